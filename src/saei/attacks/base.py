@@ -1,0 +1,93 @@
+"""The attack seam: moving a point inside a ball to change a criterion. An attack never sees a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from saei.registry import Strategy
+
+Point: TypeAlias = tuple[Tensor, ...]
+"""Blocks, each one tensor of one example: ``[C, H, W]`` pixels or ``[tokens, d]`` embedding offsets."""
+
+Criterion: TypeAlias = Callable[[Point], Tensor]
+"""Maps a point to ``J_B``, one differentiable value per example."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BlockSpace:
+    """Where one block may go.
+
+    Attributes:
+        low: Smallest legal value, a number or a tensor that broadcasts to the block.
+        high: Largest legal value.
+        units: Size of one unit of step and radius in the block's coordinates, by ``step_space``:
+            ``pixel`` is the [0, 1] range itself, ``normalised`` the model's per-channel standard deviation.
+        scale: Factor on every step and radius, the intervention's strength.
+        grid: Spacing of legal values, None for a continuous block; 1/255 for 8-bit pixels.
+        editable: bool tensor that broadcasts to the block, None where everything may move.
+    """
+
+    low: float | Tensor = 0.0
+    high: float | Tensor = 1.0
+    units: Mapping[str, float | Tensor] = field(default_factory=lambda: {"pixel": 1.0})
+    scale: float = 1.0
+    grid: float | None = None
+    editable: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Space:
+    """The spaces of a point's blocks.
+
+    Attributes:
+        name: ``pixels`` or ``embeddings``; attacks declare which they can serve.
+        blocks: One per block of the point.
+        examples: For each block the index in ``J_B`` of the example that it belongs to.
+    """
+
+    name: str
+    blocks: tuple[BlockSpace, ...]
+    examples: tuple[int, ...]
+
+
+class Attack(Strategy, ABC):
+    """Moves a point.
+
+    To add one: derive, nest a ``Config``, declare ``spaces`` and ``ball``, implement ``attack``. The contract
+    suite then holds it to its declaration: inside the ball and the bounds, on the grid, independent per example,
+    the identity for zero steps, no trace left on the model behind the criterion.
+    """
+
+    kind: ClassVar[str] = "attack"
+    spaces: ClassVar[frozenset[str]]
+    ball: ClassVar[Literal["linf", "l2", "none"]]
+
+    @abstractmethod
+    def attack(
+        self,
+        criterion: Criterion,
+        start: Point,
+        *,
+        space: Space,
+        progress: float,
+        generator: torch.Generator,
+    ) -> Point:
+        """Return the moved point, detached, with blocks of the start's shapes and dtypes.
+
+        Args:
+            criterion: What to raise (or lower); called with blocks that may require a gradient.
+            start: The clean point; never written to.
+            space: Bounds, units, grid and editable masks of the blocks.
+            progress: Share of the training done, in [0, 1].
+            generator: Source of all randomness, on the CPU.
+        """
+
+    def radius(self, block: BlockSpace) -> Tensor | float | None:
+        """Return the radius of the ball around a block's start in the block's coordinates, None if unbounded."""
+        return None

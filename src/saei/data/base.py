@@ -1,0 +1,60 @@
+"""The task and template seams: where examples come from and how they are asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from saei.registry import Strategy, StrategyConfig
+from saei.types import Example
+
+Split: TypeAlias = Literal["train", "eval"]
+
+
+class Task(Strategy, ABC):
+    """A source of examples, pure in (config, split, index).
+
+    To add one: derive, nest a ``Config``, implement ``example``; override ``size`` where examples are finite.
+    """
+
+    kind: ClassVar[str] = "task"
+
+    class Config(StrategyConfig):
+        """Fields of every task.
+
+        Attributes:
+            seed: Seed of everything random in the examples; splits differ by themselves.
+        """
+
+        seed: int = 0
+
+    config: Config
+
+    @abstractmethod
+    def example(self, index: int, split: Split = "train") -> Example:
+        """Return example ``index`` of a split; the same arguments give the same example in any process.
+
+        Raises:
+            DataError: If this one example is unusable (a broken image, an empty answer).
+        """
+
+    def size(self, split: Split = "train") -> int | None:
+        """Return the number of examples of a split, None for a generator without end."""
+        return None
+
+    def strategy(self, example: Example, text: str) -> str | None:
+        """Return which known way of solving the example a response took, None where the task knows none."""
+        return None
+
+
+class Template(Strategy, ABC):
+    """Turns an example into chat messages; the model's own chat template does the rest."""
+
+    kind: ClassVar[str] = "template"
+    literals: ClassVar[tuple[str, ...]] = ()
+    """Strings of a well-formed response that carry form, not content (for ``exclude: [template]``)."""
+
+    @abstractmethod
+    def messages(self, example: Example) -> list[Mapping[str, Any]]:
+        """Return Hugging Face chat messages, with one ``{"type": "image"}`` per image of the example."""

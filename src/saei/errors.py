@@ -1,0 +1,60 @@
+"""Errors a user can act on: each says the rule, the reason and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaeiError(ValueError):
+    """An error of the user's input or setting, never of a bug.
+
+    The command line prints it without a traceback and leaves with exit code 2.
+
+    Args:
+        rule: What has to hold, as a sentence.
+        reason: Why it does not hold here: the offending value and where it came from.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, rule: str, *, reason: str = "", remedy: str = "") -> None:
+        self.rule = rule
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(" ".join(part for part in (rule, reason, remedy) if part))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the way between processes, where exceptions are rebuilt from their arguments."""
+        return (_rebuild, (type(self), self.rule, self.reason, self.remedy))
+
+
+def _rebuild(cls: type[SaeiError], rule: str, reason: str, remedy: str) -> SaeiError:
+    return cls(rule, reason=reason, remedy=remedy)
+
+
+class ConfigError(SaeiError):
+    """A configuration that cannot be run."""
+
+
+class PluginLoadError(SaeiError):
+    """A strategy or plugin that was asked for and could not be imported."""
+
+
+class DataError(SaeiError):
+    """An example, an image or a data set that cannot be used."""
+
+
+class ModelError(SaeiError):
+    """A model or processor that cannot be loaded or lacks what the method needs."""
+
+
+class CheckpointError(SaeiError):
+    """A run directory or checkpoint that cannot be read or continued."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Known: {', '.join(names) or 'none'}."

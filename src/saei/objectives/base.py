@@ -1,0 +1,126 @@
+"""The objective seam: from log-probabilities and advantages to a loss. Objectives never see a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from saei.registry import OptionalSelectorField, Strategy, StrategyConfig, TermField
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ObjectiveInput:
+    """One micro-batch of R responses, right-padded to T; whole groups, flattened only here.
+
+    Attributes:
+        logp_RT: Current log-probabilities under the update view, with graph.
+        old_logp_RT: The old policy's under the update view, detached.
+        behaviour_logp_RT: Those of the distribution that each token was drawn from, detached.
+        mask_RT: bool, True on response tokens.
+        selected_RT: bool, the tokens that the policy loss uses (``token_selector``), a subset of the mask.
+        advantage_R: One advantage per response.
+        truncated_R: bool, responses that the length limit ended.
+        off_view_R: bool, responses trained under another view than the one they were drawn from.
+        beta_R: Exponent of the view weight per response.
+        cap_R: Cap of the view weight per response.
+        n_responses: Responses of the whole update batch, over all micro-batches and processes.
+        n_tokens: Unmasked tokens of the whole update batch.
+        entropy_RT: Entropy of the current policy with graph, nats; only if an objective needs ``entropy``.
+        reference_logp_RT: Log-probabilities of the reference; only if one needs ``reference``.
+    """
+
+    logp_RT: Tensor
+    old_logp_RT: Tensor
+    behaviour_logp_RT: Tensor
+    mask_RT: Tensor
+    selected_RT: Tensor
+    advantage_R: Tensor
+    truncated_R: Tensor
+    off_view_R: Tensor
+    beta_R: Tensor
+    cap_R: Tensor
+    n_responses: float
+    n_tokens: float
+    entropy_RT: Tensor | None = None
+    reference_logp_RT: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Loss:
+    """A differentiable scalar, already divided by the global count, and what to log about it.
+
+    Micro-batch values and metrics add up to the update batch's: each metric is this micro-batch's share of a
+    mean over the whole update batch, unless its name ends in ``_max``.
+    """
+
+    value: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Term(Strategy, ABC):
+    """Something added to the policy loss, such as a KL penalty. To add one, implement ``loss``."""
+
+    kind: ClassVar[str] = "term"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional fields of ``ObjectiveInput`` that the term reads: ``entropy``, ``reference``."""
+        return frozenset()
+
+    @abstractmethod
+    def loss(self, inputs: ObjectiveInput) -> Loss:
+        """Return the term's contribution, coefficient included; lower is better."""
+
+
+class Objective(Strategy, ABC):
+    """A policy loss with its terms.
+
+    To add one: derive, nest a ``Config``, implement ``policy_loss``.
+    """
+
+    kind: ClassVar[str] = "objective"
+
+    class Config(StrategyConfig):
+        """Fields of every objective.
+
+        Attributes:
+            terms: Added to the policy loss.
+            token_selector: Restricts the policy loss to these tokens; None uses all.
+            mask_truncated: Leave responses that the length limit ended out of the policy loss and the terms.
+        """
+
+        terms: tuple[TermField, ...] = ()
+        token_selector: OptionalSelectorField = None
+        mask_truncated: bool = False
+
+    config: Config
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self.terms: tuple[Term, ...] = tuple(term.build() for term in self.config.terms)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Union of what the policy loss and the terms need."""
+        return frozenset().union(*(term.needs for term in self.terms))
+
+    @abstractmethod
+    def policy_loss(self, inputs: ObjectiveInput) -> Loss:
+        """Return the policy loss of the selected tokens, without terms."""
+
+    def loss(self, inputs: ObjectiveInput) -> Loss:
+        """Return policy loss plus terms; metrics of a term are prefixed by its name."""
+        if self.config.mask_truncated:
+            keep_RT = inputs.mask_RT & ~inputs.truncated_R[:, None]
+            inputs = replace(inputs, mask_RT=keep_RT, selected_RT=inputs.selected_RT & keep_RT)
+        total = self.policy_loss(inputs)
+        value, metrics = total.value, dict(total.metrics)
+        for term in self.terms:
+            extra = term.loss(inputs)
+            value = value + extra.value
+            metrics |= {f"{term.name()}/{name}": number for name, number in extra.metrics.items()}
+        return Loss(value, metrics)

@@ -1,0 +1,164 @@
+"""The data that flows through a step: example → group → scored group → train group.
+
+Shape legend, used as suffixes everywhere: G groups, N responses in a group, R responses of a batch
+(rows), T response tokens, P prompt tokens, V vocabulary, C colour channels, H and W pixels.
+Entropy and log-probabilities are in nats; pixels, steps and radii in units of the [0, 1] range.
+
+Everything here is frozen and holds ids and numbers, never a graph: tensors are detached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+CLEAN = "clean"
+ADVERSARIAL = "adversarial"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Example:
+    """One problem: images, a question and its verifiable answer.
+
+    Attributes:
+        id: Unique within the task, stable between runs.
+        question: Plain text, without prompt template or image placeholders.
+        answer: The gold answer as text.
+        images: In the order in which the prompt shows them; empty for a text-only example.
+        meta: What the task knows besides, such as ``{"kind": "add"}``.
+    """
+
+    id: str
+    question: str
+    answer: str
+    images: tuple[Image, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class View:
+    """What the policy sees of an example.
+
+    Attributes:
+        example: The example looked at.
+        origin: An open string: ``clean``, ``adversarial``, ``noisy``, …
+        prompt_ids_P: int64, image placeholders already expanded to one id per image token.
+        canvases: One float32 ``[C, H, W]`` in [0, 1] per image, on the grid of multiples of 1/255:
+            ``processor(PNG(canvas))`` is exactly what the policy sees.
+    """
+
+    example: Example
+    origin: str
+    prompt_ids_P: Tensor
+    canvases: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Response:
+    """One sampled answer.
+
+    Attributes:
+        ids_T: int64 token ids, the end-of-sequence token included when one was sampled.
+        text: The decoded ids without special tokens.
+        behaviour_logp_T: float32 log-probability of each token under the distribution it was drawn from.
+        entropy_T: float32 entropy of that distribution at each position, in nats.
+        truncated: True if the length limit ended it before an end-of-sequence token.
+    """
+
+    ids_T: Tensor
+    text: str
+    behaviour_logp_T: Tensor
+    entropy_T: Tensor
+    truncated: bool
+
+    def __len__(self) -> int:
+        return int(self.ids_T.shape[0])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ViewWeight:
+    """The detached token weight ``min(cap, exp(beta * (old_logp - behaviour_logp)))`` of DESIGN's update.
+
+    It is the only place where the gap between the view a response was drawn from and the view it is
+    trained under enters the loss. ``beta = 0`` ignores the gap, ``beta = 1`` corrects it fully.
+    """
+
+    beta: float = 0.0
+    cap: float = 2.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Group:
+    """One example, the views of it that the policy looked at, and the responses drawn from each.
+
+    Attributes:
+        example: The example.
+        views: All views; the first is the clean one.
+        responses: N responses, in the order clean first.
+        sampled_from: For each response the index of the view it was drawn from.
+        updated_on: For each response the index of the view it is trained under.
+        view_weight: How the gap between those two views weighs the loss.
+        untouched: Why the intervention left this group alone (``gate``, ``no-image``, ``empty``), or None.
+        metrics: Numbers that the sampler and the intervention report about this group.
+    """
+
+    example: Example
+    views: tuple[View, ...]
+    responses: tuple[Response, ...]
+    sampled_from: tuple[int, ...]
+    updated_on: tuple[int, ...]
+    view_weight: ViewWeight = field(default_factory=ViewWeight)
+    untouched: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def origin(self, n: int) -> str:
+        """Return the origin of the view that response ``n`` was drawn from."""
+        return self.views[self.sampled_from[n]].origin
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Grade:
+    """The reward of one response and its parts.
+
+    Attributes:
+        reward: The scalar that is optimised.
+        correct: Whether the final answer is right; collapse and zero variance are counted on this.
+        parts: Named unweighted components, such as ``{"accuracy": 1.0, "format": 0.0}``.
+        answer: The final answer read from the response, None if none could be read.
+    """
+
+    reward: float
+    correct: bool
+    parts: Mapping[str, float] = field(default_factory=dict)
+    answer: str | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ScoredGroup:
+    """A group with one grade per response."""
+
+    group: Group
+    grades: tuple[Grade, ...]
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """The N rewards."""
+        return tuple(grade.reward for grade in self.grades)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TrainGroup:
+    """A scored group with one advantage per response, ready for the update."""
+
+    scored: ScoredGroup
+    advantages: tuple[float, ...]
+
+    @property
+    def group(self) -> Group:
+        """The underlying group."""
+        return self.scored.group
