@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 
@@ -72,12 +72,15 @@ class Section(BaseModel):
         return filled
 
 
+StrategyClass: TypeAlias = "type[Strategy]"
+
+
 class StrategyConfig(Section):
     """Base of every strategy's config; ``type`` is the strategy's registered name."""
 
     type: str
 
-    strategy: ClassVar[type[Strategy]]
+    strategy: ClassVar[StrategyClass]
 
     def build(self) -> Any:
         """Return a new strategy with this config."""
@@ -116,7 +119,7 @@ class Strategy:
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
         if config is None:
-            config = self.Config()
+            config = self.Config()  # type: ignore[call-arg]  # a named Config has its type as default
         if not isinstance(config, self.Config):
             raise TypeError(f"{type(self).__name__} takes a {self.Config.__qualname__}, got {config!r}.")
         self.config = config
@@ -168,11 +171,15 @@ def register(cls: S) -> S:
     Raises:
         ConfigError: If another class already has the name.
     """
-    if cls.kind not in KINDS or "type" not in cls.Config.model_fields or cls.Config.model_fields["type"].annotation is str:
+    if (
+        cls.kind not in KINDS
+        or "type" not in cls.Config.model_fields
+        or cls.Config.model_fields["type"].annotation is str
+    ):
         raise ConfigError(
             "Only a concrete strategy can be registered.",
             reason=f"{cls.__qualname__} has kind '{cls.kind}' and no named Config.",
-            remedy='Derive from one of saei\'s abstract classes and nest a Config with `type: Literal["name"] = "name"`.',
+            remedy='Derive from an abstract class of saei and nest a Config with `type: Literal["name"] = "name"`.',
         )
     key = (cls.kind, cls.name())
     mine = _target(cls)
@@ -248,7 +255,8 @@ def load_plugin(plugin: str) -> None:
         if module_name in sys.modules:
             return
         spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:
@@ -327,6 +335,23 @@ def default_type(section: type[BaseModel], field: str) -> str | None:
     if isinstance(default, StrategyConfig):
         return default.type
     return str(default["type"]) if isinstance(default, Mapping) and "type" in default else None
+
+
+def type_of(value: Any, default: str) -> str:
+    """Return the strategy name that a strategy field's value asks for."""
+    mapping = typed(value, default)
+    return str(mapping["type"]) if mapping else default
+
+
+def typed(value: Any, default: str | None) -> dict[str, Any] | None:
+    """Return a strategy field's value as a mapping with its type, None where it is neither name nor mapping."""
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, StrategyConfig):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(value) if "type" in value or default is None else {"type": default, **value}
+    return None
 
 
 def _points(kind: str) -> list[EntryPoint]:

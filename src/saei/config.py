@@ -1,0 +1,253 @@
+"""A run's configuration: its sections and what is wrong with them.
+
+Strategies are open fields: nothing here knows one by more than its name, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from saei.errors import ConfigError, PluginLoadError, nearest
+from saei.registry import (
+    ObjectiveField,
+    RewardField,
+    SamplerField,
+    Section,
+    TaskField,
+    TemplateField,
+    default_type,
+    load,
+    load_plugin,
+    strategy_kind,
+    type_of,
+)
+
+BUILTIN = "builtin"
+
+
+class ModelConfig(Section):
+    """Which policy is trained.
+
+    Attributes:
+        path: ``builtin``, a local folder or a hub id of a Hugging Face image-text-to-text model.
+        revision: Hub revision; pinned revisions are recorded with the run.
+        dtype: Type of the weights; ``auto`` takes the checkpoint's.
+        device: ``auto`` takes an accelerator when there is one.
+        attention: Attention implementation of transformers.
+        freeze_vision: Train the language model only.
+        shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
+            row per response.
+        min_pixels: Smallest image area after resizing, for processors that have such a limit.
+        max_pixels: Largest image area after resizing, for processors that have such a limit.
+    """
+
+    path: str = BUILTIN
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    freeze_vision: bool = False
+    shared_prefix: bool = True
+    min_pixels: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
+
+
+class SamplingConfig(Section):
+    """How responses are drawn.
+
+    Attributes:
+        temperature: τ of the sampling distribution; 0 is greedy and only for evaluation.
+        max_new_tokens: Longest response, the end-of-sequence token included.
+        top_p: Nucleus; only for evaluation, since it changes the policy that the update assumes.
+        top_k: Only for evaluation, likewise.
+    """
+
+    temperature: NonNegativeFloat = 1.0
+    max_new_tokens: PositiveInt = 48
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: PositiveInt | None = None
+
+
+class EntropyConfig(Section):
+    """Which distribution the criterion's entropy is taken of.
+
+    Attributes:
+        temperature: ``sampling`` is the policy as it samples; a number divides the logits instead.
+    """
+
+    temperature: Literal["sampling"] | PositiveFloat = "sampling"
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: PositiveFloat = 3e-4
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+
+
+class TrainingConfig(Section):
+    """How long and in which portions.
+
+    Attributes:
+        steps: Training steps; each draws ``prompts_per_step`` groups.
+        prompts_per_step: Groups a step, over all processes.
+        ppo_epochs: Passes over a step's groups.
+        minibatch_groups: Groups per optimiser step, None for all of the step's.
+        micro_groups: Groups per forward and backward pass, None for all of the minibatch's.
+        mixed_precision: Accelerate's autocast.
+        max_bad_share: Share of unusable examples above which the run stops.
+    """
+
+    steps: PositiveInt = 80
+    prompts_per_step: PositiveInt = 8
+    ppo_epochs: PositiveInt = 1
+    minibatch_groups: PositiveInt | None = None
+    micro_groups: PositiveInt | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
+
+
+class EvaluationConfig(Section):
+    """What is measured while training, on examples of the ``eval`` split, always on the clean view.
+
+    Attributes:
+        every: Steps between evaluations; the first is before training, the last after it.
+        examples: Examples of the accuracy evaluation.
+        responses: Responses per example of the accuracy evaluation, at the training temperature.
+        probe_examples: Examples of the collapse probe, the same for every method and run.
+        probe_responses: Fresh responses per probe example, at temperature 1 over the full vocabulary.
+        adversarial_images: Adversarial images kept as PNG per evaluation.
+    """
+
+    every: PositiveInt = 10
+    examples: PositiveInt = 64
+    responses: PositiveInt = 4
+    probe_examples: PositiveInt = 16
+    probe_responses: PositiveInt = 12
+    adversarial_images: NonNegativeInt = 2
+
+
+class OutputConfig(Section):
+    """Where a run writes.
+
+    Attributes:
+        root: Folder of all runs.
+        name: Folder of this run below ``root``; None makes one from task, sampler and time.
+        checkpoint_every: Steps between checkpoints; the last step always has one.
+        keep_checkpoints: Newest checkpoints kept.
+        trackers: Accelerate's trackers, such as ``tensorboard`` or ``wandb``.
+    """
+
+    root: Path = Path("runs")
+    name: str | None = None
+    checkpoint_every: PositiveInt = 20
+    keep_checkpoints: PositiveInt = 2
+    trackers: tuple[str, ...] = ()
+
+
+class RunConfig(Section):
+    """All of a run. Equal configurations on equal machines give equal runs."""
+
+    model: ModelConfig = ModelConfig()
+    task: TaskField = "bars"  # type: ignore[assignment]  # names are resolved by the validator
+    template: TemplateField = "think-boxed"  # type: ignore[assignment]
+    reward: RewardField = "accuracy-format"  # type: ignore[assignment]
+    sampler: SamplerField = "mixed"  # type: ignore[assignment]
+    objective: ObjectiveField = "grpo"  # type: ignore[assignment]
+    sampling: SamplingConfig = SamplingConfig()
+    entropy: EntropyConfig = EntropyConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: OutputConfig = OutputConfig()
+    seed: NonNegativeInt = 0
+    plugins: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _import_plugins(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            plugins = data.get("plugins", ())
+            for plugin in (plugins,) if isinstance(plugins, str) else plugins:
+                load_plugin(str(plugin))
+        return data
+
+    @model_validator(mode="after")
+    def _on_policy(self) -> Self:
+        if self.sampling.temperature == 0 or self.sampling.top_p < 1 or self.sampling.top_k is not None:
+            raise ValueError(
+                "Training samples from the policy itself: temperature above 0, no top_p, no top_k. "
+                "The log-probabilities of the update assume that distribution. "
+                "Set top_p, top_k and greedy decoding for `saei eval` only."
+            )
+        return self
+
+
+def validate(data: Mapping[str, Any]) -> RunConfig:
+    """Return the run configuration of plain data.
+
+    Raises:
+        ConfigError: With one line per field that is wrong.
+        PluginLoadError: If a strategy or plugin that was asked for does not import.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            cause = item.get("ctx", {}).get("error")
+            if isinstance(cause, PluginLoadError):
+                raise cause from cause.__cause__
+            problems.append(_explain(data, item["loc"], item["type"], item["msg"], item["input"]))
+        raise ConfigError("\n".join(problems)) from error
+
+
+def dump(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as plain data that ``validate`` reads back to an equal one."""
+    return config.model_dump(mode="json")
+
+
+def _explain(data: Mapping[str, Any], loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    path = ".".join(map(str, loc)) or "configuration"
+    if kind == "extra_forbidden":
+        return f"{path}: there is no such field. {_siblings(data, loc)}"
+    message = message.removeprefix("Value error, ")
+    shown = "" if kind == "value_error" else f" Got {value!r}."
+    return f"{path}: {message.rstrip('.')}.{shown}"
+
+
+def _siblings(data: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
+    """Name the fields that stand where an unknown one was given, following the types that the data asks for."""
+    section: type[BaseModel] = RunConfig
+    value: Any = data
+    for word in loc[:-1]:
+        value = value.get(word) if isinstance(value, Mapping) else None
+        kind = strategy_kind(section, str(word)) if word in section.model_fields else None
+        if kind:
+            section = load(kind, type_of(value, str(default_type(section, str(word))))).Config
+        else:
+            field = section.model_fields.get(str(word))
+            if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+                return ""
+            section = field.annotation
+    remedy = nearest(str(loc[-1]), section.model_fields)
+    if loc[-1] == "intervention":
+        remedy += " Only samplers that intervene have an `intervention`, such as `mixed`."
+    return remedy

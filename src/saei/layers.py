@@ -1,0 +1,133 @@
+"""The layers of a configuration: defaults < file < flags < ``--set``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from saei.config import RunConfig, validate
+from saei.errors import ConfigError
+from saei.registry import default_type, load, load_plugin, strategy_kind, type_of, typed
+
+ALIASES: Mapping[str, str] = {
+    "intervention": "sampler.intervention",
+    "selector": "sampler.intervention.selector",
+    "criterion": "sampler.intervention.criterion",
+    "attack": "sampler.intervention.attack",
+    "strength": "sampler.intervention.strength",
+    "gate": "sampler.intervention.gate",
+    "guard": "sampler.intervention.guard",
+    "advantage": "objective.advantage",
+}
+"""First words of ``--set`` paths that stand for a longer path."""
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Turn ``attack.step=4/255`` into a nested mapping; values are YAML, the first word may be an alias.
+
+    Raises:
+        ConfigError: If there is no ``=`` or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    words = path.strip().split(".")
+    if not equals or not all(words):
+        raise ConfigError(
+            "--set takes path=value.", reason=f"Got '{text}'.", remedy="For example --set attack.steps=2."
+        )
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value of --set {path} has to be YAML.", reason=f"Got '{value}': {error}.") from error
+    return nested(path.strip(), parsed)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """Return ``{"a": {"b": value}}`` for ``a.b``, aliases expanded."""
+    first, _, rest = path.partition(".")
+    words = [*ALIASES.get(first, first).split("."), *(rest.split(".") if rest else [])]
+    for word in reversed(words):
+        value = {word: value}
+    return dict(value)
+
+
+def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one layer over another: another ``type`` replaces a strategy's section, the same type keeps its fields."""
+    merged = dict(base)
+    for key, value in over.items():
+        if key not in section.model_fields:
+            merged[key] = value
+            continue
+        kind = strategy_kind(section, key)
+        if kind is None:
+            inner = section.model_fields[key].annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
+                below = merged.get(key, {})
+                value = merge(inner, _mapping(below), value)
+            merged[key] = value
+            continue
+        default = default_type(section, key)
+        below, above = (
+            typed(merged.get(key, default), default),
+            typed(value, default and type_of(merged.get(key), default)),
+        )
+        if below is None or above is None or below.get("type") != above.get("type"):
+            merged[key] = value if above is None else above
+        else:
+            merged[key] = merge(load(kind, above["type"]).Config, below, above)
+    return merged
+
+
+def load_config(
+    *,
+    file: Path | None = None,
+    flags: Iterable[Mapping[str, Any]] = (),
+    assignments: Iterable[str] = (),
+    plugins: Iterable[str] = (),
+) -> RunConfig:
+    """Read a run's configuration from its layers: defaults < file < flags < assignments.
+
+    Raises:
+        ConfigError: Naming the field, the offending value and the remedy.
+        PluginLoadError: If a requested plugin does not import.
+    """
+    data = read_yaml(file) if file else {}
+    known = data.get("plugins") or ()
+    requested = [*([known] if isinstance(known, str) else known), *plugins]
+    for plugin in requested:
+        load_plugin(str(plugin))
+    for layer in [*flags, *map(parse_assignment, assignments)]:
+        data = merge(RunConfig, data, layer)
+    if requested:
+        data["plugins"] = list(dict.fromkeys(map(str, requested)))
+    return validate(data)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file.
+
+    Raises:
+        ConfigError: If the file is missing, not YAML or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("A configuration has to be a readable YAML file.", reason=f"{file}: {error}.") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(
+            "A configuration file holds a mapping of sections.",
+            reason=f"{file} holds a {type(data).__name__}.",
+            remedy="See `saei train --help` and docs/configuration.md for the sections.",
+        )
+    return data
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value if isinstance(value, Mapping) else {}
