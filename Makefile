@@ -1,0 +1,62 @@
+# What a developer types. A machine needs Python >= 3.11, pip and make; the rest goes into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# The first that runs and is new enough is taken; 3.11 leads because constraints.txt was made with it.
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3 python
+
+CORE := $(VENV)/.core-installed
+DEV := $(VENV)/.dev-installed
+
+# Tests reach no hub; two workers with one thread each are faster than one worker with two.
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+
+.PHONY: install demo test test-slow check docs
+.DELETE_ON_ERROR:
+
+install: $(DEV)
+
+demo: $(CORE)
+	@$(BIN)/saei demo
+
+test: $(DEV)
+	$(TEST_ENV) $(BIN)/pytest -m "not slow" -n 2
+
+test-slow: $(DEV)
+	$(TEST_ENV) $(BIN)/pytest -m slow
+
+check: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict
+
+$(BIN)/python:
+	@for python in $(PYTHON); do \
+	  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "saei needs Python 3.11 or newer with its venv module." >&2; \
+	echo "None of these is one: $(PYTHON)." >&2; \
+	echo "Install it (Debian and Ubuntu: python3.11 and python3.11-venv), or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; \
+	exit 2
+
+# torch comes first and alone, so that no other package's looser request decides which build is fetched.
+$(CORE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing saei and what it needs into $(VENV) (minutes, once) ..."
+	@$(PIP) torch
+	@$(PIP) -e .
+	@touch $@
+
+# torchattacks declares torchvision and an old requests, and needs neither.
+$(DEV): $(CORE)
+	@echo "Installing the development tools into $(VENV) (minutes, once) ..."
+	@$(PIP) -e '.[dev,peft,trl,docs]'
+	@$(PIP) --no-deps torchattacks
+	@touch $@
