@@ -1,0 +1,92 @@
+"""Arithmetic on real handwriting: the UCI optical digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saei.data.arithmetic import Problem, draw_problem
+from saei.data.base import Split, Task
+from saei.data.images import SIDE, to_image
+from saei.data.ways import way_of
+from saei.types import Example
+
+EVAL_EVERY = 4  # every fourth image of the collection is kept for evaluation
+CELL = 32  # pixels of a digit's side
+JITTER = 3  # pixels a digit may be off its place
+INK = 16.0  # the collection's darkest value
+KINDS = {
+    1: ("read", "compare"),
+    2: ("read", "compare", "add", "subtract"),
+    3: ("multiply",),
+}
+_SPLITS = {"train": 0, "eval": 1}
+
+
+class Digits(Task):
+    """Two handwritten digits side by side: read, compare, add, subtract, multiply.
+
+    No image of the ``eval`` split appears in ``train``. Source of the images: Alpaydin and Kaynak (1998),
+    Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
+    """
+
+    class Config(Task.Config):
+        """Fields of ``digits``.
+
+        Attributes:
+            level: 1 reads and compares, 2 also adds and subtracts, 3 multiplies.
+        """
+
+        type: Literal["digits"] = "digits"
+        level: Literal[1, 2, 3] = 2
+
+    config: Config
+
+    def example(self, index: int, split: Split = "train") -> Example:
+        """Return pair ``index`` with its question."""
+        rng = np.random.default_rng([self.config.seed, _SPLITS[split], self.config.level, index])
+        return draw_pair(rng, self.config.level, split, f"digits-{self.config.level}-{split}-{index}")
+
+    def strategy(self, example: Example, text: str) -> str | None:
+        """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
+        return way_of(text)
+
+
+def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> Example:
+    """Draw two digits of a split and a question about them."""
+    images, labels = handwriting(split)
+    chosen = rng.integers(len(labels), size=2)
+    values = {"left": int(labels[chosen[0]]), "right": int(labels[chosen[1]])}
+    problem = draw_problem(rng, KINDS[level], values)
+    canvas = np.full((SIDE, SIDE, 3), 255.0)
+    for place, index in enumerate(chosen):
+        down, right = rng.integers(-JITTER, JITTER + 1, size=2)
+        tile = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))
+        top = (SIDE - CELL) // 2 + int(down)
+        left = min(max(place * CELL + int(right), 0), SIDE - CELL)
+        area = canvas[top : top + CELL, left : left + CELL]
+        np.minimum(area, (255 * (1 - tile / INK))[:, :, None], out=area)
+    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
+
+
+@cache
+def handwriting(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the ``[n, 8, 8]`` images in 0 to 16 and the labels of a split; the splits share none."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    held_out = np.arange(len(data.target)) % EVAL_EVERY == 0
+    keep = held_out if split == "eval" else ~held_out
+    return data.images[keep], data.target[keep]
+
+
+def ask(problem: Problem) -> str:
+    """Return the question of a problem in words."""
+    if problem.kind == "read":
+        return f"What is the {problem.names[0]} digit?"
+    if problem.kind == "compare":
+        return f"Which digit is larger, {problem.names[0]} or {problem.names[1]}?"
+    return f"What is {problem.expression}?"

@@ -1,0 +1,21 @@
+"""What the generated images have in common: 64 x 64 RGB, low contrast around mid-grey."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 64
+CONTRAST = 0.25
+"""Share of the 8-bit range that images use; it decides how much one grey level of perturbation means."""
+
+
+def to_image(canvas: NDArray[np.float64]) -> Image.Image:
+    """Return an RGB image of a canvas, its contrast reduced around mid-grey.
+
+    Args:
+        canvas: ``[64, 64, 3]`` in units of 8-bit grey levels at full contrast.
+    """
+    pixels = 127.5 + CONTRAST * (np.clip(canvas, 0, 255) - 127.5)
+    return Image.fromarray(np.rint(pixels).astype(np.uint8), mode="RGB")
