@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from saei.objectives.advantages import AdvantageConfig
 from saei.registry import OptionalSelectorField, Strategy, StrategyConfig, TermField
 
 
@@ -88,11 +89,13 @@ class Objective(Strategy, ABC):
         """Fields of every objective.
 
         Attributes:
+            advantage: How rewards become the advantages of the policy loss.
             terms: Added to the policy loss.
             token_selector: Restricts the policy loss to these tokens; None uses all.
             mask_truncated: Leave responses that the length limit ended out of the policy loss and the terms.
         """
 
+        advantage: AdvantageConfig = AdvantageConfig()
         terms: tuple[TermField, ...] = ()
         token_selector: OptionalSelectorField = None
         mask_truncated: bool = False

@@ -1,0 +1,45 @@
+"""The entropy bonus: pay the policy for staying undecided."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+
+from saei.objectives.aggregation import response_mean
+from saei.objectives.base import Loss, ObjectiveInput, Term
+from saei.registry import StrategyConfig
+
+
+class EntropyBonus(Term):
+    """``-coefficient`` times the mean token entropy under the update view, in nats.
+
+    Metric: ``mean``, the entropy without its coefficient.
+
+    Source: https://arxiv.org/abs/1602.01783, section 4.
+    """
+
+    class Config(StrategyConfig):
+        """Fields of the entropy bonus.
+
+        Attributes:
+            coefficient: Weight of the bonus.
+        """
+
+        type: Literal["entropy-bonus"] = "entropy-bonus"
+        coefficient: NonNegativeFloat = 0.001
+
+    config: Config
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The current policy's entropy."""
+        return frozenset({"entropy"})
+
+    def loss(self, inputs: ObjectiveInput) -> Loss:
+        """Return the negative bonus over all response tokens."""
+        assert inputs.entropy_RT is not None, "EntropyBonus needs the policy's entropy."
+        entropy_RT = torch.where(inputs.mask_RT, inputs.entropy_RT, 0.0)
+        mean = response_mean(entropy_RT, inputs.mask_RT, inputs)
+        return Loss(-self.config.coefficient * mean, {"mean": mean.item()})

@@ -1,0 +1,53 @@
+"""The KL penalty: stay near the reference policy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+
+from saei.objectives.aggregation import response_mean
+from saei.objectives.base import Loss, ObjectiveInput, Term
+from saei.objectives.view_weight import view_weight
+from saei.registry import StrategyConfig
+
+
+class KL(Term):
+    """``coefficient * KL(policy || reference)`` by the k3 estimate, both under the update view, in nats.
+
+    k3 is ``exp(d) - d - 1`` with ``d = reference_logp - logp`` at the sampled token. It estimates the divergence
+    only from tokens drawn from the policy under the update view; tokens of a response drawn from another view are
+    therefore given the fully corrected view weight (beta 1), whatever beta the policy loss uses.
+
+    Metric: ``mean``, the estimate without its coefficient.
+
+    Source: http://joschu.net/blog/kl-approx.html for k3, https://arxiv.org/abs/2402.03300 for its place in GRPO;
+    the weight off the view is original.
+    """
+
+    class Config(StrategyConfig):
+        """Fields of the KL penalty.
+
+        Attributes:
+            coefficient: Weight of the penalty.
+        """
+
+        type: Literal["kl"] = "kl"
+        coefficient: NonNegativeFloat = 0.01
+
+    config: Config
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The reference's log-probabilities."""
+        return frozenset({"reference"})
+
+    def loss(self, inputs: ObjectiveInput) -> Loss:
+        """Return the penalty over all response tokens."""
+        assert inputs.reference_logp_RT is not None, "KL needs the reference's log-probabilities."
+        difference_RT = torch.where(inputs.mask_RT, inputs.reference_logp_RT - inputs.logp_RT, 0.0)
+        k3_RT = difference_RT.exp() - difference_RT - 1
+        weight_RT = view_weight(inputs, torch.ones_like(inputs.beta_R))
+        mean = response_mean(k3_RT * weight_RT, inputs.mask_RT, inputs)
+        return Loss(self.config.coefficient * mean, {"mean": mean.item()})
