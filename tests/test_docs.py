@@ -1,0 +1,39 @@
+"""The examples of the documentation are complete plugin files, and they run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from saei import registry
+from saei.registry import KINDS, entries, load, load_plugin
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def code_of(page: Path) -> str:
+    """Return the page's Python blocks as one file, each on the lines that it has in the page."""
+    text = page.read_text()
+    code = ""
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        code += "\n" * (line - code.count("\n")) + block[1]
+    return code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_example_runs_as_a_plugin_file(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    plugin = tmp_path / f"{page.stem}.py"
+    plugin.write_text(code_of(page))
+    load_plugin(str(plugin))
+    (entry,) = [entry for entry in entries(page.stem) if entry.name.startswith("mine/")]
+    assert entry.name in page.read_text().split("```bash")[1]
+    strategy = load(page.stem, entry.name)()
+    assert strategy.Config.model_validate(strategy.config.model_dump(mode="json")) == strategy.config
+
+
+def test_every_page_is_about_a_kind() -> None:
+    assert {page.stem for page in PAGES} == {"selector", "attack", "sampler", "objective", "task"} <= set(KINDS)
