@@ -48,6 +48,7 @@ class View:
         example: The example looked at.
         origin: An open string: ``clean``, ``adversarial``, ``noisy``, …
         prompt_ids_P: int64, image placeholders already expanded to one id per image token.
+        positions_KP: int64 rotary positions of the prompt, K = 3 for multimodal rotary embeddings, else 1.
         canvases: One float32 ``[C, H, W]`` in [0, 1] per image, on the grid of multiples of 1/255:
             ``processor(PNG(canvas))`` is exactly what the policy sees.
     """
@@ -55,6 +56,7 @@ class View:
     example: Example
     origin: str
     prompt_ids_P: Tensor
+    positions_KP: Tensor
     canvases: tuple[Tensor, ...] = ()
 
 

@@ -67,6 +67,8 @@ class Attack(Strategy, ABC):
     kind: ClassVar[str] = "attack"
     spaces: ClassVar[frozenset[str]]
     ball: ClassVar[Literal["linf", "l2", "none"]]
+    origin: ClassVar[str] = "adversarial"
+    """Origin of the views that the attack makes."""
 
     @abstractmethod
     def attack(

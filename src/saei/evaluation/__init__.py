@@ -1,0 +1,1 @@
+"""Measuring a policy: sampled accuracy and the collapse probe."""

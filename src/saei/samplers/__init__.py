@@ -1,0 +1,1 @@
+"""Samplers: how many responses from which views."""

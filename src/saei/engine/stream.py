@@ -1,0 +1,123 @@
+"""The stream of training views: one global position, bad examples named, counted and skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from saei.data.base import Split, Task
+from saei.engine.seeding import derive
+from saei.errors import DataError
+from saei.policy import Policy
+from saei.types import View
+
+PREFLIGHT = 64
+"""Examples that are looked at before training."""
+
+
+class ViewStream:
+    """Clean views of a task's training examples, in an order that is a pure function of seed and position.
+
+    A finite task is gone through in a new permutation each epoch.
+
+    Args:
+        task: Where examples come from.
+        policy: Makes the views.
+        seed: Seed of the permutations.
+        max_bad_share: Share of unusable examples, among those seen, above which the run stops.
+    """
+
+    def __init__(self, task: Task, policy: Policy, *, seed: int, max_bad_share: float) -> None:
+        self._task = task
+        self._policy = policy
+        self._seed = seed
+        self._max_bad_share = max_bad_share
+        self.position = 0
+        self.bad = 0
+        self._known_bad: dict[int, str] = {}
+
+    def preflight(self) -> None:
+        """Look at the first examples, so that data errors are found before training.
+
+        Raises:
+            DataError: If there are no examples or too many of them are unusable.
+        """
+        size = self._task.size("train")
+        if size == 0:
+            raise DataError(
+                "A task needs at least one training example.",
+                reason=f"'{self._task.name()}' has none.",
+                remedy="Check the path, the split and the filters of the task.",
+            )
+        looked_at = PREFLIGHT if size is None else min(PREFLIGHT, size)
+        for index in range(looked_at):
+            self._look(index, "train")
+        self._check(len(self._known_bad), looked_at)
+
+    def take(self, n: int) -> list[View]:
+        """Return the next ``n`` usable views and move on.
+
+        Raises:
+            DataError: If the share of unusable examples exceeds the limit.
+        """
+        views: list[View] = []
+        while len(views) < n:
+            view = self._look(self._index(self.position), "train")
+            self.position += 1
+            if view is None:
+                self.bad += 1
+                self._check(self.bad, max(self.position, PREFLIGHT))
+            else:
+                views.append(view)
+        return views
+
+    def held_out(self, n: int, start: int = 0) -> list[View]:
+        """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order."""
+        size = self._task.size("eval")
+        views: list[View] = []
+        for index in count(start) if size is None else range(start, size):
+            if len(views) == n:
+                break
+            view = self._look(index, "eval")
+            if view is not None:
+                views.append(view)
+        return views
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """What was wrong with each unusable training example, once each."""
+        return tuple(self._known_bad.values())
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position and the count of bad examples."""
+        return {"position": self.position, "bad": self.bad}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.position, self.bad = int(state["position"]), int(state["bad"])
+
+    def _index(self, position: int) -> int:
+        size = self._task.size("train")
+        if size is None:
+            return position
+        epoch, place = divmod(position, size)
+        return int(np.random.default_rng(derive(self._seed, "epoch", epoch)).permutation(size)[place])
+
+    def _look(self, index: int, split: Split) -> View | None:
+        try:
+            return self._policy.view(self._task.example(index, split))
+        except DataError as error:
+            if split == "train":
+                self._known_bad[index] = f"example {index}: {error}"
+            return None
+
+    def _check(self, bad: int, seen: int) -> None:
+        if bad > self._max_bad_share * seen:
+            raise DataError(
+                f"At most {self._max_bad_share:.0%} of the examples may be unusable.",
+                reason=f"{bad} of {seen} are. {next(iter(self._known_bad.values()))}",
+                remedy="Mend them, or raise training.max_bad_share.",
+            )

@@ -1,0 +1,55 @@
+"""Fresh responses to the clean view of eval examples: what accuracy and the collapse probe are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from saei.config import SamplingConfig
+from saei.policy import Policy
+from saei.rewards.base import Reward
+from saei.types import Grade, Response, View
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answered:
+    """One view with fresh responses and their grades."""
+
+    view: View
+    responses: tuple[Response, ...]
+    grades: tuple[Grade, ...]
+
+
+def answer(
+    policy: Policy,
+    reward: Reward,
+    views: Sequence[View],
+    *,
+    responses: int,
+    sampling: SamplingConfig,
+    seed: int,
+    batch: int = 32,
+) -> list[Answered]:
+    """Sample and grade ``responses`` fresh responses per view.
+
+    Args:
+        policy: The policy.
+        reward: Grades the responses.
+        views: Clean views.
+        responses: Responses per view.
+        sampling: How they are drawn.
+        seed: Seed of the draws.
+        batch: Views decoded together.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    answered = []
+    for start in range(0, len(views), batch):
+        part = views[start : start + batch]
+        with policy.open(part) as prefix:
+            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
+        for view, own in zip(part, drawn, strict=True):
+            grades = tuple(reward.grade(view.example, r.text, truncated=r.truncated) for r in own)
+            answered.append(Answered(view, tuple(own), grades))
+    return answered

@@ -1,0 +1,40 @@
+"""The collapse probe: diversity of fresh responses to a fixed set of examples, clean view, T = 1, full vocabulary.
+
+Never taken on training groups: adversarial responses have more entropy by construction. The probe is the same for
+every method and every run of a task.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from saei.data.base import Task
+from saei.evaluation.fresh import Answered
+from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
+
+
+def probe_metrics(answered: Sequence[Answered], task: Task) -> dict[str, float]:
+    """Return the probe's numbers, means over examples or responses.
+
+    ``entropy`` is the mean token entropy in nats, ``nll`` the mean -log p of a whole response in nats,
+    ``answer_entropy`` in nats, ``distinct_answers`` a count per example, ``zero_variance`` the share of examples
+    whose responses are all right or all wrong (``all_right``, ``all_wrong``), and ``strategy/<name>`` the share of
+    responses that took each way the task knows.
+    """
+    responses = [response for one in answered for response in one.responses]
+    tokens = sum(map(len, responses))
+    right = [all(grade.correct for grade in one.grades) for one in answered]
+    wrong = [not any(grade.correct for grade in one.grades) for one in answered]
+    ways = Counter(task.strategy(one.view.example, response.text) for one in answered for response in one.responses)
+    known = {f"strategy/{name}": count / len(responses) for name, count in sorted(ways.items(), key=str) if name}
+    return {
+        "entropy": sum(float(response.entropy_T.sum()) for response in responses) / max(1, tokens),
+        "nll": mean([-float(response.behaviour_logp_T.sum()) for response in responses]),
+        "answer_entropy": mean([answer_entropy(one.grades) for one in answered]),
+        "distinct_answers": mean([float(distinct_answers(one.grades)) for one in answered]),
+        "all_right": mean([float(flag) for flag in right]),
+        "all_wrong": mean([float(flag) for flag in wrong]),
+        "zero_variance": mean([float(flag) for flag in right]) + mean([float(flag) for flag in wrong]),
+        **known,
+    }

@@ -1,0 +1,73 @@
+"""The seams of an intervention's slots: criterion, strength, gate and guard."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from saei.policy import Scores
+from saei.registry import Strategy
+from saei.types import Grade, Response, ScoredGroup
+
+
+class Criterion(Strategy, ABC):
+    """What an attack raises, as a value per token. To add one, implement ``per_token``."""
+
+    kind: ClassVar[str] = "criterion"
+    with_entropy: ClassVar[bool] = False
+    """Whether ``per_token`` reads ``Scores.entropy_NT``."""
+
+    @abstractmethod
+    def per_token(self, scores: Scores) -> Tensor:
+        """Return ``[N, T]`` differentiable values, in nats."""
+
+    def value(self, scores: Scores, selected_NT: Tensor, *, pooled: bool) -> Tensor:
+        """Return J of one group.
+
+        J is the mean over responses of the mean over their selected tokens; with ``pooled``, for selections of
+        scope ``group``, the mean over all selected tokens, since a response may have none.
+        """
+        weight_NT = selected_NT.to(scores.logp_NT.dtype)
+        values_NT = self.per_token(scores) * weight_NT
+        if pooled:
+            return values_NT.sum() / weight_NT.sum()
+        count_N = weight_NT.sum(1)
+        return (values_NT.sum(1) / count_N.clamp_min(1)).sum() / (count_N > 0).sum()
+
+
+class Strength(Strategy, ABC):
+    """Scales every step and radius of the attack over training. To add one, implement ``at``."""
+
+    kind: ClassVar[str] = "strength"
+
+    @abstractmethod
+    def at(self, progress: float) -> float:
+        """Return the factor, 0 or more, at a share of the training in [0, 1]."""
+
+
+class Gate(Strategy, ABC):
+    """Decides which groups are attacked. To add one, implement ``opens``."""
+
+    kind: ClassVar[str] = "gate"
+
+    @abstractmethod
+    def opens(self, responses: Sequence[Response], grades: Callable[[], Sequence[Grade]]) -> bool:
+        """Return whether a group is attacked.
+
+        Args:
+            responses: The group's clean responses.
+            grades: Grades them on demand.
+        """
+
+
+class Guard(Strategy, ABC):
+    """Looks at a scored group before its advantages are taken. To add one, implement ``inspect``."""
+
+    kind: ClassVar[str] = "guard"
+
+    @abstractmethod
+    def inspect(self, scored: ScoredGroup) -> ScoredGroup:
+        """Return the group as it is to be trained on, possibly with fewer responses."""

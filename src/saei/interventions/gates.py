@@ -1,0 +1,43 @@
+"""Gates: which groups are attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from saei.interventions.base import Gate
+from saei.registry import StrategyConfig
+from saei.types import Grade, Response
+
+
+class Always(Gate):
+    """Attack every group, as the paper does."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["always"] = "always"
+
+    config: Config
+
+    def opens(self, responses: Sequence[Response], grades: Callable[[], Sequence[Grade]]) -> bool:
+        """Return True."""
+        return True
+
+
+class ZeroVariance(Gate):
+    """Attack only groups whose clean responses are all right or all wrong: they teach nothing as they are.
+
+    Counted on accuracy, not on the reward, whose format part would hide it. Source: original.
+    """
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["zero-variance"] = "zero-variance"
+
+    config: Config
+
+    def opens(self, responses: Sequence[Response], grades: Callable[[], Sequence[Grade]]) -> bool:
+        """Return whether all grades agree on being correct."""
+        return len({grade.correct for grade in grades()}) <= 1

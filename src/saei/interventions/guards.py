@@ -1,0 +1,24 @@
+"""Guards: a last look at scored groups."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from saei.interventions.base import Guard
+from saei.registry import StrategyConfig
+from saei.types import ScoredGroup
+
+
+class NoGuard(Guard):
+    """Train on every group as it is, as the paper does."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["none"] = "none"
+
+    config: Config
+
+    def inspect(self, scored: ScoredGroup) -> ScoredGroup:
+        """Return the group unchanged."""
+        return scored

@@ -1,0 +1,241 @@
+"""The intervention: from clean views and their responses to views on which the policy explores more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from saei.attacks.base import Attack, BlockSpace, Point, Space
+from saei.entropy.base import Selector
+from saei.entropy.summary import selection_summary
+from saei.errors import ConfigError
+from saei.interventions.base import Criterion, Gate, Guard, Strength
+from saei.interventions.stats import token_stats
+from saei.policy import Policy
+from saei.policy.pixels import GRID
+from saei.registry import (
+    AttackField,
+    CriterionField,
+    GateField,
+    GuardField,
+    Section,
+    SelectorField,
+    StrengthField,
+)
+from saei.types import Grade, Response, View
+
+
+class InterventionConfig(Section):
+    """The slots of an intervention.
+
+    Attributes:
+        selector: Which tokens of the clean responses the criterion looks at.
+        criterion: What the attack raises there.
+        attack: How it moves the image.
+        strength: Factor on steps and radii over training.
+        gate: Which groups are attacked.
+        guard: A last look at the scored groups.
+        reselect: Choose the tokens anew from every image that the attack visits; else the choice is frozen.
+        micro_groups: Groups attacked at once, None for all: fewer take less memory.
+    """
+
+    selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
+    criterion: CriterionField = "entropy"  # type: ignore[assignment]
+    attack: AttackField = "pgd"  # type: ignore[assignment]
+    strength: StrengthField = "constant"  # type: ignore[assignment]
+    gate: GateField = "always"  # type: ignore[assignment]
+    guard: GuardField = "none"  # type: ignore[assignment]
+    reselect: bool = False
+    micro_groups: PositiveInt | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcome:
+    """What became of one group.
+
+    Attributes:
+        view: The view to draw the remaining responses from: the clean one if the group was left alone.
+        untouched: Why it was left alone: ``gate``, ``no-image`` or ``empty`` (nothing to select); else None.
+        metrics: Entropy summary of the selection and the criterion at the clean image.
+    """
+
+    view: View
+    untouched: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Intervention:
+    """Applies selector, criterion and attack to clean groups.
+
+    Args:
+        config: The slots.
+
+    Raises:
+        ConfigError: If the attack cannot move pixels.
+    """
+
+    def __init__(self, config: InterventionConfig | None = None) -> None:
+        self.config = config or InterventionConfig()
+        self.selector: Selector = self.config.selector.build()
+        self.criterion: Criterion = self.config.criterion.build()
+        self.attack: Attack = self.config.attack.build()
+        self.strength: Strength = self.config.strength.build()
+        self.gate: Gate = self.config.gate.build()
+        self.guard: Guard = self.config.guard.build()
+        if "pixels" not in self.attack.spaces:
+            raise ConfigError(
+                "An image intervention needs an attack on pixels.",
+                reason=f"'{self.attack.name()}' works on {', '.join(sorted(self.attack.spaces))}.",
+                remedy="Choose another attack; `saei list attack` has them.",
+            )
+
+    def apply(
+        self,
+        policy: Policy,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        grade: Callable[[View, Sequence[Response]], Sequence[Grade]],
+        progress: float,
+        generator: torch.Generator,
+    ) -> list[Outcome]:
+        """Return for each clean view the view that the remaining responses are drawn from.
+
+        Args:
+            policy: The policy that sampled.
+            views: One clean view per group.
+            responses: For each view the responses drawn from it.
+            grade: Grades a view's responses, for gates that ask.
+            progress: Share of the training done, in [0, 1].
+            generator: Source of all randomness, on the CPU.
+        """
+        outcomes: list[Outcome | None] = []
+        for view, own in zip(views, responses, strict=True):
+            reason = self._leave_alone(view, own, grade)
+            outcomes.append(Outcome(view, reason) if reason else None)
+        open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        size = self.config.micro_groups or max(1, len(open_groups))
+        for start in range(0, len(open_groups), size):
+            batch = open_groups[start : start + size]
+            attacked = self._attack(
+                policy, [views[i] for i in batch], [responses[i] for i in batch], progress, generator
+            )
+            for number, outcome in zip(batch, attacked, strict=True):
+                outcomes[number] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _leave_alone(
+        self,
+        view: View,
+        responses: Sequence[Response],
+        grade: Callable[[View, Sequence[Response]], Sequence[Grade]],
+    ) -> str | None:
+        if not view.canvases:
+            return "no-image"
+        if not any(len(response) for response in responses):
+            return "empty"
+        return None if self.gate.opens(responses, lambda: grade(view, responses)) else "gate"
+
+    def _attack(
+        self,
+        policy: Policy,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        progress: float,
+        generator: torch.Generator,
+    ) -> list[Outcome]:
+        # Empty responses have nothing to teach the criterion and are left out of it.
+        spoken = [[response for response in own if len(response)] for own in responses]
+        criterion = _GroupCriterion(self, policy, views, spoken, progress, generator)
+        point: Point = tuple(canvas for view in views for canvas in view.canvases)
+        if any(bool(selected_NT.any()) for selected_NT in criterion.selected):
+            point = self.attack.attack(
+                criterion,
+                point,
+                space=self._space(policy, views, progress),
+                progress=progress,
+                generator=generator,
+            )
+        moved = iter(point)
+        outcomes = []
+        for number, view in enumerate(views):
+            canvases = tuple(next(moved) for _ in view.canvases)
+            if not bool(criterion.selected[number].any()):
+                outcomes.append(Outcome(view, "empty"))
+                continue
+            outcomes.append(
+                Outcome(
+                    replace(view, origin=self.attack.origin, canvases=canvases), metrics=criterion.metrics(number)
+                )
+            )
+        return outcomes
+
+    def _space(self, policy: Policy, views: Sequence[View], progress: float) -> Space:
+        scale = self.strength.at(progress)
+        blocks, examples = [], []
+        for number, view in enumerate(views):
+            for canvas in view.canvases:
+                std_C11 = policy.pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
+                blocks.append(BlockSpace(units={"pixel": 1.0, "normalised": std_C11}, scale=scale, grid=GRID))
+                examples.append(number)
+        return Space("pixels", tuple(blocks), tuple(examples))
+
+
+class _GroupCriterion:
+    """J of several groups as a function of their canvases; the selection is frozen unless the config reselects."""
+
+    def __init__(
+        self,
+        intervention: Intervention,
+        policy: Policy,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        progress: float,
+        generator: torch.Generator,
+    ) -> None:
+        self._intervention = intervention
+        self._policy = policy
+        self._views = views
+        self._responses = responses
+        self._progress = progress
+        self._generator = generator
+        self._stats = [token_stats(policy, own, intervention.selector.needs) for own in responses]
+        self.selected = [self._select(number) for number in range(len(views))]
+        self._start_J: Tensor | None = None
+
+    def __call__(self, point: Point) -> Tensor:
+        """Return ``J_B``, one value per group, differentiable in the point's blocks."""
+        criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
+        with self._policy.open(self._views, grad="pixels", pixels=point) as prefix:
+            scores = prefix.score(self._responses, with_entropy=criterion.with_entropy or reselect)
+            values = []
+            for number, own in enumerate(scores):
+                if reselect and own.entropy_NT is not None:
+                    seen = replace(
+                        self._stats[number], entropy_NT=own.entropy_NT.detach(), logp_NT=own.logp_NT.detach()
+                    )
+                    self._stats[number] = seen
+                    self.selected[number] = self._select(number)
+                selected_NT = self.selected[number]
+                values.append(criterion.value(own, selected_NT, pooled=self._intervention.selector.pooled))
+            J_B = torch.stack(values)
+        if self._start_J is None:
+            self._start_J = J_B.detach()
+        return J_B
+
+    def metrics(self, number: int) -> dict[str, float]:
+        """Return what is logged about a group: its selection and the criterion where the attack began."""
+        found = selection_summary(self._stats[number].entropy_NT, self.selected[number])
+        if self._start_J is not None:
+            found["criterion"] = float(self._start_J[number])
+        return found
+
+    @torch.no_grad()
+    def _select(self, number: int) -> Tensor:
+        return self._intervention.selector.select(
+            self._stats[number], progress=self._progress, generator=self._generator
+        )

@@ -1,0 +1,129 @@
+"""Decoding: draw all responses of all views together from one expanded cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saei.config import SamplingConfig
+from saei.entropy.token_entropy import token_entropy
+from saei.policy.module import Distribution, NextToken
+
+Step = Callable[[Tensor, Tensor, Any], NextToken]
+"""``step(ids_R, rows_R, cache)``: feed one token to each live row; ``rows_R`` are the rows' original numbers."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Draw:
+    """Sampled tokens of R rows, right-padded; ``length_R`` counts each row's tokens, end-of-sequence included."""
+
+    ids_RT: Tensor
+    logp_RT: Tensor
+    entropy_RT: Tensor
+    length_R: Tensor
+    truncated_R: Tensor
+
+
+def decode(
+    first_RV: Tensor,
+    cache: Any,
+    step: Step,
+    *,
+    distribution: Distribution,
+    sampling: SamplingConfig,
+    eos_ids: Tensor,
+    generator: torch.Generator,
+) -> Draw:
+    """Sample until every row ended or the length limit is reached.
+
+    One uniform number per row and position is drawn from the generator on the CPU whether or not the row is still
+    live, so that what one row does never changes another's draws. Rows that ended leave the batch once they
+    are half of it.
+
+    Args:
+        first_RV: Logits of the first token of each row.
+        cache: The rows' cache, advanced in place.
+        step: Feeds one token per live row.
+        distribution: The policy's distribution.
+        sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
+        eos_ids: The ids that end a response.
+        generator: Source of all randomness, on the CPU.
+    """
+    total, device = first_RV.shape[0], first_RV.device
+    limit = sampling.max_new_tokens
+    ids_RT = torch.zeros(total, limit, dtype=torch.long, device=device)
+    logp_RT = torch.zeros(total, limit, device=device)
+    entropy_RT = torch.zeros(total, limit, device=device)
+    length_R = torch.full((total,), limit, device=device)
+    ended_R = torch.zeros(total, dtype=torch.bool, device=device)
+    rows = torch.arange(total, device=device)
+    logits = first_RV
+    for position in range(limit):
+        uniform_R = torch.rand(total, generator=generator, dtype=torch.float64).to(device)
+        logp_LV, entropy_L = _log_probabilities(logits, distribution, sampling)
+        if sampling.temperature == 0:
+            chosen = logp_LV.argmax(-1)
+        else:
+            chosen = inverse_cdf(logp_LV, uniform_R[rows])
+        ids_RT[rows, position] = chosen
+        logp_RT[rows, position] = logp_LV.gather(-1, chosen[:, None])[:, 0]
+        entropy_RT[rows, position] = entropy_L
+        ending = torch.isin(chosen, eos_ids) & ~ended_R[rows]
+        length_R[rows[ending]] = position + 1
+        ended_R[rows[ending]] = True
+        live = ~ended_R[rows]
+        n_live = int(live.sum())
+        if n_live == 0:
+            break
+        if position + 1 < limit:
+            if 2 * n_live <= live.shape[0]:
+                keep = live.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                rows, chosen = rows[keep], chosen[keep]
+            logits = step(chosen, rows, cache).logits_BV
+    return Draw(ids_RT, logp_RT, entropy_RT, length_R, ~ended_R)
+
+
+def inverse_cdf(logp_LV: Tensor, uniform_L: Tensor) -> Tensor:
+    """Draw one id per row by inverting the float64 cumulative distribution; ids of probability 0 are never drawn.
+
+    Args:
+        logp_LV: Log-probabilities, -inf where the probability is 0.
+        uniform_L: float64 in [0, 1).
+    """
+    cdf_LV = logp_LV.double().exp().cumsum(-1)
+    total_L1 = cdf_LV[:, -1:]
+    # Rounding may carry u * total up to the total itself, behind which there is no id.
+    threshold_L1 = torch.minimum(uniform_L[:, None] * total_L1, torch.nextafter(total_L1, torch.zeros_like(total_L1)))
+    return torch.searchsorted(cdf_LV, threshold_L1, right=True)[:, 0]
+
+
+def _log_probabilities(
+    logits_LV: Tensor, distribution: Distribution, sampling: SamplingConfig
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities of the sampling distribution and its entropy, both float32."""
+    if distribution.banned_V is not None:
+        logits_LV = logits_LV.masked_fill(distribution.banned_V, -torch.inf)
+    scaled_LV = logits_LV / distribution.temperature
+    if distribution.entropy_temperature is None:
+        entropy_L = token_entropy(scaled_LV)
+    else:
+        entropy_L = token_entropy(logits_LV / distribution.entropy_temperature)
+    if sampling.top_k is not None or sampling.top_p < 1:
+        scaled_LV = _truncate(scaled_LV, sampling)
+    return scaled_LV.log_softmax(-1), entropy_L
+
+
+def _truncate(logits_LV: Tensor, sampling: SamplingConfig) -> Tensor:
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    ids = torch.empty(logits_LV.shape[0], 0, dtype=torch.long, device=logits_LV.device)
+    if sampling.top_k is not None:
+        logits_LV = TopKLogitsWarper(sampling.top_k)(ids, logits_LV)
+    if sampling.top_p < 1:
+        logits_LV = TopPLogitsWarper(sampling.top_p)(ids, logits_LV)
+    return logits_LV

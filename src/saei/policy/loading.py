@@ -1,0 +1,130 @@
+"""Loading a policy's parts: model, tokenizer and image processor, from a folder or a hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saei.config import BUILTIN, ModelConfig
+from saei.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a policy is made of.
+
+    Attributes:
+        model: A Hugging Face image-text-to-text model, in eval mode: dropout is off, so that the
+            distribution that is sampled is the one that is trained.
+        tokenizer: Its tokenizer.
+        image_processor: Its image processor.
+        chat_template: The template of a conversation, None to use the tokenizer's own.
+        notes: What the user should know about how the parts were found.
+    """
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    chat_template: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_parts(config: ModelConfig) -> Parts:
+    """Load model, tokenizer and image processor.
+
+    Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
+    package, tokenizer and image processor are loaded on their own, and ``notes`` say so.
+
+    Raises:
+        ModelError: If something that is needed does not load.
+    """
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    path = model_path(config)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, revision=config.revision, dtype=config.dtype, attn_implementation=config.attention
+        )
+    except Exception as error:
+        raise _not_loadable(config, "an image-text-to-text model", error) from error
+    device = config.device if config.device != "auto" else _best_device()
+    model = model.to(device).eval()
+    if config.freeze_vision:
+        vision_tower(model).requires_grad_(False)
+    return _with_processors(config, path, model)
+
+
+def model_path(config: ModelConfig) -> str:
+    """Return the folder or hub id of a model, ``builtin`` resolved."""
+    return str(files("saei") / "builtin" / "tiny") if config.path == BUILTIN else config.path
+
+
+def vision_tower(model: Any) -> Any:
+    """Return the vision encoder of a model.
+
+    Raises:
+        ModelError: If it has none that can be found.
+    """
+    base = model.base_model
+    for name in ("visual", "vision_tower", "vision_model"):
+        tower = getattr(base, name, None)
+        if tower is not None:
+            return tower
+    raise ModelError(
+        "The vision tower has to be found to freeze it.",
+        reason=f"{type(base).__name__} has none under a known name.",
+        remedy="Set model.freeze_vision=false.",
+    )
+
+
+def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+    limits = {
+        name: value
+        for name, value in (("min_pixels", config.min_pixels), ("max_pixels", config.max_pixels))
+        if value is not None
+    }
+    try:
+        processor = AutoProcessor.from_pretrained(path, revision=config.revision, **limits)
+        return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template)
+    except Exception as error:
+        whole = error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+        image_processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, **limits)
+    except Exception as error:
+        raise _not_loadable(config, "a tokenizer and an image processor", error) from error
+    note = (
+        f"AutoProcessor does not load here ({type(whole).__name__}); tokenizer and image processor were loaded on "
+        "their own, which is all that images need."
+    )
+    return Parts(model, tokenizer, image_processor, _chat_template(path), (note,))
+
+
+def _chat_template(path: str) -> str | None:
+    """Return a local folder's processor template, which a tokenizer loaded on its own does not know."""
+    file = Path(path) / "chat_template.jinja"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return ModelError(
+        f"model.path has to hold {what}.",
+        reason=f"'{config.path}' raised {type(error).__name__}: {first_line}",
+        remedy="Give `builtin`, a folder written by save_pretrained, or the id of a hub that can be reached.",
+    )

@@ -1,0 +1,43 @@
+"""Plain sampling, as in GRPO (arXiv 2402.03300)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from saei.registry import StrategyConfig
+from saei.samplers.base import Sampler, SamplingContext
+from saei.types import Group, View
+
+
+class Clean(Sampler):
+    """All responses from the clean view."""
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            n: Responses per group.
+        """
+
+        type: Literal["clean"] = "clean"
+        n: PositiveInt = 12
+
+    config: Config
+
+    @property
+    def group_size(self) -> int:
+        """``n``."""
+        return self.config.n
+
+    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+        """Return one group per view."""
+        n = self.config.n
+        with ctx.phase("sample"), ctx.policy.open(views) as prefix:
+            drawn = prefix.sample([n] * len(views), sampling=ctx.policy.sampling, generator=ctx.generator)
+        return [
+            Group(view.example, (view,), tuple(own), (0,) * n, (0,) * n)
+            for view, own in zip(views, drawn, strict=True)
+        ]

@@ -1,0 +1,133 @@
+"""Clean and intervened responses in one group: SaEI's sampling (arXiv 2512.10414)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.registry import StrategyConfig
+from saei.samplers.base import Sampler, SamplingContext
+from saei.types import Group, Response, ScoredGroup, View, ViewWeight
+
+
+class Mixed(Sampler):
+    """Some responses from the clean view, the others from views that an intervention made from them.
+
+    A group that the intervention leaves alone draws its remaining responses from the clean view: the budget is
+    kept and the case is counted.
+    """
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            n_clean: Responses from the clean view; the attack's criterion is taken over these.
+            n_adversarial: Responses from intervened views.
+            views: Intervened views per group, which share ``n_adversarial``; more than one differ only where the
+                selector or the attack is random.
+            intervention: How those views are made.
+            update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
+                literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
+                (arXiv 2504.13055). ``perturbed``: all under the intervened view.
+            beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
+            weight_cap: Largest view weight.
+        """
+
+        type: Literal["mixed"] = "mixed"
+        n_clean: PositiveInt = 6
+        n_adversarial: PositiveInt = 6
+        views: PositiveInt = 1
+        intervention: InterventionConfig = InterventionConfig()
+        update_on: Literal["sampled", "clean", "perturbed"] = "sampled"
+        beta: NonNegativeFloat = 0.0
+        weight_cap: PositiveFloat = 2.0
+
+    config: Config
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self.intervention = Intervention(self.config.intervention)
+
+    @property
+    def group_size(self) -> int:
+        """``n_clean + n_adversarial``."""
+        return self.config.n_clean + self.config.n_adversarial
+
+    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+        """Return one group per view, clean responses first."""
+        policy, config = ctx.policy, self.config
+        with ctx.phase("sample"), policy.open(views) as prefix:
+            clean = prefix.sample([config.n_clean] * len(views), sampling=policy.sampling, generator=ctx.generator)
+        with ctx.phase("attack"):
+            outcomes_by_view = [
+                self.intervention.apply(
+                    policy, views, clean, grade=ctx.grade, progress=ctx.progress, generator=ctx.generator
+                )
+                for _ in range(config.views)
+            ]
+        outcomes = list(zip(*outcomes_by_view, strict=True))
+        share = [len(part) for part in _parts(config.n_adversarial, config.views)]
+        with ctx.phase("sample"), policy.open([o.view for own in outcomes for o in own]) as prefix:
+            drawn = iter(prefix.sample(share * len(views), sampling=policy.sampling, generator=ctx.generator))
+        return [
+            self._group(view, own, clean_responses, [next(drawn) for _ in own])
+            for view, own, clean_responses in zip(views, outcomes, clean, strict=True)
+        ]
+
+    def _group(
+        self, view: View, outcomes: Sequence[Outcome], clean: list[Response], drawn: list[list[Response]]
+    ) -> Group:
+        responses = (*clean, *(response for own in drawn for response in own))
+        if outcomes[0].untouched:
+            where = (0,) * len(responses)
+            return Group(view.example, (view,), responses, where, where, untouched=outcomes[0].untouched)
+        later = tuple(number for number, own in enumerate(drawn, start=1) for _ in own)
+        sampled_from = (*((0,) * len(clean)), *later)
+        updated_on = {
+            "sampled": sampled_from,
+            "clean": (0,) * len(responses),
+            "perturbed": (*((1,) * len(clean)), *later),
+        }[self.config.update_on]
+        return Group(
+            example=view.example,
+            views=(view, *(outcome.view for outcome in outcomes)),
+            responses=responses,
+            sampled_from=sampled_from,
+            updated_on=updated_on,
+            view_weight=ViewWeight(self.config.beta, self.config.weight_cap),
+            metrics=_mean([outcome.metrics for outcome in outcomes]),
+        )
+
+    def guard(self, scored: ScoredGroup) -> ScoredGroup:
+        """Ask the intervention's guard."""
+        return self.intervention.guard.inspect(scored)
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Pass a step's metrics to the intervention's parts."""
+        for part in self._parts().values():
+            part.observe(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the intervention's parts."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states of the intervention's parts."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        slots = ("selector", "criterion", "attack", "strength", "gate", "guard")
+        return {name: getattr(self.intervention, name) for name in slots}
+
+
+def _parts(total: int, parts: int) -> list[range]:
+    """Split ``range(total)`` into nearly equal parts, larger ones first."""
+    return [range(start, total, parts) for start in range(parts)]
+
+
+def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
