@@ -1,0 +1,50 @@
+"""An attack without a gradient: all pixels become brighter."""
+
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space
+from saei.registry import Frac, StrategyConfig
+
+
+class Brighten(Attack):
+    """Adds a constant to every editable pixel."""
+
+    class Config(StrategyConfig):
+        """Fields of ``example/brighten``.
+
+        Attributes:
+            step: The constant, in units of the [0, 1] pixel range.
+        """
+
+        type: Literal["example/brighten"] = "example/brighten"
+        step: Frac = Fraction(2, 255)
+
+    spaces = frozenset({"pixels"})
+    ball = "linf"
+    config: Config
+
+    def radius(self, block: BlockSpace) -> Tensor | float:
+        return float(self.config.step) * block.scale * block.units["pixel"]
+
+    def attack(
+        self,
+        criterion: Criterion,
+        start: Point,
+        *,
+        space: Space,
+        progress: float,
+        generator: torch.Generator,
+    ) -> Point:
+        return tuple(map(self._brighten, start, space.blocks))
+
+    def _brighten(self, start: Tensor, block: BlockSpace) -> Tensor:
+        change = torch.full_like(start, 1.0) * self.radius(block)
+        if block.editable is not None:
+            change = change * block.editable
+        if block.grid is not None:  # whole grid steps, rounded down: inside the ball
+            change = torch.floor(change / block.grid + 1e-4) * block.grid
+        return (start + change).clamp(min=block.low, max=block.high)
