@@ -1,11 +1,12 @@
 """From values per token to one number per update batch.
 
-An aggregation takes ``(values_RT, mask_RT, inputs)`` and returns this micro-batch's share of a mean over the whole
-update batch, so that the shares of all micro-batches and processes add up to that mean.
+An aggregation such as ``response_mean`` takes ``(values_RT, mask_RT, inputs)`` and returns this micro-batch's share
+of a mean over the whole update batch, so that the shares of all micro-batches and processes add up to that mean.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from saei.objectives.base import ObjectiveInput
@@ -26,3 +27,9 @@ def response_mean(values_RT: Tensor, mask_RT: Tensor, inputs: ObjectiveInput) ->
     """
     mean_R = (values_RT * mask_RT).sum(dim=1) / mask_RT.sum(dim=1).clamp(min=1)
     return mean_R.sum() / inputs.n_responses
+
+
+@torch.no_grad()
+def per_response(values_RT: Tensor, mask_RT: Tensor) -> Tensor:
+    """Return each response's mean over its masked tokens, ``[R]``, NaN without one: the form of a loss's metrics."""
+    return (values_RT * mask_RT).sum(dim=1) / mask_RT.sum(dim=1)

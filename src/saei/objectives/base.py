@@ -54,12 +54,16 @@ class ObjectiveInput:
 class Loss:
     """A differentiable scalar, already divided by the global count, and what to log about it.
 
-    Micro-batch values and metrics add up to the update batch's: each metric is this micro-batch's share of a
-    mean over the whole update batch, unless its name ends in ``_max``.
+    Micro-batch values add up to the update batch's.
+
+    Attributes:
+        value: The scalar, a share of a mean over the whole update batch.
+        metrics: One detached value per response, ``[R]``, so that they can be told apart by origin: the mean over
+            its tokens, or the maximum where the name ends in ``_max``. NaN where no token of it was used.
     """
 
     value: Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Term(Strategy, ABC):

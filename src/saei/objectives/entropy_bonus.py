@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeFloat
 
-from saei.objectives.aggregation import response_mean
+from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, ObjectiveInput, Term
 from saei.registry import StrategyConfig
 
@@ -41,5 +41,5 @@ class EntropyBonus(Term):
         """Return the negative bonus over all response tokens."""
         assert inputs.entropy_RT is not None, "EntropyBonus needs the policy's entropy."
         entropy_RT = torch.where(inputs.mask_RT, inputs.entropy_RT, 0.0)
-        mean = response_mean(entropy_RT, inputs.mask_RT, inputs)
-        return Loss(-self.config.coefficient * mean, {"mean": mean.item()})
+        value = -self.config.coefficient * response_mean(entropy_RT, inputs.mask_RT, inputs)
+        return Loss(value, {"mean": per_response(entropy_RT, inputs.mask_RT)})

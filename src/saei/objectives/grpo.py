@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field, NonNegativeFloat
 
-from saei.objectives.aggregation import response_mean
+from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput
 from saei.objectives.view_weight import view_weight
 
@@ -19,8 +19,7 @@ class GRPO(Objective):
     of a batch. Where a response was drawn from another view, the view weight multiplies its tokens' loss.
 
     Metrics, over the tokens that the loss uses: ``ratio_mean``, ``ratio_max``, ``clip_share`` (tokens whose
-    gradient the clip cut off) and ``view_weight``. The means are the loss's own: a response that is left out
-    counts as 0.
+    gradient the clip cut off) and ``view_weight``.
 
     Source: https://arxiv.org/abs/2402.03300; the asymmetric range is https://arxiv.org/abs/2503.14476.
     """
@@ -50,11 +49,11 @@ class GRPO(Objective):
         gain_RT, clipped_gain_RT = ratio_RT * advantage_R1, clipped_RT * advantage_R1
         weight_RT = view_weight(inputs, inputs.beta_R)
         value = response_mean(-torch.minimum(gain_RT, clipped_gain_RT) * weight_RT, selected_RT, inputs)
-        with torch.no_grad():
-            metrics = {
-                "ratio_mean": response_mean(ratio_RT, selected_RT, inputs).item(),
-                "ratio_max": torch.where(selected_RT, ratio_RT, 0.0).max().item(),
-                "clip_share": response_mean(clipped_gain_RT < gain_RT, selected_RT, inputs).item(),
-                "view_weight": response_mean(weight_RT, selected_RT, inputs).item(),
-            }
+        highest_R = torch.where(selected_RT, ratio_RT, -torch.inf).amax(dim=1).detach()
+        metrics = {
+            "ratio_mean": per_response(ratio_RT, selected_RT),
+            "ratio_max": torch.where(selected_RT.any(dim=1), highest_R, torch.nan),
+            "clip_share": per_response(clipped_gain_RT < gain_RT, selected_RT),
+            "view_weight": per_response(weight_RT, selected_RT),
+        }
         return Loss(value, metrics)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeFloat
 
-from saei.objectives.aggregation import response_mean
+from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, ObjectiveInput, Term
 from saei.objectives.view_weight import view_weight
 from saei.registry import StrategyConfig
@@ -31,10 +31,14 @@ class KL(Term):
 
         Attributes:
             coefficient: Weight of the penalty.
+            bias_correction: Multiply k3 by the ratio to the old policy, gradient included. The penalty's gradient
+                is then that of the divergence itself, which plain k3's is not even at ratio 1
+                (https://arxiv.org/abs/2512.02556); GRPO's original penalty goes without.
         """
 
         type: Literal["kl"] = "kl"
         coefficient: NonNegativeFloat = 0.01
+        bias_correction: bool = False
 
     config: Config
 
@@ -48,6 +52,9 @@ class KL(Term):
         assert inputs.reference_logp_RT is not None, "KL needs the reference's log-probabilities."
         difference_RT = torch.where(inputs.mask_RT, inputs.reference_logp_RT - inputs.logp_RT, 0.0)
         k3_RT = difference_RT.exp() - difference_RT - 1
+        if self.config.bias_correction:
+            k3_RT = k3_RT * torch.where(inputs.mask_RT, inputs.logp_RT - inputs.old_logp_RT, 0.0).exp()
         weight_RT = view_weight(inputs, torch.ones_like(inputs.beta_R))
-        mean = response_mean(k3_RT * weight_RT, inputs.mask_RT, inputs)
-        return Loss(self.config.coefficient * mean, {"mean": mean.item()})
+        penalty_RT = k3_RT * weight_RT
+        value = self.config.coefficient * response_mean(penalty_RT, inputs.mask_RT, inputs)
+        return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT)})
