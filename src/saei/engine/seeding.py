@@ -1,4 +1,4 @@
-"""Seeds as a pure function of the run's seed and of what they are for, so that a resumed run draws what it would have."""
+"""Seeds as a pure function of the run's seed and of their purpose: a resumed run draws what it would have drawn."""
 
 from __future__ import annotations
 

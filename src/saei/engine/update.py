@@ -95,7 +95,7 @@ class Updater:
             self._accelerator.backward(result.value, inputs=self._parameters())
             loss += float(result.value.detach())
             origins = [group.group.origin(n) for group, n in _rows(part)]
-            log.add(origins, {name: values for name, values in result.metrics.items()})
+            log.add(origins, result.metrics)
         norm = self._accelerator.clip_grad_norm_(self._parameters(), self._max_grad_norm)
         self._optimizer.step()
         self._scheduler.step()

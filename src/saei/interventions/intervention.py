@@ -168,9 +168,7 @@ class Intervention:
                 outcomes.append(Outcome(view, "empty"))
                 continue
             outcomes.append(
-                Outcome(
-                    replace(view, origin=self.attack.origin, canvases=canvases), metrics=criterion.metrics(number)
-                )
+                Outcome(replace(view, origin=self.attack.origin, canvases=canvases), metrics=criterion.metrics(number))
             )
         return outcomes
 

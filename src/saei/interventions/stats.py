@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -46,7 +47,7 @@ def _template(policy: Policy, responses: Sequence[Response]) -> Tensor:
         prefixes = policy.tokenizer.batch_decode([ids[:end] for end in range(len(ids) + 1)], skip_special_tokens=True)
         ends = [len(prefix) for prefix in prefixes]
         literal = _literal_characters(prefixes[-1], policy.template.literals)
-        marked = [any(literal[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        marked = [any(literal[a:b]) for a, b in itertools.pairwise(ends)]
         masks.append(torch.tensor(marked, dtype=torch.bool, device=policy.device))
     return pad_sequence(masks, batch_first=True)
 

@@ -65,10 +65,7 @@ def decode(
     for position in range(limit):
         uniform_R = torch.rand(total, generator=generator, dtype=torch.float64).to(device)
         logp_LV, entropy_L = _log_probabilities(logits, distribution, sampling)
-        if sampling.temperature == 0:
-            chosen = logp_LV.argmax(-1)
-        else:
-            chosen = inverse_cdf(logp_LV, uniform_R[rows])
+        chosen = logp_LV.argmax(-1) if sampling.temperature == 0 else inverse_cdf(logp_LV, uniform_R[rows])
         ids_RT[rows, position] = chosen
         logp_RT[rows, position] = logp_LV.gather(-1, chosen[:, None])[:, 0]
         entropy_RT[rows, position] = entropy_L

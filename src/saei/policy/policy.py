@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,6 +125,14 @@ class Policy:
             pixels: Canvases that replace the views' own, in order, such as a point of an attack.
         """
         return Prefix(self, views, grad, pixels)
+
+    def save(self, folder: Path) -> None:
+        """Write model, tokenizer and image processor as one folder that the Auto classes of transformers load."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.parts.image_processor.save_pretrained(folder)
+        if self.parts.chat_template:
+            (folder / "chat_template.jinja").write_text(self.parts.chat_template, encoding="utf-8")
 
     def _prompt(self, example: Example, image_tokens: Sequence[int]) -> Tensor:
         """Return the prompt's ids with each image placeholder expanded to its number of image tokens."""

@@ -1,0 +1,88 @@
+"""Checkpoints: written under a temporary name, then renamed; a model folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saei.errors import CheckpointError
+from saei.policy import Policy
+
+STATE = "trainer.pt"
+
+
+def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Write ``step-000040`` below ``folder`` and delete all but the newest ``keep``.
+
+    Args:
+        folder: The run's checkpoints.
+        step: Steps done.
+        policy: Its model, tokenizer and image processor are saved as one Hugging Face folder.
+        state: Everything else that the run needs to go on: tensors, numbers, strings, lists and mappings.
+        keep: Checkpoints kept.
+
+    Raises:
+        CheckpointError: If the disk refuses; older checkpoints are untouched then.
+    """
+    target = folder / f"step-{step:06d}"
+    temporary = folder / f".{target.name}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        policy.save(temporary)
+        torch.save(dict(state), temporary / STATE)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            "A checkpoint has to fit on the disk.",
+            reason=f"{target}: {error}.",
+            remedy="Free some space and go on with --resume; earlier checkpoints are kept.",
+        ) from error
+    for old in found(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def found(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+
+
+def latest(folder: Path) -> Path:
+    """Return the newest checkpoint.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    checkpoints = found(folder)
+    if not checkpoints:
+        raise CheckpointError(
+            "A run goes on from its newest checkpoint.",
+            reason=f"{folder} has none: the run ended before its first.",
+            remedy="Start it anew under another name.",
+        )
+    return checkpoints[-1]
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the state that ``save`` wrote; nothing but tensors and plain data is unpickled.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    try:
+        state = torch.load(checkpoint / STATE, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise CheckpointError(
+            "A checkpoint's trainer.pt has to be readable.",
+            reason=f"{checkpoint}: {type(error).__name__}: {error}.",
+            remedy="Delete this checkpoint; the run then goes on from the one before.",
+        ) from error
+    return dict(state)

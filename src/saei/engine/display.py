@@ -1,0 +1,123 @@
+"""Showing a run's progress: plain lines, or a live panel where output is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from saei.config import RunConfig
+
+COLUMNS = (
+    ("accuracy", "eval/accuracy", "{:.2f}"),
+    ("entropy", "probe/entropy", "{:.3f}"),
+    ("answers", "probe/distinct_answers", "{:.1f}"),
+    ("zero var.", "probe/zero_variance", "{:.0%}"),
+    ("reward", "train/reward", "{:.2f}"),
+    ("length", "train/length", "{:.0f}"),
+)
+"""Heading, metric and format of what is shown; the first four are measured on the clean view of held-out examples."""
+
+
+class Display(Protocol):
+    """Where a trainer shows its progress."""
+
+    def open(self, config: RunConfig, run: Path) -> object:
+        """Return a context manager that is open while training."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show a step's metrics."""
+
+    def note(self, text: str) -> None:
+        """Show a sentence."""
+
+
+class PlainDisplay:
+    """One line per evaluation, and one every ten seconds in between."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._steps = 0
+        self._last = 0.0
+
+    @contextmanager
+    def open(self, config: RunConfig, run: Path) -> Iterator[None]:
+        """Say where the run writes."""
+        self._steps = config.training.steps
+        self.note(f"{title(config)}\nWriting to {run}")
+        yield
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Print a line if there was an evaluation or the last line is old."""
+        now = time.monotonic()
+        if "eval/accuracy" in metrics or now - self._last > 10:
+            self._last = now
+            shown = [f"{name} {form.format(metrics[key])}" for name, key, form in COLUMNS if key in metrics]
+            self.note(f"step {step:>4}/{self._steps}  " + "  ".join(shown))
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=self._stream, flush=True)
+
+
+class LiveDisplay:
+    """A progress bar above a table of the evaluations so far."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._rows: list[tuple[int, Mapping[str, float]]] = []
+
+    @contextmanager
+    def open(self, config: RunConfig, run: Path) -> Iterator[None]:
+        """Show the panel while training."""
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.note(f"{title(config)}\nWriting to {run}")
+        self._progress = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self._console
+        )
+        self._task = self._progress.add_task("training", total=config.training.steps)
+        self._group = Group
+        with Live(console=self._console, refresh_per_second=4) as self._live:
+            yield
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar and, after an evaluation, add a row."""
+        if "eval/accuracy" in metrics:
+            self._rows.append((step, metrics))
+        self._progress.update(self._task, completed=step)
+        self._live.update(self._group(self._table(metrics), self._progress))
+
+    def note(self, text: str) -> None:
+        """Print above the panel."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _table(self, current: Mapping[str, float]) -> object:
+        from rich.table import Table
+
+        table = Table("step", *(name for name, _, _ in COLUMNS), box=None)
+        for step, metrics in self._rows:
+            table.add_row(str(step), *_cells(metrics))
+        return table
+
+
+def _cells(metrics: Mapping[str, float]) -> list[str]:
+    return [form.format(metrics[key]) if key in metrics else "" for _, key, form in COLUMNS]
+
+
+def title(config: RunConfig) -> str:
+    """Say in one line what is trained on what and how."""
+    intervention = getattr(config.sampler, "intervention", None)
+    how = f" ({intervention.selector.type} + {intervention.attack.type})" if intervention else ""
+    return (
+        f"Training {config.model.path} on {config.task.type}: sampler {config.sampler.type}{how}, objective "
+        f"{config.objective.type}, {config.training.steps} steps of {config.training.prompts_per_step} prompts, "
+        f"seed {config.seed}"
+    )

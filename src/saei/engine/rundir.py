@@ -1,0 +1,154 @@
+"""A run on disk: its configuration, one line of metrics a step, samples and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saei.config import RunConfig, dump, validate
+from saei.errors import CheckpointError, ConfigError
+from saei.types import Group
+
+RECORDED = ("saei", "torch", "transformers", "accelerate", "numpy")
+"""Distributions whose versions a run records."""
+
+
+class RunDir:
+    """The folder of a run.
+
+    Args:
+        path: ``runs/<name>``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, config: RunConfig) -> RunDir:
+        """Make a new run's folder and write its resolved configuration.
+
+        Raises:
+            ConfigError: If the folder holds a run already or cannot be written.
+        """
+        name = config.output.name or _new_name(config)
+        run = cls(config.output.root / name)
+        if (run.path / "config.yaml").exists():
+            raise ConfigError(
+                "A run needs a folder of its own.",
+                reason=f"{run.path} holds a run already.",
+                remedy=f"Continue it with `saei train --resume {run.path}`, or give another --name.",
+            )
+        try:
+            (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            record = {"config": dump(config), "versions": _versions(), "git": _git_revision()}
+            (run.path / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                "The run's folder has to be writable.",
+                reason=f"{run.path}: {error}.",
+                remedy="Choose another output.root.",
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunDir, RunConfig]:
+        """Return an existing run and its configuration.
+
+        Raises:
+            CheckpointError: If the folder holds no run.
+        """
+        file = path / "config.yaml"
+        try:
+            record = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = record["config"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                "--resume takes the folder of a run, with its config.yaml.",
+                reason=f"{file}: {type(error).__name__}: {error}.",
+                remedy="List the runs in your output folder and give one of them.",
+            ) from error
+        return cls(path), validate(data)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``; numbers that are not finite are written as null."""
+        self._append("metrics.jsonl", metrics)
+
+    def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
+        """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy."""
+        for group, rewards in groups:
+            for n, (response, reward) in enumerate(zip(group.responses, rewards, strict=True)):
+                self._append(
+                    "samples.jsonl",
+                    {
+                        "step": step,
+                        "example": group.example.id,
+                        "question": group.example.question,
+                        "answer": group.example.answer,
+                        "origin": group.origin(n),
+                        "reward": reward,
+                        "entropy": float(response.entropy_T.mean()) if len(response) else None,
+                        "text": response.text,
+                    },
+                )
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``."""
+        return read_jsonl(self.path / "metrics.jsonl")
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics and samples of steps after ``step``, which a resumed run will write again."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            file = self.path / name
+            if file.exists():
+                kept = [line for line in read_jsonl(file) if line["step"] <= step]
+                temporary = file.with_suffix(".tmp")
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+                os.replace(temporary, file)
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file; a last line that was cut off when the process died is left out."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _new_name(config: RunConfig) -> str:
+    return f"{config.task.type}-{config.sampler.type}-{datetime.now():%Y%m%d-%H%M%S}".replace("/", "_")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in RECORDED}}
+
+
+def _git_revision() -> str | None:
+    """Return the commit of the working folder, None outside of a checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

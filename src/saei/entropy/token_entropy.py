@@ -1,0 +1,97 @@
+"""Token entropy and log-probabilities, in nats and float32, without a tensor of tokens × vocabulary.
+
+M tokens, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 2**22
+"""Logits held at once: 16 MiB in float32."""
+
+_FLOOR = -1e9
+"""Stands for the log-probability of banned ids, so that 0 · log 0 is 0 and not NaN."""
+
+
+def token_entropy(logits: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+    """Return ``H = -Σ_v p_v log p_v`` of ``[..., V]`` logits as ``[...]`` float32, in nats.
+
+    Differentiable; -inf logits have probability 0. The form with log-probabilities is accurate at low entropy, where
+    ``logsumexp - Σ p z`` loses its digits.
+    """
+    rows = max(1, chunk_elements // logits.shape[-1])
+    flat = logits.reshape(-1, logits.shape[-1])
+    if flat.shape[0] <= rows:
+        return _entropy(flat.float()).reshape(logits.shape[:-1])
+    return torch.cat([_entropy(part.float()) for part in flat.split(rows)]).reshape(logits.shape[:-1])
+
+
+def token_statistics(
+    hidden_Md: Tensor,
+    ids_M: Tensor,
+    head: Callable[[Tensor], Tensor],
+    *,
+    temperature: float = 1.0,
+    banned_V: Tensor | None = None,
+    entropy_temperature: float | None = None,
+    with_entropy: bool = True,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> tuple[Tensor, Tensor | None]:
+    """Return log-probabilities of ids and entropies under ``softmax(head(hidden) / temperature)``.
+
+    Logits are made in chunks of rows and, under grad, made again in the backward pass, so that no ``[M, V]`` tensor
+    ever exists at once. Gradients reach the hidden states and the head.
+
+    Args:
+        hidden_Md: Hidden states that predict the tokens.
+        ids_M: int64 ids.
+        head: Maps ``[m, d]`` hidden states to ``[m, V]`` logits.
+        temperature: Divides the logits.
+        banned_V: bool, ids of probability 0.
+        entropy_temperature: Temperature of the entropy, None for the same.
+        with_entropy: Whether entropies are wanted.
+        chunk_elements: Logits held at once.
+
+    Returns:
+        ``logp_M`` and ``entropy_M`` (None if not wanted), float32, nats.
+    """
+
+    def chunk(hidden_md: Tensor, ids_m: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits_mV = head(hidden_md).float()
+        if banned_V is not None:
+            logits_mV = logits_mV.masked_fill(banned_V, -torch.inf)
+        logp_mV = (logits_mV / temperature).log_softmax(-1)
+        logp_m = logp_mV.gather(-1, ids_m[:, None])[:, 0]
+        if not with_entropy:
+            return logp_m, None
+        if entropy_temperature is not None and entropy_temperature != temperature:
+            logp_mV = (logits_mV / entropy_temperature).log_softmax(-1)
+        return logp_m, _entropy_of(logp_mV)
+
+    total = ids_M.shape[0]
+    if total == 0:
+        zero_M = hidden_Md.float().sum(-1)
+        return zero_M, zero_M if with_entropy else None
+    width = banned_V.shape[0] if banned_V is not None else int(head(hidden_Md[:1].detach()).shape[-1])
+    rows = max(1, chunk_elements // width)
+    # One chunk needs no second computation: its logits fit anyway.
+    again = torch.is_grad_enabled() and total > rows
+    parts = [
+        checkpoint(chunk, hidden, ids, use_reentrant=False) if again else chunk(hidden, ids)
+        for hidden, ids in zip(hidden_Md.split(rows), ids_M.split(rows), strict=True)
+    ]
+    logp_M = torch.cat([logp for logp, _ in parts])
+    return logp_M, torch.cat([entropy for _, entropy in parts]) if with_entropy else None
+
+
+def _entropy(logits_MV: Tensor) -> Tensor:
+    return _entropy_of(logits_MV.log_softmax(-1))
+
+
+def _entropy_of(logp_MV: Tensor) -> Tensor:
+    return -(logp_MV.exp() * logp_MV.clamp_min(_FLOOR)).sum(-1)
