@@ -1,0 +1,378 @@
+"""Objectives and terms: hand-worked cases, the view weight, and the contract with a breach of each rule."""
+
+import math
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.distributions import Categorical, kl_divergence
+
+from saei.objectives.aggregation import per_response, response_mean
+from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
+from saei.objectives.entropy_bonus import EntropyBonus
+from saei.objectives.grpo import GRPO
+from saei.objectives.kl import KL
+from saei.objectives.view_weight import view_weight
+from saei.registry import StrategyConfig, entries, load
+from saei.testing_objectives import check_objective, check_term
+
+
+def f64(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def inputs_of(ratio_RT, advantages, **changes):
+    """Return a batch of one-view responses whose ratios to the old policy are these; None is padding."""
+    width = max(map(len, ratio_RT))
+    rows = [[*row, *[None] * (width - len(row))] for row in ratio_RT]
+    mask_RT = torch.tensor([[ratio is not None for ratio in row] for row in rows])
+    log_ratio_RT = f64([[0.0 if r is None else math.log(r) for r in row] for row in rows])
+    old_RT = torch.full_like(log_ratio_RT, -3.0)
+    inputs = ObjectiveInput(
+        logp_RT=(old_RT + log_ratio_RT).requires_grad_(),
+        old_logp_RT=old_RT,
+        behaviour_logp_RT=old_RT,
+        mask_RT=mask_RT,
+        selected_RT=mask_RT,
+        advantage_R=f64(advantages),
+        truncated_R=torch.zeros(len(rows), dtype=torch.bool),
+        off_view_R=torch.zeros(len(rows), dtype=torch.bool),
+        beta_R=torch.zeros(len(rows)).double(),
+        cap_R=torch.full((len(rows),), 2.0).double(),
+        n_responses=len(rows),
+        n_tokens=int(mask_RT.sum()),
+    )
+    return replace(inputs, **changes)
+
+
+def gradient(loss, inputs):
+    return torch.autograd.grad(loss(inputs).value, inputs.logp_RT)[0]
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, f64(expected), rtol=1e-14, atol=1e-15, equal_nan=True)
+
+
+class TestGRPO:
+    def test_clip_by_hand(self):
+        inputs = inputs_of([[1.1, 1.5, 0.5], [1.5, 0.5]], [2.0, -1.0])
+        loss = GRPO.Config(clip_low=0.2, clip_high=0.3).build().loss(inputs)
+        # Positive advantage: min(r, 1.3) * 2 = 2.2, 2.6, 1.0. Negative: -max(r, 0.8) = -1.5, -0.8.
+        close(loss.value, -((2.2 + 2.6 + 1.0) / 3 + (-1.5 - 0.8) / 2) / 2)
+        close(loss.metrics["ratio_mean"], [3.1 / 3, 1.0])
+        close(loss.metrics["ratio_max"], [1.5, 1.5])
+        assert loss.metrics["clip_share"].tolist() == pytest.approx([1 / 3, 1 / 2])
+        assert loss.metrics["view_weight"].tolist() == [1.0, 1.0]
+
+    def test_gradient_by_hand_is_cut_where_the_clip_binds(self):
+        inputs = inputs_of([[1.1, 1.5, 0.5], [1.5, 0.5]], [2.0, -1.0])
+        expected = [[-2 * 1.1 / 6, 0.0, -2 * 0.5 / 6], [1.5 / 4, 0.0, 0.0]]
+        close(gradient(GRPO().loss, inputs), expected)
+
+    def test_each_response_counts_once_whatever_its_length(self):
+        # A mean over tokens would give -(3 - 1) / 4; a sum over tokens per response -(3 - 1) / 2.
+        close(GRPO().loss(inputs_of([[1.0] * 3, [1.0]], [1.0, -1.0])).value, 0.0)
+
+    def test_the_denominator_is_the_number_of_selected_tokens(self):
+        inputs = inputs_of([[1.1, 0.9, 1.0], [1.0, 1.1]], [1.0, 3.0])
+        selected_RT = torch.tensor([[True, True, False], [False, False, False]])
+        loss = GRPO().loss(replace(inputs, selected_RT=selected_RT))
+        close(loss.value, -((1.1 + 0.9) / 2) / 2)
+        close(loss.metrics["ratio_mean"], [1.0, math.nan])
+        close(loss.metrics["ratio_max"], [1.1, math.nan])
+
+    def test_the_global_count_divides_the_micro_batch(self):
+        close(GRPO().loss(inputs_of([[1.0]], [1.0], n_responses=8)).value, -1 / 8)
+
+    def test_the_ratio_is_to_the_old_policy_not_to_the_behaviour(self):
+        inputs = inputs_of([[1.0, 1.0]], [1.0], behaviour_logp_RT=torch.full((1, 2), -9.0).double())
+        close(GRPO().loss(inputs).metrics["ratio_mean"], [1.0])
+
+    def test_the_view_weight_multiplies_the_clipped_loss(self):
+        # old/behaviour = 3, weight min(2, sqrt(3)); the clip knows nothing of it.
+        behaviour_RT = f64([[-3.0 - math.log(3.0)] * 2])
+        inputs = inputs_of(
+            [[1.1, 1.5]],
+            [1.0],
+            behaviour_logp_RT=behaviour_RT,
+            off_view_R=torch.tensor([True]),
+            beta_R=f64([0.5]),
+        )
+        close(GRPO().loss(inputs).value, -math.sqrt(3.0) * (1.1 + 1.2) / 2)
+        close(gradient(GRPO().loss, inputs), [[-math.sqrt(3.0) * 1.1 / 2, 0.0]])
+
+    def test_masked_truncated_responses_leave_loss_and_terms_but_not_the_count(self):
+        inputs = inputs_of(
+            [[1.0, 1.0], [1.1]],
+            [1.0, 1.0],
+            truncated_R=torch.tensor([True, False]),
+            entropy_RT=f64([[5.0, 5.0], [3.0, 9.0]]),
+        )
+        bonus = {"type": "entropy-bonus", "coefficient": 0.1}
+        kept = GRPO.Config(terms=(bonus,)).build().loss(inputs)
+        close(kept.value, -(1.0 + 1.1) / 2 - 0.1 * (5.0 + 3.0) / 2)
+        masked = GRPO.Config(terms=(bonus,), mask_truncated=True).build().loss(inputs)
+        close(masked.value, -1.1 / 2 - 0.1 * 3.0 / 2)
+        close(masked.metrics["entropy-bonus/mean"], [math.nan, 3.0])
+
+    def test_anything_may_stand_on_padding(self):
+        inputs = inputs_of([[1.0, 1.0], [1.0]], [1.0, 1.0], reference_logp_RT=torch.full((2, 2), -3.0).double())
+        names = ("logp_RT", "old_logp_RT", "behaviour_logp_RT", "reference_logp_RT")
+        wild = {name: torch.where(inputs.mask_RT, getattr(inputs, name).detach(), math.nan) for name in names}
+        wild["logp_RT"].requires_grad_()
+        wild["entropy_RT"] = torch.where(inputs.mask_RT, 1.0, math.inf).double()
+        objective = GRPO.Config(terms=("kl", {"type": "kl", "bias_correction": True}, "entropy-bonus")).build()
+        assert gradient(objective.loss, replace(inputs, **wild)).tolist() == [[-0.25, -0.25], [-0.5, 0.0]]
+
+    @pytest.mark.parametrize("fields", [{"clip_low": -0.1}, {"clip_low": 1.1}, {"clip_high": -0.1}])
+    def test_impossible_clip_ranges_are_refused(self, fields):
+        with pytest.raises(ValidationError, match=next(iter(fields))):
+            GRPO.Config(**fields)
+
+
+class TestViewWeight:
+    def weight(self, gap, *, beta=1.0, cap=2.0, off_view=True):
+        inputs = inputs_of(
+            [[1.0]],
+            [1.0],
+            behaviour_logp_RT=f64([[-3.0 - gap]]),
+            off_view_R=torch.tensor([off_view]),
+            cap_R=f64([cap]),
+        )
+        return view_weight(inputs, f64([beta])).item()
+
+    def test_by_hand(self):
+        assert self.weight(math.log(1.5)) == pytest.approx(1.5, rel=1e-15)
+        assert self.weight(math.log(1.5), beta=2.0, cap=9.0) == pytest.approx(2.25, rel=1e-15)
+        assert self.weight(math.log(0.25), beta=0.5) == pytest.approx(0.5, rel=1e-15)
+        assert self.weight(math.log(7.0)) == 2.0
+
+    def test_is_exactly_one_on_the_own_view_and_without_beta(self):
+        assert self.weight(-0.3, off_view=False) == 1.0
+        assert self.weight(-0.3, beta=0.0) == 1.0
+        assert self.weight(-0.3, beta=0.0, cap=0.5) == 1.0
+
+    def test_has_no_gradient(self):
+        inputs = inputs_of([[1.5]], [1.0], off_view_R=torch.tensor([True]))
+        inputs = replace(inputs, old_logp_RT=inputs.logp_RT)
+        assert not view_weight(inputs, torch.ones(1).double()).requires_grad
+
+    def test_full_correction_makes_the_loss_unbiased_for_the_update_view(self):
+        """E_behaviour[w f] = E_update[f] for any f, which is what beta = 1 without a binding cap promises."""
+        behaviour, update = Categorical(logits=torch.randn(5).double()), Categorical(logits=torch.randn(5).double())
+        advantages = torch.randn(5).double()
+        inputs = inputs_of(
+            [[1.0]] * 5,
+            advantages.tolist(),
+            off_view_R=torch.ones(5, dtype=torch.bool),
+            beta_R=torch.ones(5).double(),
+            cap_R=torch.full((5,), 1e6).double(),
+            logp_RT=update.logits[:, None],
+            old_logp_RT=update.logits[:, None],
+            behaviour_logp_RT=behaviour.logits[:, None],
+        )
+        expectation = sum(
+            behaviour.probs[v] * GRPO().loss(one_row(inputs, v)).value * inputs.n_responses for v in range(5)
+        )
+        torch.testing.assert_close(expectation, -(update.probs * advantages).sum(), rtol=1e-12, atol=1e-14)
+
+
+def one_row(inputs, row):
+    names = [name for name in ObjectiveInput.__slots__ if isinstance(getattr(inputs, name), torch.Tensor)]
+    return replace(inputs, **{name: getattr(inputs, name)[row : row + 1] for name in names})
+
+
+class TestKL:
+    def test_k3_by_hand(self):
+        # reference / policy = 2 and 1/2: k3 = 2 - log 2 - 1 and 1/2 + log 2 - 1; their mean is 1/4.
+        reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
+        inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)
+        loss = KL.Config(coefficient=0.4).build().loss(inputs)
+        close(loss.value, 0.4 * 0.25)
+        close(loss.metrics["mean"], [0.25])
+        close(gradient(KL.Config(coefficient=0.4).build().loss, inputs), [[0.2 * (1 - 2.0), 0.2 * (1 - 0.5)]])
+
+    def test_covers_all_response_tokens_not_only_the_selected(self):
+        reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
+        inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)
+        close(KL().loss(replace(inputs, selected_RT=torch.tensor([[True, False]]))).value, 0.01 * 0.25)
+
+    def test_bias_correction_multiplies_by_the_ratio(self):
+        reference_RT = f64([[-3 + math.log(2.0) + math.log(1.5)]])
+        inputs = inputs_of([[1.5]], [1.0], reference_logp_RT=reference_RT)
+        term = KL.Config(coefficient=1.0, bias_correction=True).build()
+        k3 = 1.0 - math.log(2.0)
+        close(term.loss(inputs).value, 1.5 * k3)
+        close(gradient(term.loss, inputs), [[1.5 * k3 + 1.5 * (1 - 2.0)]])
+
+    @pytest.mark.parametrize("beta", [0.0, 1.0])
+    def test_is_the_divergence_under_the_update_view_wherever_the_token_came_from(self, beta):
+        generator = torch.Generator().manual_seed(0)
+        update, behaviour, reference = (
+            Categorical(logits=torch.randn(6, generator=generator).double()) for _ in range(3)
+        )
+        inputs = inputs_of(
+            [[1.0]] * 6,
+            [1.0] * 6,
+            logp_RT=update.logits[:, None],
+            old_logp_RT=update.logits[:, None],
+            behaviour_logp_RT=behaviour.logits[:, None],
+            reference_logp_RT=reference.logits[:, None],
+            off_view_R=torch.ones(6, dtype=torch.bool),
+            beta_R=torch.full((6,), beta).double(),
+            cap_R=torch.full((6,), 1e6).double(),
+        )
+        estimate_V = KL().loss(inputs).metrics["mean"]
+        expected = kl_divergence(update, reference)
+        torch.testing.assert_close((behaviour.probs * estimate_V).sum(), expected, rtol=1e-12, atol=1e-14)
+        own_view = KL().loss(replace(inputs, off_view_R=torch.zeros(6, dtype=torch.bool))).metrics["mean"]
+        torch.testing.assert_close((update.probs * own_view).sum(), expected, rtol=1e-12, atol=1e-14)
+
+
+class TestEntropyBonus:
+    def test_by_hand(self):
+        entropy_RT = f64([[1.0, 2.0, 3.0], [4.0, 100.0, 100.0]]).requires_grad_()
+        inputs = inputs_of([[1.0] * 3, [1.0]], [0.0, 0.0], entropy_RT=entropy_RT)
+        loss = EntropyBonus.Config(coefficient=0.5).build().loss(inputs)
+        close(loss.value, -0.5 * (2.0 + 4.0) / 2)
+        close(loss.metrics["mean"], [2.0, 4.0])
+        [slope] = torch.autograd.grad(loss.value, entropy_RT)
+        close(slope, [[-0.25 / 3] * 3, [-0.25, 0.0, 0.0]])
+
+
+def test_an_objective_needs_what_its_terms_need():
+    assert GRPO().needs == frozenset()
+    assert GRPO.Config(terms=("kl", "entropy-bonus")).build().needs == {"reference", "entropy"}
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in entries("objective")])
+def test_every_objective_keeps_the_contract(name):
+    config = load("objective", name).Config
+    for terms in ((), ("kl", "entropy-bonus")):
+        check_objective(config(terms=terms))
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in entries("term")])
+def test_every_term_keeps_the_contract(name):
+    check_term(load("term", name).Config())
+
+
+def test_a_corrected_kl_keeps_the_contract():
+    check_term(KL.Config(bias_correction=True))
+
+
+class Draft(Objective):
+    """A sound objective; each breach below spoils one thing of it."""
+
+    class Config(Objective.Config):
+        type: Literal["test/draft"] = "test/draft"
+        breach: str = ""
+
+    config: Config
+    calls: ClassVar[int] = 0
+
+    @property
+    def needs(self):
+        declared = {"declares too much": {"entropy"}, "declares the unknown": {"logits"}}
+        return super().needs | declared.get(self.config.breach, set())
+
+    def policy_loss(self, inputs):
+        breach = self.config.breach
+        log_ratio_RT = inputs.logp_RT - inputs.old_logp_RT
+        gain_RT = torch.where(inputs.selected_RT, log_ratio_RT, 0.0).exp() * inputs.advantage_R[:, None]
+        value = response_mean(-gain_RT, inputs.selected_RT, inputs)
+        metrics_R = per_response(gain_RT.detach(), inputs.selected_RT)
+        Draft.calls += 1
+        if breach == "reads undeclared":
+            value = value + 0 * inputs.entropy_RT.sum()
+        elif breach == "per row":
+            value = -gain_RT.sum(dim=1)
+        elif breach == "infinite":
+            value = value + torch.tensor(math.inf)
+        elif breach == "infinite gradient":
+            value = value + (inputs.logp_RT.detach() - inputs.logp_RT)[0, 0].clamp(min=0).sqrt()
+        elif breach == "no gradient":
+            value = value.detach()
+        elif breach == "padding":
+            value = value + inputs.logp_RT.mean()
+        elif breach == "padding value":
+            value = value + inputs.old_logp_RT.sum()
+        elif breach == "local count":
+            value = value * inputs.n_responses / len(inputs.mask_RT)
+        elif breach == "stateful":
+            value = value * (1 + 0.01 * Draft.calls)
+        elif breach == "random":
+            value = value + 0 * torch.rand(())
+        elif breach == "writes":
+            inputs.old_logp_RT.add_(1.0)
+        elif breach == "scalar metric":
+            metrics_R = metrics_R.mean()
+        elif breach == "attached metric":
+            metrics_R = (gain_RT * inputs.selected_RT).sum(dim=1)
+        elif breach == "infinite metric":
+            metrics_R = metrics_R + math.inf
+        elif breach == "all tokens":
+            value = response_mean(-log_ratio_RT.where(inputs.mask_RT, 0.0).exp(), inputs.mask_RT, inputs)
+        elif breach == "without advantage":
+            value = value + 0.01 * response_mean(
+                torch.where(inputs.selected_RT, log_ratio_RT, 0.0), inputs.selected_RT, inputs
+            )
+        elif breach == "sign":
+            value = -value
+        return Loss(value, {"gain": metrics_R})
+
+    def loss(self, inputs):
+        if self.config.breach == "ignores mask_truncated":
+            return self.policy_loss(inputs)
+        return super().loss(inputs)
+
+
+def test_the_sound_draft_keeps_the_contract():
+    check_objective(Draft.Config())
+
+
+@pytest.mark.parametrize(
+    ("breach", "rule"),
+    [
+        ("declares too much", "what it declares as a need, it reads"),
+        ("declares the unknown", "needs are among"),
+        ("reads undeclared", "reads only inputs that its needs declare"),
+        ("per row", "the loss is a scalar"),
+        ("infinite", "the loss is finite"),
+        ("infinite gradient", "gradients are finite"),
+        ("no gradient", "a gradient reaches"),
+        ("padding", "padding has no gradient"),
+        ("padding value", "what stands on padding"),
+        ("local count", "micro-batches add up"),
+        ("stateful", "the same inputs give the same loss"),
+        ("random", "the global random state"),
+        ("writes", "the inputs are left as they were"),
+        ("scalar metric", "'gain' has one value per response"),
+        ("attached metric", "'gain' is detached"),
+        ("infinite metric", "'gain' is finite or NaN"),
+        ("all tokens", "the policy loss uses selected tokens only"),
+        ("without advantage", "without advantages"),
+        ("sign", "lowers the policy loss"),
+        ("ignores mask_truncated", "with mask_truncated"),
+    ],
+)
+def test_each_breach_of_the_contract_is_named(breach, rule):
+    with pytest.raises(AssertionError, match=rule):
+        check_objective(Draft.Config(breach=breach))
+
+
+class Careless(Term):
+    """A term that forgets to declare what it reads."""
+
+    class Config(StrategyConfig):
+        type: Literal["test/careless"] = "test/careless"
+
+    def loss(self, inputs):
+        return Loss(-response_mean(inputs.entropy_RT, inputs.mask_RT, inputs))
+
+
+def test_a_careless_term_is_named():
+    with pytest.raises(AssertionError, match="test/careless: it reads only inputs that its needs declare"):
+        check_term(Careless.Config())
