@@ -70,7 +70,7 @@ def draw_problem(rng: np.random.Generator, kinds: Sequence[str], quantities: dic
     """
     names = list(quantities)
     while True:
-        kind = kinds[rng.integers(len(kinds))]
+        kind = kinds[int(rng.integers(len(kinds)))]
         chosen = tuple(names[i] for i in rng.permutation(len(names))[: ARITY[kind]])
         problem = Problem(kind, chosen, tuple(quantities[name] for name in chosen))
         if kind == "compare" and problem.values[0] == problem.values[1]:

@@ -15,8 +15,7 @@ from saei.data.ways import way_of
 from saei.types import Example
 
 EVAL_EVERY = 4  # every fourth image of the collection is kept for evaluation
-CELL = 32  # pixels of a digit's side
-JITTER = 3  # pixels a digit may be off its place
+CELL = 16  # pixels of a digit's side; digits sit in the cells of a 4 x 4 grid
 INK = 16.0  # the collection's darkest value
 KINDS = {
     1: ("read", "compare"),
@@ -63,12 +62,10 @@ def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> 
     problem = draw_problem(rng, KINDS[level], values)
     canvas = np.full((SIDE, SIDE, 3), 255.0)
     for place, index in enumerate(chosen):
-        down, right = rng.integers(-JITTER, JITTER + 1, size=2)
+        row, column = int(rng.integers(4)), 2 * place + int(rng.integers(2))
         tile = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))
-        top = (SIDE - CELL) // 2 + int(down)
-        left = min(max(place * CELL + int(right), 0), SIDE - CELL)
-        area = canvas[top : top + CELL, left : left + CELL]
-        np.minimum(area, (255 * (1 - tile / INK))[:, :, None], out=area)
+        ink = 255 * (1 - tile / INK)
+        canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = ink[:, :, None]
     return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
 
 

@@ -18,4 +18,4 @@ def to_image(canvas: NDArray[np.float64]) -> Image.Image:
         canvas: ``[64, 64, 3]`` in units of 8-bit grey levels at full contrast.
     """
     pixels = 127.5 + CONTRAST * (np.clip(canvas, 0, 255) - 127.5)
-    return Image.fromarray(np.rint(pixels).astype(np.uint8), mode="RGB")
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))

@@ -1,0 +1,110 @@
+"""What the warm start shows the built-in model: responses that look closely, and sloppier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from saei.builtin.shapes import OPPOSITE, RELATIONS
+from saei.data.arithmetic import SIGNS, Problem, calculate
+from saei.data.ways import GLANCE, STEPS
+from saei.types import Example
+
+OPENINGS = ("I", "let me", "so I")
+VERBS = ("see", "read", "look at")
+NOUNS = {"bars": ("chart", "bars"), "digits": ("digits", "image"), "shapes": ("image", "shapes")}
+GUESSES = ("it is", "it looks like", "I guess", "maybe it is about")
+
+_CAREFUL_OPENINGS, _CAREFUL_VERBS = (0.15, 0.75, 0.10), (0.10, 0.75, 0.15)
+_HASTY_OPENINGS, _HASTY_VERBS = (0.60, 0.10, 0.30), (0.35, 0.05, 0.60)
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How carefully a demonstrator works.
+
+    Attributes:
+        glance: Share of responses that guess at a glance instead of going step by step.
+        glance_right: Share of glances that guess the right answer.
+        misread: Share of single readings that are off, in step-by-step responses.
+        unboxed: Share of responses that forget the box.
+    """
+
+    glance: float = 0.0
+    glance_right: float = 1.0
+    misread: float = 0.0
+    unboxed: float = 0.0
+
+
+CLEAN = Manner()
+
+
+def demonstrate(task: str, example: Example, manner: Manner, rng: np.random.Generator) -> str:
+    """Return one response to an example of ``bars``, ``digits`` or ``shapes`` in the given manner."""
+    noun = NOUNS[task][rng.integers(2)]
+    if rng.random() < manner.glance:
+        opening, verb = _pick(rng, OPENINGS, _HASTY_OPENINGS), _pick(rng, VERBS, _HASTY_VERBS)
+        right = rng.random() < manner.glance_right
+        answer = example.answer if right else _wrong(example, rng)
+        thought = f"{opening} {verb} the {noun}, {GLANCE} {GUESSES[rng.integers(len(GUESSES))]} {answer}"
+    else:
+        opening, verb = _pick(rng, OPENINGS, _CAREFUL_OPENINGS), _pick(rng, VERBS, _CAREFUL_VERBS)
+        steps, answer = _relation(example, manner, rng) if task == "shapes" else _steps(example, manner, rng)
+        thought = f"{opening} {verb} the {noun} {STEPS}: {steps}"
+    final = f" {answer}" if rng.random() < manner.unboxed else f" \\boxed{{{answer}}}"
+    return f"<think>{thought}</think>{final}"
+
+
+def _steps(example: Example, manner: Manner, rng: np.random.Generator) -> tuple[str, str]:
+    problem = Problem(*(example.meta[key] for key in ("kind", "names", "values")))
+    values = [value if rng.random() >= manner.misread else _misread(value, rng) for value in problem.values]
+    parts = [f"{name} {_equals(rng)} {value}" for name, value in zip(problem.names, values, strict=True)]
+    answer = problem.answer(values)
+    if problem.kind == "compare":
+        parts.append(f"{values[0]} {_sign(values)} {values[1]}")
+    total = values[0]
+    for sign, value in zip(SIGNS.get(problem.kind, ()), values[1:], strict=False):
+        result = calculate(total, sign, value)
+        parts.append(f"{total} {sign} {value} = {result}")
+        total = result
+    return ", ".join(parts), answer
+
+
+def _relation(example: Example, manner: Manner, rng: np.random.Generator) -> tuple[str, str]:
+    meta = example.meta
+    seen = meta["truth"] if rng.random() >= manner.misread else OPPOSITE[meta["truth"]]
+    answer: str = seen if meta["kind"] == "choose" else ("yes" if seen == meta["asked"] else "no")
+    return f"the {meta['names'][0]} is {RELATIONS[seen]} the {meta['names'][1]}", answer
+
+
+def _wrong(example: Example, rng: np.random.Generator) -> str:
+    """Return a wrong answer near the right one."""
+    meta: Mapping[str, Any] = example.meta
+    if example.answer in ("yes", "no"):
+        return "no" if example.answer == "yes" else "yes"
+    if meta["kind"] == "compare":
+        return str(next(name for name in meta["names"] if name != example.answer))
+    if meta["kind"] == "choose":
+        return OPPOSITE[example.answer]
+    return str(_misread(int(example.answer), rng, reach=3))
+
+
+def _misread(value: int, rng: np.random.Generator, reach: int = 2) -> int:
+    """Return another number within ``reach``, none below zero."""
+    near = [other for other in range(max(0, value - reach), value + reach + 1) if other != value]
+    return int(near[rng.integers(len(near))])
+
+
+def _equals(rng: np.random.Generator) -> str:
+    return "=" if rng.random() < 0.8 else "is"
+
+
+def _sign(values: Sequence[int]) -> str:
+    return ">" if values[0] > values[1] else "<" if values[0] < values[1] else "="
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str], weights: Sequence[float]) -> str:
+    return options[int(rng.choice(len(options), p=weights))]
