@@ -131,3 +131,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return value if isinstance(value, Mapping) else {}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted paths of the fields in which two dumped configurations differ."""
+    paths = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            paths += changed(old, new, f"{prefix}{key}.")
+        elif old != new:
+            paths.append(f"{prefix}{key}")
+    return paths

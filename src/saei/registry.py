@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -352,6 +354,24 @@ def typed(value: Any, default: str | None) -> dict[str, Any] | None:
     if isinstance(value, Mapping):
         return dict(value) if "type" in value or default is None else {"type": default, **value}
     return None
+
+
+def field_docs(config: type[BaseModel]) -> dict[str, str]:
+    """Return what the ``Attributes`` sections of a config's docstrings say about its fields."""
+    found: dict[str, str] = {}
+    for cls in reversed(config.__mro__):
+        name = None
+        _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+        for line in section.splitlines():
+            start = re.match(r"    (\w+): (.*)", line)
+            if start:
+                name = start[1]
+                found[name] = start[2]
+            elif name and line.startswith("        "):
+                found[name] += " " + line.strip()
+            else:
+                name = None
+    return found
 
 
 def _points(kind: str) -> list[EntryPoint]:

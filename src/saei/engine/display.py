@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from saei.config import RunConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = (
     ("accuracy", "eval/accuracy", "{:.2f}"),
@@ -25,7 +28,7 @@ COLUMNS = (
 class Display(Protocol):
     """Where a trainer shows its progress."""
 
-    def open(self, config: RunConfig, run: Path) -> object:
+    def open(self, config: RunConfig, run: Path) -> AbstractContextManager[None]:
         """Return a context manager that is open while training."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -93,13 +96,13 @@ class LiveDisplay:
         if "eval/accuracy" in metrics:
             self._rows.append((step, metrics))
         self._progress.update(self._task, completed=step)
-        self._live.update(self._group(self._table(metrics), self._progress))
+        self._live.update(self._group(self._table(), self._progress))
 
     def note(self, text: str) -> None:
         """Print above the panel."""
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def _table(self, current: Mapping[str, float]) -> object:
+    def _table(self) -> Table:
         from rich.table import Table
 
         table = Table("step", *(name for name, _, _ in COLUMNS), box=None)

@@ -110,7 +110,7 @@ def _pad(rows: Sequence[Tensor], width: int, value: int) -> Tensor:
 def _block_mask(segments_BS: Tensor) -> Tensor:
     """Return who may attend to whom: earlier columns of the prompt (segment 0) or of the own segment.
 
-    Padding attends to itself alone, since a row of the mask without any True gives NaN.
+    Nothing attends to padding but padding to itself, since a row of the mask without any True gives NaN.
     """
     width = segments_BS.shape[1]
     causal_SS = torch.ones(width, width, dtype=torch.bool, device=segments_BS.device).tril()

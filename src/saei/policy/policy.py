@@ -84,7 +84,8 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """The device of the model's weights."""
-        return next(self.parts.model.parameters()).device
+        device: torch.device = next(self.parts.model.parameters()).device
+        return device
 
     def distribution_of(self, sampling: SamplingConfig, entropy_temperature: float | None = None) -> Distribution:
         """Return the policy at a temperature; greedy decoding reports the log-probabilities of temperature 1.
@@ -155,7 +156,8 @@ class Policy:
     def _image_tokens(self, canvas: Tensor) -> int:
         """Return how many tokens the language model sees of a canvas."""
         grid = self.pixels.map((canvas.shape[-2], canvas.shape[-1])).extras["image_grid_thw"]
-        return int(grid.prod()) // self.model.config.vision_config.spatial_merge_size**2
+        merge: int = self.model.config.vision_config.spatial_merge_size
+        return int(grid.prod()) // merge**2
 
     def _positions(self, ids_P: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Return the prompt's rotary positions ``[K, P]``; found out from the model."""

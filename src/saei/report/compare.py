@@ -1,0 +1,62 @@
+"""Runs side by side: a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saei.engine.rundir import RunDir
+
+PANELS = (
+    ("eval/accuracy", "sampled accuracy", "share right"),
+    ("probe/entropy", "probe entropy", "nats per token"),
+    ("probe/distinct_answers", "distinct answers", "per example"),
+    ("probe/zero_variance", "zero-variance groups", "share of examples"),
+)
+"""Metric, title and unit of each panel; all on the clean view of held-out examples."""
+
+COLOURS = ("#4c5a67", "#d1495b", "#2a9d8f", "#e9a03b", "#7a5195", "#3d7ea6")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One run's evaluations."""
+
+    label: str
+    points: tuple[Mapping[str, Any], ...]
+
+
+def read_curve(label: str, run: Path) -> Curve:
+    """Return a run's evaluations, in the order of steps."""
+    return Curve(label, tuple(line for line in RunDir(run).metrics() if "eval/accuracy" in line))
+
+
+def plot(curves: Sequence[Curve], file: Path, title: str) -> None:
+    """Draw one panel per number over training steps and write a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    for axis, (metric, name, unit) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        for colour, curve in zip(COLOURS, curves, strict=False):
+            steps = [point["step"] for point in curve.points]
+            values = [point[metric] for point in curve.points]
+            axis.plot(steps, values, marker="o", markersize=3, color=colour, label=curve.label)
+        axis.set(title=name, ylabel=unit, xlabel="training step")
+        axis.set_ylim(bottom=0, top=1.02 if metric in ("eval/accuracy", "probe/zero_variance") else None)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(file, dpi=130)
+
+
+def rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
+    """Return label and first → last value of each panel's number, one row per run."""
+    table = []
+    for curve in curves:
+        first, last = curve.points[0], curve.points[-1]
+        cells = [f"{first[metric]:.3f} → {last[metric]:.3f}" for metric, _, _ in PANELS]
+        table.append((curve.label, str(last["step"]), *cells))
+    return table

@@ -1,0 +1,39 @@
+"""A tiny policy of a real class with random weights, shared by the tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saei.builtin.architecture import build_image_processor, build_model
+from saei.builtin.vocabulary import build_tokenizer
+from saei.config import SamplingConfig
+from saei.data.bars import Bars
+from saei.data.templates import ThinkBoxed
+from saei.policy import Policy
+from saei.policy.loading import Parts
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def random_parts() -> Parts:
+    """Model parts with random weights, large enough that distributions are far from uniform."""
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(tokenizer).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.08)
+    return Parts(model, tokenizer, build_image_processor())
+
+
+@pytest.fixture
+def random_policy(random_parts: Parts) -> Policy:
+    return Policy(random_parts, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=12))
+
+
+@pytest.fixture(scope="session")
+def bars() -> Bars:
+    return Bars()

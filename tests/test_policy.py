@@ -1,0 +1,283 @@
+"""The policy against the model's own forward: values and gradients, the shared way against the plain one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from saei.config import SamplingConfig
+from saei.data.bars import Bars
+from saei.errors import DataError, ModelError
+from saei.policy import Policy
+from saei.policy.decoding import inverse_cdf
+from saei.policy.pixels import GRID, PixelSpace, to_image
+from saei.types import Example, Response, View
+
+
+def draw(policy: Policy, views: list[View], counts: list[int], seed: int = 0) -> list[list[Response]]:
+    with policy.open(views) as prefix:
+        return prefix.sample(counts, sampling=policy.sampling, generator=torch.Generator().manual_seed(seed))
+
+
+def official_logp(policy: Policy, view: View, response: Response) -> Tensor:
+    """Full log-probabilities of a response's positions from the model's own forward on the official processor."""
+    pixels = policy.parts.image_processor(images=[to_image(c) for c in view.canvases], return_tensors="pt")
+    ids = torch.cat([view.prompt_ids_P, response.ids_T])[None]
+    with torch.no_grad():
+        logits = policy.model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == policy.model.config.image_token_id).int(),
+            **pixels,
+        ).logits
+    banned_V = policy.distribution.banned_V
+    assert banned_V is not None
+    kept = logits[0, len(view.prompt_ids_P) - 1 : -1].masked_fill(banned_V, -torch.inf)
+    return kept.log_softmax(-1)
+
+
+@pytest.fixture
+def views(random_policy: Policy, bars: Bars) -> list[View]:
+    return [random_policy.view(bars.example(i)) for i in range(3)]
+
+
+@pytest.fixture
+def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
+    drawn = draw(random_policy, views, [4, 1, 3])
+    # Ragged lengths, one of them a single token and one empty.
+    drawn[0][1] = cut(drawn[0][1], 1)
+    drawn[2][0] = cut(drawn[2][0], 5)
+    drawn[2][2] = cut(drawn[2][2], 0)
+    return drawn
+
+
+def cut(response: Response, length: int) -> Response:
+    return replace(
+        response,
+        ids_T=response.ids_T[:length],
+        behaviour_logp_T=response.behaviour_logp_T[:length],
+        entropy_T=response.entropy_T[:length],
+    )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_scores_equal_the_models_own_forward(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
+) -> None:
+    random_policy.shared_prefix = shared
+    with random_policy.open(views) as prefix:
+        scores = prefix.score(responses)
+    for view, own, score in zip(views, responses, scores, strict=True):
+        assert score.mask_NT.sum(1).tolist() == [len(response) for response in own]
+        for n, response in enumerate(own):
+            if not len(response):
+                continue
+            logp_TV = official_logp(random_policy, view, response)
+            expected = torch.distributions.Categorical(logits=logp_TV.clamp_min(-1e9).double())
+            length = len(response)
+            torch.testing.assert_close(
+                score.logp_NT[n, :length], expected.log_prob(response.ids_T).float(), atol=2e-5, rtol=0
+            )
+            assert score.entropy_NT is not None
+            torch.testing.assert_close(score.entropy_NT[n, :length], expected.entropy().float(), atol=2e-5, rtol=0)
+
+
+def test_behaviour_log_probabilities_equal_rescoring(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    with random_policy.open(views) as prefix:
+        scores = prefix.score(responses)
+    for own, score in zip(responses, scores, strict=True):
+        assert score.entropy_NT is not None
+        for n, response in enumerate(own):
+            length = len(response)
+            torch.testing.assert_close(score.logp_NT[n, :length], response.behaviour_logp_T, atol=2e-5, rtol=0)
+            torch.testing.assert_close(score.entropy_NT[n, :length], response.entropy_T, atol=2e-5, rtol=0)
+
+
+def gradients(
+    policy: Policy, views: list[View], responses: list[list[Response]], *, shared: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    policy.shared_prefix = shared
+    point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
+    with policy.open(views, grad="pixels", pixels=point) as prefix:
+        scores = prefix.score(responses)
+        J = sum((s.entropy_NT.sum() - s.logp_NT.sum() for s in scores if s.entropy_NT is not None), torch.zeros(()))
+    pixel = list(torch.autograd.grad(J, point))
+    parameters = [p for p in policy.module.parameters() if p.requires_grad]
+    with policy.open(views, grad="parameters") as prefix:
+        loss = sum((s.logp_NT.sum() for s in prefix.score(responses)), torch.zeros(()))
+    return pixel, list(torch.autograd.grad(loss, parameters))
+
+
+def test_gradients_of_the_shared_way_equal_the_plain_ones(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    shared, plain = (gradients(random_policy, views, responses, shared=flag) for flag in (True, False))
+    for ours, reference in zip((*shared[0], *shared[1]), (*plain[0], *plain[1]), strict=True):
+        assert float(reference.abs().max()) > 0
+        torch.testing.assert_close(ours, reference, atol=2e-5 * float(reference.abs().max()), rtol=0)
+
+
+def test_pixel_gradient_equals_finite_differences(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    random_policy.model.double()
+    try:
+        own, direction = [responses[0]], torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+        start = views[0].canvases[0].double()
+
+        def J(canvas: Tensor) -> Tensor:
+            with random_policy.open(views[:1], grad="pixels", pixels=[canvas]) as prefix:
+                entropy_NT = prefix.score(own)[0].entropy_NT
+            assert entropy_NT is not None
+            return entropy_NT.sum()
+
+        def value(canvas: Tensor) -> float:
+            return float(J(canvas).detach())
+
+        point = start.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(J(point), point)
+        step = 1e-3
+        difference = (value(start + step * direction) - value(start - step * direction)) / (2 * step)
+        # Entropies are float32, which leaves 1e-3 of the difference.
+        assert float((gradient * direction).sum()) == pytest.approx(difference, rel=5e-3)
+    finally:
+        random_policy.model.float()
+
+
+def test_scoring_leaves_no_trace(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:
+    before = {name: p.detach().clone() for name, p in random_policy.model.named_parameters()}
+    rng = torch.get_rng_state()
+    gradients(random_policy, views, responses, shared=True)
+    assert all(p.grad is None and p.requires_grad for p in random_policy.model.parameters())
+    assert all(torch.equal(before[name], p) for name, p in random_policy.model.named_parameters())
+    assert not random_policy.model.training
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_unequal_prompts_sample_as_they_would_alone(random_policy: Policy, bars: Bars) -> None:
+    examples = [replace(bars.example(0), question=text) for text in ("What is red + yellow?", "What is red?")]
+    views = [random_policy.view(example) for example in examples]
+    assert len(views[0].prompt_ids_P) != len(views[1].prompt_ids_P)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=12)
+    with random_policy.open(views) as prefix:
+        together = prefix.sample([1, 1], sampling=greedy, generator=torch.Generator())
+    for view, own in zip(views, together, strict=True):
+        with random_policy.open([view]) as prefix:
+            alone = prefix.sample([1], sampling=greedy, generator=torch.Generator())
+        assert own[0].ids_T.tolist() == alone[0][0].ids_T.tolist()
+        token, prompt = [], view.prompt_ids_P
+        for _ in range(12):  # greedy decoding by hand, one full forward a token
+            fake = Response(torch.tensor([*token, 0]), "", torch.empty(0), torch.empty(0), truncated=False)
+            token.append(int(official_logp(random_policy, replace(view, prompt_ids_P=prompt), fake)[-1].argmax()))
+        assert own[0].ids_T.tolist() == token[: len(own[0])]
+
+
+def test_sampling_is_a_function_of_the_generator(random_policy: Policy, views: list[View]) -> None:
+    first, again, other = (draw(random_policy, views, [3, 0, 2], seed) for seed in (1, 1, 2))
+    ids = [[r.ids_T.tolist() for own in run for r in own] for run in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    assert [len(own) for own in first] == [3, 0, 2]
+
+
+def test_banned_ids_are_never_sampled_and_ends_end(random_policy: Policy, views: list[View]) -> None:
+    banned_V = random_policy.distribution.banned_V
+    assert banned_V is not None
+    assert bool(banned_V[random_policy.model.config.image_token_id])
+    assert not bool(banned_V[random_policy.eos_ids].any())
+    for own in draw(random_policy, views, [40, 0, 0]):
+        for response in own:
+            assert not bool(banned_V[response.ids_T].any())
+            ends = torch.isin(response.ids_T, random_policy.eos_ids)
+            assert not bool(ends[:-1].any())
+            assert response.truncated == (not bool(ends[-1]))
+            assert len(response) == 12 or not response.truncated
+
+
+def test_inverse_cdf_draws_the_distribution() -> None:
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
+    uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    drawn = inverse_cdf(probabilities.log().expand(len(uniform), -1), uniform)
+    counts = torch.bincount(drawn, minlength=6) / len(uniform)
+    torch.testing.assert_close(counts, probabilities, atol=2e-5, rtol=0)
+    edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert inverse_cdf(probabilities.log().expand(2, -1), edges).tolist() == [1, 4]
+
+
+def test_top_k_and_greedy_in_evaluation(random_policy: Policy, views: list[View]) -> None:
+    top_1 = SamplingConfig(top_k=1, max_new_tokens=12)
+    greedy = SamplingConfig(temperature=0, max_new_tokens=12)
+    nucleus = SamplingConfig(top_p=1e-6, max_new_tokens=12)
+    ids = []
+    for sampling in (top_1, greedy, nucleus):
+        with random_policy.open(views) as prefix:
+            drawn = prefix.sample([1, 1, 1], sampling=sampling, generator=torch.Generator().manual_seed(3))
+        ids.append([own[0].ids_T.tolist() for own in drawn])
+    assert ids[0] == ids[1] == ids[2]
+
+
+def test_canvas_is_what_the_processor_makes_of_its_png(random_policy: Policy, views: list[View]) -> None:
+    noisy = (views[0].canvases[0] + torch.randint(-2, 3, (3, 64, 64)) * GRID).clamp(0, 1)
+    official = random_policy.parts.image_processor(images=[to_image(noisy)], return_tensors="pt")
+    ours = random_policy.pixels.inputs([noisy])
+    torch.testing.assert_close(ours["pixel_values"], official["pixel_values"], atol=1e-5, rtol=0)
+    assert ours["image_grid_thw"].tolist() == official["image_grid_thw"].tolist()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 90), (200, 30), (400, 500)])
+def test_resized_pictures_become_stable_canvases(random_policy: Policy, size: tuple[int, int]) -> None:
+    pixels = random_policy.pixels
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    canvas = pixels.canvas(picture)
+    assert torch.equal(canvas, pixels.canvas(to_image(canvas)))
+    official = random_policy.parts.image_processor(images=[picture], return_tensors="pt")
+    ours = pixels.inputs([canvas])["pixel_values"]
+    torch.testing.assert_close(ours, official["pixel_values"], atol=1e-5, rtol=0)
+
+
+def test_transparent_pixels_are_white(random_policy: Policy) -> None:
+    canvas = random_policy.pixels.canvas(Image.new("RGBA", (64, 64), (255, 0, 0, 0)))
+    assert torch.equal(canvas, torch.ones(3, 64, 64))
+
+
+class Blurring:
+    """A processor whose output elements mix pixels."""
+
+    patch_size = 16
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, **kwargs: Any) -> dict[str, Tensor]:
+        output = dict(self.inner(**kwargs))
+        values = output["pixel_values"]
+        output["pixel_values"] = (values + values.roll(1, -1)) / 2
+        return output
+
+
+def test_a_processor_that_mixes_pixels_is_refused(random_policy: Policy) -> None:
+    space = PixelSpace(Blurring(random_policy.parts.image_processor))
+    with pytest.raises(ModelError, match="reordering pixels"):
+        space.canvas(Image.new("RGB", (64, 64)))
+
+
+def test_a_prompt_longer_than_the_context_is_refused(random_policy: Policy, bars: Bars) -> None:
+    example = replace(bars.example(0), question="red " * 1100)
+    with pytest.raises(DataError, match="fit the model's context"):
+        random_policy.view(example)
+
+
+def test_text_only_examples_have_no_canvas(random_policy: Policy) -> None:
+    view = random_policy.view(Example("t", "What is 1 + 2?", "3"))
+    assert view.canvases == ()
+    (own,) = draw(random_policy, [view], [2])
+    with random_policy.open([view]) as prefix:
+        (score,) = prefix.score([own])
+    assert score.mask_NT.sum(1).tolist() == [len(r) for r in own]
