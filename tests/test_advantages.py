@@ -98,9 +98,10 @@ def test_a_response_alone_of_its_origin():
 
 
 def test_an_origin_without_spread_is_scaled_by_the_group():
-    group = scored([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
-    expected = 0.5 / (statistics.stdev(group.rewards) + 1e-4)
-    assert of([group], "pooled", "per-origin") == [pytest.approx([expected] * 3 + [-expected] * 3, abs=1e-15)]
+    # The plain standard deviation of three times 0.1 is not 0 but a rounding.
+    group = scored([0.9, 0.9, 0.9], [0.1, 0.1, 0.1])
+    expected = 0.4 / (statistics.stdev(group.rewards) + 1e-4)
+    assert of([group], "pooled", "per-origin") == [pytest.approx([expected] * 3 + [-expected] * 3, abs=1e-14)]
 
 
 def test_groups_keep_their_order_and_their_scores():

@@ -118,13 +118,25 @@ class TestGRPO:
         close(masked.metrics["entropy-bonus/mean"], [math.nan, 3.0])
 
     def test_anything_may_stand_on_padding(self):
-        inputs = inputs_of([[1.0, 1.0], [1.0]], [1.0, 1.0], reference_logp_RT=torch.full((2, 2), -3.0).double())
+        inputs = inputs_of(
+            [[1.0, 1.0], [1.0]],
+            [1.0, 1.0],
+            reference_logp_RT=f64([[-3.0, -3.0]] * 2),
+            off_view_R=torch.tensor([True, True]),
+            beta_R=f64([1.0, 1.0]),
+        )
         names = ("logp_RT", "old_logp_RT", "behaviour_logp_RT", "reference_logp_RT")
         wild = {name: torch.where(inputs.mask_RT, getattr(inputs, name).detach(), math.nan) for name in names}
         wild["logp_RT"].requires_grad_()
-        wild["entropy_RT"] = torch.where(inputs.mask_RT, 1.0, math.inf).double()
+        wild["entropy_RT"] = torch.where(inputs.mask_RT, f64(2.0), math.inf)
         objective = GRPO.Config(terms=("kl", {"type": "kl", "bias_correction": True}, "entropy-bonus")).build()
-        assert gradient(objective.loss, replace(inputs, **wild)).tolist() == [[-0.25, -0.25], [-0.5, 0.0]]
+        loss = objective.loss(replace(inputs, **wild))
+        close(loss.value, -1.0 - 0.001 * 2.0)
+        assert all(values_R.isfinite().all() for values_R in loss.metrics.values())
+        close(torch.autograd.grad(loss.value, wild["logp_RT"])[0], [[-0.25, -0.25], [-0.5, 0.0]])
+
+    def test_padding_is_not_the_largest_ratio(self):
+        close(GRPO().loss(inputs_of([[0.5], [0.6, 0.7]], [1.0, 1.0])).metrics["ratio_max"], [0.5, 0.7])
 
     @pytest.mark.parametrize("fields", [{"clip_low": -0.1}, {"clip_low": 1.1}, {"clip_high": -0.1}])
     def test_impossible_clip_ranges_are_refused(self, fields):
