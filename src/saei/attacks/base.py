@@ -15,6 +15,8 @@ from saei.registry import Strategy
 Point: TypeAlias = tuple[Tensor, ...]
 """Blocks, each one tensor of one example: ``[C, H, W]`` pixels or ``[tokens, d]`` embedding offsets."""
 
+Ball: TypeAlias = Literal["linf", "l2", "none"]
+
 Criterion: TypeAlias = Callable[[Point], Tensor]
 """Maps a point to ``J_B``, one differentiable value per example."""
 
@@ -66,9 +68,14 @@ class Attack(Strategy, ABC):
 
     kind: ClassVar[str] = "attack"
     spaces: ClassVar[frozenset[str]]
-    ball: ClassVar[Literal["linf", "l2", "none"]]
+    """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
     origin: ClassVar[str] = "adversarial"
     """Origin of the views that the attack makes."""
+
+    @property
+    def ball(self) -> Ball:
+        """The ball that the result lies in, around the start."""
+        return "linf"
 
     @abstractmethod
     def attack(

@@ -43,11 +43,11 @@ class Selector(Strategy, ABC):
     kind: ClassVar[str] = "selector"
 
     class Config(StrategyConfig):
-        """Fields of every selector.
+        r"""Fields of every selector.
 
         Attributes:
             exclude: Tokens never selected: end-of-sequence tokens, or the prompt template's literals
-                (``<think>``, ``\\\\boxed{``, …).
+                (``<think>``, ``\boxed{``, …).
         """
 
         exclude: tuple[Literal["eos", "template"], ...] = ()

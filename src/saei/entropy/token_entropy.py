@@ -86,7 +86,7 @@ def token_statistics(
         for hidden, ids in zip(hidden_Md.split(rows), ids_M.split(rows), strict=True)
     ]
     logp_M = torch.cat([logp for logp, _ in parts])
-    return logp_M, torch.cat([entropy for _, entropy in parts]) if with_entropy else None
+    return logp_M, torch.cat([entropy for _, entropy in parts if entropy is not None]) if with_entropy else None
 
 
 def _entropy(logits_MV: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""Noise: what an attack does without looking."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from saei.attacks.ball import bound, snap
+from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space
+from saei.registry import Frac, StrategyConfig
+
+
+class Noise(Attack):
+    """Adds noise and never asks the criterion: the control that tells whether the direction of an attack matters.
+
+    ``signs`` has the size of a one-step attack in every pixel, in random directions. Source: original.
+    """
+
+    spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "embeddings"})
+    origin: ClassVar[str] = "noisy"
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            distribution: ``signs`` is plus or minus the radius, ``uniform`` is uniform within it, ``gaussian`` has it
+                as its standard deviation and no bound.
+            radius: Size of the noise, in units of ``step_space``.
+            step_space: The [0, 1] pixel range, or the model's normalised pixels.
+        """
+
+        type: Literal["noise"] = "noise"
+        distribution: Literal["signs", "uniform", "gaussian"] = "signs"
+        radius: Frac = Fraction(2, 255)
+        step_space: Literal["pixel", "normalised"] = "pixel"
+
+    config: Config
+
+    @property
+    def ball(self) -> Ball:
+        """``linf``; Gaussian noise has none."""
+        return "none" if self.config.distribution == "gaussian" else "linf"
+
+    def radius(self, block: BlockSpace) -> Tensor | float | None:
+        """Return the ball's radius in the block's coordinates, None for Gaussian noise."""
+        return None if self.ball == "none" else self._size(block)
+
+    def attack(
+        self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+    ) -> Point:
+        """Return the noisy point."""
+        moved = []
+        for block, own in zip(start, space.blocks, strict=True):
+            noise = self._draw(block, generator) * self._size(own)
+            if own.editable is not None:
+                noise = noise * own.editable
+            moved.append(snap(bound(block.detach() + noise, own), block.detach(), self.radius(own), own))
+        return tuple(moved)
+
+    def _size(self, block: BlockSpace) -> Tensor | float:
+        return float(self.config.radius) * block.units[self.config.step_space] * block.scale
+
+    def _draw(self, block: Tensor, generator: torch.Generator) -> Tensor:
+        if self.config.distribution == "gaussian":
+            return torch.randn(block.shape, generator=generator, dtype=block.dtype).to(block.device)
+        uniform = 2 * torch.rand(block.shape, generator=generator, dtype=block.dtype).to(block.device) - 1
+        return uniform if self.config.distribution == "uniform" else torch.where(uniform < 0, -1.0, 1.0).to(block)

@@ -1,0 +1,45 @@
+"""Ranking tokens by entropy, in a response or over the group."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Scope: TypeAlias = Literal["response", "group"]
+
+
+def rank(entropy_NT: Tensor, candidates_NT: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
+    """Return each token's rank by ascending entropy and the number of candidates it is ranked among.
+
+    Ties are broken by position, earlier first; tokens that are no candidates rank last.
+
+    Args:
+        entropy_NT: Entropies.
+        candidates_NT: bool, the tokens that are ranked.
+        scope: Rank within each response, or over all tokens of the group.
+
+    Returns:
+        ``rank_NT`` and ``count_NT``, int64.
+    """
+    shape = entropy_NT.shape
+    if scope == "group":
+        entropy_NT, candidates_NT = entropy_NT.reshape(1, -1), candidates_NT.reshape(1, -1)
+    order = entropy_NT.masked_fill(~candidates_NT, torch.inf).argsort(dim=-1, stable=True)
+    rank_NT = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
+    count_NT = candidates_NT.sum(-1, keepdim=True).expand_as(rank_NT)
+    return rank_NT.reshape(shape), count_NT.reshape(shape)
+
+
+def floor_share(count: Tensor, share: Fraction) -> Tensor:
+    """Return ``floor(count * share)``, exactly."""
+    return count * share.numerator // share.denominator
+
+
+def ceil_share(count: Tensor, share: Fraction) -> Tensor:
+    """Return ``ceil(count * share)``, exactly."""
+    return -(-count * share.numerator // share.denominator)

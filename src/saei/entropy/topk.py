@@ -1,0 +1,59 @@
+"""The selector of the most uncertain tokens."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
+
+from saei.entropy.base import Selector, TokenStats
+from saei.entropy.ranks import Scope, ceil_share, rank
+from saei.registry import Frac
+
+
+class TopK(Selector):
+    """Keep the tokens of highest entropy: a number or a share of them.
+
+    A share keeps ``ceil(L * share)`` of L candidates. Source: the forking tokens of arXiv 2506.01939, there the top
+    20 % and on the side of the update.
+    """
+
+    class Config(Selector.Config):
+        """Fields; one of ``count`` and ``share`` at most, without either the top third.
+
+        Attributes:
+            count: Tokens kept per response, or of the group.
+            share: Share kept of the candidates.
+            scope: Rank within each response or over the group; in scope ``group`` a response may keep no token.
+        """
+
+        type: Literal["top-k"] = "top-k"
+        count: PositiveInt | None = None
+        share: Frac | None = Field(default=None, gt=0, le=1)
+        scope: Scope = "response"
+
+        @model_validator(mode="after")
+        def _one(self) -> Self:
+            if self.count is not None and self.share is not None:
+                raise ValueError("top-k takes a count or a share, not both, since they name different sets. Drop one.")
+            return self
+
+    config: Config
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the ranking goes over the group."""
+        return self.config.scope == "group"
+
+    def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
+        """Return the mask of the most uncertain tokens."""
+        candidates_NT = self.candidates(stats)
+        rank_NT, count_NT = rank(stats.entropy_NT, candidates_NT, self.config.scope)
+        if self.config.count is not None:
+            kept_NT = torch.full_like(count_NT, self.config.count)
+        else:
+            kept_NT = ceil_share(count_NT, self.config.share or Fraction(1, 3))
+        return candidates_NT & (rank_NT >= count_NT - kept_NT)
