@@ -122,11 +122,7 @@ class Dataset(Task):
         from datasets import Image
 
         if len(table) == 0:
-            raise DataError(
-                "A data set needs at least one row.",
-                reason=f"Split '{self.config.splits[split]}' of {self.config.path} is empty.",
-                remedy="Check the file, or `splits`.",
-            )
+            raise self._empty(split)
         for role, column in self.config.columns:
             if column is not None and column not in table.column_names:
                 raise DataError(
@@ -144,6 +140,13 @@ class Dataset(Task):
                 table = table.cast_column(column, type(feature)(Image(decode=False)))
         return table
 
+    def _empty(self, split: Split) -> DataError:
+        return DataError(
+            "A data set needs at least one row.",
+            reason=f"Split '{self.config.splits[split]}' of {self.config.path} is empty.",
+            remedy="Check the file, or `splits`.",
+        )
+
     def _load(self, split: Split) -> Any:
         import datasets
 
@@ -155,6 +158,8 @@ class Dataset(Task):
                 reason=f"splits of {self.config.path} has no '{split}'.",
                 remedy="Add it to `splits`.",
             )
+        if path.is_file() and path.stat().st_size == 0:  # which `datasets` answers with a StopIteration
+            raise self._empty(split)
         try:
             if path.is_file():
                 if path.suffix not in LOADERS:
