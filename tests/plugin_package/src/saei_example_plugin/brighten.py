@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space
 from saei.registry import Frac, StrategyConfig
 
@@ -42,9 +43,6 @@ class Brighten(Attack):
         return tuple(map(self._brighten, start, space.blocks))
 
     def _brighten(self, start: Tensor, block: BlockSpace) -> Tensor:
-        change = torch.full_like(start, 1.0) * self.radius(block)
-        if block.editable is not None:
-            change = change * block.editable
-        if block.grid is not None:  # whole grid steps, rounded down: inside the ball
-            change = torch.floor(change / block.grid + 1e-4) * block.grid
-        return (start + change).clamp(min=block.low, max=block.high)
+        radius = self.radius(block)
+        change = radius if block.editable is None else radius * block.editable
+        return snap(project(start + change, start, radius, block), start, radius, block)
