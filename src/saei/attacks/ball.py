@@ -5,43 +5,57 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saei.attacks.base import BlockSpace
+from saei.attacks.base import Ball, BlockSpace
+
+_SLACK = 1e-4
+"""Grid steps by which a whole number of them may come out of float32 arithmetic too small or too large."""
 
 
-def project(block: Tensor, start: Tensor, radius: Tensor | float, space: BlockSpace) -> Tensor:
-    """Project onto the l-infinity ball around ``start`` and then onto the bounds.
+def project(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball) -> Tensor:
+    """Return the nearest point of the ball around ``start``.
 
-    The arithmetic is torchattacks' (difference, clamp, sum, clamp), so that results agree to the bit.
+    ``linf`` bounds each value's distance from the start, ``l2`` the norm of all of the block's distances together; where
+    the radius is a tensor, distances are measured in it. The arithmetic of ``linf`` is torchattacks' (difference,
+    clamp, sum), so that results agree to the bit.
     """
-    return bound(start + clamp(block - start, -radius, radius), space)
+    if ball == "none":
+        return block
+    assert radius is not None, "a ball has a radius"
+    if ball == "linf":
+        return start + clamp(block - start, -radius, radius)
+    change = block - start
+    return start + change / _length(change, radius).clamp_min(1)
 
 
 def bound(block: Tensor, space: BlockSpace) -> Tensor:
-    """Project onto the bounds."""
+    """Return the nearest point within the bounds."""
     return clamp(block, space.low, space.high)
 
 
-def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, space: BlockSpace) -> Tensor:
-    """Round to the nearest grid value inside the ball and the bounds; a block without a grid is returned as it is.
+def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball, space: BlockSpace) -> Tensor:
+    """Return the nearest grid point, or where that leaves the ball or the bounds, the next one towards the start.
 
-    The start is on the grid, hence there always is one. Values are ``k / n`` for ``n = 1 / grid``, which is what a
-    picture's 8-bit values become.
+    A block without a grid is returned as it is. Otherwise the start is on the grid and the block within the ball and the
+    bounds. Values that end where they began keep their bits; the others are ``k / n`` with ``n = 1 / grid``, divided on
+    every device as pictures' 8-bit values are.
     """
     if space.grid is None:
         return block
-    n = round(1 / space.grid)
-    low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
-    if radius is not None:
-        low, high = torch.maximum(low.to(block), start - radius), torch.minimum(high.to(block), start + radius)
-    # Bounds that lie on the grid come out of the arithmetic a rounding beside it.
-    slack = 1e-3
-    lowest, highest = (low * n - slack).ceil(), (high * n + slack).floor()
-    return clamp((block * n).round(), lowest.to(block), highest.to(block)) / n
-
-
-def straight_through(block: Tensor, snapped: Tensor) -> Tensor:
-    """Return ``snapped`` in value and ``block`` in gradient."""
-    return block + (snapped - block).detach() if block is not snapped else block
+    n = torch.full_like(start, 1 / space.grid)
+    moved = (block - start) * n
+    nearest = moved.round()
+    # Between the start and the block, hence inside whatever holds both.
+    towards = (moved + _SLACK * moved.sign()).trunc()
+    origin = (start * n).round()
+    within = (origin + nearest >= space.low * n - _SLACK) & (origin + nearest <= space.high * n + _SLACK)
+    if ball == "linf":
+        assert radius is not None, "a ball has a radius"
+        within &= nearest.abs() <= radius * n + _SLACK
+    elif ball == "l2":
+        assert radius is not None, "a ball has a radius"
+        within &= _length(nearest / n, radius) <= 1 + _SLACK / n
+    steps = torch.where(within, nearest, towards)
+    return torch.where(steps == 0, start, (origin + steps) / n)
 
 
 def clamp(block: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
@@ -49,3 +63,10 @@ def clamp(block: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return torch.minimum(torch.maximum(block, torch.as_tensor(low).to(block)), torch.as_tensor(high).to(block))
     return block.clamp(low, high)
+
+
+def _length(change: Tensor, radius: Tensor | float) -> Tensor:
+    """Return the norm of a change in units of the radius; infinite for any change where the radius is 0."""
+    return torch.linalg.vector_norm(
+        change / torch.as_tensor(radius).to(change).clamp_min(torch.finfo(change.dtype).tiny)
+    )

@@ -5,17 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from saei.errors import ConfigError
 from saei.registry import Strategy
 
 Point: TypeAlias = tuple[Tensor, ...]
 """Blocks, each one tensor of one example: ``[C, H, W]`` pixels or ``[tokens, d]`` embedding offsets."""
 
 Ball: TypeAlias = Literal["linf", "l2", "none"]
+
+StepSpace: TypeAlias = Literal["pixel", "normalised"]
+"""What steps and radii are counted in: a key of ``BlockSpace.units``."""
 
 Criterion: TypeAlias = Callable[[Point], Tensor]
 """Maps a point to ``J_B``, one differentiable value per example."""
@@ -41,6 +46,20 @@ class BlockSpace:
     scale: float = 1.0
     grid: float | None = None
     editable: Tensor | None = None
+
+    def length(self, value: Fraction, unit: str) -> float | Tensor:
+        """Return a step or radius in the block's coordinates, the strength included.
+
+        Raises:
+            ConfigError: If the block has no unit of that name.
+        """
+        if unit not in self.units:
+            raise ConfigError(
+                f"Steps and radii in '{unit}' units need a block that has them.",
+                reason=f"This block has {', '.join(sorted(self.units))}.",
+                remedy="Set the attack's step_space to one of these.",
+            )
+        return float(value) * self.units[unit] * self.scale
 
 
 @dataclass(frozen=True, eq=False, slots=True)

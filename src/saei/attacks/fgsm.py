@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Literal
 
 from saei.attacks.gradient import GradientAttack
-from saei.registry import Frac
 
 
 class FGSM(GradientAttack):
@@ -16,6 +14,10 @@ class FGSM(GradientAttack):
         """No fields of its own."""
 
         type: Literal["fgsm"] = "fgsm"
-        step: Frac = Fraction(2, 255)
 
     config: Config
+
+    @property
+    def steps(self) -> int:
+        """One."""
+        return 1

@@ -1,24 +1,29 @@
-"""The one loop of gradient attacks: start → gradient → direction → step → project."""
+"""The one loop of gradient attacks: start → gradient → normalise → step → project → clip."""
 
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
+from fractions import Fraction
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.ball import project, snap, straight_through
-from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space
+from saei.attacks.ball import bound, project, snap
+from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace
 from saei.errors import ModelError
 from saei.registry import Frac, StrategyConfig
 
 
 class GradientAttack(Attack):
-    """Moves along the sign of the criterion's gradient inside an l-infinity ball.
+    """Follows the criterion's gradient inside a ball: ``x ← clip proj (x + step · sign ∇J)``.
 
-    ``x ← clip proj (x + step · sign ∇J)``: a positive step raises J. Inside the loop the criterion sees values rounded
-    to the grid, with straight-through gradients; the result is on the grid and inside the ball.
+    A positive step raises J. On a grid the criterion sees x rounded inside the ball while x itself moves freely, so that
+    steps shorter than the grid add up (a straight-through gradient), and the result is the rounded x.
+
+    To add one: derive, nest a ``Config``, implement ``steps``; override ``normalise`` and ``ball`` for another geometry.
     """
 
     spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "embeddings"})
@@ -34,17 +39,17 @@ class GradientAttack(Attack):
             step_space: Unit of step and radius: the [0, 1] pixel range, or the model's normalised pixels.
         """
 
-        step: Frac
-        radius: Frac | None = None
+        step: Frac = Field(default=Fraction(2, 255), ge=0)
+        radius: Frac | None = Field(default=None, ge=0)
         direction: Literal["raise", "lower"] = "raise"
         random_start: bool = False
-        step_space: Literal["pixel", "normalised"] = "pixel"
+        step_space: StepSpace = "pixel"
 
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
-        if self.config.radius is not None and self.config.step > self.config.radius:
+        if self.config.radius is not None and self.config.step > self.config.radius and self.steps:
             warnings.warn(
                 f"{self.name()}: a step of {self.config.step} leaves the ball of radius {self.config.radius} and is "
                 "projected back onto it.",
@@ -52,88 +57,90 @@ class GradientAttack(Attack):
             )
 
     @property
+    @abstractmethod
     def steps(self) -> int:
-        """Number of steps."""
-        return 1
+        """Number of steps; 0 is the identity."""
+
+    def normalise(self, gradient: Tensor) -> Tensor:
+        """Return the direction of a step of length 1: the corner of the l-infinity ball."""
+        return gradient.sign()
 
     def radius(self, block: BlockSpace) -> Tensor | float:
         """Return the ball's radius in the block's coordinates."""
-        radius = self.steps * self.config.step if self.config.radius is None else self.config.radius
-        return self._length(float(radius), block)
+        return block.length(self._radius, self.config.step_space)
+
+    @property
+    def _radius(self) -> Fraction:
+        return self.steps * self.config.step if self.config.radius is None else self.config.radius
 
     def attack(
         self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
-        """Return the moved point."""
+        """Return the moved point.
+
+        Raises:
+            ModelError: If the criterion has no gradient with respect to any block.
+            ConfigError: If a block has no unit of the name ``step_space``.
+        """
         start = tuple(block.detach() for block in start)
         if self.steps == 0:
             return tuple(block.clone() for block in start)
-        radii = [self.radius(block_space) for block_space in space.blocks]
-        point = self._initial(start, radii, space, generator)
-        sign = 1.0 if self.config.direction == "raise" else -1.0
+        point = start
+        if self.config.random_start:
+            point = tuple(self._random(*block, generator) for block in zip(start, space.blocks, strict=True))
         for _ in range(self.steps):
-            gradients = self._gradients(criterion, point, start, radii, space)
-            point = tuple(
-                project(
-                    block + sign * self._length(float(self.config.step), own) * self._move(gradient, own),
-                    origin,
-                    r,
-                    own,
-                )
-                for block, gradient, origin, r, own in zip(point, gradients, start, radii, space.blocks, strict=True)
-            )
+            gradients = example_gradients(criterion, self._snapped(point, start, space), space.examples)
+            point = tuple(map(self._step, point, start, gradients, space.blocks))
+        return self._snapped(point, start, space)
+
+    def _step(self, block: Tensor, start: Tensor, gradient: Tensor, space: BlockSpace) -> Tensor:
+        step = space.length(self.config.step, self.config.step_space)
+        step = -step if self.config.direction == "lower" else step
+        return self._inside(block + step * self.normalise(gradient), start, space)
+
+    def _random(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:
+        """Return a point drawn uniformly from the cube around the start, projected onto the ball."""
+        radius = float(self._radius)
+        drawn = torch.empty(start.shape, dtype=start.dtype).uniform_(-radius, radius, generator=generator)
+        move = drawn.to(start.device) * space.length(Fraction(1), self.config.step_space)
+        return self._inside(start + move, start, space)
+
+    def _inside(self, block: Tensor, start: Tensor, space: BlockSpace) -> Tensor:
+        """Return the nearest point that the ball, the bounds and the editable mask allow."""
+        block = bound(project(block, start, self.radius(space), self.ball), space)
+        return block if space.editable is None else torch.where(space.editable, block, start)
+
+    def _snapped(self, point: Point, start: Point, space: Space) -> Point:
         return tuple(
-            snap(block, origin, radius, own)
-            for block, origin, radius, own in zip(point, start, radii, space.blocks, strict=True)
+            snap(block, origin, self.radius(own), self.ball, own)
+            for block, origin, own in zip(point, start, space.blocks, strict=True)
         )
 
-    def _length(self, length: float, block: BlockSpace) -> Tensor | float:
-        return length * block.units[self.config.step_space] * block.scale
 
-    def _initial(self, start: Point, radii: list[Tensor | float], space: Space, generator: torch.Generator) -> Point:
-        if not self.config.random_start:
-            return start
-        return tuple(
-            project(block + r * _editable(2 * _uniform(block, generator) - 1, own), block, r, own)
-            for block, r, own in zip(start, radii, space.blocks, strict=True)
+def example_gradients(criterion: Criterion, point: Point, examples: tuple[int, ...]) -> list[Tensor]:
+    """Return dJ/dx per block, zero for all blocks of an example of which any gradient is not finite.
+
+    Only the blocks are differentiated: the ``.grad`` of parameters behind the criterion stays as it is.
+
+    Raises:
+        ModelError: If the criterion has no gradient with respect to any block.
+    """
+    with torch.enable_grad():
+        leaves = tuple(block.detach().requires_grad_() for block in point)
+        J_B = criterion(leaves)
+        found = (
+            torch.autograd.grad(J_B.sum(), leaves, allow_unused=True) if J_B.requires_grad else (None,) * len(leaves)
         )
-
-    def _gradients(
-        self, criterion: Criterion, point: Point, start: Point, radii: list[Tensor | float], space: Space
-    ) -> list[Tensor]:
-        """Return dJ/dx per block; zero for all blocks of an example of which any gradient is not finite."""
-        with torch.enable_grad():
-            leaves = [block.detach().requires_grad_() for block in point]
-            seen = tuple(
-                straight_through(leaf, snap(leaf, origin, r, own))
-                for leaf, origin, r, own in zip(leaves, start, radii, space.blocks, strict=True)
-            )
-            J_B = criterion(seen)
-            if not J_B.requires_grad:
-                raise _no_gradient()
-            gradients = torch.autograd.grad(J_B.sum(), leaves, allow_unused=True)
-        found = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)]
-        if all(gradient is None for gradient in gradients):
-            raise _no_gradient()
-        broken = {e for e, g in zip(space.examples, found, strict=True) if not bool(g.isfinite().all())}
-        return [torch.zeros_like(g) if e in broken else g for e, g in zip(space.examples, found, strict=True)]
-
-    def _move(self, gradient: Tensor, block: BlockSpace) -> Tensor:
-        """Return the direction of a step: the corner of the l-infinity ball."""
-        return _editable(gradient.sign(), block)
-
-
-def _editable(move: Tensor, block: BlockSpace) -> Tensor:
-    return move if block.editable is None else move * block.editable
-
-
-def _uniform(block: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(block.shape, generator=generator, dtype=block.dtype).to(block.device)
-
-
-def _no_gradient() -> ModelError:
-    return ModelError(
-        "A gradient attack needs a criterion that depends differentiably on the pixels.",
-        reason="No gradient reached them: the vision tower or the processor cuts it, or the prompt has no image.",
-        remedy="Use a model whose vision tower is differentiable and not quantised, or the attack `noise`.",
-    )
+    if all(gradient is None for gradient in found):
+        raise ModelError(
+            "A gradient attack needs a criterion that depends differentiably on what it moves.",
+            reason="No gradient reached it: the vision tower or the processor cuts it, or the prompt has no image.",
+            remedy="Use a model whose vision tower is differentiable and not quantised, or the attack `noise`.",
+        )
+    gradients = [
+        torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(leaves, found, strict=True)
+    ]
+    broken = {e for e, gradient in zip(examples, gradients, strict=True) if not bool(gradient.isfinite().all())}
+    return [
+        torch.zeros_like(gradient) if e in broken else gradient for e, gradient in zip(examples, gradients, strict=True)
+    ]

@@ -6,10 +6,11 @@ from fractions import Fraction
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from saei.attacks.ball import bound, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space
+from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace
 from saei.registry import Frac, StrategyConfig
 
 
@@ -34,8 +35,8 @@ class Noise(Attack):
 
         type: Literal["noise"] = "noise"
         distribution: Literal["signs", "uniform", "gaussian"] = "signs"
-        radius: Frac = Fraction(2, 255)
-        step_space: Literal["pixel", "normalised"] = "pixel"
+        radius: Frac = Field(default=Fraction(2, 255), ge=0)
+        step_space: StepSpace = "pixel"
 
     config: Config
 
@@ -52,16 +53,18 @@ class Noise(Attack):
         self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
         """Return the noisy point."""
-        moved = []
-        for block, own in zip(start, space.blocks, strict=True):
-            noise = self._draw(block, generator) * self._size(own)
-            if own.editable is not None:
-                noise = noise * own.editable
-            moved.append(snap(bound(block.detach() + noise, own), block.detach(), self.radius(own), own))
-        return tuple(moved)
+        return tuple(
+            self._moved(block.detach(), own, generator) for block, own in zip(start, space.blocks, strict=True)
+        )
+
+    def _moved(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:
+        noise = self._draw(start, generator) * self._size(space)
+        if space.editable is not None:
+            noise = noise * space.editable
+        return snap(bound(start + noise, space), start, self.radius(space), self.ball, space)
 
     def _size(self, block: BlockSpace) -> Tensor | float:
-        return float(self.config.radius) * block.units[self.config.step_space] * block.scale
+        return block.length(self.config.radius, self.config.step_space)
 
     def _draw(self, block: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.distribution == "gaussian":

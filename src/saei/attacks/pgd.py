@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Literal
 
 from pydantic import NonNegativeInt
 
 from saei.attacks.gradient import GradientAttack
-from saei.registry import Frac
 
 
 class PGD(GradientAttack):
@@ -26,7 +24,6 @@ class PGD(GradientAttack):
         """
 
         type: Literal["pgd"] = "pgd"
-        step: Frac = Fraction(2, 255)
         steps: NonNegativeInt = 1
 
     config: Config

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -204,10 +205,11 @@ class _Log:
         self._losses: list[float] = []
         self._norms: list[float] = []
 
-    def add(self, origins: Sequence[str], metrics: Any) -> None:
+    def add(self, origins: Sequence[str], metrics: Mapping[str, Tensor]) -> None:
         for name, values_R in metrics.items():
             for origin, value in zip(origins, values_R.tolist(), strict=True):
-                self._values.setdefault(name, {}).setdefault(origin, []).append(value)
+                if not math.isnan(value):  # a response that the loss leaves out
+                    self._values.setdefault(name, {}).setdefault(origin, []).append(value)
 
     def step(self, loss: float, norm: float) -> None:
         self._losses.append(loss)

@@ -1,0 +1,1 @@
+"""Token entropy and the selectors over it."""
