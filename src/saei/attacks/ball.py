@@ -14,7 +14,7 @@ _SLACK = 1e-4
 def project(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball) -> Tensor:
     """Return the nearest point of the ball around ``start``.
 
-    ``linf`` bounds each value's distance from the start, ``l2`` the norm of all of the block's distances together; where
+    ``linf`` bounds each value's distance from the start, ``l2`` the norm of all distances in the block together; where
     the radius is a tensor, distances are measured in it. The arithmetic of ``linf`` is torchattacks' (difference,
     clamp, sum), so that results agree to the bit.
     """
@@ -35,13 +35,13 @@ def bound(block: Tensor, space: BlockSpace) -> Tensor:
 def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball, space: BlockSpace) -> Tensor:
     """Return the nearest grid point, or where that leaves the ball or the bounds, the next one towards the start.
 
-    A block without a grid is returned as it is. Otherwise the start is on the grid and the block within the ball and the
-    bounds. Values that end where they began keep their bits; the others are ``k / n`` with ``n = 1 / grid``, divided on
-    every device as pictures' 8-bit values are.
+    A block without a grid is returned as it is. Otherwise the start is on the grid, and the block within the ball and
+    the bounds. Values that end where they began keep their bits; the others are ``k / n`` with ``n = 1 / grid``, as
+    8-bit pictures become numbers.
     """
     if space.grid is None:
         return block
-    n = torch.full_like(start, 1 / space.grid)
+    n = torch.full_like(start, 1 / space.grid)  # a tensor, since GPUs divide by a number less exactly
     moved = (block - start) * n
     nearest = moved.round()
     # Between the start and the block, hence inside whatever holds both.
@@ -67,6 +67,5 @@ def clamp(block: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 def _length(change: Tensor, radius: Tensor | float) -> Tensor:
     """Return the norm of a change in units of the radius; infinite for any change where the radius is 0."""
-    return torch.linalg.vector_norm(
-        change / torch.as_tensor(radius).to(change).clamp_min(torch.finfo(change.dtype).tiny)
-    )
+    unit = torch.as_tensor(radius).to(change).clamp_min(torch.finfo(change.dtype).tiny)
+    return torch.linalg.vector_norm(change / unit)

@@ -20,10 +20,10 @@ from saei.registry import Frac, StrategyConfig
 class GradientAttack(Attack):
     """Follows the criterion's gradient inside a ball: ``x ← clip proj (x + step · sign ∇J)``.
 
-    A positive step raises J. On a grid the criterion sees x rounded inside the ball while x itself moves freely, so that
-    steps shorter than the grid add up (a straight-through gradient), and the result is the rounded x.
+    A positive step raises J. On a grid the criterion sees x rounded inside the ball while x itself moves freely (a
+    straight-through gradient), so that steps shorter than the grid add up, and the result is the rounded x.
 
-    To add one: derive, nest a ``Config``, implement ``steps``; override ``normalise`` and ``ball`` for another geometry.
+    To add one: derive, nest a ``Config``, implement ``steps``; another geometry overrides ``normalise`` and ``ball``.
     """
 
     spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "embeddings"})

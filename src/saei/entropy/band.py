@@ -87,5 +87,5 @@ class MiddleThird(Selector):
 
 def keep_band(candidates_NT: Tensor, entropy_NT: Tensor, lo: Fraction, hi: Fraction, scope: Scope) -> Tensor:
     """Return the mask of the candidates with a rank in ``[floor(L * lo), ceil(L * hi))``."""
-    rank_NT, count_NT = rank(entropy_NT, candidates_NT, scope)
-    return candidates_NT & (rank_NT >= floor_share(count_NT, lo)) & (rank_NT < ceil_share(count_NT, hi))
+    rank_NT, count = rank(entropy_NT, candidates_NT, scope)
+    return candidates_NT & (rank_NT >= floor_share(count, lo)) & (rank_NT < ceil_share(count, hi))

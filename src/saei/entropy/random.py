@@ -15,7 +15,7 @@ from saei.registry import Frac
 
 
 class Random(Selector):
-    """Keep ``ceil(L * share)`` uniformly chosen tokens of each response: as many as a third, without the entropy.
+    """Keep ``ceil(L * share)`` uniformly chosen tokens of each response: by default as many as a third.
 
     The control that tells whether it matters which tokens are selected. Source: original.
     """
@@ -39,5 +39,5 @@ class Random(Selector):
         drawn = torch.rand(int(candidates_NT.sum()), generator=generator, dtype=torch.float64)
         key_NT = torch.zeros(candidates_NT.shape, dtype=torch.float64, device=candidates_NT.device)
         key_NT[candidates_NT] = drawn.to(candidates_NT.device)
-        rank_NT, count_NT = rank(key_NT, candidates_NT, "response")
-        return candidates_NT & (rank_NT < ceil_share(count_NT, self.config.share))
+        rank_NT, count_N1 = rank(key_NT, candidates_NT, "response")
+        return candidates_NT & (rank_NT < ceil_share(count_N1, self.config.share))

@@ -22,24 +22,23 @@ def rank(entropy_NT: Tensor, candidates_NT: Tensor, scope: Scope) -> tuple[Tenso
         scope: Rank within each response, or over all tokens of the group.
 
     Returns:
-        ``rank_NT`` and ``count_NT``, int64.
+        ``rank_NT``, int64, and the counts, ``[N, 1]`` or in scope ``group`` ``[1, 1]``.
     """
     shape = entropy_NT.shape
     if scope == "group":
         entropy_NT, candidates_NT = entropy_NT.reshape(1, -1), candidates_NT.reshape(1, -1)
     order = entropy_NT.masked_fill(~candidates_NT, torch.inf).argsort(dim=-1, stable=True)
-    rank_NT = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
-    count_NT = candidates_NT.sum(-1, keepdim=True).expand_as(rank_NT)
-    return rank_NT.reshape(shape), count_NT.reshape(shape)
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank_NT = torch.empty_like(order).scatter_(-1, order, places)
+    return rank_NT.reshape(shape), candidates_NT.sum(-1, keepdim=True)
 
 
 def floor_share(count: Tensor, share: Fraction) -> Tensor:
-    """Return ``floor(count * share)``, exactly."""
-    return count * share.numerator // share.denominator
+    """Return ``floor(count * share)``, exactly: a decimal's numerator times a count may not fit into 64 bits."""
+    floors = [number * share.numerator // share.denominator for number in count.flatten().tolist()]
+    return torch.tensor(floors, dtype=torch.int64, device=count.device).reshape(count.shape)
 
 
 def ceil_share(count: Tensor, share: Fraction) -> Tensor:
     """Return ``ceil(count * share)``, exactly."""
-    return -(-count * share.numerator // share.denominator)
+    return -floor_share(-count, share)

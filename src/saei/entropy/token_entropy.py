@@ -19,7 +19,7 @@ _FLOOR = -1e9
 
 
 def token_entropy(logits: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
-    """Return ``H = -Σ_v p_v log p_v`` of ``[..., V]`` logits as ``[...]`` float32, in nats.
+    """Return ``H = -Σ_v p_v log p_v`` of ``[..., V]`` logits as ``[...]`` float32 (float64 of float64), in nats.
 
     Differentiable; -inf logits have probability 0. The form with log-probabilities is accurate at low entropy, where
     ``logsumexp - Σ p z`` loses its digits.
@@ -27,8 +27,8 @@ def token_entropy(logits: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Te
     rows = max(1, chunk_elements // logits.shape[-1])
     flat = logits.reshape(-1, logits.shape[-1])
     if flat.shape[0] <= rows:
-        return _entropy(flat.float()).reshape(logits.shape[:-1])
-    return torch.cat([_entropy(part.float()) for part in flat.split(rows)]).reshape(logits.shape[:-1])
+        return _entropy(flat).reshape(logits.shape[:-1])
+    return torch.cat([_entropy(part) for part in flat.split(rows)]).reshape(logits.shape[:-1])
 
 
 def token_statistics(
@@ -58,11 +58,11 @@ def token_statistics(
         chunk_elements: Logits held at once.
 
     Returns:
-        ``logp_M`` and ``entropy_M`` (None if not wanted), float32, nats.
+        ``logp_M`` and ``entropy_M`` (None if not wanted), float32 (float64 of float64 logits), nats.
     """
 
     def chunk(hidden_md: Tensor, ids_m: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits_mV = head(hidden_md).float()
+        logits_mV = _wide(head(hidden_md))
         if banned_V is not None:
             logits_mV = logits_mV.masked_fill(banned_V, -torch.inf)
         logp_mV = (logits_mV / temperature).log_softmax(-1)
@@ -75,7 +75,7 @@ def token_statistics(
 
     total = ids_M.shape[0]
     if total == 0:
-        zero_M = hidden_Md.float().sum(-1)
+        zero_M = _wide(hidden_Md).sum(-1)
         return zero_M, zero_M if with_entropy else None
     width = banned_V.shape[0] if banned_V is not None else int(head(hidden_Md[:1].detach()).shape[-1])
     rows = max(1, chunk_elements // width)
@@ -90,8 +90,13 @@ def token_statistics(
 
 
 def _entropy(logits_MV: Tensor) -> Tensor:
-    return _entropy_of(logits_MV.log_softmax(-1))
+    return _entropy_of(_wide(logits_MV).log_softmax(-1))
 
 
 def _entropy_of(logp_MV: Tensor) -> Tensor:
-    return -(logp_MV.exp() * logp_MV.clamp_min(_FLOOR)).sum(-1)
+    return (logp_MV.exp() * -logp_MV.clamp_min(_FLOOR)).sum(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: in half precision entropies near the uniform distribution are worthless."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -17,7 +17,8 @@ from saei.registry import Frac
 class TopK(Selector):
     """Keep the tokens of highest entropy: a number or a share of them.
 
-    A share keeps ``ceil(L * share)`` of L candidates. Source: the forking tokens of arXiv 2506.01939, there the top
+    A share keeps ``ceil(L * share)`` of L candidates, the band ``[1 - share, 1)``; of equal entropies the later counts
+    as the higher. Source: the forking tokens of arXiv 2506.01939, there the top
     20 % and on the side of the update.
     """
 
@@ -51,9 +52,9 @@ class TopK(Selector):
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the most uncertain tokens."""
         candidates_NT = self.candidates(stats)
-        rank_NT, count_NT = rank(stats.entropy_NT, candidates_NT, self.config.scope)
+        rank_NT, count = rank(stats.entropy_NT, candidates_NT, self.config.scope)
         if self.config.count is not None:
-            kept_NT = torch.full_like(count_NT, self.config.count)
+            kept = torch.full_like(count, self.config.count)
         else:
-            kept_NT = ceil_share(count_NT, self.config.share or Fraction(1, 3))
-        return candidates_NT & (rank_NT >= count_NT - kept_NT)
+            kept = ceil_share(count, self.config.share or Fraction(1, 3))
+        return candidates_NT & (rank_NT >= count - kept)
