@@ -50,6 +50,8 @@ class ModelConfig(Section):
         freeze_vision: Train the language model only.
         shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
             row per response.
+        threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
+            torch's own number for others.
         min_pixels: Smallest image area after resizing, for processors that have such a limit.
         max_pixels: Largest image area after resizing, for processors that have such a limit.
     """
@@ -61,6 +63,7 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     freeze_vision: bool = False
     shared_prefix: bool = True
+    threads: PositiveInt | None = None
     min_pixels: PositiveInt | None = None
     max_pixels: PositiveInt | None = None
 

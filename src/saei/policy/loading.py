@@ -13,6 +13,10 @@ from saei.config import BUILTIN, ModelConfig
 from saei.errors import ModelError
 
 
+SMALL = 10_000_000
+"""Parameters below which operations are too short for several threads: waiting for each other costs more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a policy is made of.
@@ -56,9 +60,17 @@ def load_parts(config: ModelConfig) -> Parts:
         raise _not_loadable(config, "an image-text-to-text model", error) from error
     device = config.device if config.device != "auto" else _best_device()
     model = model.to(device).eval()
+    _set_threads(config, model)
     if config.freeze_vision:
         vision_tower(model).requires_grad_(False)
     return _with_processors(config, path, model)
+
+
+def _set_threads(config: ModelConfig, model: Any) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
 
 
 def model_path(config: ModelConfig) -> str:
