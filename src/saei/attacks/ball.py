@@ -68,4 +68,5 @@ def clamp(block: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 def _length(change: Tensor, radius: Tensor | float) -> Tensor:
     """Return the norm of a change in units of the radius; infinite for any change where the radius is 0."""
     unit = torch.as_tensor(radius).to(change).clamp_min(torch.finfo(change.dtype).tiny)
-    return torch.linalg.vector_norm(change / unit)
+    length: Tensor = torch.linalg.vector_norm(change / unit)
+    return length

@@ -1,0 +1,17 @@
+"""The contract suite: one check per kind of strategy, the same for saei's own and for anyone's.
+
+.. code-block:: python
+
+    @pytest.mark.parametrize("config", registered("selector"), ids=lambda config: config.type)
+    def test_contract(config):
+        check_selector(config)
+
+A check builds the strategy of a config and raises an ``AssertionError`` that names the rule it breaks.
+"""
+
+from saei.testing.attacks import check_attack
+from saei.testing.rules import registered
+from saei.testing.selectors import check_selector
+from saei.testing_objectives import check_objective, check_term
+
+__all__ = ["check_attack", "check_objective", "check_selector", "check_term", "registered"]

@@ -1,0 +1,206 @@
+"""The contract of attacks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from saei.attacks.base import Attack, BlockSpace, Point, Space
+from saei.registry import Strategy, StrategyConfig
+from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
+
+EXAMPLES = (0, 1, 1, 2)
+PIXELS = ((3, 4, 5), (3, 5, 4), (3, 2, 6), (3, 4, 5))
+EMBEDDINGS = ((4, 6), (3, 6), (1, 6), (4, 6))
+GRID = 1 / 255
+TOLERANCE = 1e-6
+"""Distance in the [0, 1] range by which float32 may leave a ball: a four-thousandth of a grid step."""
+
+
+def check_attack(subject: Strategy | StrategyConfig) -> None:
+    """Hold an attack to its contract, in each of the spaces that it declares.
+
+    Args:
+        subject: The attack or its config.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attack = config.build()
+        require(isinstance(attack, Attack), config.type, "the config of an attack builds an Attack")
+        known = bool(attack.spaces) and attack.spaces <= {"pixels", "embeddings"}
+        require(known, config.type, "its spaces are some of pixels and embeddings")
+        for name in sorted(attack.spaces):
+            start, space = _world(name)
+            for own in _variants(space):
+                _check_result(attack, start, own)
+            _check_identities(config, start, space)
+            _check_traces(config, start, space)
+            _check_independence(config, start, space)
+            if "direction" in type(config).model_fields:
+                _check_directions(config, start, space)
+
+
+class _Toy(nn.Module):
+    """A criterion with parameters and modes: almost linear per example, of known and nowhere vanishing slope."""
+
+    def __init__(self, space: Space, shapes: Sequence[tuple[int, ...]], gain_B: Sequence[float] = (1, 1, 1)) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        slopes = [torch.randn(shape, generator=generator) for shape in shapes]
+        self.slopes = nn.ParameterList([slope + slope.sign() for slope in slopes])
+        self.slopes[-1].requires_grad_(False)
+        self.resting = nn.Dropout().eval()
+        for slope in self.slopes:
+            slope.grad = torch.ones_like(slope)
+        self.examples = space.examples
+        self.gain_B = gain_B
+
+    def forward(self, point: Point) -> Tensor:
+        """Return ``J_B``."""
+        values = [(slope * x + 0.1 * x**2).sum() for slope, x in zip(self.slopes, point, strict=False)]
+        return torch.stack(
+            [
+                self.gain_B[e]
+                * torch.stack([v for v, own in zip(values, self.examples, strict=True) if own == e]).sum()
+                for e in sorted(set(self.examples))
+            ]
+        )
+
+    def state(self) -> list[tuple[Tensor, Tensor | None, bool]]:
+        """Return copies of what an attack must leave alone."""
+        return [
+            (p.detach().clone(), None if p.grad is None else p.grad.clone(), p.requires_grad) for p in self.parameters()
+        ]
+
+
+def _world(name: str) -> tuple[Point, Space]:
+    """Return four blocks of three examples; pixels are on the grid, some at its ends."""
+    generator = torch.Generator().manual_seed(0)
+    if name == "pixels":
+        start = tuple((torch.randint(-40, 296, shape, generator=generator).clamp(0, 255) / 255) for shape in PIXELS)
+        block = BlockSpace(units={"pixel": 1.0, "normalised": torch.tensor([0.5, 0.25, 0.3])[:, None, None]}, grid=GRID)
+    else:
+        start = tuple(torch.randn(shape, generator=generator) for shape in EMBEDDINGS)
+        block = BlockSpace(low=-torch.inf, high=torch.inf, units={"pixel": 1.0, "normalised": 0.5})
+    return start, Space(name, (block,) * len(start), EXAMPLES)
+
+
+def _with(space: Space, **fields: object) -> Space:
+    return replace(space, blocks=tuple(replace(block, **fields) for block in space.blocks))  # type: ignore[arg-type]
+
+
+def _variants(space: Space) -> list[Space]:
+    editable = torch.tensor([True, False, True, True, False, False])
+    masked = [replace(block, editable=editable[:n]) for block, n in zip(space.blocks, _widths(space), strict=True)]
+    free = _with(space, grid=None)
+    return [space, free, _with(space, scale=0.3), _with(free, scale=1.7), replace(space, blocks=tuple(masked))]
+
+
+def _widths(space: Space) -> list[int]:
+    return [shape[-1] for shape in (PIXELS if space.name == "pixels" else EMBEDDINGS)]
+
+
+def _run(attack: Attack, start: Point, space: Space, criterion: _Toy | None = None) -> Point:
+    shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
+    criterion = criterion or _Toy(space, shapes)
+    return attack.attack(criterion, start, space=space, progress=0.5, generator=seeded())
+
+
+def _check_result(attack: Attack, start: Point, space: Space) -> None:
+    name = attack.name()
+    moved = _run(attack, start, space)
+    same = len(moved) == len(start) and all(
+        x.shape == s.shape and x.dtype == s.dtype for x, s in zip(moved, start, strict=True)
+    )
+    require(same, name, "the result has the start's blocks, shapes and dtypes")
+    require(not any(x.requires_grad for x in moved), name, "the result is detached")
+    require(all(bool(x.isfinite().all()) for x in moved), name, "the result is finite")
+    for x, origin, block in zip(moved, start, space.blocks, strict=True):
+        bounded = bool(((x >= block.low) & (x <= block.high)).all())
+        require(bounded, name, "the result is inside the bounds")
+        if block.grid is not None:
+            off = (x / block.grid - (x / block.grid).round()).abs().max()
+            require(float(off) <= 1e-3, name, "the result is on the grid")
+        if block.editable is not None:
+            kept = torch.where(block.editable, origin, x)
+            require(torch.equal(kept, origin), name, "what is not editable keeps its bits")
+        _check_ball(attack, x - origin, block)
+
+
+def _check_ball(attack: Attack, change: Tensor, block: BlockSpace) -> None:
+    name = attack.name()
+    radius = attack.radius(block)
+    require(attack.ball in ("linf", "l2", "none"), name, "its ball is linf, l2 or none")
+    require((radius is None) == (attack.ball == "none"), name, "it has a radius exactly if it declares a ball")
+    if radius is None:
+        return
+    if attack.ball == "linf":
+        inside = bool((change.abs() <= radius + TOLERANCE).all())
+    else:
+        inside = float((change / radius).norm()) <= 1 + 1e-4
+    require(inside, name, f"the result is inside the declared {attack.ball} ball")
+
+
+def _check_identities(config: StrategyConfig, start: Point, space: Space) -> None:
+    still = _run(config.build(), start, _with(space, scale=0.0))
+    require(all(map(torch.equal, still, start)), config.type, "at strength 0 nothing moves")
+    if "steps" in type(config).model_fields:
+        still = _run(changed(config, steps=0).build(), start, space)
+        require(all(map(torch.equal, still, start)), config.type, "steps: 0 is the identity")
+
+
+def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
+    name = config.type
+    criterion = _Toy(space, PIXELS if space.name == "pixels" else EMBEDDINGS)
+    before = criterion.state()
+    copies = tuple(block.clone() for block in start)
+    with random_state_untouched(name):
+        moved = _run(config.build(), start, space, criterion)
+    require(torch.is_grad_enabled(), name, "gradients are as enabled afterwards as they were")
+    require(all(map(torch.equal, start, copies)), name, "the start is not written to")
+    require(not any(block.requires_grad for block in start), name, "the start needs no gradient afterwards")
+    for (value, grad, needs), (old_value, old_grad, needed) in zip(criterion.state(), before, strict=True):
+        require(torch.equal(value, old_value), name, "parameters behind the criterion keep their values")
+        kept = grad is not None and old_grad is not None and torch.equal(grad, old_grad)
+        require(kept, name, "parameters behind the criterion keep their .grad")
+        require(needs == needed, name, "parameters behind the criterion keep their requires_grad")
+    modes = criterion.training and criterion.slopes.training and not criterion.resting.training
+    require(modes, name, "modules behind the criterion keep their train or eval mode")
+    with torch.no_grad():
+        again = _run(config.build(), start, space)
+    require(all(map(torch.equal, moved, again)), name, "the same arguments give the same result, under no_grad too")
+
+
+def _check_independence(config: StrategyConfig, start: Point, space: Space) -> None:
+    rule = "an example's result does not depend on the other examples"
+    shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
+    space = _with(space, grid=None)
+    moved = _run(config.build(), start, space)
+    for kept in sorted(set(EXAMPLES)):
+        others = tuple(block if e == kept else 0.5 + 0.3 * block for block, e in zip(start, EXAMPLES, strict=True))
+        criterion = _Toy(space, shapes, [1.0 if e == kept else 50.0 for e in range(3)])
+        other = _run(config.build(), others, space, criterion)
+        same = [torch.equal(a, b) for a, b, e in zip(moved, other, EXAMPLES, strict=True) if e == kept]
+        require(all(same), config.type, rule)
+    alone = Space(space.name, space.blocks[:1], EXAMPLES[:1])
+    (first,) = _run(config.build(), start[:1], alone, _Toy(alone, shapes))
+    require(torch.equal(first, moved[0]), config.type, rule)
+
+
+def _check_directions(config: StrategyConfig, start: Point, space: Space) -> None:
+    if getattr(config, "steps", 1) == 0:
+        return
+    space = _with(space, grid=None)
+    criterion = _Toy(space, PIXELS if space.name == "pixels" else EMBEDDINGS)
+    raised, lowered = (
+        criterion(_run(changed(config, direction=direction).build(), start, space)) for direction in ("raise", "lower")
+    )
+    require(bool((raised > lowered).all()), config.type, "direction: raise ends above direction: lower")

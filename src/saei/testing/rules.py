@@ -1,0 +1,62 @@
+"""What the checks of all kinds share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from saei.registry import Strategy, StrategyConfig, entries, load
+
+
+def registered(kind: str) -> list[StrategyConfig]:
+    """Return the default config of every registered strategy of a kind, saei's and others', sorted by name.
+
+    Strategies whose config has a field without default are left out: they have no default to check.
+
+    Raises:
+        ConfigError: If two distributions claim the same name.
+        PluginLoadError: If a strategy does not import.
+    """
+    configs = [load(kind, entry.name).Config for entry in entries(kind)]
+    return [
+        config.model_validate({})
+        for config in configs
+        if not any(field.is_required() for field in config.model_fields.values())
+    ]
+
+
+def config_of(subject: Strategy | StrategyConfig) -> StrategyConfig:
+    """Return the config of a strategy, or the config itself."""
+    config = subject.config if isinstance(subject, Strategy) else subject
+    assert isinstance(config, StrategyConfig), f"{subject!r} is neither a strategy nor its config."
+    return config
+
+
+def changed(config: StrategyConfig, **fields: object) -> StrategyConfig:
+    """Return a validated copy of a config with other values in some fields."""
+    return type(config).model_validate(config.model_dump() | fields)
+
+
+def require(holds: bool, name: str, rule: str) -> None:
+    """Raise an ``AssertionError`` that names the strategy and the rule, unless the rule holds."""
+    if not holds:
+        raise AssertionError(f"{name}: the rule is broken that {rule}.")
+
+
+@contextmanager
+def random_state_untouched(name: str) -> Iterator[None]:
+    """Require that what runs inside draws from no global source of randomness."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    yield
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    same = torch.equal(before[0], after[0]) and before[1] == after[1] and repr(before[2]) == repr(after[2])
+    require(same, name, "random choices come from the given generator; the global random state is left alone")
+
+
+def seeded() -> torch.Generator:
+    """Return the generator that a strategy is given: always the same."""
+    return torch.Generator().manual_seed(2)
