@@ -10,8 +10,8 @@ A check builds the strategy of a config and raises an ``AssertionError`` that na
 """
 
 from saei.testing.attacks import check_attack
+from saei.testing.objectives import check_objective, check_term
 from saei.testing.rules import registered
 from saei.testing.selectors import check_selector
-from saei.testing_objectives import check_objective, check_term
 
 __all__ = ["check_attack", "check_objective", "check_selector", "check_term", "registered"]

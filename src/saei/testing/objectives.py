@@ -1,0 +1,155 @@
+"""The contract of objectives and terms, as checks that anyone's strategy can be held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
+from saei.registry import Strategy, StrategyConfig
+from saei.testing.objective_inputs import LENGTHS, OPTIONAL, copies, objective_inputs, padded, some_rows
+from saei.testing.rules import changed, config_of, random_state_untouched, require
+
+LossFunction: TypeAlias = Callable[[ObjectiveInput], Loss]
+
+TOLERANCE = 1e-10
+
+
+def check_objective(subject: Strategy | StrategyConfig) -> None:
+    """Hold an objective to its contract.
+
+    Args:
+        subject: The objective or its config.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    objective = config.build()
+    require(isinstance(objective, Objective), config.type, "the config of an objective builds an Objective")
+    _check_needs(objective.loss, objective.needs, config.type)
+    inputs = objective_inputs(objective.needs)
+    _check_loss(objective.loss, lambda: config.build().loss, inputs, config.type)
+    _check_policy_loss(objective, inputs, config.type)
+    masked = changed(config, mask_truncated=True).build()
+    truncated_RT = inputs.mask_RT & inputs.truncated_R[:, None]
+    require(
+        all(not gradient_RT[truncated_RT].any() for gradient_RT in _gradients(masked.loss, inputs)),
+        config.type,
+        "with mask_truncated, truncated responses have no gradient",
+    )
+
+
+def check_term(subject: Strategy | StrategyConfig) -> None:
+    """Hold a term to its contract.
+
+    Args:
+        subject: The term or its config.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    term = config.build()
+    require(isinstance(term, Term), config.type, "the config of a term builds a Term")
+    _check_needs(term.loss, term.needs, config.type)
+    _check_loss(term.loss, lambda: config.build().loss, objective_inputs(term.needs), config.type)
+
+
+def _check_needs(loss: LossFunction, needs: frozenset[str], name: str) -> None:
+    require(needs <= OPTIONAL.keys(), name, f"needs are among {sorted(OPTIONAL)}")
+    loss(objective_inputs(frozenset(OPTIONAL)))  # what it raises with everything at hand is its own error
+    try:
+        loss(objective_inputs(needs))
+    except Exception as error:
+        raise AssertionError(f"{name}: it reads only inputs that its needs declare.") from error
+    for need in sorted(needs):
+        try:
+            loss(objective_inputs(needs - {need}))
+        except Exception:
+            continue
+        raise AssertionError(f"{name}: what it declares as a need, it reads; without '{need}' it did not fail.")
+
+
+def _check_loss(loss: LossFunction, fresh: Callable[[], LossFunction], inputs: ObjectiveInput, name: str) -> None:
+    before = copies(inputs)
+    with random_state_untouched(name):
+        result = loss(inputs)
+    require(result.value.shape == (), name, "the loss is a scalar")
+    unchanged = all(torch.equal(tensor, getattr(inputs, field)) for field, tensor in before.items())
+    require(unchanged, name, "the inputs are left as they were")
+    gradients = _gradients(loss, inputs)
+    require(bool(result.value.isfinite()), name, "the loss is finite")
+    require(all(bool(gradient.isfinite().all()) for gradient in gradients), name, "gradients are finite")
+    require(any(bool(gradient.any()) for gradient in gradients), name, "a gradient reaches logp_RT or entropy_RT")
+    require(all(not gradient_RT[~inputs.mask_RT].any() for gradient_RT in gradients), name, "padding has no gradient")
+    for metric, values_R in result.metrics.items():
+        require(values_R.shape == (len(LENGTHS),), name, f"the metric '{metric}' has one value per response")
+        require(not values_R.requires_grad, name, f"the metric '{metric}' is detached")
+        require(bool((values_R.isfinite() | values_R.isnan()).all()), name, f"the metric '{metric}' is finite or NaN")
+
+    again, again_gradients = fresh()(inputs), _gradients(fresh(), inputs)
+    same = torch.equal(result.value, again.value) and all(map(torch.equal, gradients, again_gradients))
+    require(same and _equal(result.metrics, again.metrics), name, "the same inputs give the same loss")
+
+    wide, wide_gradients = loss(padded(inputs)), _gradients(loss, padded(inputs))
+    columns = inputs.mask_RT.shape[1]
+    require(
+        _close(result.value, wide.value)
+        and _equal(result.metrics, wide.metrics)
+        and all(_close(ours, theirs[:, :columns]) for ours, theirs in zip(gradients, wide_gradients, strict=True)),
+        name,
+        "what stands on padding, and how much of it, changes nothing",
+    )
+
+    parts = [some_rows(inputs, rows) for rows in (slice(0, 1), slice(1, 3), slice(3, None))]
+    total = torch.stack([loss(part).value for part in parts]).sum()
+    part_gradients = [torch.cat(pieces) for pieces in zip(*(_gradients(loss, part) for part in parts), strict=True)]
+    part_metrics = {key: torch.cat([loss(part).metrics[key] for part in parts]) for key in result.metrics}
+    require(
+        _close(result.value, total)
+        and all(map(_close, gradients, part_gradients))
+        and _equal(result.metrics, part_metrics),
+        name,
+        "micro-batches add up to the whole batch",
+    )
+
+
+def _check_policy_loss(objective: Objective, inputs: ObjectiveInput, name: str) -> None:
+    logp_gradient_RT = _gradients(objective.policy_loss, inputs)[0]
+    require(not logp_gradient_RT[~inputs.selected_RT].any(), name, "the policy loss uses selected tokens only")
+
+    idle = replace(inputs, advantage_R=torch.zeros_like(inputs.advantage_R))
+    require(
+        not _gradients(objective.policy_loss, idle)[0].any(), name, "without advantages the policy loss has no gradient"
+    )
+
+    logp_RT = inputs.logp_RT.detach()
+    on_policy = replace(inputs, old_logp_RT=logp_RT, behaviour_logp_RT=logp_RT)
+    slope_R = _gradients(objective.policy_loss, on_policy)[0].sum(dim=1) * inputs.advantage_R
+    require(
+        bool((slope_R[inputs.selected_RT.any(dim=1)] < 0).all()),
+        name,
+        "on the old policy, making a response with a positive advantage likelier lowers the policy loss",
+    )
+
+
+def _gradients(loss: LossFunction, inputs: ObjectiveInput) -> list[Tensor]:
+    leaves = [leaf for leaf in (inputs.logp_RT, inputs.entropy_RT) if leaf is not None]
+    value = loss(inputs).value
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if own is None else own for leaf, own in zip(leaves, found, strict=True)]
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    return torch.allclose(left, right, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+
+
+def _equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(_close(left[name], right[name]) for name in left)
