@@ -1,0 +1,5 @@
+"""``python -m saei.cli``."""
+
+from saei.cli import main
+
+main()
