@@ -11,32 +11,29 @@ _SLACK = 1e-4
 """Grid steps by which a whole number of them may come out of float32 arithmetic too small or too large."""
 
 
-def project(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball) -> Tensor:
-    """Return the nearest point of the ball around ``start``.
+def project(
+    block: Tensor, start: Tensor, radius: Tensor | float | None, space: BlockSpace, ball: Ball = "linf"
+) -> Tensor:
+    """Return the nearest point in the ball around ``start``, then within the bounds; what is not editable stays.
 
     ``linf`` bounds each value's distance from the start, ``l2`` the norm of all distances in the block together; where
-    the radius is a tensor, distances are measured in it. The arithmetic of ``linf`` is torchattacks' (difference,
-    clamp, sum), so that results agree to the bit.
+    the radius is a tensor, distances are measured in it, and None is no ball. The arithmetic of ``linf`` is
+    torchattacks' (difference, clamp, sum, clamp), so that results agree to the bit.
     """
-    if ball == "none":
-        return block
-    assert radius is not None, "a ball has a radius"
-    if ball == "linf":
-        return start + clamp(block - start, -radius, radius)
-    change = block - start
-    return start + change / _length(change, radius).clamp_min(1)
+    if radius is not None and ball == "linf":
+        block = start + clamp(block - start, -radius, radius)
+    elif radius is not None and ball == "l2":
+        change = block - start
+        block = start + change / _length(change, radius).clamp_min(1)
+    block = clamp(block, space.low, space.high)
+    return block if space.editable is None else torch.where(space.editable, block, start)
 
 
-def bound(block: Tensor, space: BlockSpace) -> Tensor:
-    """Return the nearest point within the bounds."""
-    return clamp(block, space.low, space.high)
-
-
-def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball, space: BlockSpace) -> Tensor:
+def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, space: BlockSpace, ball: Ball = "linf") -> Tensor:
     """Return the nearest grid point, or where that leaves the ball or the bounds, the next one towards the start.
 
-    A block without a grid is returned as it is. Otherwise the start is on the grid, and the block within the ball and
-    the bounds. Values that end where they began keep their bits; the others are ``k / n`` with ``n = 1 / grid``, as
+    A block without a grid is returned as it is. Otherwise the start is on the grid, and the block is what ``project``
+    returned. Values that end where they began keep their bits; the others are ``k / n`` with ``n = 1 / grid``, as
     8-bit pictures become numbers.
     """
     if space.grid is None:
@@ -48,11 +45,9 @@ def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, ball: Ball
     towards = (moved + _SLACK * moved.sign()).trunc()
     origin = (start * n).round()
     within = (origin + nearest >= space.low * n - _SLACK) & (origin + nearest <= space.high * n + _SLACK)
-    if ball == "linf":
-        assert radius is not None, "a ball has a radius"
+    if radius is not None and ball == "linf":
         within &= nearest.abs() <= radius * n + _SLACK
-    elif ball == "l2":
-        assert radius is not None, "a ball has a radius"
+    elif radius is not None and ball == "l2":
         within &= _length(nearest / n, radius) <= 1 + _SLACK / n
     steps = torch.where(within, nearest, towards)
     return torch.where(steps == 0, start, (origin + steps) / n)

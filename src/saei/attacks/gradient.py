@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.ball import bound, project, snap
+from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace
 from saei.errors import ModelError
 from saei.registry import Frac, StrategyConfig
@@ -106,13 +106,11 @@ class GradientAttack(Attack):
         return self._inside(start + move, start, space)
 
     def _inside(self, block: Tensor, start: Tensor, space: BlockSpace) -> Tensor:
-        """Return the nearest point that the ball, the bounds and the editable mask allow."""
-        block = bound(project(block, start, self.radius(space), self.ball), space)
-        return block if space.editable is None else torch.where(space.editable, block, start)
+        return project(block, start, self.radius(space), space, self.ball)
 
     def _snapped(self, point: Point, start: Point, space: Space) -> Point:
         return tuple(
-            snap(block, origin, self.radius(own), self.ball, own)
+            snap(block, origin, self.radius(own), own, self.ball)
             for block, origin, own in zip(point, start, space.blocks, strict=True)
         )
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.ball import bound, snap
+from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace
 from saei.registry import Frac, StrategyConfig
 
@@ -59,9 +59,8 @@ class Noise(Attack):
 
     def _moved(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:
         noise = self._draw(start, generator) * self._size(space)
-        if space.editable is not None:
-            noise = noise * space.editable
-        return snap(bound(start + noise, space), start, self.radius(space), self.ball, space)
+        moved = project(start + noise, start, self.radius(space), space)
+        return snap(moved, start, self.radius(space), space)
 
     def _size(self, block: BlockSpace) -> Tensor | float:
         return block.length(self.config.radius, self.config.step_space)
