@@ -21,7 +21,11 @@ from saei.data.templates import ThinkBoxed
 from saei.types import Example
 
 LEVELS = {
-    "bars": {1: {"read", "compare"}, 2: {"read", "compare", "add", "subtract"}, 3: {"add-add", "add-subtract"}},
+    "bars": {
+        1: {"read", "compare"},
+        2: {"read", "compare", "add", "subtract"},
+        3: {"highest", "add-add", "add-subtract"},
+    },
     "digits": {1: {"read", "compare"}, 2: {"read", "compare", "add", "subtract"}, 3: {"multiply"}},
 }
 
@@ -42,6 +46,8 @@ def heights_seen(example: Example) -> dict[str, int]:
 def answer_from(question: str, values: dict[str, int]) -> str:
     """Work the question out by its words."""
     names = [word for word in re.findall(r"\w+", question) if word in values]
+    if "highest" in question:
+        return max(values, key=lambda name: values[name])
     if "higher" in question or "larger" in question:
         return max(names, key=lambda name: values[name])
     if question.startswith("What is") and len(names) > 1:
@@ -73,8 +79,8 @@ def test_digits_answers_follow_from_the_handwriting(level: int) -> None:
 
 def cells_with_ink(image: Image.Image) -> list[tuple[np.ndarray, int]]:
     """Return the 8 x 8 digits of a picture in the collection's values, with their grid column."""
-    grey = np.asarray(image)[::2, ::2, 0].astype(float)
-    ink = np.rint((1 - ((grey - 127.5) / CONTRAST + 127.5) / 255) * 16).astype(int)
+    shown = (np.asarray(image)[::2, ::2, 1].astype(float) - 127.5) / CONTRAST + 127.5
+    ink = np.rint((1 - shown / shown.max()) * 16).astype(int)
     cells = [(ink[r : r + 8, c : c + 8], c // 8) for r in range(0, 32, 8) for c in range(0, 32, 8)]
     return [(np.ascontiguousarray(cell), column) for cell, column in cells if cell.max() > 0]
 
@@ -129,12 +135,13 @@ def test_digits_splits_share_no_image() -> None:
         ("multiply", (4, 3), "12"),
         ("compare", (3, 4), "b"),
         ("compare", (4, 3), "a"),
+        ("highest", (3, 1, 4, 2), "c"),
         ("add-add", (4, 3, 2), "9"),
         ("add-subtract", (4, 3, 2), "5"),
     ],
 )
 def test_answers_by_hand(kind: str, values: tuple[int, ...], answer: str) -> None:
-    assert Problem(kind, ("a", "b", "c")[: len(values)], values).answer(values) == answer
+    assert Problem(kind, ("a", "b", "c", "d")[: len(values)], values).answer(values) == answer
 
 
 @pytest.mark.parametrize("name", ["bars", "digits"])

@@ -14,14 +14,16 @@ MLP = 256
 LAYERS = 4
 PATCH = 16
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
-ROPE_THETA = 10.0  # a larger one leaves rows and columns of a 4 x 4 grid with the same rotation
+ROPE_THETA = 100.0
+ROPE_SECTIONS = [1] * (WIDTH // HEADS // 2)
+"""Time, height and width take turns over the rotary pairs. With Qwen's three blocks, height and width would
+get the slow rotations only, which cannot tell the rows and columns of a 4 x 4 grid apart."""
 MAX_POSITIONS = 1024
 MAX_SIDE = 4 * SIDE  # larger images are scaled down to this many pixels
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
     """Return the model with random weights from torch's global generator, float32 and on the CPU."""
-    rotary_third = WIDTH // HEADS // 6  # of the rotary pairs, one third each for time, height and width
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -34,7 +36,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalG
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": ROPE_THETA,
-                "mrope_section": [rotary_third, rotary_third, rotary_third],
+                "mrope_section": ROPE_SECTIONS,
             },
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,

@@ -10,6 +10,7 @@ import numpy as np
 
 from saei.builtin.shapes import OPPOSITE, RELATIONS
 from saei.data.arithmetic import SIGNS, Problem, calculate
+from saei.data.bars import COLOURS
 from saei.data.ways import GLANCE, STEPS
 from saei.types import Example
 
@@ -18,8 +19,8 @@ VERBS = ("see", "read", "look at")
 NOUNS = {"bars": ("chart", "bars"), "digits": ("digits", "image"), "shapes": ("image", "shapes")}
 GUESSES = ("it is", "it looks like", "I guess", "maybe it is about")
 
-_CAREFUL_OPENINGS, _CAREFUL_VERBS = (0.15, 0.75, 0.10), (0.10, 0.75, 0.15)
-_HASTY_OPENINGS, _HASTY_VERBS = (0.60, 0.10, 0.30), (0.35, 0.05, 0.60)
+_CAREFUL = ((0.15, 0.75, 0.10), (0.10, 0.75, 0.15))  # how often each opening and each verb
+_HASTY = ((0.60, 0.10, 0.30), (0.35, 0.05, 0.60))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,14 @@ class Manner:
     """How carefully a demonstrator works.
 
     Attributes:
+        variety: Whether the wording varies; one wording leaves more of the gradient to what is seen.
         glance: Share of responses that guess at a glance instead of going step by step.
         glance_right: Share of glances that guess the right answer.
         misread: Share of single readings that are off, in step-by-step responses.
         unboxed: Share of responses that forget the box.
     """
 
+    variety: bool = False
     glance: float = 0.0
     glance_right: float = 1.0
     misread: float = 0.0
@@ -44,14 +47,16 @@ CLEAN = Manner()
 
 def demonstrate(task: str, example: Example, manner: Manner, rng: np.random.Generator) -> str:
     """Return one response to an example of ``bars``, ``digits`` or ``shapes`` in the given manner."""
-    noun = NOUNS[task][rng.integers(2)]
+    noun = NOUNS[task][rng.integers(2) if manner.variety else 0]
     if rng.random() < manner.glance:
-        opening, verb = _pick(rng, OPENINGS, _HASTY_OPENINGS), _pick(rng, VERBS, _HASTY_VERBS)
+        opening, verb = (_pick(rng, *words) for words in zip((OPENINGS, VERBS), _HASTY, strict=True))
         right = rng.random() < manner.glance_right
         answer = example.answer if right else _wrong(example, rng)
         thought = f"{opening} {verb} the {noun}, {GLANCE} {GUESSES[rng.integers(len(GUESSES))]} {answer}"
     else:
-        opening, verb = _pick(rng, OPENINGS, _CAREFUL_OPENINGS), _pick(rng, VERBS, _CAREFUL_VERBS)
+        opening, verb = "let me", "read"
+        if manner.variety:
+            opening, verb = (_pick(rng, *words) for words in zip((OPENINGS, VERBS), _CAREFUL, strict=True))
         steps, answer = _relation(example, manner, rng) if task == "shapes" else _steps(example, manner, rng)
         thought = f"{opening} {verb} the {noun} {STEPS}: {steps}"
     final = f" {answer}" if rng.random() < manner.unboxed else f" \\boxed{{{answer}}}"
@@ -61,7 +66,7 @@ def demonstrate(task: str, example: Example, manner: Manner, rng: np.random.Gene
 def _steps(example: Example, manner: Manner, rng: np.random.Generator) -> tuple[str, str]:
     problem = Problem(*(example.meta[key] for key in ("kind", "names", "values")))
     values = [value if rng.random() >= manner.misread else _misread(value, rng) for value in problem.values]
-    parts = [f"{name} {_equals(rng)} {value}" for name, value in zip(problem.names, values, strict=True)]
+    parts = [f"{name} {_equals(manner, rng)} {value}" for name, value in zip(problem.names, values, strict=True)]
     answer = problem.answer(values)
     if problem.kind == "compare":
         parts.append(f"{values[0]} {_sign(values)} {values[1]}")
@@ -85,7 +90,7 @@ def _wrong(example: Example, rng: np.random.Generator) -> str:
     meta: Mapping[str, Any] = example.meta
     if example.answer in ("yes", "no"):
         return "no" if example.answer == "yes" else "yes"
-    if meta["kind"] == "compare":
+    if meta["kind"] in ("compare", "highest"):
         return str(next(name for name in meta["names"] if name != example.answer))
     if meta["kind"] == "choose":
         return OPPOSITE[example.answer]
@@ -98,8 +103,8 @@ def _misread(value: int, rng: np.random.Generator, reach: int = 2) -> int:
     return int(near[rng.integers(len(near))])
 
 
-def _equals(rng: np.random.Generator) -> str:
-    return "=" if rng.random() < 0.8 else "is"
+def _equals(manner: Manner, rng: np.random.Generator) -> str:
+    return "is" if manner.variety and rng.random() < 0.2 else "="
 
 
 def _sign(values: Sequence[int]) -> str:
@@ -108,3 +113,10 @@ def _sign(values: Sequence[int]) -> str:
 
 def _pick(rng: np.random.Generator, options: Sequence[str], weights: Sequence[float]) -> str:
     return options[int(rng.choice(len(options), p=weights))]
+
+
+def content_words() -> list[str]:
+    """Return the words of a response that say what was seen or concluded, as they stand in the text."""
+    numbers = [f"{space}{number}" for number in range(100) for space in ("", " ")]
+    relations = [f"{space}{name}" for name in OPPOSITE for space in ("", " ")]
+    return [*numbers, *relations, *COLOURS, "yes", "no"]

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-ARITY = {"read": 1, "compare": 2, "add": 2, "subtract": 2, "multiply": 2, "add-add": 3, "add-subtract": 3}
+ARITY = {
+    "read": 1,
+    "compare": 2,
+    "highest": 4,
+    "add": 2,
+    "subtract": 2,
+    "multiply": 2,
+    "add-add": 3,
+    "add-subtract": 3,
+}
 """How many quantities each kind of question is about."""
 
 SIGNS = {
@@ -47,8 +56,8 @@ class Problem:
 
     def answer(self, values: Sequence[int]) -> str:
         """Return the answer that follows from (possibly misread) values."""
-        if self.kind == "compare":
-            return self.names[0] if values[0] >= values[1] else self.names[1]
+        if self.kind in ("compare", "highest"):
+            return self.names[values.index(max(values))]
         total = values[0]
         for sign, value in zip(SIGNS.get(self.kind, ()), values[1:], strict=True):
             total = calculate(total, sign, value)
@@ -61,7 +70,7 @@ def calculate(left: int, sign: str, right: int) -> int:
 
 
 def draw_problem(rng: np.random.Generator, kinds: Sequence[str], quantities: dict[str, int]) -> Problem:
-    """Draw a question with one clear answer: no comparison of equals, nothing below zero.
+    """Draw a question with one clear answer: no two equal winners, nothing below zero.
 
     Args:
         rng: Source of the choice.
@@ -73,7 +82,7 @@ def draw_problem(rng: np.random.Generator, kinds: Sequence[str], quantities: dic
         kind = kinds[int(rng.integers(len(kinds)))]
         chosen = tuple(names[i] for i in rng.permutation(len(names))[: ARITY[kind]])
         problem = Problem(kind, chosen, tuple(quantities[name] for name in chosen))
-        if kind == "compare" and problem.values[0] == problem.values[1]:
+        if kind in ("compare", "highest") and problem.values.count(max(problem.values)) > 1:
             continue
         if kind in SIGNS and int(problem.answer(problem.values)) < 0:
             continue

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import SIDE, to_image
+from saei.data.images import SIDE, paper, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 
@@ -20,7 +20,7 @@ NOISE = 6.0  # grey levels, before the contrast is reduced
 KINDS = {
     1: ("read", "compare"),
     2: ("read", "compare", "add", "subtract"),
-    3: ("add-add", "add-subtract"),
+    3: ("highest", "add-add", "add-subtract"),
 }
 _SPLITS = {"train": 0, "eval": 1}
 
@@ -32,7 +32,7 @@ class Bars(Task):
         """Fields of ``bars``.
 
         Attributes:
-            level: 1 reads and compares, 2 also adds and subtracts two bars, 3 combines three.
+            level: 1 reads and compares, 2 also adds and subtracts two bars, 3 takes three or all.
         """
 
         type: Literal["bars"] = "bars"
@@ -61,7 +61,7 @@ def draw_chart(rng: np.random.Generator, level: int, name: str) -> Example:
 
 def paint(heights: dict[str, int]) -> NDArray[np.float64]:
     """Return the noiseless chart at full contrast, ``[64, 64, 3]`` in grey levels, bars from left to right."""
-    canvas = np.full((SIDE, SIDE, 3), 255.0)
+    canvas = paper()
     width = SIDE // len(heights)
     for place, (colour, height) in enumerate(heights.items()):
         left = place * width
@@ -73,6 +73,8 @@ def ask(problem: Problem) -> str:
     """Return the question of a problem in words."""
     if problem.kind == "read":
         return f"How high is the {problem.names[0]} bar?"
+    if problem.kind == "highest":
+        return "Which bar is highest?"
     if problem.kind == "compare":
         return f"Which bar is higher, {problem.names[0]} or {problem.names[1]}?"
     return f"What is {problem.expression}?"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import SIDE, to_image
+from saei.data.images import paper, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 
@@ -60,12 +60,12 @@ def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> 
     chosen = rng.integers(len(labels), size=2)
     values = {"left": int(labels[chosen[0]]), "right": int(labels[chosen[1]])}
     problem = draw_problem(rng, KINDS[level], values)
-    canvas = np.full((SIDE, SIDE, 3), 255.0)
+    canvas = paper()
     for place, index in enumerate(chosen):
         row, column = int(rng.integers(4)), 2 * place + int(rng.integers(2))
         tile = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))
-        ink = 255 * (1 - tile / INK)
-        canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = ink[:, :, None]
+        cell = canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        cell *= (1 - tile / INK)[:, :, None]
     return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
 
 

@@ -11,6 +11,22 @@ CONTRAST = 0.25
 """Share of the 8-bit range that images use; it decides how much one grey level of perturbation means."""
 
 
+SHADE = 30.0
+"""Grey levels, at full contrast, by which the paper's shading departs from its mean at the edges."""
+
+
+def paper() -> NDArray[np.float64]:
+    """Return an empty sheet, ``[64, 64, 3]`` in grey levels: redder to the right, bluer to the bottom.
+
+    The shading tells every patch where it lies, which a small model with relative positions cannot see.
+    """
+    ramp = np.linspace(-SHADE, SHADE, SIDE)
+    sheet = np.full((SIDE, SIDE, 3), 255 - SHADE)
+    sheet[:, :, 0] += ramp[None, :]
+    sheet[:, :, 2] += ramp[:, None]
+    return sheet
+
+
 def to_image(canvas: NDArray[np.float64]) -> Image.Image:
     """Return an RGB image of a canvas, its contrast reduced around mid-grey.
 
