@@ -108,7 +108,7 @@ def test_a_folder_has_the_splits_of_its_file_names(folder: Path) -> None:
 def test_an_empty_data_set(folder: Path, text: str) -> None:
     path = folder / "rows.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="at least one row|readable"):
+    with pytest.raises(DataError, match=r"at least one row|readable"):
         task(str(path)).size()
 
 
@@ -136,7 +136,7 @@ def test_an_image_that_does_not_open(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
     data = task(write(folder, row(images=["broken.png"]), row(images=["gone.png"])))
     for index in (0, 1):
-        with pytest.raises(DataError, match=f"has to open.*row {index}"):
+        with pytest.raises(DataError, match=rf"has to open.*row {index}"):
             data.example(index)
 
 
@@ -147,7 +147,7 @@ def test_an_enormous_image_is_refused_by_its_header(folder: Path) -> None:
     for index in (0, 1):
         with pytest.raises(DataError, match="pixels at most"):
             data.example(index)
-    with pytest.raises(DataError, match="15 pixels at most.*4 x 4"):
+    with pytest.raises(DataError, match=r"15 pixels at most.*4 x 4"):
         task(str(folder / "rows.jsonl"), max_image_pixels=15).example(2)
 
 

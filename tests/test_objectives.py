@@ -15,7 +15,7 @@ from saei.objectives.entropy_bonus import EntropyBonus
 from saei.objectives.grpo import GRPO
 from saei.objectives.kl import KL
 from saei.objectives.view_weight import view_weight
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 from saei.testing import check_objective, check_term, registered
 
 

@@ -13,18 +13,15 @@ from saei import registry
 from saei.errors import ConfigError, PluginLoadError
 from saei.registry import (
     AttackField,
-    Frac,
     OptionalSelectorField,
     SamplerField,
-    Section,
     SelectorField,
-    Strategy,
-    StrategyConfig,
     entries,
     load,
     load_plugin,
     register,
 )
+from saei.strategy import Frac, Section, Strategy, StrategyConfig
 
 
 class Toy(Strategy):
@@ -293,7 +290,8 @@ def test_fractions_are_exact() -> None:
 
 PLUGIN = """
 from typing import Literal
-from saei.registry import Strategy, StrategyConfig, register
+from saei.registry import register
+from saei.strategy import Strategy, StrategyConfig
 
 @register
 class Local(Strategy):

@@ -21,19 +21,8 @@ from pydantic import (
 )
 
 from saei.errors import ConfigError, PluginLoadError, nearest
-from saei.registry import (
-    ObjectiveField,
-    RewardField,
-    SamplerField,
-    Section,
-    TaskField,
-    TemplateField,
-    default_type,
-    load,
-    load_plugin,
-    strategy_kind,
-    type_of,
-)
+from saei.registry import ObjectiveField, RewardField, SamplerField, TaskField, TemplateField, load, load_plugin
+from saei.strategy import Section, default_type, strategy_kind, type_of
 
 BUILTIN = "builtin"
 

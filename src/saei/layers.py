@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from saei.config import RunConfig, validate
 from saei.errors import ConfigError
-from saei.registry import default_type, load, load_plugin, strategy_kind, type_of, typed
+from saei.registry import load, load_plugin
+from saei.strategy import default_type, strategy_kind, type_of, typed
 
 ALIASES: Mapping[str, str] = {
     "intervention": "sampler.intervention",

@@ -1,6 +1,5 @@
-"""Strategies: the base class, their configs, and how a name becomes a class.
+"""How a strategy's name becomes its class.
 
-A strategy is one class with its own frozen pydantic ``Config`` whose ``type: Literal["pgd"]`` is its name.
 Names come from three places, looked up in this order: classes registered in this process (``@register``,
 plugin files), then the entry points of installed distributions, saei's own among them.
 Nothing here imports torch, and listing imports no strategy.
@@ -11,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, SerializeAsAny
 
 from saei.errors import ConfigError, PluginLoadError, nearest
+from saei.strategy import Open, Strategy, StrategyConfig
 
 KINDS: Mapping[str, str] = {
     "selector": "saei.selectors",
@@ -40,106 +37,6 @@ KINDS: Mapping[str, str] = {
     "template": "saei.templates",
 }
 """Each kind of strategy and its entry-point group."""
-
-
-def _fraction(value: object) -> object:
-    return Fraction(str(value)) if isinstance(value, float) and value == value else value
-
-
-Frac = Annotated[Fraction, BeforeValidator(_fraction)]
-"""An exact number, written ``2/255`` in files, on the command line and in dumps."""
-
-
-class Section(BaseModel):
-    """A frozen part of a configuration; unknown fields are errors.
-
-    A strategy field given without its ``type`` means the field's default strategy, so that
-    ``{"attack": {"steps": 3}}`` is three steps of the default attack.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_types(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        filled = dict(data)
-        for name in cls.model_fields:
-            value = filled.get(name)
-            if strategy_kind(cls, name) and isinstance(value, Mapping) and "type" not in value:
-                default = default_type(cls, name)
-                if default is not None:
-                    filled[name] = {"type": default, **value}
-        return filled
-
-
-StrategyClass: TypeAlias = "type[Strategy]"
-
-
-class StrategyConfig(Section):
-    """Base of every strategy's config; ``type`` is the strategy's registered name."""
-
-    type: str
-
-    strategy: ClassVar[StrategyClass]
-
-    def build(self) -> Any:
-        """Return a new strategy with this config."""
-        return self.strategy(self)
-
-
-class Strategy:
-    """Base of every pluggable part; one abstract class per kind derives from it.
-
-    To add one: derive from the kind's abstract class, give it a nested ``Config`` with a
-    ``type: Literal["name"] = "name"``, implement the abstract method, and either decorate the class with
-    ``@register`` or declare an entry point in the kind's group. The contract suite of ``saei.testing``
-    then applies to it.
-    """
-
-    kind: ClassVar[str] = ""
-    Config: ClassVar[type[StrategyConfig]] = StrategyConfig
-    config: Any
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        own = cls.__dict__.get("Config")
-        if own is None:
-            return
-        if not (isinstance(own, type) and issubclass(own, StrategyConfig)):
-            raise TypeError(f"{cls.__qualname__}.Config must derive from saei's StrategyConfig.")
-        if not own.model_config.get("frozen") or own.model_config.get("extra") != "forbid":
-            raise TypeError(f"{cls.__qualname__}.Config must be frozen and forbid unknown fields.")
-        annotation = own.model_fields["type"].annotation
-        if annotation is str:  # an abstract class that only shares fields
-            return
-        names = get_args(annotation)
-        if get_origin(annotation) is not Literal or len(names) != 1 or own.model_fields["type"].default != names[0]:
-            raise TypeError(f'{cls.__qualname__}.Config needs `type: Literal["name"] = "name"`.')
-        own.strategy = cls
-
-    def __init__(self, config: StrategyConfig | None = None) -> None:
-        if config is None:
-            config = self.Config()  # type: ignore[call-arg]  # a named Config has its type as default
-        if not isinstance(config, self.Config):
-            raise TypeError(f"{type(self).__name__} takes a {self.Config.__qualname__}, got {config!r}.")
-        self.config = config
-
-    @classmethod
-    def name(cls) -> str:
-        """Return the name under which the strategy is registered."""
-        return str(cls.Config.model_fields["type"].default)
-
-    def observe(self, metrics: Mapping[str, float]) -> None:
-        """Take note of a step's metrics; strategies with state override this."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state a checkpoint must keep; plain numbers, strings, lists and tensors."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
 
 
 S = TypeVar("S", bound=type[Strategy])
@@ -296,82 +193,21 @@ def resolve(kind: str, *, optional: bool = False) -> Callable[[object], Strategy
     return validator
 
 
-class Resolver(BeforeValidator):
-    """The marker and validator of an open strategy field; knows the field's kind."""
-
-    kind: str
-
-    def __init__(self, kind: str, *, optional: bool = False) -> None:
-        super().__init__(resolve(kind, optional=optional))
-        object.__setattr__(self, "kind", kind)
-
-
-SelectorField = Annotated[SerializeAsAny[StrategyConfig], Resolver("selector")]
-OptionalSelectorField = Annotated[SerializeAsAny[StrategyConfig] | None, Resolver("selector", optional=True)]
-AttackField = Annotated[SerializeAsAny[StrategyConfig], Resolver("attack")]
-SamplerField = Annotated[SerializeAsAny[StrategyConfig], Resolver("sampler")]
-CriterionField = Annotated[SerializeAsAny[StrategyConfig], Resolver("criterion")]
-ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Resolver("objective")]
-TermField = Annotated[SerializeAsAny[StrategyConfig], Resolver("term")]
-StrengthField = Annotated[SerializeAsAny[StrategyConfig], Resolver("strength")]
-GateField = Annotated[SerializeAsAny[StrategyConfig], Resolver("gate")]
-GuardField = Annotated[SerializeAsAny[StrategyConfig], Resolver("guard")]
-RewardField = Annotated[SerializeAsAny[StrategyConfig], Resolver("reward")]
-TaskField = Annotated[SerializeAsAny[StrategyConfig], Resolver("task")]
-TemplateField = Annotated[SerializeAsAny[StrategyConfig], Resolver("template")]
-
-
-def strategy_kind(section: type[BaseModel], field: str) -> str | None:
-    """Return the kind of an open strategy field, None for any other field."""
-    for meta in section.model_fields[field].metadata:
-        if isinstance(meta, Resolver):
-            return meta.kind
-    return None
-
-
-def default_type(section: type[BaseModel], field: str) -> str | None:
-    """Return the name of the default strategy of a field, None if it has none."""
-    default = section.model_fields[field].get_default(call_default_factory=True)
-    if isinstance(default, str):
-        return default
-    if isinstance(default, StrategyConfig):
-        return default.type
-    return str(default["type"]) if isinstance(default, Mapping) and "type" in default else None
-
-
-def type_of(value: Any, default: str) -> str:
-    """Return the strategy name that a strategy field's value asks for."""
-    mapping = typed(value, default)
-    return str(mapping["type"]) if mapping else default
-
-
-def typed(value: Any, default: str | None) -> dict[str, Any] | None:
-    """Return a strategy field's value as a mapping with its type, None where it is neither name nor mapping."""
-    if isinstance(value, str):
-        return {"type": value}
-    if isinstance(value, StrategyConfig):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return dict(value) if "type" in value or default is None else {"type": default, **value}
-    return None
-
-
-def field_docs(config: type[BaseModel]) -> dict[str, str]:
-    """Return what the ``Attributes`` sections of a config's docstrings say about its fields."""
-    found: dict[str, str] = {}
-    for cls in reversed(config.__mro__):
-        name = None
-        _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
-        for line in section.splitlines():
-            start = re.match(r"    (\w+): (.*)", line)
-            if start:
-                name = start[1]
-                found[name] = start[2]
-            elif name and line.startswith("        "):
-                found[name] += " " + line.strip()
-            else:
-                name = None
-    return found
+SelectorField = Annotated[SerializeAsAny[StrategyConfig], Open("selector"), BeforeValidator(resolve("selector"))]
+OptionalSelectorField = Annotated[
+    SerializeAsAny[StrategyConfig] | None, Open("selector"), BeforeValidator(resolve("selector", optional=True))
+]
+AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeValidator(resolve("attack"))]
+SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
+CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
+ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
+TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValidator(resolve("term"))]
+StrengthField = Annotated[SerializeAsAny[StrategyConfig], Open("strength"), BeforeValidator(resolve("strength"))]
+GateField = Annotated[SerializeAsAny[StrategyConfig], Open("gate"), BeforeValidator(resolve("gate"))]
+GuardField = Annotated[SerializeAsAny[StrategyConfig], Open("guard"), BeforeValidator(resolve("guard"))]
+RewardField = Annotated[SerializeAsAny[StrategyConfig], Open("reward"), BeforeValidator(resolve("reward"))]
+TaskField = Annotated[SerializeAsAny[StrategyConfig], Open("task"), BeforeValidator(resolve("task"))]
+TemplateField = Annotated[SerializeAsAny[StrategyConfig], Open("template"), BeforeValidator(resolve("template"))]
 
 
 def _points(kind: str) -> list[EntryPoint]:

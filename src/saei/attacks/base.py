@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saei.errors import ConfigError
-from saei.registry import Strategy
+from saei.strategy import Strategy
 
 Point: TypeAlias = tuple[Tensor, ...]
 """Blocks, each one tensor of one example: ``[C, H, W]`` pixels or ``[tokens, d]`` embedding offsets."""

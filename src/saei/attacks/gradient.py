@@ -14,7 +14,7 @@ from torch import Tensor
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace
 from saei.errors import ModelError
-from saei.registry import Frac, StrategyConfig
+from saei.strategy import Frac, StrategyConfig
 
 
 class GradientAttack(Attack):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace
-from saei.registry import Frac, StrategyConfig
+from saei.strategy import Frac, StrategyConfig
 
 
 class Noise(Attack):

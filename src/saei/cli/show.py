@@ -33,7 +33,7 @@ def _print(strategy: Any, kind: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from saei.registry import field_docs
+    from saei.strategy import field_docs
 
     console = Console(highlight=False)
     console.print(f"[bold]{strategy.name()}[/bold]  {kind}")

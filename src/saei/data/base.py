@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from saei.registry import Strategy, StrategyConfig
+from saei.strategy import Strategy, StrategyConfig
 from saei.types import Example
 
 Split: TypeAlias = Literal["train", "eval"]

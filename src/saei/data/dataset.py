@@ -10,7 +10,7 @@ from typing import Any, Literal
 from saei.data.base import Split, Task
 from saei.data.open_image import MAX_PIXELS, open_image
 from saei.errors import DataError
-from saei.registry import Section
+from saei.strategy import Section
 from saei.types import Example
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from saei.data.base import Template
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 from saei.types import Example
 
 INSTRUCTION = "Think inside <think> </think>, then answer in \\boxed{}."

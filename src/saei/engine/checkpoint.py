@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from saei.errors import CheckpointError
 from saei.policy import Policy
@@ -38,7 +39,7 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
         torch.save(dict(state), temporary / STATE)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # weights and state report a full disk in their own ways
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             "A checkpoint has to fit on the disk.",

@@ -79,6 +79,14 @@ class RunDir:
             ) from error
         return cls(path), validate(data)
 
+    def update(self, config: RunConfig) -> None:
+        """Record the configuration that the run goes on with: its number of steps and output may be new."""
+        file = self.path / "config.yaml"
+        record = yaml.safe_load(file.read_text(encoding="utf-8")) | {"config": dump(config)}
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+        os.replace(temporary, file)
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""

@@ -37,7 +37,8 @@ class ViewStream:
         self._max_bad_share = max_bad_share
         self.position = 0
         self.bad = 0
-        self._known_bad: dict[int, str] = {}
+        self._known_bad: dict[tuple[Split, int], str] = {}
+        self._reported = 0
 
     def preflight(self) -> None:
         """Look at the first examples, so that data errors are found before training.
@@ -75,21 +76,36 @@ class ViewStream:
         return views
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
-        """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order."""
+        """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.
+
+        Raises:
+            DataError: If there are none, or too many of the examples are unusable.
+        """
         size = self._task.size("eval")
         views: list[View] = []
-        for index in count(start) if size is None else range(start, size):
+        bad = 0
+        for seen, index in enumerate(count(start) if size is None else range(start, size), start=1):
+            view = self._look(index, "eval")
+            if view is None:
+                bad += 1
+                self._check(bad, max(seen, PREFLIGHT))
+            else:
+                views.append(view)
             if len(views) == n:
                 break
-            view = self._look(index, "eval")
-            if view is not None:
-                views.append(view)
+        if not views:
+            raise DataError(
+                "Evaluation needs at least one usable example.",
+                reason=f"Of the eval split of '{self._task.name()}' {bad} are unusable and none is left.",
+                remedy="Check the path, the split and the filters of the task.",
+            )
         return views
 
-    @property
-    def reports(self) -> tuple[str, ...]:
-        """What was wrong with each unusable training example, once each."""
-        return tuple(self._known_bad.values())
+    def unreported(self) -> list[str]:
+        """Return what was wrong with each unusable example met since the last call, once each."""
+        new = list(self._known_bad.values())[self._reported :]
+        self._reported += len(new)
+        return new
 
     def state_dict(self) -> dict[str, int]:
         """Return the position and the count of bad examples."""
@@ -110,14 +126,13 @@ class ViewStream:
         try:
             return self._policy.view(self._task.example(index, split))
         except DataError as error:
-            if split == "train":
-                self._known_bad[index] = f"example {index}: {error}"
+            self._known_bad.setdefault((split, index), f"{split} example {index} is skipped: {error}")
             return None
 
     def _check(self, bad: int, seen: int) -> None:
-        if bad > self._max_bad_share * seen:
+        if bad > self._max_bad_share * seen or bad == seen:
             raise DataError(
-                f"At most {self._max_bad_share:.0%} of the examples may be unusable.",
-                reason=f"{bad} of {seen} are. {next(iter(self._known_bad.values()))}",
+                f"Some examples have to be usable, and at most {self._max_bad_share:.0%} may not be.",
+                reason=f"{bad} of {seen} are unusable; the first: {next(iter(self._known_bad.values()))}",
                 remedy="Mend them, or raise training.max_bad_share.",
             )

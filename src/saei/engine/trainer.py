@@ -115,6 +115,8 @@ class Trainer:
         if start is not None:
             self._load(start)
         self.run = resume or RunDir.create(config)
+        if resume:
+            resume.update(config)
 
     def train(self) -> Path:
         """Train up to ``training.steps`` and return the run's folder.
@@ -127,7 +129,7 @@ class Trainer:
         if config.output.trackers:
             self.accelerator.init_trackers(self.run.path.name)
         with StopRequest() as stop, self.display.open(config, self.run.path):
-            for note in (*self.policy.parts.notes, *self.stream.reports):
+            for note in (*self.policy.parts.notes, *self.stream.unreported()):
                 self.display.note(note)
             if self.step == 0:
                 self._write(self._evaluate())
@@ -181,6 +183,8 @@ class Trainer:
         seed_globals(derive(config.seed, "globals", step))
         with self._stopwatch.phase("data"):
             views = self.stream.take(config.training.prompts_per_step)
+        for report in self.stream.unreported():
+            self.display.note(report)
         context = SamplingContext(
             policy=self.policy,
             grade=self._grade,

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from saei.registry import Strategy, StrategyConfig
+from saei.strategy import Strategy, StrategyConfig
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saei.entropy.base import Selector, TokenStats
 from saei.entropy.ranks import Scope, ceil_share, rank
-from saei.registry import Frac
+from saei.strategy import Frac
 
 
 class TopK(Selector):

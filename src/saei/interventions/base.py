@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from saei.policy import Scores
-from saei.registry import Strategy
+from saei.strategy import Strategy
 from saei.types import Grade, Response, ScoredGroup
 
 
@@ -28,14 +28,14 @@ class Criterion(Strategy, ABC):
         """Return J of one group.
 
         J is the mean over responses of the mean over their selected tokens; with ``pooled``, for selections of
-        scope ``group``, the mean over all selected tokens, since a response may have none.
+        scope ``group``, the mean over all selected tokens, since a response may have none. J of nothing is 0.
         """
         weight_NT = selected_NT.to(scores.logp_NT.dtype)
         values_NT = self.per_token(scores) * weight_NT
         if pooled:
-            return values_NT.sum() / weight_NT.sum()
+            return values_NT.sum() / weight_NT.sum().clamp_min(1)
         count_N = weight_NT.sum(1)
-        return (values_NT.sum(1) / count_N.clamp_min(1)).sum() / (count_N > 0).sum()
+        return (values_NT.sum(1) / count_N.clamp_min(1)).sum() / (count_N > 0).sum().clamp_min(1)
 
 
 class Strength(Strategy, ABC):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saei.interventions.base import Criterion
 from saei.policy import Scores
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 
 
 class Entropy(Criterion):

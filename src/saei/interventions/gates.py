@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from saei.interventions.base import Gate
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 from saei.types import Grade, Response
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions.base import Guard
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 from saei.types import ScoredGroup
 
 

@@ -17,15 +17,8 @@ from saei.interventions.base import Criterion, Gate, Guard, Strength
 from saei.interventions.stats import token_stats
 from saei.policy import Policy
 from saei.policy.pixels import GRID
-from saei.registry import (
-    AttackField,
-    CriterionField,
-    GateField,
-    GuardField,
-    Section,
-    SelectorField,
-    StrengthField,
-)
+from saei.registry import AttackField, CriterionField, GateField, GuardField, SelectorField, StrengthField
+from saei.strategy import Section
 from saei.types import Grade, Response, View
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 
 from saei.interventions.base import Strength
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 
 
 class Constant(Strength):

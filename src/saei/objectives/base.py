@@ -10,7 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from saei.objectives.advantages import AdvantageConfig
-from saei.registry import OptionalSelectorField, Strategy, StrategyConfig, TermField
+from saei.registry import OptionalSelectorField, TermField
+from saei.strategy import Strategy, StrategyConfig
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat
 
 from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, ObjectiveInput, Term
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 
 
 class EntropyBonus(Term):

@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat
 from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, ObjectiveInput, Term
 from saei.objectives.view_weight import view_weight
-from saei.registry import StrategyConfig
+from saei.strategy import StrategyConfig
 
 
 class KL(Term):

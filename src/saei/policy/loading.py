@@ -12,7 +12,6 @@ import torch
 from saei.config import BUILTIN, ModelConfig
 from saei.errors import ModelError
 
-
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
 

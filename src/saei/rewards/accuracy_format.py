@@ -6,8 +6,8 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from saei.registry import StrategyConfig
 from saei.rewards.base import Reward
+from saei.strategy import StrategyConfig
 from saei.types import Example, Grade
 
 BOX = "\\boxed{"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from saei.registry import Strategy
+from saei.strategy import Strategy
 from saei.types import Example, Grade
 
 

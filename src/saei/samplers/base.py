@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from saei.policy import Policy
-from saei.registry import Strategy
+from saei.strategy import Strategy
 from saei.types import Grade, Group, Response, ScoredGroup, View
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from saei.registry import StrategyConfig
 from saei.samplers.base import Sampler, SamplingContext
+from saei.strategy import StrategyConfig
 from saei.types import Group, View
 
 
@@ -38,6 +38,5 @@ class Clean(Sampler):
         with ctx.phase("sample"), ctx.policy.open(views) as prefix:
             drawn = prefix.sample([n] * len(views), sampling=ctx.policy.sampling, generator=ctx.generator)
         return [
-            Group(view.example, (view,), tuple(own), (0,) * n, (0,) * n)
-            for view, own in zip(views, drawn, strict=True)
+            Group(view.example, (view,), tuple(own), (0,) * n, (0,) * n) for view, own in zip(views, drawn, strict=True)
         ]

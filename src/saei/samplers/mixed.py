@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from saei.interventions import Intervention, InterventionConfig, Outcome
-from saei.registry import StrategyConfig
 from saei.samplers.base import Sampler, SamplingContext
+from saei.strategy import StrategyConfig
 from saei.types import Group, Response, ScoredGroup, View, ViewWeight
 
 
@@ -80,25 +81,25 @@ class Mixed(Sampler):
     def _group(
         self, view: View, outcomes: Sequence[Outcome], clean: list[Response], drawn: list[list[Response]]
     ) -> Group:
-        responses = (*clean, *(response for own in drawn for response in own))
-        if outcomes[0].untouched:
-            where = (0,) * len(responses)
-            return Group(view.example, (view,), responses, where, where, untouched=outcomes[0].untouched)
-        later = tuple(number for number, own in enumerate(drawn, start=1) for _ in own)
-        sampled_from = (*((0,) * len(clean)), *later)
+        numbers = count(1)
+        places = [0 if outcome.untouched else next(numbers) for outcome in outcomes]
+        by_place = sorted(zip(places, drawn, strict=True), key=lambda pair: pair[0])
+        attacked = [outcome for outcome in outcomes if not outcome.untouched]
+        sampled_from = (*((0,) * len(clean)), *(place for place, own in by_place for _ in own))
         updated_on = {
             "sampled": sampled_from,
-            "clean": (0,) * len(responses),
-            "perturbed": (*((1,) * len(clean)), *later),
+            "clean": (0,) * len(sampled_from),
+            "perturbed": tuple(max(place, min(1, len(attacked))) for place in sampled_from),
         }[self.config.update_on]
         return Group(
             example=view.example,
-            views=(view, *(outcome.view for outcome in outcomes)),
-            responses=responses,
+            views=(view, *(outcome.view for outcome in attacked)),
+            responses=(*clean, *(response for _, own in by_place for response in own)),
             sampled_from=sampled_from,
             updated_on=updated_on,
             view_weight=ViewWeight(self.config.beta, self.config.weight_cap),
-            metrics=_mean([outcome.metrics for outcome in outcomes]),
+            untouched=None if attacked else outcomes[0].untouched,
+            metrics=_mean([outcome.metrics for outcome in attacked]),
         )
 
     def guard(self, scored: ScoredGroup) -> ScoredGroup:
@@ -130,4 +131,4 @@ def _parts(total: int, parts: int) -> list[range]:
 
 
 def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+    return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]} if metrics else {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
-from saei.registry import Strategy, StrategyConfig
+from saei.strategy import Strategy, StrategyConfig
 from saei.testing.objective_inputs import LENGTHS, OPTIONAL, copies, objective_inputs, padded, some_rows
 from saei.testing.rules import changed, config_of, random_state_untouched, require
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from saei.registry import Strategy, StrategyConfig, entries, load
+from saei.registry import entries, load
+from saei.strategy import Strategy, StrategyConfig
 
 
 def registered(kind: str) -> list[StrategyConfig]:

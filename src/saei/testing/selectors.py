@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.entropy.base import Selector, TokenStats
-from saei.registry import Strategy, StrategyConfig
+from saei.strategy import Strategy, StrategyConfig
 from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
 
 LENGTHS = (4, 0, 5, 1, 2, 5)
