@@ -13,10 +13,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from saei.data.arithmetic import Problem
-from saei.data.bars import COLOURS, Bars
+from saei.data.bars import Bars
 from saei.data.base import Task
 from saei.data.digits import Digits, handwriting
-from saei.data.images import CONTRAST
+from saei.data.images import COLOURS, CONTRAST
 from saei.data.templates import ThinkBoxed
 from saei.types import Example
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from saei.builtin.shapes import OPPOSITE, RELATIONS
 from saei.data.arithmetic import SIGNS, Problem, calculate
-from saei.data.bars import COLOURS
+from saei.data.images import COLOURS
 from saei.data.ways import GLANCE, STEPS
 from saei.types import Example
 

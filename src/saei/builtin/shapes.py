@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from saei.data.bars import COLOURS, NOISE
-from saei.data.images import SIDE, paper, to_image
+from saei.data.bars import NOISE
+from saei.data.images import COLOURS, SIDE, paper, to_image
 from saei.types import Example
 
 FORMS = ("circle", "square", "triangle")

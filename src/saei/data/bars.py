@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import SIDE, paper, to_image
+from saei.data.images import COLOURS, SIDE, paper, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 170, 50), "blue": (40, 60, 220), "yellow": (230, 200, 30)}
 MAX_HEIGHT = 5
 UNIT = 11  # pixels a unit of height: five units and a margin fill the image
 NOISE = 6.0  # grey levels, before the contrast is reduced

@@ -15,8 +15,9 @@ from saei.data.ways import way_of
 from saei.types import Example
 
 EVAL_EVERY = 4  # every fourth image of the collection is kept for evaluation
-CELL = 16  # pixels of a digit's side; digits sit in the cells of a 4 x 4 grid
-INK = 16.0  # the collection's darkest value
+CELL = 16  # pixels of a digit's side
+GRID = SIDE // CELL  # digits sit in the cells of a square grid
+FULL_INK = 16.0  # the collection's darkest value
 KINDS = {
     1: ("read", "compare"),
     2: ("read", "compare", "add", "subtract"),
@@ -26,7 +27,7 @@ _SPLITS = {"train": 0, "eval": 1}
 
 
 class Digits(Task):
-    """Two handwritten digits side by side: read, compare, add, subtract, multiply.
+    """Two handwritten digits in two colours: read, compare, add, subtract, multiply.
 
     No image of the ``eval`` split appears in ``train``. Source of the images: Alpaydin and Kaynak (1998),
     Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
@@ -55,17 +56,19 @@ class Digits(Task):
 
 
 def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> Example:
-    """Draw two digits of a split and a question about them."""
+    """Draw two digits of a split, in two colours and two places, and a question about them."""
     images, labels = handwriting(split)
     chosen = rng.integers(len(labels), size=2)
-    values = {"left": int(labels[chosen[0]]), "right": int(labels[chosen[1]])}
+    inks = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]]
+    places = rng.permutation(GRID * GRID)[:2]
+    values = {ink: int(labels[index]) for ink, index in zip(inks, chosen, strict=True)}
     problem = draw_problem(rng, KINDS[level], values)
     canvas = paper()
-    for place, index in enumerate(chosen):
-        row, column = int(rng.integers(4)), 2 * place + int(rng.integers(2))
-        tile = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))
-        cell = canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        cell *= (1 - tile / INK)[:, :, None]
+    for ink, index, place in zip(inks, chosen, places, strict=True):
+        top, left = CELL * (int(place) // GRID), CELL * (int(place) % GRID)
+        share = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))[:, :, None] / FULL_INK
+        cell = canvas[top : top + CELL, left : left + CELL]
+        cell += share * (np.array(COLOURS[ink]) - cell)
     return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
 
 

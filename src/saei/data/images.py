@@ -11,6 +11,7 @@ CONTRAST = 0.25
 """Share of the 8-bit range that images use; it decides how much one grey level of perturbation means."""
 
 
+COLOURS = {"red": (220, 30, 30), "green": (30, 170, 50), "blue": (40, 60, 220), "yellow": (230, 200, 30)}
 SHADE = 30.0
 """Grey levels, at full contrast, by which the paper's shading departs from its mean at the edges."""
 

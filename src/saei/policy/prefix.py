@@ -99,14 +99,15 @@ class Prefix:
 
     @torch.no_grad()
     def sample(
-        self, counts: Sequence[int], *, sampling: SamplingConfig, generator: torch.Generator
+        self, counts: Sequence[int], *, generator: torch.Generator, sampling: SamplingConfig | None = None
     ) -> list[list[Response]]:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
         Args:
             counts: How many responses each view gets.
-            sampling: Temperature, length limit; top-p, top-k and greedy decoding in evaluation.
             generator: Source of all randomness, on the CPU.
+            sampling: How evaluation draws, with the entropies of just that distribution; None draws from the policy
+                as it is trained, with the entropies that its criterion uses.
         """
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:
@@ -127,7 +128,9 @@ class Prefix:
         )
         return [[next(drawn) for _ in range(count)] for count in counts]
 
-    def _draw(self, wanted: list[int], counts: list[int], sampling: SamplingConfig, generator: torch.Generator) -> Draw:
+    def _draw(
+        self, wanted: list[int], counts: list[int], sampling: SamplingConfig | None, generator: torch.Generator
+    ) -> Draw:
         policy = self._policy
         views = [self._views[number] for number in wanted]
         width = max(view.prompt_ids_P.shape[0] for view in views)
@@ -168,13 +171,12 @@ class Prefix:
             )
             return result
 
-        trained = sampling == policy.sampling
         return decode(
             first.logits_BV[expand_R],
             first.cache,
             step,
-            distribution=policy.distribution if trained else policy.distribution_of(sampling),
-            sampling=sampling,
+            distribution=policy.distribution if sampling is None else policy.distribution_of(sampling),
+            sampling=sampling or policy.sampling,
             eos_ids=policy.eos_ids,
             generator=generator,
         )

@@ -61,7 +61,7 @@ class Mixed(Sampler):
         """Return one group per view, clean responses first."""
         policy, config = ctx.policy, self.config
         with ctx.phase("sample"), policy.open(views) as prefix:
-            clean = prefix.sample([config.n_clean] * len(views), sampling=policy.sampling, generator=ctx.generator)
+            clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generator)
         with ctx.phase("attack"):
             outcomes_by_view = [
                 self.intervention.apply(
@@ -72,7 +72,7 @@ class Mixed(Sampler):
         outcomes = list(zip(*outcomes_by_view, strict=True))
         share = [len(part) for part in _parts(config.n_adversarial, config.views)]
         with ctx.phase("sample"), policy.open([o.view for own in outcomes for o in own]) as prefix:
-            drawn = iter(prefix.sample(share * len(views), sampling=policy.sampling, generator=ctx.generator))
+            drawn = iter(prefix.sample(share * len(views), generator=ctx.generator))
         return [
             self._group(view, own, clean_responses, [next(drawn) for _ in own])
             for view, own, clean_responses in zip(views, outcomes, clean, strict=True)
