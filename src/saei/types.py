@@ -84,7 +84,7 @@ class Response:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ViewWeight:
-    """The detached token weight ``min(cap, exp(beta * (old_logp - behaviour_logp)))`` of DESIGN's update.
+    """The detached token weight ``min(cap, exp(beta * (old_logp - behaviour_logp)))`` of the update.
 
     It is the only place where the gap between the view a response was drawn from and the view it is
     trained under enters the loss. ``beta = 0`` ignores the gap, ``beta = 1`` corrects it fully.

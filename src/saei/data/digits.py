@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import paper, to_image
+from saei.data.images import COLOURS, SIDE, paper, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,9 @@ from saei.errors import ModelError
 
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
+
+HUB_TIMEOUT = 5.0
+"""Seconds after which the hub counts as out of reach and only its local cache is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +55,49 @@ def load_parts(config: ModelConfig) -> Parts:
     path = model_path(config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    where = {"revision": config.revision, "local_files_only": Path(path).is_dir() or not _hub_answers()}
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, revision=config.revision, dtype=config.dtype, attn_implementation=config.attention
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            path,
+            **where,
+            dtype=config.dtype,
+            attn_implementation=config.attention,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except Exception as error:
         raise _not_loadable(config, "an image-text-to-text model", error) from error
+    _refuse_random_weights(config, found)
     device = config.device if config.device != "auto" else _best_device()
     model = model.to(device).eval()
     _set_threads(config, model)
     if config.freeze_vision:
         vision_tower(model).requires_grad_(False)
-    return _with_processors(config, path, model)
+    return _with_processors(config, path, where, model)
+
+
+def _hub_answers() -> bool:
+    """Return whether the hub can be reached: transformers itself would retry for a minute before giving up."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except Exception:  # whatever the transport raises; the cache may still hold the model
+        return False
+    return True
+
+
+def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights do not fill the model: transformers draws the others at random."""
+    mismatched = {f"{name} ({list(saved)} instead of {list(shape)})" for name, saved, shape in found["mismatched_keys"]}
+    lacking = sorted(found["missing_keys"]) + sorted(mismatched)
+    if lacking:
+        raise ModelError(
+            "The weights of a model have to fill it.",
+            reason=f"'{config.path}' lacks {len(lacking)}, such as {lacking[0]}.",
+            remedy="Give a complete checkpoint whose config.json belongs to its weights.",
+        )
 
 
 def _set_threads(config: ModelConfig, model: Any) -> None:
@@ -95,7 +130,7 @@ def vision_tower(model: Any) -> Any:
     )
 
 
-def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
+def _with_processors(config: ModelConfig, path: str, where: Mapping[str, Any], model: Any) -> Parts:
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     limits = {
@@ -104,13 +139,13 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
         if value is not None
     }
     try:
-        processor = AutoProcessor.from_pretrained(path, revision=config.revision, **limits)
+        processor = AutoProcessor.from_pretrained(path, **where, **limits)
         return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template)
     except Exception as error:
         whole = error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
-        image_processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, **limits)
+        tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        image_processor = AutoImageProcessor.from_pretrained(path, **where, **limits)
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
     note = (
