@@ -52,14 +52,13 @@ def load_parts(config: ModelConfig) -> Parts:
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
-    path = model_path(config)
+    path = _reachable(config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    where = {"revision": config.revision, "local_files_only": Path(path).is_dir() or not _hub_answers()}
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
             path,
-            **where,
+            revision=config.revision,
             dtype=config.dtype,
             attn_implementation=config.attention,
             ignore_mismatched_sizes=True,
@@ -73,17 +72,38 @@ def load_parts(config: ModelConfig) -> Parts:
     _set_threads(config, model)
     if config.freeze_vision:
         vision_tower(model).requires_grad_(False)
-    return _with_processors(config, path, where, model)
+    return _with_processors(config, path, model)
+
+
+def _reachable(config: ModelConfig) -> str:
+    """Return a folder, or a hub id if the hub answers; without it, the folder of the hub's local cache.
+
+    Asked first, because transformers retries each file of a hub out of reach for a quarter of a minute.
+
+    Raises:
+        ModelError: If it is none of these.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = str(Path(model_path(config)).expanduser())
+    if Path(path).is_dir():
+        return path
+    if path.startswith(("/", ".")) or path.count("/") > 1:
+        raise _not_found(config, "there is no such folder")
+    if _hub_answers():
+        return path
+    cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
+    if not isinstance(cached, str):
+        raise _not_found(config, "there is no such folder, and the hub cannot be reached for a model of that id")
+    return str(Path(cached).parent)
 
 
 def _hub_answers() -> bool:
-    """Return whether the hub can be reached: transformers itself would retry for a minute before giving up."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-    except Exception:  # whatever the transport raises; the cache may still hold the model
+    except Exception:  # whatever the transport raises, the hub is out of reach
         return False
     return True
 
@@ -130,7 +150,7 @@ def vision_tower(model: Any) -> Any:
     )
 
 
-def _with_processors(config: ModelConfig, path: str, where: Mapping[str, Any], model: Any) -> Parts:
+def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     limits = {
@@ -139,13 +159,13 @@ def _with_processors(config: ModelConfig, path: str, where: Mapping[str, Any], m
         if value is not None
     }
     try:
-        processor = AutoProcessor.from_pretrained(path, **where, **limits)
+        processor = AutoProcessor.from_pretrained(path, revision=config.revision, **limits)
         return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template)
     except Exception as error:
         whole = error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **where)
-        image_processor = AutoImageProcessor.from_pretrained(path, **where, **limits)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+        image_processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, **limits)
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
     note = (
@@ -165,6 +185,14 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _not_found(config: ModelConfig, reason: str) -> ModelError:
+    return ModelError(
+        "model.path has to name a model.",
+        reason=f"'{config.path}': {reason}.",
+        remedy="Give `builtin`, a folder written by save_pretrained, or the id of a hub that can be reached.",
+    )
 
 
 def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:
