@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from saei.data.bars import NOISE
-from saei.data.images import COLOURS, SIDE, paper, to_image
+from saei.data.images import COLOURS, SIDE, blank, to_image
 from saei.types import Example
 
 FORMS = ("circle", "square", "triangle")
@@ -39,7 +39,7 @@ def draw_shapes(rng: np.random.Generator, name: str) -> Example:
         question = f"Is the {names[0]} {asked} or {OPPOSITE[asked]} the {names[1]}?"
         if axis == 0:
             question = f"Is the {names[0]} {asked} or {OPPOSITE[asked]} of the {names[1]}?"
-    picture = Image.fromarray(np.rint(paper()).astype(np.uint8))
+    picture = Image.fromarray(blank().astype(np.uint8))
     for cell, shape in zip(cells, names, strict=True):
         x, y = (int(value) for value in cell * CELL + CELL // 2 + rng.integers(-JITTER, JITTER + 1, size=2))
         _paint(ImageDraw.Draw(picture), shape, x, y)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import COLOURS, SIDE, paper, to_image
+from saei.data.images import COLOURS, SIDE, blank, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 
@@ -60,7 +60,7 @@ def draw_chart(rng: np.random.Generator, level: int, name: str) -> Example:
 
 def paint(heights: dict[str, int]) -> NDArray[np.float64]:
     """Return the noiseless chart at full contrast, ``[64, 64, 3]`` in grey levels, bars from left to right."""
-    canvas = paper()
+    canvas = blank()
     width = SIDE // len(heights)
     for place, (colour, height) in enumerate(heights.items()):
         left = place * width

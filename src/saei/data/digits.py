@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import COLOURS, SIDE, paper, to_image
+from saei.data.images import COLOURS, SIDE, blank, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 
@@ -63,7 +63,7 @@ def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> 
     places = rng.permutation(GRID * GRID)[:2]
     values = {ink: int(labels[index]) for ink, index in zip(inks, chosen, strict=True)}
     problem = draw_problem(rng, KINDS[level], values)
-    canvas = paper()
+    canvas = blank()
     for ink, index, place in zip(inks, chosen, places, strict=True):
         top, left = CELL * (int(place) // GRID), CELL * (int(place) % GRID)
         share = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))[:, :, None] / FULL_INK

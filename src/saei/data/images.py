@@ -13,26 +13,27 @@ CONTRAST = 0.25
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 170, 50), "blue": (40, 60, 220), "yellow": (230, 200, 30)}
 SHADE = 30.0
-"""Grey levels, at full contrast, by which the paper's shading departs from its mean at the edges."""
+"""Grey levels, at full contrast, by which the light at the edges departs from its mean."""
+
+PAPER = 255.0 - SHADE
+"""The grey level of empty paper under mean light, at full contrast."""
 
 
-def paper() -> NDArray[np.float64]:
-    """Return an empty sheet, ``[64, 64, 3]`` in grey levels: redder to the right, bluer to the bottom.
-
-    The shading tells every patch where it lies, which a small model with relative positions cannot see.
-    """
-    ramp = np.linspace(-SHADE, SHADE, SIDE)
-    sheet = np.full((SIDE, SIDE, 3), 255 - SHADE)
-    sheet[:, :, 0] += ramp[None, :]
-    sheet[:, :, 2] += ramp[:, None]
-    return sheet
+def blank() -> NDArray[np.float64]:
+    """Return an empty sheet, ``[64, 64, 3]`` in grey levels."""
+    return np.full((SIDE, SIDE, 3), PAPER)
 
 
 def to_image(canvas: NDArray[np.float64]) -> Image.Image:
-    """Return an RGB image of a canvas, its contrast reduced around mid-grey.
+    """Return an RGB image of a canvas under light that is redder to the right and bluer to the bottom.
+
+    The light tells of every patch where it lies, which a small model with relative positions is slow to find
+    out. The contrast is reduced around mid-grey.
 
     Args:
         canvas: ``[64, 64, 3]`` in units of 8-bit grey levels at full contrast.
     """
-    pixels = 127.5 + CONTRAST * (np.clip(canvas, 0, 255) - 127.5)
+    ramp = np.linspace(-SHADE, SHADE, SIDE)
+    lit = canvas + np.stack(np.broadcast_arrays(ramp[None, :], 0.0, ramp[:, None]), axis=-1)
+    pixels = 127.5 + CONTRAST * (np.clip(lit, 0, 255) - 127.5)
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
