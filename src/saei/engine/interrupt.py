@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,10 +18,14 @@ class StopRequest:
 
     A second signal raises ``KeyboardInterrupt`` where the program is. Outside of the main thread, where Python
     delivers no signals, nothing is installed.
+
+    Args:
+        heard: Called at the first signal, to tell the user that it was heard.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
         self.requested = False
+        self._heard = heard
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -39,3 +44,4 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        self._heard()

@@ -40,25 +40,44 @@ class RunDir:
         Raises:
             ConfigError: If the folder holds a run already or cannot be written.
         """
-        name = config.output.name or _new_name(config)
-        run = cls(config.output.root / name)
-        if (run.path / "config.yaml").exists():
+        cls.check_new(config)
+        run = cls(config.output.root / (config.output.name or _new_name(config)))
+        run.record(config)
+        return run
+
+    @staticmethod
+    def check_new(config: RunConfig) -> None:
+        """Refuse a name that is taken, before anything is loaded.
+
+        Raises:
+            ConfigError: If the folder that the configuration names holds a run already.
+        """
+        if config.output.name is None:
+            return
+        path = config.output.root / config.output.name
+        if (path / "config.yaml").exists():
             raise ConfigError(
                 "A run needs a folder of its own.",
-                reason=f"{run.path} holds a run already.",
-                remedy=f"Continue it with `saei train --resume {run.path}`, or give another --name.",
+                reason=f"{path} holds a run already.",
+                remedy=f"Continue it with `saei train --resume {path}`, or give another --name.",
             )
+
+    def record(self, config: RunConfig) -> None:
+        """Write the resolved configuration with versions and git revision, also when a resumed run changed it.
+
+        Raises:
+            ConfigError: If the folder cannot be written.
+        """
         try:
-            (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             record = {"config": dump(config), "versions": _versions(), "git": _git_revision()}
-            (run.path / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+            (self.path / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
         except OSError as error:
             raise ConfigError(
                 "The run's folder has to be writable.",
-                reason=f"{run.path}: {error}.",
+                reason=f"{self.path}: {error}.",
                 remedy="Choose another output.root.",
             ) from error
-        return run
 
     @classmethod
     def open(cls, path: Path) -> tuple[RunDir, RunConfig]:

@@ -56,6 +56,8 @@ class Trainer:
 
         self.config = config
         self.display = display or PlainDisplay()
+        if resume is None:
+            RunDir.check_new(config)
         self.task: Task = config.task.build()
         self.reward: Reward = config.reward.build()
         self.sampler: Sampler = config.sampler.build()
@@ -128,7 +130,8 @@ class Trainer:
         self.run.rewind(self.step if self.step else -1)
         if config.output.trackers:
             self.accelerator.init_trackers(self.run.path.name)
-        with StopRequest() as stop, self.display.open(config, self.run.path):
+        heard = "Stopping after this step and its checkpoint. Once more stops at once."
+        with StopRequest(lambda: self.display.note(heard)) as stop, self.display.open(config, self.run.path):
             for note in (*self.policy.parts.notes, *self.stream.unreported()):
                 self.display.note(note)
             if self.step == 0:
@@ -140,6 +143,8 @@ class Trainer:
                     self.save()
                 if stop.requested and not last:
                     raise Interrupted(f"Stopped after step {self.step} of {config.training.steps}.")
+            if self.stream.bad:
+                self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
         if config.output.trackers:
             self.accelerator.end_training()
         return self.run.path
@@ -167,6 +172,9 @@ class Trainer:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            for parameter, moments in self.optimizer.state.items():  # AdamW loads moments of any shape
+                if moments["exp_avg"].shape != parameter.shape:
+                    raise ValueError(f"{list(moments['exp_avg'].shape)} moments for {list(parameter.shape)} weights")
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 "A checkpoint has to belong to the model that is trained.",
