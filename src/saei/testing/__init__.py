@@ -10,8 +10,18 @@ A check builds the strategy of a config and raises an ``AssertionError`` that na
 """
 
 from saei.testing.attacks import check_attack
+from saei.testing.criteria import check_criterion
 from saei.testing.objectives import check_objective, check_term
 from saei.testing.rules import registered
+from saei.testing.samplers import check_sampler
 from saei.testing.selectors import check_selector
 
-__all__ = ["check_attack", "check_objective", "check_selector", "check_term", "registered"]
+__all__ = [
+    "check_attack",
+    "check_criterion",
+    "check_objective",
+    "check_sampler",
+    "check_selector",
+    "check_term",
+    "registered",
+]

@@ -1,0 +1,120 @@
+"""The contract of criteria."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from saei.interventions.base import Criterion
+from saei.policy import Scores
+from saei.strategy import Strategy, StrategyConfig
+from saei.testing.rules import config_of, random_state_untouched, require
+
+LENGTHS = (4, 1, 5, 2)
+TOLERANCE = 1e-6
+
+
+def check_criterion(subject: Strategy | StrategyConfig) -> None:
+    """Hold a criterion to its contract, on four ragged responses.
+
+    Args:
+        subject: The criterion or its config.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    criterion, name = config.build(), config.type
+    require(isinstance(criterion, Criterion), name, "the config of a criterion builds a Criterion")
+    scores = _scores(criterion.with_entropy)
+    _check_values(criterion, scores)
+    same = torch.equal(_values(criterion, scores), _values(config.build(), scores))
+    require(same, name, "the same scores give the same values")
+    wide = _padded(scores)
+    kept = scores.mask_NT
+    there = _values(criterion, wide)[:, : kept.shape[1]]
+    require(_close(_values(criterion, scores)[kept], there[kept]), name, "what stands on padding changes nothing")
+    alone = torch.cat([_values(criterion, _row(scores, n))[kept[n : n + 1]] for n in range(len(LENGTHS))])
+    require(_close(_values(criterion, scores)[kept], alone), name, "a response's values do not depend on the others")
+    for pooled in (False, True):
+        _check_gradient(criterion, scores, pooled=pooled)
+    if criterion.with_entropy:
+        try:
+            criterion.per_token(replace(scores, entropy_NT=None))
+        except Exception:
+            return
+        raise AssertionError(f"{name}: the rule is broken that with_entropy is only asked for by who reads entropies.")
+
+
+def _check_values(criterion: Criterion, scores: Scores) -> None:
+    name = criterion.name()
+    leaves = _leaves(scores)
+    before = [leaf.detach().clone() for leaf in leaves]
+    with random_state_untouched(name):
+        values_NT = criterion.per_token(scores)
+    require(all(map(torch.equal, before, leaves)), name, "the scores are left as they were")
+    require(values_NT.shape == scores.mask_NT.shape, name, "there is one value per token")
+    require(bool(values_NT.isfinite().all()), name, "values are finite, on padding too")
+    require(values_NT.requires_grad, name, "values are differentiable")
+
+
+def _check_gradient(criterion: Criterion, scores: Scores, *, pooled: bool) -> None:
+    """The gradient of J lies on the selected tokens, and J of nothing is 0 with gradient 0."""
+    name = criterion.name()
+    selected_NT = scores.mask_NT & (torch.arange(max(LENGTHS)) != 1)
+    leaves = _leaves(scores)
+
+    def gradients(chosen_NT: Tensor) -> tuple[Tensor, list[Tensor]]:
+        J = criterion.value(scores, chosen_NT, pooled=pooled)
+        found = torch.autograd.grad(J, leaves, allow_unused=True)
+        return J, [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+    J, found = gradients(selected_NT)
+    require(J.shape == () and bool(J.isfinite()), name, "J is a finite scalar")
+    require(any(bool(gradient.any()) for gradient in found), name, "a gradient reaches the scores")
+    require(not any(bool(gradient[~selected_NT].any()) for gradient in found), name, "it reaches selected tokens only")
+    J, found = gradients(torch.zeros_like(selected_NT))
+    nothing = float(J.detach()) == 0 and not any(bool(gradient.any()) for gradient in found)
+    require(nothing, name, "J of an empty selection is 0, and so is its gradient")
+
+
+def _scores(with_entropy: bool) -> Scores:
+    generator = torch.Generator().manual_seed(0)
+    mask_NT = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+
+    def positive() -> Tensor:
+        return (torch.rand(mask_NT.shape, generator=generator) + 0.1) * mask_NT
+
+    return Scores((-positive()).requires_grad_(), positive().requires_grad_() if with_entropy else None, mask_NT)
+
+
+def _leaves(scores: Scores) -> list[Tensor]:
+    return [leaf for leaf in (scores.logp_NT, scores.entropy_NT) if leaf is not None]
+
+
+@torch.no_grad()
+def _values(criterion: Criterion, scores: Scores) -> Tensor:
+    return criterion.per_token(scores)
+
+
+def _padded(scores: Scores) -> Scores:
+    """Return the scores with three more columns, and numbers on all padding that would be noticed."""
+    mask_NT = pad(scores.mask_NT, (0, 3))
+
+    def noisy(values_NT: Tensor) -> Tensor:
+        return torch.where(mask_NT, pad(values_NT.detach(), (0, 3)), 7.0)
+
+    return Scores(noisy(scores.logp_NT), None if scores.entropy_NT is None else noisy(scores.entropy_NT), mask_NT)
+
+
+def _row(scores: Scores, n: int) -> Scores:
+    rows = slice(n, n + 1)
+    entropy_NT = None if scores.entropy_NT is None else scores.entropy_NT[rows]
+    return Scores(scores.logp_NT[rows], entropy_NT, scores.mask_NT[rows])
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    return torch.allclose(left, right, rtol=0, atol=TOLERANCE)

@@ -1,0 +1,152 @@
+"""The contract of samplers."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saei.policy import Policy
+from saei.policy.pixels import to_image
+from saei.samplers.base import Sampler, SamplingContext
+from saei.strategy import Strategy, StrategyConfig
+from saei.testing.rules import config_of, random_state_untouched, require, seeded
+from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
+
+TOLERANCE = 1e-3
+"""Nats by which a token's log-probability may differ between sampling and scoring."""
+
+
+def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
+    """Hold a sampler to its contract.
+
+    Args:
+        subject: The sampler or its config.
+        policy: A small policy in float32, to sample from.
+        views: A few of its clean views, some without an image too.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    sampler, name = config.build(), config.type
+    require(isinstance(sampler, Sampler), name, "the config of a sampler builds a Sampler")
+    require(isinstance(sampler.group_size, int) and sampler.group_size > 0, name, "its group_size is a positive number")
+    before = _state(policy)
+    with random_state_untouched(name):
+        groups = _draw(sampler, policy, views)
+    _check_untouched(name, policy, before)
+    require(len(groups) == len(views), name, "there is one group per view")
+    for view, group in zip(views, groups, strict=True):
+        _check_group(sampler, policy, view, group)
+        _check_guard(sampler, group)
+    require(_same(groups, _draw(config.build(), policy, views)), name, "the same arguments give the same groups")
+    _check_state(config, sampler, policy, views)
+
+
+def _draw(sampler: Sampler, policy: Policy, views: Sequence[View], progress: float = 0.0) -> list[Group]:
+    return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded()))
+
+
+def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:
+    """Grade by the first token, so that some groups agree and others do not."""
+    right = [int(response.ids_T[0]) % 2 == 0 if len(response) else False for response in responses]
+    return [Grade(float(flag), flag) for flag in right]
+
+
+def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> None:
+    name = sampler.name()
+    n = len(group.responses)
+    require(n == sampler.group_size, name, "a group has group_size responses")
+    require(group.example is view.example and group.views[0] is view, name, "a group's first view is the one given")
+    places = (group.sampled_from, group.updated_on)
+    known = all(len(own) == n and all(0 <= place < len(group.views) for place in own) for own in places)
+    require(known, name, "each response is sampled from one of the group's views and updated on one")
+    origins = [group.origin(number) == CLEAN for number in range(n)]
+    require(origins == sorted(origins, reverse=True), name, "clean responses come first")
+    if group.untouched:
+        require(set(group.sampled_from) == {0}, name, "an untouched group draws from the clean view only")
+    numbers = all(isinstance(value, float) and math.isfinite(value) for value in group.metrics.values())
+    require(numbers, name, "a group's metrics are finite numbers")
+    for other in group.views:
+        _check_view(name, policy, view, other)
+    _check_origin(name, policy, group)
+
+
+def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
+    require(view.example is clean.example, name, "all views of a group look at its example")
+    same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
+    require(same, name, "all views of a group have canvases of the same sizes")
+    for canvas in view.canvases:
+        stored = policy.pixels.canvas(to_image(canvas)).to(canvas)
+        require(torch.equal(stored, canvas), name, "a canvas is what the policy sees of its 8-bit picture")
+
+
+def _check_origin(name: str, policy: Policy, group: Group) -> None:
+    """Score every response again under the view that it claims to come from."""
+    for number, view in enumerate(group.views):
+        own = [r for r, place in zip(group.responses, group.sampled_from, strict=True) if place == number]
+        if not own:
+            continue
+        with policy.open([view]) as prefix:
+            (scores,) = prefix.score([own], with_entropy=False)
+        for row, response in zip(scores.logp_NT, own, strict=True):
+            gap_T = row[: len(response)] - response.behaviour_logp_T
+            near = not len(response) or float(gap_T.abs().max()) < TOLERANCE
+            require(near, name, "a response has the log-probabilities of the view it says that it was drawn from")
+
+
+def _check_guard(sampler: Sampler, group: Group) -> None:
+    scored = ScoredGroup(group, tuple(_grade(group.views[0], group.responses)))
+    kept = sampler.guard(scored)
+    whole = kept.group.example is group.example and len(kept.grades) == len(kept.group.responses) == len(
+        kept.group.sampled_from
+    ) == len(kept.group.updated_on)
+    require(whole, sampler.name(), "the guard returns a scored group with one grade per response")
+
+
+def _check_state(config: StrategyConfig, sampler: Sampler, policy: Policy, views: Sequence[View]) -> None:
+    """A sampler restored from its state goes on as the one that was never stopped."""
+    sampler.observe({"reward": 0.5, "entropy": 0.1, "clean/accuracy": 1.0})
+    file = io.BytesIO()
+    torch.save(sampler.state_dict(), file)
+    file.seek(0)
+    restored: Any = config.build()
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    ours, theirs = (_draw(one, policy, views, progress=1.0) for one in (sampler, restored))
+    require(_same(ours, theirs), config.type, "a sampler restored from its state draws the same groups")
+
+
+def _same(left: Sequence[Group], right: Sequence[Group]) -> bool:
+    return len(left) == len(right) and all(map(_equal, left, right))
+
+
+def _equal(left: Group, right: Group) -> bool:
+    ids = [[response.ids_T.tolist() for response in group.responses] for group in (left, right)]
+    canvases = [[canvas for view in group.views for canvas in view.canvases] for group in (left, right)]
+    return (
+        ids[0] == ids[1]
+        and (left.sampled_from, left.updated_on) == (right.sampled_from, right.updated_on)
+        and len(canvases[0]) == len(canvases[1])
+        and all(map(torch.equal, *canvases))
+    )
+
+
+def _state(policy: Policy) -> list[tuple[Tensor, Tensor | None, bool]]:
+    return [
+        (p.detach().clone(), None if p.grad is None else p.grad.clone(), p.requires_grad)
+        for p in policy.module.parameters()
+    ]
+
+
+def _check_untouched(name: str, policy: Policy, before: Sequence[tuple[Tensor, Tensor | None, bool]]) -> None:
+    require(not policy.model.training, name, "the model stays in eval mode")
+    for (value, grad, needs), (old, old_grad, needed) in zip(_state(policy), before, strict=True):
+        require(torch.equal(value, old), name, "parameters keep their values")
+        kept = grad is None if old_grad is None else grad is not None and torch.equal(grad, old_grad)
+        require(kept, name, "parameters keep their .grad")
+        require(needs == needed, name, "parameters keep their requires_grad")
