@@ -110,8 +110,11 @@ def _widths(space: Space) -> list[int]:
 
 def _run(attack: Attack, start: Point, space: Space, criterion: _Toy | None = None) -> Point:
     shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
-    criterion = criterion or _Toy(space, shapes)
-    return attack.attack(criterion, start, space=space, progress=0.5, generator=seeded())
+    given = tuple(block.clone() for block in start)
+    moved = attack.attack(criterion or _Toy(space, shapes), given, space=space, progress=0.5, generator=seeded())
+    kept = all(map(torch.equal, given, start)) and not any(block.requires_grad for block in given)
+    require(kept, attack.name(), "the start is not written to")
+    return moved
 
 
 def _check_result(attack: Attack, start: Point, space: Space) -> None:
@@ -161,12 +164,9 @@ def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
     name = config.type
     criterion = _Toy(space, PIXELS if space.name == "pixels" else EMBEDDINGS)
     before = criterion.state()
-    copies = tuple(block.clone() for block in start)
     with random_state_untouched(name):
         moved = _run(config.build(), start, space, criterion)
     require(torch.is_grad_enabled(), name, "gradients are as enabled afterwards as they were")
-    require(all(map(torch.equal, start, copies)), name, "the start is not written to")
-    require(not any(block.requires_grad for block in start), name, "the start needs no gradient afterwards")
     for (value, grad, needs), (old_value, old_grad, needed) in zip(criterion.state(), before, strict=True):
         require(torch.equal(value, old_value), name, "parameters behind the criterion keep their values")
         kept = grad is not None and old_grad is not None and torch.equal(grad, old_grad)
