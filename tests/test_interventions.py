@@ -1,0 +1,457 @@
+"""Interventions: criteria by hand, and the attack against a naive one through the model's own forward."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from groups import draw, no_grades, own_forward, spoken
+from saei.attacks.base import Attack, Point
+from saei.attacks.noise import Noise
+from saei.attacks.pgd import PGD
+from saei.data.bars import Bars
+from saei.entropy.band import MiddleThird
+from saei.entropy.base import Selector, TokenStats
+from saei.errors import ConfigError, ModelError
+from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.interventions.criteria import NLL, Entropy
+from saei.interventions.stats import token_stats
+from saei.interventions.strengths import Constant
+from saei.policy import Policy, Scores
+from saei.policy.loading import vision_tower
+from saei.policy.pixels import GRID, to_image
+from saei.strategy import StrategyConfig
+from saei.testing import check_criterion, registered
+from saei.types import ADVERSARIAL, Example, Grade, Response, View
+
+STEP = 2 / 255
+
+
+@pytest.fixture
+def views(random_policy: Policy, bars: Bars) -> list[View]:
+    return [random_policy.view(bars.example(i)) for i in range(2)]
+
+
+@pytest.fixture
+def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
+    return draw(random_policy, views, [3, 2])
+
+
+def apply(
+    policy: Policy, views: list[View], responses: list[list[Response]], grade: Any = no_grades, **slots: Any
+) -> list[Outcome]:
+    return Intervention(InterventionConfig(**slots)).apply(
+        policy, views, responses, grade=grade, progress=0.0, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def middle(response: Response) -> list[int]:
+    """The positions of a response's middle third, found by sorting."""
+    entropies, length = response.entropy_T.tolist(), len(response)
+    return sorted(range(length), key=lambda t: (entropies[t], t))[length // 3 : length - length // 3]
+
+
+def naive_J(policy: Policy, view: View, responses: list[Response], canvas: Tensor, kind: str = "entropy") -> Tensor:
+    """The criterion by one forward per response."""
+    means = []
+    for response in responses:
+        logp_TV = own_forward(policy, view, response, canvas)
+        if kind == "entropy":
+            values_T = torch.distributions.Categorical(logits=logp_TV).entropy()
+        else:
+            values_T = -logp_TV.gather(-1, response.ids_T[:, None])[:, 0]
+        means.append(values_T[middle(response)].mean())
+    return torch.stack(means).mean()
+
+
+def naive_gradient(
+    policy: Policy, view: View, responses: list[Response], canvas: Tensor, kind: str = "entropy"
+) -> Tensor:
+    point = canvas.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(naive_J(policy, view, responses, point, kind), point)
+    return gradient
+
+
+def moved(canvas: Tensor, gradient: Tensor, step: float = STEP) -> Tensor:
+    """One signed step on the 8-bit grid."""
+    return ((canvas + step * gradient.sign()).clamp(0, 1) * 255).round() / 255
+
+
+def assert_same_canvas(ours: Tensor, expected: Tensor, gradient: Tensor) -> None:
+    """Equal wherever the gradient is more than rounding noise, which is almost everywhere."""
+    certain = gradient.abs() > 1e-4 * gradient.abs().max()
+    assert float(certain.float().mean()) > 0.95
+    torch.testing.assert_close(ours[certain], expected[certain], atol=1e-6, rtol=0)
+
+
+# Criteria
+
+
+@pytest.fixture
+def scores() -> Scores:
+    """Three responses of 3, 2 and 1 tokens."""
+    return Scores(
+        logp_NT=torch.tensor([[-0.5, -4.0, -1.0], [-2.0, -3.0, 0.0], [-9.0, 0.0, 0.0]]),
+        entropy_NT=torch.tensor([[1.0, 2.0, 6.0], [0.5, 1.5, 0.0], [8.0, 0.0, 0.0]]),
+        mask_NT=torch.tensor([[True, True, True], [True, True, False], [True, False, False]]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("criterion", "pooled", "expected"),
+    [
+        (Entropy, False, ((2.0 + 6.0) / 2 + 0.5) / 2),
+        (Entropy, True, (2.0 + 6.0 + 0.5) / 3),
+        (NLL, False, ((4.0 + 1.0) / 2 + 2.0) / 2),
+        (NLL, True, (4.0 + 1.0 + 2.0) / 3),
+    ],
+)
+def test_criteria_by_hand(scores: Scores, criterion: type[Entropy], pooled: bool, expected: float) -> None:
+    # The third response has nothing selected: it does not count as a response of 0.
+    selected_NT = torch.tensor([[False, True, True], [True, False, False], [False, False, False]])
+    assert float(criterion().value(scores, selected_NT, pooled=pooled)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("config", registered("criterion"), ids=lambda config: config.type)
+def test_contract(config: StrategyConfig) -> None:
+    check_criterion(config)
+
+
+def test_the_contract_catches_a_criterion_that_reads_undeclared_entropies() -> None:
+    class Sneaky(Entropy):
+        with_entropy: ClassVar[bool] = False
+
+        class Config(StrategyConfig):
+            type: Literal["sneaky"] = "sneaky"
+
+    with pytest.raises(AssertionError):
+        check_criterion(Sneaky())
+
+
+def test_the_contract_catches_a_criterion_that_mixes_responses() -> None:
+    class Centred(NLL):
+        class Config(StrategyConfig):
+            type: Literal["centred"] = "centred"
+
+        def per_token(self, scores: Scores) -> Tensor:
+            return scores.logp_NT - scores.logp_NT.mean()
+
+    with pytest.raises(AssertionError, match=r"padding changes nothing|do not depend on the others"):
+        check_criterion(Centred())
+
+
+# The attack
+
+
+@pytest.mark.parametrize("kind", ["entropy", "nll"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_attack_equals_a_naive_one(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], kind: str, shared: bool
+) -> None:
+    random_policy.shared_prefix = shared
+    outcomes = apply(random_policy, views, responses, criterion=kind)
+    for view, own, outcome in zip(views, responses, outcomes, strict=True):
+        (clean,) = view.canvases
+        gradient = naive_gradient(random_policy, view, own, clean, kind)
+        assert_same_canvas(outcome.view.canvases[0], moved(clean, gradient), gradient)
+        assert outcome.view.origin == ADVERSARIAL
+        assert outcome.untouched is None
+        assert outcome.metrics["criterion"] == pytest.approx(
+            float(naive_J(random_policy, view, own, clean, kind).detach()), abs=1e-5
+        )
+        assert outcome.metrics["selected"] == sum(len(middle(response)) for response in own)
+
+
+def test_several_steps_equal_naive_ones(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    (outcome,) = apply(random_policy, views[:1], responses[:1], attack={"type": "pgd", "steps": 2, "radius": "3/255"})
+    (clean,) = views[0].canvases
+    once = moved(clean, naive_gradient(random_policy, views[0], responses[0], clean))
+    gradient = naive_gradient(random_policy, views[0], responses[0], once)
+    twice = moved(once, gradient).clamp(clean - 3 / 255, clean + 3 / 255)
+    assert_same_canvas(outcome.view.canvases[0], (twice * 255).round() / 255, gradient)
+
+
+def test_result_is_an_8_bit_picture_within_a_step(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    for view, outcome in zip(views, apply(random_policy, views, responses), strict=True):
+        (clean,), (canvas,) = view.canvases, outcome.view.canvases
+        assert not canvas.requires_grad
+        assert torch.equal((canvas * 255).round() / 255, canvas)
+        assert float((canvas - clean).abs().max()) == pytest.approx(STEP, abs=1e-6)
+        assert float(canvas.min()) >= 0
+        assert float(canvas.max()) <= 1
+        assert torch.equal(through_png(random_policy, canvas), canvas)
+
+
+def through_png(policy: Policy, canvas: Tensor) -> Tensor:
+    file = io.BytesIO()
+    to_image(canvas).save(file, "PNG")
+    return policy.pixels.canvas(Image.open(file))
+
+
+@pytest.mark.parametrize("direction", ["raise", "lower"])
+def test_one_step_moves_the_selected_entropy(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], direction: str
+) -> None:
+    outcomes = apply(random_policy, views, responses, attack={"direction": direction})
+    with torch.no_grad():
+        for view, own, outcome in zip(views, responses, outcomes, strict=True):
+            before = naive_J(random_policy, view, own, view.canvases[0])
+            after = naive_J(random_policy, view, own, through_png(random_policy, outcome.view.canvases[0]))
+            assert float(after - before) * (1 if direction == "raise" else -1) > 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 2.0])
+def test_strength_scales_the_step(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], value: float
+) -> None:
+    (outcome, _) = apply(random_policy, views, responses, strength=Constant.Config(value=value))
+    change = (outcome.view.canvases[0] - views[0].canvases[0]).abs()
+    assert float(change.max()) == pytest.approx(value * STEP, abs=1e-6)
+    assert float(change.float().median()) == pytest.approx(value * STEP, abs=1e-6)
+
+
+def test_micro_groups_give_the_same_views(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    whole = apply(random_policy, views, responses)
+    one_by_one = apply(random_policy, views, responses, micro_groups=1)
+    for view, own, together, alone in zip(views, responses, whole, one_by_one, strict=True):
+        gradient = naive_gradient(random_policy, view, own, view.canvases[0])
+        assert_same_canvas(alone.view.canvases[0], together.view.canvases[0], gradient)
+        assert alone.metrics == pytest.approx(together.metrics, abs=1e-5)
+
+
+def test_empty_responses_are_left_out(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    empty = spoken(random_policy, "", end=False)
+    (with_empty,) = apply(random_policy, views[:1], [[empty, *responses[0], empty]])
+    (without,) = apply(random_policy, views[:1], responses[:1])
+    assert torch.equal(with_empty.view.canvases[0], without.view.canvases[0])
+    assert with_empty.metrics == without.metrics
+
+
+def test_a_group_without_selection_leaves_the_others_alone(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    only_form = [spoken(random_policy, "<think></think>")]
+    selector = {"type": "middle-third", "exclude": ["eos", "template"]}
+    nothing, attacked = apply(random_policy, views, [only_form, responses[1]], selector=selector)
+    assert (nothing.untouched, nothing.view) == ("empty", views[0])
+    (alone,) = apply(random_policy, views[1:], responses[1:], selector=selector)
+    gradient = attacked.view.canvases[0] - views[1].canvases[0]
+    assert float(gradient.abs().min()) > 0  # a NaN from the empty group would have stopped all of it
+    assert float((attacked.view.canvases[0] == alone.view.canvases[0]).float().mean()) > 0.999
+
+
+def test_untouched_groups_say_why(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:
+    text_only = random_policy.view(Example("t", "What is 1 + 2?", "3"))
+    (said,) = draw(random_policy, [text_only], [2])
+    silent = [spoken(random_policy, "", end=False)] * 2
+    outcomes = apply(
+        random_policy, [text_only, views[0], views[1]], [said, silent, responses[1]], attack={"type": "noise"}
+    )
+    assert [outcome.untouched for outcome in outcomes] == ["no-image", "empty", None]
+    assert [outcome.view for outcome in outcomes[:2]] == [text_only, views[0]]
+    assert outcomes[2].view.canvases[0].shape == views[1].canvases[0].shape
+
+
+def test_gates(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:
+    correct = {id(views[0]): [True, True, True], id(views[1]): [True, False]}
+
+    def grade(view: View, own: list[Response]) -> list[Grade]:
+        assert len(own) == len(correct[id(view)])
+        return [Grade(random.random(), flag) for flag in correct[id(view)]]  # rewards differ, accuracy does not
+
+    def reasons(gate: str) -> list[str | None]:
+        outcomes = apply(random_policy, views, responses, grade, gate=gate, attack={"type": "noise"})
+        return [outcome.untouched for outcome in outcomes]
+
+    assert reasons("zero-variance") == [None, "gate"]
+    assert reasons("always") == [None, None]
+    correct[id(views[0])] = [False, False, False]
+    assert reasons("zero-variance") == [None, "gate"]
+    correct[id(views[0])] = [False, False, True]
+    assert reasons("zero-variance") == ["gate", "gate"]
+
+
+# The selection
+
+
+class Recorder(Selector):
+    """Selects every valid token whose entropy is above the response's mean, and records what it saw."""
+
+    seen: ClassVar[list[TokenStats]] = []
+
+    class Config(Selector.Config):
+        type: Literal["recorder"] = "recorder"
+
+    def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
+        assert not torch.is_grad_enabled()
+        self.seen.append(stats)
+        mean_N1 = (stats.entropy_NT * stats.valid_NT).sum(1, keepdim=True) / stats.valid_NT.sum(1, keepdim=True)
+        return self.candidates(stats) & (stats.entropy_NT >= mean_N1)
+
+
+@pytest.mark.parametrize("reselect", [False, True])
+def test_the_selection_is_frozen_unless_reselected(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], reselect: bool
+) -> None:
+    Recorder.seen.clear()
+    pgd = PGD.Config(steps=2, step=Fraction(8, 255))
+    (outcome,) = apply(
+        random_policy, views[:1], responses[:1], selector=Recorder.Config(), attack=pgd, reselect=reselect
+    )
+    seen = list(Recorder.seen)
+    assert len(seen) == (3 if reselect else 1)
+    sampled = [response.entropy_T for response in responses[0]]
+    for n, entropy_T in enumerate(sampled):
+        assert torch.equal(seen[0].entropy_NT[n, : len(entropy_T)], entropy_T)
+    if not reselect:
+        return
+    (once,) = apply(
+        random_policy,
+        views[:1],
+        responses[:1],
+        selector=Recorder.Config(),
+        attack=PGD.Config(step=Fraction(8, 255)),
+    )
+    for stats, view in ((seen[1], views[0]), (seen[2], once.view)):
+        for n, response in enumerate(responses[0]):
+            logp_TV = own_forward(random_policy, view, response).detach()
+            expected = torch.distributions.Categorical(logits=logp_TV).entropy()
+            torch.testing.assert_close(stats.entropy_NT[n, : len(response)], expected, atol=5e-5, rtol=0)
+    assert not torch.allclose(seen[2].entropy_NT, seen[1].entropy_NT, atol=1e-2)
+    assert outcome.untouched is None
+
+
+def test_token_statistics_of_hand_made_responses(random_policy: Policy) -> None:
+    own = [spoken(random_policy, "<think> red </think> \\boxed{3}"), spoken(random_policy, "red < 3", end=False)]
+    assert [len(response) for response in own] == [7, 3]
+    stats = token_stats(random_policy, own, frozenset({"eos", "template"}))
+    pad = [False] * 4
+    assert stats.valid_NT.tolist() == [[True] * 7, [True] * 3 + pad]
+    assert stats.extra["eos"].tolist() == [[False] * 6 + [True], [False] * 7]
+    assert stats.extra["template"].tolist() == [
+        [True, False, True, True, False, True, False],  # <think>, red, </think>, \boxed{, 3, }, end
+        [False] * 7,
+    ]
+    assert stats.entropy_NT.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 0, 0, 0, 0]]
+    assert stats.logp_NT.tolist() == [[0, -1, -2, -3, -4, -5, -6], [0, -1, -2, 0, 0, 0, 0]]
+    assert stats.ids_NT[0].tolist() == own[0].ids_T.tolist()
+    assert token_stats(random_policy, own, frozenset()).extra == {}
+
+
+def test_spelled_literals_are_template_too(random_policy: Policy) -> None:
+    ids = [id_ for text in ("<", "think", ">") for id_ in random_policy.tokenizer(text)["input_ids"]]
+    ramp = torch.zeros(3)
+    response = Response(torch.tensor(ids), "<think>", ramp, ramp, truncated=True)
+    stats = token_stats(random_policy, [response], frozenset({"template"}))
+    assert stats.extra["template"].tolist() == [[True, True, True]]
+
+
+def test_an_unknown_need_is_refused(random_policy: Policy) -> None:
+    with pytest.raises(ConfigError, match=r"need 'templates'.*Did you mean 'template'"):
+        token_stats(random_policy, [spoken(random_policy, "red")], frozenset({"templates"}))
+
+
+# What must not happen
+
+
+def test_an_attack_leaves_no_trace(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:
+    parameters = dict(random_policy.module.named_parameters())
+    values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    first = next(iter(parameters.values()))
+    first.grad, frozen = torch.ones_like(first), next(reversed(parameters.values()))
+    frozen.requires_grad_(False)
+    canvases = [view.canvases[0].clone() for view in views]
+    state = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+    try:
+        apply(random_policy, views, responses, attack=PGD.Config(random_start=True))
+        assert (torch.get_rng_state() == state[0]).all()
+        assert (random.getstate(), repr(np.random.get_state())) == state[1:]  # noqa: NPY002
+        assert all(torch.equal(values[name], parameter) for name, parameter in parameters.items())
+        assert torch.equal(first.grad, torch.ones_like(first))
+        assert [name for name, p in parameters.items() if p.grad is not None] == [next(iter(parameters))]
+        assert [p for p in parameters.values() if not p.requires_grad] == [frozen]
+        assert not any(module.training for module in random_policy.model.modules())
+        assert all(torch.equal(a, view.canvases[0]) for a, view in zip(canvases, views, strict=True))
+    finally:
+        first.grad = None
+        frozen.requires_grad_(True)
+
+
+def test_random_starts_come_from_the_generator(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    slots = {"attack": Noise.Config()}
+    first, again = (apply(random_policy, views, responses, **slots) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.view.canvases[0], other.view.canvases[0])
+    (ours,), (theirs,) = (outcome.view.canvases for outcome in first)
+    assert not torch.equal(ours - views[0].canvases[0], theirs - views[1].canvases[0])
+
+
+def test_an_attack_on_something_else_is_refused() -> None:
+    class Elsewhere(Attack):
+        spaces: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+
+        class Config(StrategyConfig):
+            type: Literal["elsewhere"] = "elsewhere"
+
+        def attack(self, criterion: Any, start: Point, **rest: Any) -> Point:
+            return start
+
+    with pytest.raises(ConfigError, match="'elsewhere' works on embeddings"):
+        Intervention(InterventionConfig(attack=Elsewhere.Config()))
+
+
+def test_a_model_without_pixel_gradient_is_refused(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    def cut(module: Any, arguments: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return output.detach()
+        return type(output)(**{key: value.detach() for key, value in output.items() if isinstance(value, Tensor)})
+
+    handle = vision_tower(random_policy.model).register_forward_hook(cut)
+    try:
+        with pytest.raises(ModelError) as raised:
+            apply(random_policy, views, responses)
+    finally:
+        handle.remove()
+    assert raised.value.rule
+    assert "vision tower" in raised.value.reason
+    assert "noise" in raised.value.remedy
+
+
+def test_the_default_is_the_paper() -> None:
+    intervention = Intervention()
+    assert isinstance(intervention.selector, MiddleThird)
+    assert isinstance(intervention.criterion, Entropy)
+    assert isinstance(intervention.attack, PGD)
+    config = intervention.config.attack
+    assert (config.steps, config.step, config.direction) == (1, Fraction(2, 255), "raise")  # type: ignore[attr-defined]
+    assert pytest.approx(1 / 255) == GRID
+
+
+def test_two_images_move_together(random_policy: Policy, bars: Bars) -> None:
+    pictures = (bars.example(0).images[0], bars.example(1).images[0])
+    view = random_policy.view(replace(bars.example(0), images=pictures))
+    (own,) = draw(random_policy, [view], [2])
+    (outcome,) = apply(random_policy, [view], [own])
+    for clean, canvas in zip(view.canvases, outcome.view.canvases, strict=True):
+        assert float((canvas - clean).abs().median()) == pytest.approx(STEP, abs=1e-6)
