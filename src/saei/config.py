@@ -6,8 +6,9 @@ Strategies are open fields: nothing here knows one by more than its name, and no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -21,8 +22,17 @@ from pydantic import (
 )
 
 from saei.errors import ConfigError, PluginLoadError, nearest
-from saei.registry import ObjectiveField, RewardField, SamplerField, TaskField, TemplateField, load, load_plugin
-from saei.strategy import Section, default_type, strategy_kind, type_of
+from saei.registry import (
+    ObjectiveField,
+    RewardField,
+    SamplerField,
+    TaskField,
+    TemplateField,
+    entries,
+    load,
+    load_plugin,
+)
+from saei.strategy import Open, Section, default_type, strategy_kind, typed
 
 BUILTIN = "builtin"
 
@@ -84,7 +94,16 @@ class EntropyConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its schedule."""
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: Learning rate, after warm-up.
+        weight_decay: Decoupled weight decay.
+        betas: Decay of the first and of the second moment.
+        max_grad_norm: Gradients are scaled down to this norm.
+        schedule: How the learning rate falls after warm-up.
+        warmup_steps: Optimiser steps over which it rises from 0.
+    """
 
     lr: PositiveFloat = 3e-4
     weight_decay: NonNegativeFloat = 0.0
@@ -155,7 +174,25 @@ class OutputConfig(Section):
 
 
 class RunConfig(Section):
-    """All of a run. Equal configurations on equal machines give equal runs."""
+    """All of a run. Equal configurations on equal machines give equal runs.
+
+    Attributes:
+        model: Which policy is trained.
+        task: Where examples come from.
+        template: How an example becomes a prompt.
+        reward: How a response is graded.
+        sampler: How many responses are drawn from which views; holds the intervention.
+        objective: The policy loss, its terms and its advantages.
+        sampling: How responses are drawn.
+        entropy: Which distribution the criterion's entropy is taken of.
+        optimizer: AdamW and its schedule.
+        training: How long and in which portions.
+        evaluation: What is measured while training.
+        output: Where the run writes.
+        seed: Seed of everything random in the run; the task has its own.
+        plugins: Python files or modules with strategies, imported before anything is looked up. A file's relative
+            paths start at its folder.
+    """
 
     model: ModelConfig = ModelConfig()
     task: TaskField = "bars"  # type: ignore[assignment]  # names are resolved by the validator
@@ -175,9 +212,8 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _import_plugins(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            plugins = data.get("plugins", ())
-            for plugin in (plugins,) if isinstance(plugins, str) else plugins:
+        if isinstance(data, Mapping) and isinstance(data.get("plugins"), list | tuple):
+            for plugin in data["plugins"]:
                 load_plugin(str(plugin))
         return data
 
@@ -202,13 +238,12 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
+        found = error.errors()
+        for item in found:
             cause = item.get("ctx", {}).get("error")
             if isinstance(cause, PluginLoadError):
                 raise cause from cause.__cause__
-            problems.append(_explain(data, item["loc"], item["type"], item["msg"], item["input"]))
-        raise ConfigError("\n".join(problems)) from error
+        raise _explain(data, found) from error
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
@@ -216,30 +251,86 @@ def dump(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _explain(data: Mapping[str, Any], loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
-    path = ".".join(map(str, loc)) or "configuration"
-    if kind == "extra_forbidden":
-        return f"{path}: there is no such field. {_siblings(data, loc)}"
-    message = message.removeprefix("Value error, ")
-    shown = "" if kind == "value_error" else f" Got {value!r}."
-    return f"{path}: {message.rstrip('.')}.{shown}"
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a configuration something is wrong.
+
+    Attributes:
+        path: Dotted, as ``--set`` takes it; empty for the whole configuration.
+        section: What holds the field; None below a field that is no section.
+        shown: The strategy or section that ``saei show`` explains.
+    """
+
+    path: str
+    section: type[BaseModel] | None
+    shown: str
 
 
-def _siblings(data: Mapping[str, Any], loc: tuple[int | str, ...]) -> str:
-    """Name the fields that stand where an unknown one was given, following the types that the data asks for."""
-    section: type[BaseModel] = RunConfig
-    value: Any = data
-    for word in loc[:-1]:
-        value = value.get(word) if isinstance(value, Mapping) else None
-        kind = strategy_kind(section, str(word)) if word in section.model_fields else None
-        if kind:
-            section = load(kind, type_of(value, str(default_type(section, str(word))))).Config
+def _explain(data: Mapping[str, Any], errors: list[Any]) -> ConfigError:
+    """Return one error with one line per field; what the members of a union say is one line."""
+    lines: dict[str, list[str]] = {}
+    shown: dict[str, None] = {}
+    for item in errors:
+        place = _locate(data, item["loc"])
+        lines.setdefault(place.path, []).append(_message(item, place))
+        if place.shown:
+            shown[f"`saei show {place.shown}`"] = None
+    problems = [f"{path}: {' Or: '.join(said)}" if path else " ".join(said) for path, said in lines.items()]
+    return ConfigError("\n".join(problems), remedy=f"The fields: {', '.join(shown)}." if shown else "")
+
+
+def _message(item: Any, place: _Place) -> str:
+    if item["type"] == "extra_forbidden":
+        name = str(item["loc"][-1])
+        known = nearest(name, place.section.model_fields) if place.section else ""
+        if name == "intervention":
+            known += " Only samplers that intervene have an `intervention`, such as `mixed`."
+        return f"There is no such field. {known}".rstrip()
+    if item["type"] == "missing":
+        return "This field is required."
+    message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{message}." if item["type"] == "value_error" else f"{message}. Got {item['input']!r}."
+
+
+def _locate(data: Any, loc: tuple[int | str, ...]) -> _Place:
+    """Follow a location through sections and strategies, as far as it names fields."""
+    section: type[BaseModel] | None = RunConfig
+    shown, path, item_kind = "", [], None
+    for word in loc:
+        data = _below(data, word)
+        if isinstance(word, int):
+            kind, default = item_kind, None
+        elif section is None:
+            break
+        elif word not in section.model_fields:
+            path.append(word)
+            break
         else:
-            field = section.model_fields.get(str(word))
-            if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-                return ""
-            section = field.annotation
-    remedy = nearest(str(loc[-1]), section.model_fields)
-    if loc[-1] == "intervention":
-        remedy += " Only samplers that intervene have an `intervention`, such as `mixed`."
-    return remedy
+            kind, default = strategy_kind(section, word), default_type(section, word)
+            annotation = section.model_fields[word].annotation
+            item_kind = _item_kind(annotation)
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            shown = shown or (word if section else "")
+        path.append(str(word))
+        if kind:
+            mapping = typed(data, default) or {}
+            known = mapping.get("type") in [entry.name for entry in entries(kind)]
+            section, shown = (load(kind, mapping["type"]).Config, mapping["type"]) if known else (None, "")
+    return _Place(".".join(path), section, shown)
+
+
+def _below(data: Any, word: int | str) -> Any:
+    """Return what stands at a key or place, None where there is nothing."""
+    try:
+        return data[word]
+    except (LookupError, TypeError):
+        return None
+
+
+def _item_kind(annotation: Any) -> str | None:
+    """Return the kind of a list of strategies."""
+    for item in get_args(annotation):
+        for meta in get_args(item)[1:]:
+            if isinstance(meta, Open):
+                return meta.kind
+    return None

@@ -24,7 +24,7 @@ ALIASES: Mapping[str, str] = {
     "guard": "sampler.intervention.guard",
     "advantage": "objective.advantage",
 }
-"""First words of ``--set`` paths that stand for a longer path."""
+"""First words of paths, in files and in ``--set``, that stand for a longer path."""
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -37,12 +37,16 @@ def parse_assignment(text: str) -> dict[str, Any]:
     words = path.strip().split(".")
     if not equals or not all(words):
         raise ConfigError(
-            "--set takes path=value.", reason=f"Got '{text}'.", remedy="For example --set attack.steps=2."
+            "--set takes PATH=VALUE.", reason=f"Got '{text}'.", remedy="For example --set attack.steps=2."
         )
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"The value of --set {path} has to be YAML.", reason=f"Got '{value}': {error}.") from error
+        raise ConfigError(
+            f"The value of --set {path} has to be YAML.",
+            reason=f"Got '{value}': {' '.join(str(error).split())}.",
+            remedy="Quote it for the shell, for example --set 'advantage={scale: none}'.",
+        ) from error
     return nested(path.strip(), parsed)
 
 
@@ -71,10 +75,8 @@ def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, 
             merged[key] = value
             continue
         default = default_type(section, key)
-        below, above = (
-            typed(merged.get(key, default), default),
-            typed(value, default and type_of(merged.get(key), default)),
-        )
+        below = typed(merged.get(key, default), default)
+        above = typed(value, default and type_of(merged.get(key), default))
         if below is None or above is None or below.get("type") != above.get("type"):
             merged[key] = value if above is None else above
         else:
@@ -95,16 +97,30 @@ def load_config(
         ConfigError: Naming the field, the offending value and the remedy.
         PluginLoadError: If a requested plugin does not import.
     """
-    data = read_yaml(file) if file else {}
-    known = data.get("plugins") or ()
-    requested = [*([known] if isinstance(known, str) else known), *plugins]
+    written = sorted(read_yaml(file).items(), key=lambda item: item[0] in ALIASES) if file else []
+    below = [nested(key, value) for key, value in written]  # aliases last: they reach into the sections
+    above = [*flags, *map(parse_assignment, assignments)]
+    requested = [
+        *_plugins(below, file.parent if file else Path()),
+        *_plugins([*above, {"plugins": list(plugins)}], Path()),
+    ]
     for plugin in requested:
-        load_plugin(str(plugin))
-    for layer in [*flags, *map(parse_assignment, assignments)]:
+        load_plugin(plugin)
+    data: dict[str, Any] = {}
+    for layer in [*below, *above]:
         data = merge(RunConfig, data, layer)
     if requested:
-        data["plugins"] = list(dict.fromkeys(map(str, requested)))
+        data["plugins"] = list(dict.fromkeys(requested))
     return validate(data)
+
+
+def _plugins(layers: Iterable[Mapping[str, Any]], home: Path) -> list[str]:
+    """Return the plugins that layers ask for; files as absolute paths, so that a resumed run finds them anywhere."""
+    names: list[str] = []
+    for layer in layers:
+        value = layer.get("plugins")
+        names += [value] if isinstance(value, str) else map(str, value) if isinstance(value, list) else []
+    return [str((home / Path(name).expanduser()).resolve()) if name.endswith(".py") else name for name in names]
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -116,14 +132,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("A configuration has to be a readable YAML file.", reason=f"{file}: {error}.") from error
+        raise ConfigError(
+            "A configuration has to be a readable YAML file.",
+            reason=f"{file}: {' '.join(str(error).split())}.",
+            remedy="Mend the file, or give another --config.",
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(
             "A configuration file holds a mapping of sections.",
             reason=f"{file} holds a {type(data).__name__}.",
-            remedy="See `saei train --help` and docs/configuration.md for the sections.",
+            remedy="For example `training: {steps: 40}`; docs/configuration.md has all sections.",
         )
     return data
 

@@ -187,7 +187,8 @@ def resolve(kind: str, *, optional: bool = False) -> Callable[[object], Strategy
             value = {"type": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             names = ", ".join(entry.name for entry in entries(kind))
-            raise ValueError(f"A {kind} is a name or a mapping with `type`; got {value!r}. Known: {names}.")
+            article = "An" if kind[0] in "aeiou" else "A"
+            raise ValueError(f"{article} {kind} is a name or a mapping with `type`; got {value!r}. Known: {names}.")
         return load(kind, value["type"]).Config.model_validate(value)
 
     return validator
