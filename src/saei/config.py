@@ -228,6 +228,16 @@ class RunConfig(Section):
         return self
 
 
+SECTIONS: Mapping[str, type[Section]] = {
+    name: field.annotation
+    for name, field in RunConfig.model_fields.items()
+    if strategy_kind(RunConfig, name) is None
+    and isinstance(field.annotation, type)
+    and issubclass(field.annotation, Section)
+}
+"""The sections of a run's configuration that are no strategies."""
+
+
 def validate(data: Mapping[str, Any]) -> RunConfig:
     """Return the run configuration of plain data.
 

@@ -4,25 +4,59 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from saei import __version__
 from saei.cli import build_tiny, demo, evaluate, list_, show, train
+from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
 app = typer.Typer(
     name="saei",
     help="Keep vision-language policies exploring while they learn by reinforcement.",
+    epilog=examples("saei demo", "saei train --selector middle-third --attack pgd", "saei show pgd"),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode="rich",
 )
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("list")(list_.list_strategies)
-app.command("show")(show.show)
-app.command("build-tiny")(build_tiny.build_tiny)
-app.command("demo")(demo.demo)
+app.command(
+    "train",
+    epilog=examples(
+        "saei train --sampler clean --steps 40",
+        "saei train --selector top-k --attack fgsm --set selector.share=1/5 --set attack.step=4/255",
+        "saei train --model Qwen/Qwen2.5-VL-3B-Instruct --data ./my-data --config my.yaml",
+        "saei train --resume runs/bars-mixed-20260101-120000",
+    ),
+)(train.train)
+app.command(
+    "eval",
+    epilog=examples(
+        "saei eval --model runs/bars-mixed-20260101-120000",
+        "saei eval --task digits --temperature 0 --responses 1 --json",
+    ),
+)(evaluate.evaluate)
+app.command("list", epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
+app.command("show", epilog=examples("saei show pgd", "saei show training"))(show.show)
+app.command("demo", epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
+app.command("build-tiny", epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"saei {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", metavar=FLAG, help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -10,14 +10,19 @@ import typer
 
 
 def build_tiny(
-    output: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
-    seed: Annotated[int, typer.Option(help="Seed of weights, data and order.")] = 0,
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the model.")],
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of weights, data and order.")] = 0,
 ) -> None:
-    """Train a built-in model from nothing with its seeded recipe, and say whether it passes the gate."""
-    from saei.builtin import build_tiny as build
-    from saei.errors import SaeiError
+    """Build a tiny model from nothing, minutes on one CPU core, and say whether it passes the built-in one's gate."""
+    from saei.errors import ConfigError
 
-    if output.exists() and any(output.iterdir()):
-        raise SaeiError("build-tiny writes a new folder.", reason=f"{output} is not empty.", remedy="Give another.")
-    report = build(output, seed, progress=lambda text: print(text, file=sys.stderr, flush=True))
-    print(report)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(
+            "build-tiny writes a new folder.",
+            reason=f"{output} exists and is not an empty folder.",
+            remedy="Give another, or remove it.",
+        )
+    from saei.builtin import build_tiny as build
+
+    print(build(output, seed, progress=lambda text: print(text, file=sys.stderr, flush=True)))
+    print(f"Train it with:\n  saei train --model {output}")

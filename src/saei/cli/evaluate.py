@@ -3,59 +3,97 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saei.cli.options import AsJson, Assignments, Plugins
+
+if TYPE_CHECKING:
+    from saei.config import RunConfig
+
+DRAWN = "How responses are drawn"
+
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="builtin, a checkpoint, a run, or a hub id.")] = "builtin",
-    task: Annotated[str | None, typer.Option(help="Task; a run's own by default, else bars.")] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Held-out examples.")] = 128,
-    responses: Annotated[int, typer.Option(min=1, help="Responses per example.")] = 8,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Most likely tokens kept.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any field of the run; repeatable.")] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="Python file or module with strategies; repeatable.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="builtin, a run's folder, a checkpoint, a model folder, or a hub id.")
+    ] = "builtin",
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Task; by default the run's own, without a run bars.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="Your data: a file, a folder, or a hub id.")] = None,
+    examples: Annotated[int, typer.Option(min=1, metavar="N", help="Examples of the eval split.")] = 128,
+    responses: Annotated[int, typer.Option(min=1, metavar="N", help="Responses to each.", rich_help_panel=DRAWN)] = 8,
+    temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="0 is greedy.", rich_help_panel=DRAWN)] = 1.0,
+    top_p: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, metavar="P", help="Likeliest tokens that sum up to P.", rich_help_panel=DRAWN),
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the N likeliest tokens.", rich_help_panel=DRAWN)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the draws.", rich_help_panel=DRAWN)] = 0,
+    set_: Assignments = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure a policy on held-out examples: sampled accuracy and the collapse probe, clean view."""
+    """Measure a policy on held-out examples, clean view: accuracy and how varied its answers are."""
+    from saei.layers import nested
+
+    flags = {"task.type": "dataset" if data else task, "task.path": data}
+    layers = [nested(path, value) for path, value in flags.items() if value is not None]
+    config = policy_config(model, layers, set_ or [], plugin or [])
+    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    measured, metrics = measure(config, sampling, examples=examples, responses=responses, seed=seed)
+    report: dict[str, Any] = {
+        "model": config.model.path,
+        "task": config.task.model_dump(mode="json"),
+        "split": "eval",
+        "examples": measured,
+        "responses": responses,
+        **sampling,
+        "seed": seed,
+    }
+    if as_json:
+        print(json.dumps(report | {"metrics": metrics}, indent=2))
+    else:
+        _show(report, metrics)
+
+
+def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[str], plugins: list[str]) -> RunConfig:
+    """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
+
+    Raises:
+        SaeiError: If the run cannot be read or a field is wrong.
+    """
     from saei.config import RunConfig, dump, validate
+    from saei.layers import load_config, merge, nested, parse_assignment
+    from saei.registry import load_plugin
+
+    folder = Path(model).expanduser()
+    run = folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
+    if not (run / "config.yaml").is_file():
+        return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
     from saei.engine import checkpoint
     from saei.engine.rundir import RunDir
-    from saei.layers import load_config, merge, nested, parse_assignment
 
-    layers: list[dict[str, Any]] = [nested("task.type", task)] if task else []
-    run = Path(model)
-    if (run / "config.yaml").is_file():
-        data = dump(RunDir.open(run)[1])
-        layers.append(nested("model.path", str(checkpoint.latest(run / "checkpoints"))))
-        for layer in [*layers, *map(parse_assignment, set_ or [])]:
-            data = merge(RunConfig, data, layer)
-        config = validate(data)
-    else:
-        layers.append(nested("model.path", model))
-        config = load_config(flags=layers, assignments=set_ or [], plugins=plugin or [])
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    found = measure(config, sampling, examples=examples, responses=responses, seed=seed)
-    if as_json:
-        print(json.dumps(found))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("measure", "value", box=None)
-    for name, value in found.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(f"{config.model.path} on {config.task.type}: {examples} examples x {responses} responses")
-    Console().print(table)
+    for plugin in plugins:
+        load_plugin(plugin)
+    data = dump(RunDir.open(run)[1])
+    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
+    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
+        data = merge(RunConfig, data, layer)
+    return validate(data)
 
 
-def measure(config: Any, sampling: dict[str, Any], *, examples: int, responses: int, seed: int) -> dict[str, float]:
-    """Return accuracy and probe metrics of the policy that a run configuration names."""
+def measure(
+    config: RunConfig, sampling: dict[str, Any], *, examples: int, responses: int, seed: int
+) -> tuple[int, dict[str, float]]:
+    """Return the number of examples there were, and accuracy and probe metrics of the policy that a run names."""
     from saei.engine.stream import ViewStream
     from saei.evaluation.accuracy import accuracy_metrics
     from saei.evaluation.fresh import answer
@@ -65,12 +103,35 @@ def measure(config: Any, sampling: dict[str, Any], *, examples: int, responses: 
     task = config.task.build()
     policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
     stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+    views = stream.held_out(examples)
+    for report in stream.unreported():
+        print(report, file=sys.stderr)
     answered = answer(
         policy,
         config.reward.build(),
-        stream.held_out(examples),
+        views,
         responses=responses,
         sampling=config.sampling.model_copy(update=sampling),
         seed=seed,
     )
-    return accuracy_metrics(answered) | probe_metrics(answered, task)
+    return len(views), accuracy_metrics(answered) | probe_metrics(answered, task)
+
+
+def _show(report: dict[str, Any], metrics: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    limits = "".join(f", {name} {report[name]}" for name in ("top_p", "top_k") if report[name] not in (None, 1.0))
+    console = Console(highlight=False)
+    console.print(
+        f"{report['model']} on {report['examples']} examples of {report['task']['type']} (eval split, clean view), "
+        f"{report['responses']} responses each at temperature {report['temperature']}{limits}, seed {report['seed']}",
+        markup=False,
+    )
+    table = Table("measure", "value", box=None, padding=(0, 2, 0, 0))
+    error = metrics["accuracy_se"]
+    table.add_row("accuracy", f"{metrics['accuracy']:.3f} (standard error {error:.3f})")
+    for name, value in metrics.items():
+        if name not in ("accuracy", "accuracy_se"):
+            table.add_row(name.replace("_", " "), f"{value:.3f}")
+    console.print(table)

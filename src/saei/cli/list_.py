@@ -8,14 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from saei.cli.options import FLAG, AsJson, Plugins
+
 
 def list_strategies(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind, such as attack.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Import each and show the broken ones.")] = False,
-    plugin: Annotated[list[str] | None, typer.Option(help="Python file or module with strategies; repeatable.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only this kind, such as attack.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", metavar=FLAG, help="Import each; name the broken ones and leave with 2.")
+    ] = False,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the registered strategies of each kind and where they come from."""
+    """List the strategies that are installed, by kind, and where each comes from."""
     from saei.registry import KINDS, entries, load_plugin
 
     for name in plugin or []:
@@ -27,9 +31,11 @@ def list_strategies(
             rows.append(row | ({"error": _problem(each, entry.name)} if check else {}))
     broken = [row for row in rows if row.get("error")]
     if as_json:
-        print(json.dumps(rows))
+        print(json.dumps(rows, indent=2))
     else:
         _show(rows, check=check)
+        for row in broken:
+            print(f"\n{row['error']}", file=sys.stderr)
     if broken:
         sys.exit(2)
 
@@ -49,10 +55,10 @@ def _show(rows: list[dict[str, Any]], *, check: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("kind", "name", "from", *(["state"] if check else []), box=None)
+    table = Table("kind", "name", "from", *(["state"] if check else []), box=None, padding=(0, 2, 0, 0))
     previous = None
     for row in rows:
-        state = [row["error"] or "ok"] if check else []
+        state = ["broken" if row["error"] else "ok"] if check else []
         table.add_row(row["kind"] if row["kind"] != previous else "", row["name"], row["origin"], *state)
         previous = row["kind"]
     Console().print(table)

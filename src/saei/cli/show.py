@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from saei.cli.fields import Row, field_rows
+from saei.cli.options import Plugins
+
 
 def show(
-    name: Annotated[str, typer.Argument(help="A strategy, such as pgd.")],
-    kind: Annotated[str | None, typer.Option(help="Its kind, where several kinds have the name.")] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="Python file or module with strategies; repeatable.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A strategy, such as pgd, or a section: training.")],
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="Only the strategy of this kind.")] = None,
+    plugin: Plugins = None,
 ) -> None:
-    """Show what a strategy does, its fields and their defaults."""
+    """Show what a strategy or a section of the configuration does, its fields and their defaults."""
+    from saei.config import SECTIONS
     from saei.errors import ConfigError, nearest
     from saei.registry import KINDS, entries, load, load_plugin
 
     for each in plugin or []:
         load_plugin(each)
     known = [entry for each in ([kind] if kind else KINDS) for entry in entries(each)]
-    found = [entry for entry in known if entry.name == name]
-    if not found:
+    sections = {} if kind else SECTIONS
+    found = [load(entry.kind, entry.name) for entry in known if entry.name == name]
+    if not found and name not in sections:
         raise ConfigError(
-            f"'{name}' is not a registered strategy.", remedy=nearest(name, {entry.name for entry in known})
+            f"'{name}' is no registered {kind or 'strategy'}" + ("." if kind else " and no section."),
+            remedy=nearest(name, {entry.name for entry in known} | set(sections)),
         )
-    for entry in found:
-        _print(load(entry.kind, entry.name), entry.kind)
+    if name in sections:
+        _print(name, "section of the configuration", sections[name], field_rows(sections[name]))
+    for strategy in found:
+        _print(name, strategy.kind, strategy, field_rows(strategy.Config))
 
 
-def _print(strategy: Any, kind: str) -> None:
+def _print(name: str, what: str, documented: type, rows: Sequence[Row]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from saei.strategy import field_docs
-
     console = Console(highlight=False)
-    console.print(f"[bold]{strategy.name()}[/bold]  {kind}")
-    console.print(inspect.getdoc(strategy) or "", markup=False)
-    table = Table("field", "default", "meaning", box=None)
-    docs = field_docs(strategy.Config)
-    for name, field in strategy.Config.model_fields.items():
-        if name != "type":
-            default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
-            table.add_row(name, default, docs.get(name, ""))
-    if table.row_count:
+    console.print(f"[bold]{name}[/bold]  {what}")
+    text = (inspect.getdoc(documented) or "").partition("Attributes:")[0].strip().replace("``", "`")
+    paragraphs = [" ".join(lines.split()) for lines in text.split("\n\n")]
+    console.print("\n\n".join(paragraphs), markup=False)
+    if rows:
+        table = Table("field", "default", "meaning", box=None, padding=(0, 2, 0, 0))
+        table.columns[0].no_wrap = True
+        for row in rows:
+            table.add_row(*map(escape, row))
         console.print()
         console.print(table)
     console.print()

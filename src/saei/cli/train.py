@@ -4,38 +4,75 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from saei.cli.options import FLAG, Assignments, Plugins
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
 
+WHAT, HOW, RUN = "What is trained", "How (names of strategies: saei list)", "The run"
+
 
 def train(
-    config: Annotated[Path | None, typer.Option(help="YAML file; defaults < file < flags < --set.")] = None,
-    model: Annotated[str | None, typer.Option(help="builtin, a folder, or a hub id.")] = None,
-    data: Annotated[str | None, typer.Option(help="A data set: folder, file or hub id (task dataset).")] = None,
-    task: Annotated[str | None, typer.Option(help="Task, such as bars or digits.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Sampler: mixed (SaEI) or clean (plain GRPO).")] = None,
-    selector: Annotated[str | None, typer.Option(help="Tokens that the attack's criterion looks at.")] = None,
-    attack: Annotated[str | None, typer.Option(help="How the image is moved.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Policy loss.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of all runs.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any field, such as attack.step=4/255; repeatable.")
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="builtin, a folder, or a hub id.", rich_help_panel=WHAT),
     ] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="Python file or module with strategies; repeatable.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with a run from its newest checkpoint.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live display.")] = False,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Task, such as bars or digits.", rich_help_panel=WHAT)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Your data: a file, a folder, or a hub id.", rich_help_panel=WHAT),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="mixed (SaEI) or clean (plain GRPO).", rich_help_panel=HOW),
+    ] = None,
+    selector: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which tokens the attack looks at.", rich_help_panel=HOW),
+    ] = None,
+    attack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How the image is moved.", rich_help_panel=HOW)
+    ] = None,
+    objective: Annotated[str | None, typer.Option(metavar="NAME", help="Policy loss.", rich_help_panel=HOW)] = None,
+    plugin: Plugins = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML; the flags go over it, --set over both.", rich_help_panel=RUN),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Training steps.", rich_help_panel=RUN)] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=RUN)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of all runs.", rich_help_panel=RUN)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of this run's folder.", rich_help_panel=RUN)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run's folder from its newest checkpoint.", rich_help_panel=RUN),
+    ] = None,
+    set_: Assignments = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", metavar=FLAG, help="Plain lines instead of the live display.")
+    ] = False,
 ) -> None:
-    """Train a policy. Without arguments: SaEI on the built-in model and the bars task."""
+    """Train a policy. Without options: SaEI on the built-in model and the task bars."""
+    from saei.errors import ConfigError
     from saei.layers import load_config, nested
 
+    if data and task not in (None, "dataset"):
+        raise ConfigError(
+            "--data is read by the task dataset.", reason=f"--task is '{task}'.", remedy="Leave one of the two out."
+        )
     flags = {
         "model.path": model,
         "task.type": "dataset" if data else task,
@@ -50,16 +87,31 @@ def train(
         "output.root": None if output is None else str(output),
     }
     layers: list[dict[str, Any]] = [nested(path, value) for path, value in flags.items() if value is not None]
-    if resume is not None:
-        run, resolved = _continued(resume, layers, set_ or [])
-    else:
-        run = None
-        resolved = load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or [])
+    if resume is None:
+        start(load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or []), plain=plain)
+        return
+    if config or plugin:
+        raise ConfigError(
+            "A resumed run takes its configuration and plugins from its folder.",
+            reason=f"{'--config' if config else '--plugin'} was given.",
+            remedy="Leave it out.",
+        )
+    from saei.cli.resume import continued
+
+    run, resolved = continued(resume, layers, set_ or [])
     start(resolved, run, plain=plain)
 
 
-def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False) -> Path:
-    """Train, or go on with a run; an interrupt says how to go on and leaves with exit code 130."""
+def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, again: str = "") -> Path:
+    """Train, or go on with a run; an interrupt says how to go on and leaves with exit code 130.
+
+    Args:
+        config: The run's configuration.
+        run: The run to go on with, None for a new one.
+        plain: Plain lines also on a terminal.
+        again: The command that goes on after an interrupt; empty for ``saei train --resume``.
+    """
+    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.engine.interrupt import Interrupted
@@ -70,43 +122,22 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False) 
     try:
         trainer.train()
     except Interrupted as stopped:
-        print(f"{stopped} Go on with:\n  saei train --resume {folder}", file=sys.stderr)
-        sys.exit(130)
+        _stop(str(stopped), folder, again)
     except KeyboardInterrupt:
-        print(
-            f"Stopped at once. If a checkpoint was written, go on with:\n  saei train --resume {folder}",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        _stop("Stopped at once.", folder, again)
     print(f"Done: {folder}", file=sys.stderr)
     return folder
 
 
-def _continued(folder: Path, layers: list[dict[str, Any]], assignments: list[str]) -> tuple[RunDir, RunConfig]:
-    """Return a run and its configuration, with a new number of steps or output settings if they were asked for.
+def _stop(said: str, folder: Path, again: str) -> NoReturn:
+    from saei.engine import checkpoint
 
-    Raises:
-        ConfigError: If another field would change.
-    """
-    from saei.config import RunConfig, dump, validate
-    from saei.engine.rundir import RunDir
-    from saei.errors import ConfigError
-    from saei.layers import changed, merge, parse_assignment
-
-    run, config = RunDir.open(folder)
-    data = dump(config)
-    for layer in [*layers, *map(parse_assignment, assignments)]:
-        data = merge(RunConfig, data, layer)
-    asked = validate(data)
-    refused = [
-        path
-        for path in changed(dump(config), dump(asked))
-        if path != "training.steps" and not path.startswith("output.")
-    ]
-    if refused:
-        raise ConfigError(
-            "A resumed run keeps its configuration, but for the number of steps and the output settings.",
-            reason=f"Changed: {', '.join(refused)}.",
-            remedy="Leave these out, or start a new run.",
-        )
-    return run, asked
+    found = checkpoint.found(folder / "checkpoints")
+    if again:
+        how = f"Go on with:\n  {again}"
+    elif found:
+        how = f"Go on from step {checkpoint.step_of(found[-1])} with:\n  saei train --resume {folder}"
+    else:
+        how = f"It wrote no checkpoint yet: remove {folder} and start anew."
+    print(f"{said} {how}", file=sys.stderr)
+    sys.exit(130)

@@ -72,6 +72,11 @@ def latest(folder: Path) -> Path:
     return checkpoints[-1]
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the number of steps that were done when a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """Return the state that ``save`` wrote; nothing but tensors and plain data is unpickled.
 

@@ -1,0 +1,53 @@
+"""What ``saei train --resume`` may change about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saei.config import RunConfig
+    from saei.engine.rundir import RunDir
+
+MAY_CHANGE = ("training.steps", "output.checkpoint_every", "output.keep_checkpoints", "output.trackers")
+
+
+def continued(
+    folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str]
+) -> tuple[RunDir, RunConfig]:
+    """Return a run and its configuration, with what was asked to change and may; the run's record is updated.
+
+    Raises:
+        ConfigError: If another field would change, or the run is complete.
+        CheckpointError: If the folder is no run or has no checkpoint.
+    """
+    from saei.config import RunConfig, dump, validate
+    from saei.engine import checkpoint
+    from saei.engine.rundir import RunDir
+    from saei.errors import ConfigError
+    from saei.layers import changed, merge, parse_assignment
+
+    run, config = RunDir.open(folder)
+    data = dump(config)
+    for layer in [*layers, *map(parse_assignment, assignments)]:
+        data = merge(RunConfig, data, layer)
+    asked = validate(data)
+    different = changed(dump(config), dump(asked))
+    refused = [path for path in different if path not in MAY_CHANGE]
+    if refused:
+        raise ConfigError(
+            f"A resumed run keeps its configuration; only {', '.join(MAY_CHANGE)} may change.",
+            reason=f"Changed: {', '.join(refused)}.",
+            remedy="Leave these out, or start a new run.",
+        )
+    done = checkpoint.step_of(checkpoint.latest(run.checkpoints))
+    if done >= asked.training.steps:
+        raise ConfigError(
+            "A run that goes on has steps left.",
+            reason=f"{folder} has done {done} of {asked.training.steps}.",
+            remedy=f"Train on with --steps, for example --steps {2 * done}.",
+        )
+    if different:
+        run.record(asked)
+    return run, asked
