@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -46,3 +48,14 @@ def own_forward(policy: Policy, view: View, response: Response, canvas: Tensor |
 def token_logp(policy: Policy, view: View, response: Response) -> Tensor:
     """Log-probability of each token of a response, ``[T]``."""
     return own_forward(policy, view, response).gather(-1, response.ids_T[:, None])[:, 0]
+
+
+def cut(response: Response, length: int, *, truncated: bool = True) -> Response:
+    """The first tokens of a response."""
+    return replace(
+        response,
+        ids_T=response.ids_T[:length],
+        behaviour_logp_T=response.behaviour_logp_T[:length],
+        entropy_T=response.entropy_T[:length],
+        truncated=truncated,
+    )

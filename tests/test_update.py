@@ -1,0 +1,331 @@
+"""The update against a brute-force GRPO gradient: one forward per response by the model itself, summed by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from groups import cut, draw, own_forward, token_logp
+from saei.config import SamplingConfig, TrainingConfig
+from saei.data.bars import Bars
+from saei.data.templates import ThinkBoxed
+from saei.engine.update import Updater
+from saei.objectives.base import Loss, ObjectiveInput
+from saei.objectives.grpo import GRPO
+from saei.policy import Policy
+from saei.policy.loading import Parts, vision_tower
+from saei.types import ADVERSARIAL, Grade, Group, ScoredGroup, TrainGroup, View, ViewWeight
+
+LENGTHS = ((8, 3), (1, 6), (4, 2), (7, 5))
+ADVANTAGES = ((1.5, -0.5, -1.0, 0.25), (-0.75, 0.5, 1.0, -1.25))
+
+
+@pytest.fixture
+def policy(random_parts: Parts) -> Policy:
+    """A policy whose weights may be moved."""
+    parts = replace(random_parts, model=copy.deepcopy(random_parts.model))
+    return Policy(parts, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=8, temperature=0.9))
+
+
+def adversarial(view: View) -> View:
+    noise = torch.randint(-16, 17, view.canvases[0].shape, generator=torch.Generator().manual_seed(0)) / 255
+    return replace(view, origin=ADVERSARIAL, canvases=((view.canvases[0] + noise).clamp(0, 1),))
+
+
+@pytest.fixture
+def make(policy: Policy, bars: Bars) -> Callable[..., list[TrainGroup]]:
+    """Two groups of two clean and two adversarial responses of several lengths, the long ones truncated."""
+
+    def made(update_on: str = "sampled", beta: float = 0.0, cap: float = 2.0) -> list[TrainGroup]:
+        clean = [policy.view(bars.example(i)) for i in range(2)]
+        views = [view for one in clean for view in (one, adversarial(one))]
+        drawn = [
+            [cut(response, length, truncated=length > 4) for response, length in zip(own, lengths, strict=True)]
+            for own, lengths in zip(draw(policy, views, [2, 2, 2, 2]), LENGTHS, strict=True)
+        ]
+        updated_on = {
+            "sampled": (0, 0, 1, 1),
+            "clean": (0, 0, 0, 0),
+            "perturbed": (1, 1, 1, 1),
+            "crossed": (1, 0, 1, 0),
+        }
+        groups = []
+        for number, view in enumerate(clean):
+            group = Group(
+                example=view.example,
+                views=tuple(views[2 * number : 2 * number + 2]),
+                responses=(*drawn[2 * number], *drawn[2 * number + 1]),
+                sampled_from=(0, 0, 1, 1),
+                updated_on=updated_on[update_on],
+                view_weight=ViewWeight(beta, cap),
+            )
+            groups.append(TrainGroup(ScoredGroup(group, (Grade(0.0, False),) * 4), ADVANTAGES[number]))
+        return groups
+
+    return made
+
+
+class Recorder(torch.optim.SGD):
+    """Stochastic gradient descent that keeps each step's gradients."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self.gradients: list[list[Tensor]] = []
+
+    def step(self, closure: Any = None) -> None:
+        own = self.param_groups[0]["params"]
+        self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in own])
+        super().step(closure)
+
+
+class Watched(GRPO):
+    """GRPO that keeps its inputs."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.inputs: list[ObjectiveInput] = []
+
+    def loss(self, inputs: ObjectiveInput) -> Loss:
+        self.inputs.append(inputs)
+        return super().loss(inputs)
+
+
+def update(
+    policy: Policy,
+    groups: list[TrainGroup],
+    *,
+    lr: float = 0.0,
+    max_grad_norm: float = 1e9,
+    objective: GRPO | None = None,
+    reference: Policy | None = None,
+    **training: Any,
+) -> tuple[dict[str, float], list[list[Tensor]]]:
+    optimizer = Recorder([p for p in policy.module.parameters() if p.requires_grad], lr)
+    updater = Updater(
+        policy,
+        objective or GRPO(),
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+        accelerator=Accelerator(cpu=True),
+        config=TrainingConfig(**training),
+        max_grad_norm=max_grad_norm,
+        reference=reference,
+        seed=0,
+    )
+    return updater.run(groups, step=0, progress=0.0), optimizer.gradients
+
+
+def weights_by_hand(policy: Policy, group: Group, n: int) -> Tensor:
+    """``min(cap, exp(beta (old - behaviour)))`` where the update's view is not the response's own."""
+    response = group.responses[n]
+    if group.updated_on[n] == group.sampled_from[n]:
+        return torch.ones(len(response))
+    with torch.no_grad():
+        old_T = token_logp(policy, group.views[group.updated_on[n]], response)
+        drawn_T = token_logp(policy, group.views[group.sampled_from[n]], response)
+    return (group.view_weight.beta * (old_T - drawn_T)).exp().clamp_max(group.view_weight.cap)
+
+
+def brute_force(
+    policy: Policy, groups: list[TrainGroup], keep: Callable[[Any], list[int]] | None = None
+) -> list[Tensor]:
+    """The gradient of GRPO's loss at ratio 1: ``-mean_n mean_t w A grad log p``."""
+    parameters = [p for p in policy.module.parameters() if p.requires_grad]
+    total = [torch.zeros_like(p) for p in parameters]
+    count = sum(len(one.advantages) for one in groups)
+    for one in groups:
+        for n, (response, advantage) in enumerate(zip(one.group.responses, one.advantages, strict=True)):
+            logp_T = token_logp(policy, one.group.views[one.group.updated_on[n]], response)
+            kept = list(range(len(response))) if keep is None else keep(response)
+            weight_T = weights_by_hand(policy, one.group, n)
+            loss = -advantage * (weight_T * logp_T)[kept].mean() / count
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            total = [a if b is None else a + b for a, b in zip(total, found, strict=True)]
+    return total
+
+
+def assert_same_gradient(ours: list[Tensor], expected: list[Tensor], tolerance: float = 2e-5) -> None:
+    largest = max(float(one.abs().max()) for one in expected)
+    assert largest > 1e-3
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance * largest, rtol=0)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("update_on", ["sampled", "clean", "perturbed", "crossed"])
+def test_gradient_equals_brute_force(
+    policy: Policy, make: Callable[..., list[TrainGroup]], update_on: str, shared: bool
+) -> None:
+    policy.shared_prefix = shared
+    groups = make(update_on)
+    metrics, (ours,) = update(policy, groups)
+    assert_same_gradient(ours, brute_force(policy, groups))
+    assert metrics["ratio_mean"] == metrics["ratio_max"] == 1.0
+    assert metrics["clip_share"] == 0.0
+    everything = [advantage for own in ADVANTAGES for advantage in own]
+    assert metrics["loss"] == pytest.approx(-sum(everything) / len(everything), abs=1e-6)
+    norm = torch.cat([gradient.flatten() for gradient in ours]).double().norm()
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+
+
+@pytest.mark.parametrize("update_on", ["clean", "perturbed", "sampled"])
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_view_weight(policy: Policy, make: Callable[..., list[TrainGroup]], update_on: str, beta: float) -> None:
+    groups = make(update_on, beta=beta, cap=1.2)
+    metrics, (ours,) = update(policy, groups)
+    assert_same_gradient(ours, brute_force(policy, groups))
+    by_hand = [weights_by_hand(policy, one.group, n).mean() for one in groups for n in range(4)]
+    assert metrics["view_weight"] == pytest.approx(float(torch.stack(by_hand).mean()), abs=1e-5)
+    unmoved = {"clean": "clean", "perturbed": ADVERSARIAL, "sampled": "clean"}[update_on]
+    assert metrics[f"{unmoved}/view_weight"] == 1.0
+    if update_on != "sampled":
+        moved = {"clean": ADVERSARIAL, "perturbed": "clean"}[update_on]
+        assert abs(metrics[f"{moved}/view_weight"] - 1) > 1e-2
+
+
+def test_gradients_are_clipped_to_the_norm(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
+    groups = make()
+    metrics, (ours,) = update(policy, groups, max_grad_norm=1e-3)
+    assert float(torch.cat([gradient.flatten() for gradient in ours]).norm()) == pytest.approx(1e-3, rel=1e-3)
+    assert metrics["grad_norm"] > 1e-2
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+def test_micro_groups_make_the_same_step(
+    policy: Policy, make: Callable[..., list[TrainGroup]], mask_truncated: bool
+) -> None:
+    groups = make("clean", beta=1.0)
+    # Groups of unequal size, so that a mean of means would be seen.
+    first = groups[0].group
+    small = replace(first, responses=first.responses[1:3], sampled_from=(0, 1), updated_on=(0, 0))
+    groups[0] = TrainGroup(ScoredGroup(small, groups[0].scored.grades[:2]), ADVANTAGES[0][:2])
+    start = copy.deepcopy(policy.module.state_dict())
+    ends = []
+    for micro_groups in (None, 1):
+        policy.module.load_state_dict(start)
+        objective = GRPO(GRPO.Config(mask_truncated=mask_truncated))
+        metrics, _ = update(policy, groups, lr=0.1, micro_groups=micro_groups, objective=objective)
+        ends.append((metrics, copy.deepcopy(policy.module.state_dict())))
+    (whole, whole_weights), (parts, parts_weights) = ends
+    assert parts == pytest.approx(whole, abs=1e-5)
+    largest = max(float((whole_weights[name] - start[name]).abs().max()) for name in start)
+    assert largest > 1e-3
+    for name, weight in whole_weights.items():
+        torch.testing.assert_close(parts_weights[name], weight, atol=1e-6, rtol=0)
+
+
+def test_later_minibatches_use_the_policy_before_the_step(
+    policy: Policy, make: Callable[..., list[TrainGroup]]
+) -> None:
+    groups = make("clean")
+    with torch.no_grad():
+        old = {
+            response.ids_T.tolist().__repr__(): token_logp(policy, one.group.views[0], response)
+            for one in groups
+            for response in one.group.responses
+        }
+    objective = Watched()
+    metrics, gradients = update(
+        policy, groups, lr=0.05, objective=objective, ppo_epochs=2, minibatch_groups=1, prompts_per_step=2
+    )
+    assert len(gradients) == len(objective.inputs) == 4
+    seen = {tuple(inputs.advantage_R.tolist()) for inputs in objective.inputs[:2]}
+    assert seen == set(ADVANTAGES)  # each epoch sees each group once
+    for number, inputs in enumerate(objective.inputs):
+        assert inputs.n_responses == 4
+        group = groups[ADVANTAGES.index(tuple(inputs.advantage_R.tolist()))].group
+        for n, response in enumerate(group.responses):
+            length = len(response)
+            expected_T = old[response.ids_T.tolist().__repr__()]
+            torch.testing.assert_close(inputs.old_logp_RT[n, :length], expected_T, atol=5e-5, rtol=0)
+        gap = float((inputs.logp_RT.detach() - inputs.old_logp_RT).abs().max())
+        assert gap < 1e-4 if number == 0 else gap > 1e-2
+    assert metrics["ratio_max"] > 1.01
+
+
+def test_rows_stay_with_their_responses(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
+    """Under crossed update views the rows are reordered; every column has to follow."""
+    groups = make("crossed")
+    objective = Watched()
+    update(policy, groups, objective=objective, ppo_epochs=2)
+    inputs = objective.inputs[0]
+    order = (1, 3, 0, 2)  # those updated on view 0 first
+    rows = [(one, n) for one in groups for n in order]
+    assert inputs.advantage_R.tolist() == [one.advantages[n] for one, n in rows]
+    assert inputs.off_view_R.tolist() == [one.group.sampled_from[n] != (1, 0, 1, 0)[n] for one, n in rows]
+    for row, (one, n) in enumerate(rows):
+        response, length = one.group.responses[n], len(one.group.responses[n])
+        assert inputs.mask_RT[row].sum() == length
+        assert torch.equal(inputs.behaviour_logp_RT[row, :length], response.behaviour_logp_T)
+        assert bool(inputs.truncated_R[row]) == response.truncated
+        with torch.no_grad():
+            expected_T = token_logp(policy, one.group.views[one.group.updated_on[n]], response)
+        for logp_RT in (inputs.logp_RT, inputs.old_logp_RT):
+            torch.testing.assert_close(logp_RT[row, :length].detach(), expected_T, atol=5e-5, rtol=0)
+
+
+def test_reference_and_entropy_terms(
+    policy: Policy, random_parts: Parts, make: Callable[..., list[TrainGroup]]
+) -> None:
+    other = copy.deepcopy(random_parts.model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.02)
+    reference = Policy(replace(random_parts, model=other), ThinkBoxed(), sampling=policy.sampling)
+    groups = make("perturbed")
+    objective = GRPO(GRPO.Config.model_validate({"terms": ["kl", {"type": "entropy-bonus", "coefficient": 0.5}]}))
+    metrics, _ = update(policy, groups, objective=objective, reference=reference)
+    k3, entropy = [], []
+    with torch.no_grad():
+        for one in groups:
+            for n, response in enumerate(one.group.responses):
+                view = one.group.views[1]
+                gap_T = token_logp(reference, view, response) - token_logp(policy, view, response)
+                full = replace(one.group, view_weight=ViewWeight(1.0, 2.0))
+                k3.append((weights_by_hand(policy, full, n) * (gap_T.exp() - 1 - gap_T)).mean())
+                distribution = torch.distributions.Categorical(logits=own_forward(policy, view, response))
+                entropy.append(distribution.entropy().mean())
+    kl, bonus = float(torch.stack(k3).mean()), float(torch.stack(entropy).mean())
+    assert kl > 1e-3
+    assert metrics["kl/mean"] == pytest.approx(kl, rel=1e-3)
+    assert metrics["entropy-bonus/mean"] == pytest.approx(bonus, rel=1e-4)
+    mean_advantage = sum(a for own in ADVANTAGES for a in own) / 8
+    assert metrics["loss"] == pytest.approx(-mean_advantage + 0.01 * kl - 0.5 * bonus, abs=1e-4)
+
+
+def test_token_selector_restricts_the_loss(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
+    groups = make("crossed")
+    selector: Any = {"type": "top-k", "count": 2}
+    objective = GRPO(GRPO.Config.model_validate({"token_selector": selector}))
+    _, (ours,) = update(policy, groups, objective=objective, micro_groups=1)
+
+    def top_two(response: Any) -> list[int]:
+        return response.entropy_T.topk(min(2, len(response))).indices.tolist()
+
+    assert_same_gradient(ours, brute_force(policy, groups, keep=top_two))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_vision_tower_stays(policy: Policy, make: Callable[..., list[TrainGroup]], frozen: bool) -> None:
+    vision_tower(policy.model).requires_grad_(not frozen)
+    before = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
+    update(policy, make(), lr=0.1)
+    moved = {name for name, p in policy.model.named_parameters() if not torch.equal(p, before[name])}
+    assert any("language_model" in name for name in moved)
+    assert any("visual" in name for name in moved) is not frozen
+
+
+def test_metrics_are_apart_by_origin(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
+    metrics, _ = update(policy, make("clean", beta=1.0, cap=1e9))
+    for name in ("ratio_mean", "ratio_max", "clip_share", "view_weight"):
+        apart = [metrics[f"{origin}/{name}"] for origin in ("clean", ADVERSARIAL)]
+        together = max(apart) if name.endswith("_max") else sum(apart) / 2  # as many of each
+        assert metrics[name] == pytest.approx(together)
+    assert set(metrics) >= {"loss", "grad_norm"}
