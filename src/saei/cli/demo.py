@@ -55,7 +55,7 @@ def _train(folder: Path, sampler: str, steps: int, seed: int, assignments: list[
     from saei.engine.rundir import RunDir
     from saei.layers import load_config
 
-    again = "the same command: saei demo with the same options, or make demo"
+    again = "the same command again (saei demo with the same options, or make demo)"
     found = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
     if found:
         if checkpoint.step_of(found[-1]) == steps:

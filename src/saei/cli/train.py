@@ -134,9 +134,11 @@ def _stop(said: str, folder: Path, again: str) -> NoReturn:
 
     found = checkpoint.found(folder / "checkpoints")
     if again:
-        how = f"Go on with:\n  {again}"
+        how = f"Go on:\n  {again}"
     elif found:
-        how = f"Go on from step {checkpoint.step_of(found[-1])} with:\n  saei train --resume {folder}"
+        how = (
+            f"The newest checkpoint is of step {checkpoint.step_of(found[-1])}.\nGo on:\n  saei train --resume {folder}"
+        )
     else:
         how = f"It wrote no checkpoint yet: remove {folder} and start anew."
     print(f"{said} {how}", file=sys.stderr)

@@ -66,14 +66,18 @@ class PlainDisplay:
         print(text, file=self._stream, flush=True)
 
 
+SHOWN = 10
+"""Newest evaluations in the live table; the first is always there to compare with."""
+
+
 class LiveDisplay:
-    """A progress bar above a table of the evaluations so far."""
+    """A table of the first and the newest evaluations above a progress bar."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True)
-        self._rows: list[tuple[int, Mapping[str, float]]] = []
+        self._rows: list[tuple[str, ...]] = []
 
     @contextmanager
     def open(self, config: RunConfig, run: Path) -> Iterator[None]:
@@ -84,30 +88,35 @@ class LiveDisplay:
 
         self.note(f"{title(config)}\nWriting to {run}")
         self._progress = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self._console
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, left"),
+            TimeRemainingColumn(),
+            console=self._console,
         )
-        self._task = self._progress.add_task("training", total=config.training.steps)
+        self._task = self._progress.add_task("measuring the start", total=config.training.steps)
         self._group = Group
-        with Live(console=self._console, refresh_per_second=4) as self._live:
+        with Live(self._progress, console=self._console, refresh_per_second=4) as self._live:
             yield
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Move the bar and, after an evaluation, add a row."""
         if "eval/accuracy" in metrics:
-            self._rows.append((step, metrics))
-        self._progress.update(self._task, completed=step)
+            self._rows.append((str(step), *_cells(metrics)))
+        self._progress.update(self._task, completed=step, description="training")
         self._live.update(self._group(self._table(), self._progress))
 
     def note(self, text: str) -> None:
         """Print above the panel."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def _table(self) -> Table:
         from rich.table import Table
 
-        table = Table("step", *(name for name, _, _ in COLUMNS), box=None)
-        for step, metrics in self._rows:
-            table.add_row(str(step), *_cells(metrics))
+        table = Table("step", *(name for name, _, _ in COLUMNS), box=None, padding=(0, 2, 0, 0))
+        for row in self._rows if len(self._rows) <= SHOWN + 1 else [self._rows[0], ("…",), *self._rows[-SHOWN:]]:
+            table.add_row(*row)
         return table
 
 
@@ -116,11 +125,11 @@ def _cells(metrics: Mapping[str, float]) -> list[str]:
 
 
 def title(config: RunConfig) -> str:
-    """Say in one line what is trained on what and how."""
+    """Say in two lines what is trained on what and how."""
     intervention = getattr(config.sampler, "intervention", None)
     how = f" ({intervention.selector.type} + {intervention.attack.type})" if intervention else ""
     return (
-        f"Training {config.model.path} on {config.task.type}: sampler {config.sampler.type}{how}, objective "
-        f"{config.objective.type}, {config.training.steps} steps of {config.training.prompts_per_step} prompts, "
-        f"seed {config.seed}"
+        f"Training {config.model.path} on {config.task.type}: {config.training.steps} steps of "
+        f"{config.training.prompts_per_step} prompts, seed {config.seed}\n"
+        f"Sampler {config.sampler.type}{how}, objective {config.objective.type}"
     )
