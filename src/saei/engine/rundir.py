@@ -71,7 +71,9 @@ class RunDir:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             record = {"config": dump(config), "versions": _versions(), "git": _git_revision()}
-            (self.path / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+            temporary = self.path / "config.tmp"
+            temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+            os.replace(temporary, self.path / "config.yaml")
         except OSError as error:
             raise ConfigError(
                 "The run's folder has to be writable.",
@@ -97,14 +99,6 @@ class RunDir:
                 remedy="List the runs in your output folder and give one of them.",
             ) from error
         return cls(path), validate(data)
-
-    def update(self, config: RunConfig) -> None:
-        """Record the configuration that the run goes on with: its number of steps and output may be new."""
-        file = self.path / "config.yaml"
-        record = yaml.safe_load(file.read_text(encoding="utf-8")) | {"config": dump(config)}
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
-        os.replace(temporary, file)
 
     @property
     def checkpoints(self) -> Path:

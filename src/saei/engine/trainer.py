@@ -118,7 +118,7 @@ class Trainer:
             self._load(start)
         self.run = resume or RunDir.create(config)
         if resume:
-            resume.update(config)
+            resume.record(config)
 
     def train(self) -> Path:
         """Train up to ``training.steps`` and return the run's folder.

@@ -1,0 +1,396 @@
+"""The trainer: the same seed gives the same run, a resumed run is the one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from runs import Checksum, Quiet, lines, registered, tiny, train
+from saei.cli.resume import continued
+from saei.config import dump
+from saei.data.base import Split, Task
+from saei.data.templates import ThinkBoxed
+from saei.engine import Trainer, checkpoint
+from saei.engine.interrupt import Interrupted, StopRequest
+from saei.engine.rundir import RunDir
+from saei.engine.stream import ViewStream
+from saei.errors import CheckpointError, ConfigError, DataError
+from saei.policy import Policy
+from saei.policy.loading import Parts
+from saei.types import Example
+
+
+class Small(Task):
+    """Seven examples, of which some are broken; three to evaluate on."""
+
+    class Config(Task.Config):
+        type: Literal["small"] = "small"
+        broken: tuple[int, ...] = ()
+        examples: int | None = 7
+        held_out: int | None = 3
+        broken_held_out: bool = False
+
+    def example(self, index: int, split: Split = "train") -> Example:
+        config: Any = self.config
+        if index in config.broken if split == "train" else config.broken_held_out:
+            raise DataError("An example needs a picture.", reason=f"number {index} has none.")
+        shade = 20 * index + (5 if split == "eval" else 0)
+        return Example(f"{split}-{index}", "What is red?", "3", (Image.new("RGB", (64, 64), (shade, 90, 200)),))
+
+    def size(self, split: Split = "train") -> int | None:
+        config: Any = self.config
+        size: int | None = config.examples if split == "train" else config.held_out
+        return size
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    with registered(Checksum, Small):
+        yield
+
+
+@pytest.fixture(scope="session")
+def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    Policy(random_parts, ThinkBoxed()).save(folder)
+    return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.latest(run / "checkpoints") / "model.safetensors")
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    ours, theirs = lines(left), lines(right)
+    assert [line["step"] for line in ours] == list(range(len(ours)))
+    assert ours == theirs
+    a, b = weights(left), weights(right)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    samples = [(run / "samples.jsonl").read_text() for run in (left, right)]
+    assert samples[0] == samples[1]
+
+
+def stop_at(step: int) -> Quiet:
+    return Quiet({step: lambda: os.kill(os.getpid(), signal.SIGINT)})
+
+
+def test_the_same_seed_gives_the_same_run(model: Path, tmp_path: Path) -> None:
+    first, again, other = (
+        train(tiny(model, tmp_path, name, seed=seed)).run.path
+        for name, seed in (("first", 1), ("again", 1), ("other", 2))
+    )
+    assert_same_run(first, again)
+    mine, others = lines(first), lines(other)
+    assert [line["step"] for line in mine] == [0, 1, 2, 3]
+    assert mine[1]["train/loss"] != others[1]["train/loss"]
+    assert mine[0]["probe/entropy"] == others[0]["probe/entropy"]  # the probe is the same for every seed
+    assert mine[0]["eval/reward"] != others[0]["eval/reward"]
+    start = load_file(model / "model.safetensors")
+    assert any(not torch.equal(start[name], weight) for name, weight in weights(first).items())
+    assert (first / "images").is_dir()
+
+
+SCHEDULED: dict[str, Any] = {
+    "training": {"steps": 6, "prompts_per_step": 2, "ppo_epochs": 2, "minibatch_groups": 1},
+    "optimizer": {"lr": 3e-3, "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.1},
+    "task": "small",
+}
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: Path) -> None:
+    whole = train(tiny(model, tmp_path, "whole", **SCHEDULED)).run.path
+    config = tiny(model, tmp_path, "halves", **SCHEDULED)
+    with pytest.raises(Interrupted, match="after step 4 of 6"):
+        train(config, stop_at(4))  # there is one of step 3 as well
+    halves = tmp_path / "halves"
+    assert [path.name for path in checkpoint.found(halves / "checkpoints")] == ["step-000003", "step-000004"]
+    run, read = RunDir.open(halves)
+    assert read == config
+    # A process that died after its last checkpoint leaves a step too many, and half a line.
+    with (halves / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 5, "train/loss": 77.0}) + "\n" + '{"step": 6, "tra')
+    train(read, resume=run)
+    assert_same_run(whole, halves)
+    rates = [line["train/lr"] for line in lines(whole)[1:]]
+    assert len(set(rates)) == 6
+
+
+def test_a_finished_run_goes_on_with_more_steps(model: Path, tmp_path: Path) -> None:
+    whole = train(tiny(model, tmp_path, "whole", training__steps=4, evaluation__every=1)).run.path
+    short = train(tiny(model, tmp_path, "short", training__steps=2, evaluation__every=1)).run.path
+    run, config = RunDir.open(short)
+    longer = config.model_copy(update={"training": config.training.model_copy(update={"steps": 4})})
+    train(longer, resume=run)
+    assert_same_run(whole, short)
+    assert RunDir.open(short)[1].training.steps == 4  # so that a further --resume knows how far to go
+    assert "versions" in yaml.safe_load((short / "config.yaml").read_text())
+
+
+def test_resume_refuses_changed_fields_by_name(model: Path, tmp_path: Path) -> None:
+    train(tiny(model, tmp_path, training__steps=1))
+    with pytest.raises(ConfigError) as raised:
+        continued(tmp_path / "run", [], ["optimizer.lr=0.5", "sampler.n_clean=3", "seed=4", "training.steps=9"])
+    assert "Changed: optimizer.lr, sampler.n_clean, seed." in raised.value.reason
+    _, config = continued(tmp_path / "run", [], ["training.steps=9", "output.checkpoint_every=1"])
+    assert (config.training.steps, config.output.checkpoint_every) == (9, 1)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="folder of a run"):
+        RunDir.open(tmp_path)
+    with pytest.raises(CheckpointError, match="ended before its first"):
+        checkpoint.latest(tmp_path)
+
+
+def test_a_second_run_of_a_name_is_refused(model: Path, tmp_path: Path) -> None:
+    RunDir.create(tiny(model, tmp_path))
+    with pytest.raises(ConfigError, match="--resume"):
+        RunDir.create(tiny(model, tmp_path))
+
+
+def test_a_checkpoint_is_a_plain_hugging_face_folder(model: Path, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    trainer = train(tiny(model, tmp_path, training__steps=1))
+    folder = checkpoint.latest(trainer.run.checkpoints)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    tokenizer, processor = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    example = trainer.task.example(0)
+    view = trainer.policy.view(example)
+    pixels = processor(images=list(example.images), return_tensors="pt")
+    torch.testing.assert_close(pixels["pixel_values"], trainer.policy.pixels.inputs(view.canvases)["pixel_values"])
+    ids = view.prompt_ids_P[None]
+    inputs = {"input_ids": ids, "mm_token_type_ids": (ids == loaded.config.image_token_id).int(), **pixels}
+    with torch.no_grad():
+        ours, theirs = (own(**inputs).logits for own in (trainer.policy.model, loaded))
+    assert torch.equal(ours, theirs)
+    assert tokenizer.decode(ids[0]) == trainer.policy.tokenizer.decode(ids[0])
+
+
+# Interrupts
+
+
+def test_the_first_signal_asks_and_the_second_stops() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_interrupt_at_the_last_step_is_no_interrupt(model: Path, tmp_path: Path) -> None:
+    run = train(tiny(model, tmp_path, training__steps=1), stop_at(1)).run
+    assert checkpoint.latest(run.checkpoints).name == "step-000001"
+
+
+# Checkpoints and the disk
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Any]:
+    """No file may grow beyond a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("victim", ["weights", "state"])
+def test_a_full_disk_leaves_older_checkpoints_alone(
+    random_policy: Policy, tmp_path: Path, full_disk: Any, victim: str
+) -> None:
+    state = {"step": 1, "optimizer": torch.zeros(3_000_000) if victim == "state" else torch.zeros(1)}
+    older = checkpoint.save(tmp_path, 1, random_policy, {"step": 1}, keep=1)
+    before = {file.name: file.read_bytes() for file in older.iterdir()}
+    full_disk(100_000 if victim == "weights" else 8_000_000)
+    with pytest.raises(CheckpointError, match="fit on the disk") as raised:
+        checkpoint.save(tmp_path, 2, random_policy, state, keep=1)
+    full_disk(resource.RLIM_INFINITY)
+    assert "step-000002" in raised.value.reason
+    assert checkpoint.found(tmp_path) == [older]
+    assert {file.name: file.read_bytes() for file in older.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == [older.name]
+    newer = checkpoint.save(tmp_path, 2, random_policy, state, keep=1)
+    assert checkpoint.found(tmp_path) == [newer]
+
+
+def test_a_checkpoint_cut_off_before_its_renaming_is_none(
+    random_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = checkpoint.save(tmp_path, 1, random_policy, {"step": 1}, keep=2)
+
+    def die(source: Any, target: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, 2, random_policy, {"step": 2}, keep=2)
+    assert checkpoint.latest(tmp_path) == older
+    newer = checkpoint.save(tmp_path, 2, random_policy, {"step": 2}, keep=2)
+    assert checkpoint.found(tmp_path) == [older, newer]
+    assert checkpoint.load_state(newer) == {"step": 2}
+
+
+def test_a_damaged_state_is_named(random_policy: Policy, tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, 1, random_policy, {"step": 1}, keep=1)
+    (folder / checkpoint.STATE).write_bytes(b"nothing of use")
+    with pytest.raises(CheckpointError, match="the one before"):
+        checkpoint.load_state(folder)
+
+
+def test_a_checkpoint_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    run = train(tiny(model, tmp_path, training__steps=1)).run
+    frozen = tiny(model, tmp_path, training__steps=2, model__freeze_vision=True)
+    with pytest.raises(CheckpointError, match="belong to the model"):
+        Trainer(frozen, resume=run, display=Quiet())
+
+
+# Bad input
+
+
+def test_bad_examples_are_named_counted_and_skipped(model: Path, tmp_path: Path) -> None:
+    task = {"type": "small", "broken": [2], "examples": 20}
+    display = Quiet()
+    trainer = train(tiny(model, tmp_path, task=task, training__steps=12, evaluation__every=12), display)
+    assert [note for note in display.notes if "skipped:" in note] == [
+        "train example 2 is skipped: An example needs a picture. number 2 has none."
+    ]
+    assert trainer.stream.bad == 1
+    assert trainer.stream.position == 25
+    assert lines(trainer.run.path)[-1]["train/bad_examples"] == 1.0
+
+
+def stream(policy: Policy, **task: Any) -> ViewStream:
+    return ViewStream(Small(Small.Config(**task)), policy, seed=0, max_bad_share=0.1)
+
+
+def test_a_bad_example_found_late_is_reported_once(random_policy: Policy) -> None:
+    views = stream(random_policy, examples=100, broken=(90,))
+    views.preflight()
+    assert views.unreported() == []
+    views.take(99)
+    assert [report[:30] for report in views.unreported()] == ["train example 90 is skipped: A"]
+    views.take(99)
+    assert views.bad == 2
+    assert views.unreported() == []
+
+
+def test_too_many_bad_examples_are_refused(random_policy: Policy) -> None:
+    with pytest.raises(DataError, match=r"7 of 64 are unusable; the first: train example 1 is skipped"):
+        stream(random_policy, examples=None, broken=tuple(range(1, 8))).preflight()
+    stream(random_policy, examples=None, broken=tuple(range(1, 7))).preflight()
+    late = stream(random_policy, examples=None, broken=tuple(range(64, 200)))
+    late.preflight()
+    with pytest.raises(DataError, match="of 72 are unusable"):
+        late.take(100)
+
+
+def test_tasks_without_a_usable_example_are_refused(random_policy: Policy, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least one training example"):
+        Trainer(tiny(model, tmp_path, task={"type": "small", "examples": 0}), display=Quiet())
+    with pytest.raises(DataError, match="at least one usable example"):
+        Trainer(tiny(model, tmp_path, task={"type": "small", "held_out": 0}), display=Quiet())
+    assert not (tmp_path / "run").exists()
+    for held_out in (3, None):  # a task without end must not be searched without end
+        with pytest.raises(DataError, match="usable"):
+            stream(random_policy, held_out=held_out, broken_held_out=True).held_out(2)
+    tolerant = ViewStream(Small(Small.Config(broken=tuple(range(7)))), random_policy, seed=0, max_bad_share=1.0)
+    with pytest.raises(DataError, match="7 of 7"):
+        tolerant.preflight()
+
+
+def test_the_stream_is_a_new_permutation_each_epoch(random_policy: Policy) -> None:
+    views = stream(random_policy)
+    ids = [view.example.id for view in views.take(21)]
+    epochs = [ids[:7], ids[7:14], ids[14:]]
+    everything = {f"train-{index}" for index in range(7)}
+    assert all(set(epoch) == everything for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    again = stream(random_policy)
+    again.load_state_dict({"position": 9, "bad": 0})
+    assert [view.example.id for view in again.take(5)] == ids[9:14]
+    other = ViewStream(Small(), random_policy, seed=1, max_bad_share=0.1)
+    assert [view.example.id for view in other.take(7)] != ids[:7]
+    assert [view.example.id for view in views.held_out(2, start=1)] == ["eval-1", "eval-2"]
+
+
+# A run on disk
+
+
+def test_numbers_that_json_lacks_become_null(model: Path, tmp_path: Path) -> None:
+    run = RunDir.create(tiny(model, tmp_path))
+    run.append({"step": 1, "a": math.nan, "b": math.inf, "c": 0.1 + 0.2, "d": "é\u2028"})
+    assert run.metrics() == [{"step": 1, "a": None, "b": None, "c": 0.1 + 0.2, "d": "é\u2028"}]
+    assert "NaN" not in (run.path / "metrics.jsonl").read_text()
+    record = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert record["config"] == dump(tiny(model, tmp_path))
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_global_generators_are_seeded_by_the_step(model: Path, tmp_path: Path) -> None:
+    """A reward that draws from a global generator resumes like everything else."""
+
+    class Moody(Checksum):
+        class Config(Checksum.Config):
+            type: Literal["moody"] = "moody"  # type: ignore[assignment]
+
+        def grade(self, example: Example, text: str, *, truncated: bool = False) -> Any:
+            from dataclasses import replace
+
+            grade = super().grade(example, text, truncated=truncated)
+            return replace(grade, reward=grade.reward + float(np.random.rand()) + float(torch.rand(1)))  # noqa: NPY002
+
+    with registered(Moody):
+        changes: dict[str, Any] = {"reward": "moody", "training__steps": 2, "evaluation__every": 9}
+        whole = train(tiny(model, tmp_path, "whole", **changes)).run.path
+        with pytest.raises(Interrupted):
+            train(tiny(model, tmp_path, "halves", **changes), stop_at(1))
+        run, config = RunDir.open(tmp_path / "halves")
+        torch.manual_seed(99)
+        train(config, resume=run)
+        for ours, theirs in zip(lines(whole)[1:], lines(run.path)[1:], strict=True):
+            assert {k: v for k, v in ours.items() if "train" in k} == {k: v for k, v in theirs.items() if "train" in k}
+
+
+def test_freeze_vision(model: Path, tmp_path: Path) -> None:
+    config = tiny(model, tmp_path, model__freeze_vision=True, optimizer__weight_decay=0.5, training__steps=1)
+    run = train(config).run.path
+    start, end = load_file(model / "model.safetensors"), weights(run)
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert moved
+    assert not any("visual" in name for name in moved)
+
+
+def test_the_reference_is_the_model_that_the_run_began_with(model: Path, tmp_path: Path) -> None:
+    objective = {"type": "grpo", "terms": [{"type": "kl", "coefficient": 0.1}]}
+    changes: dict[str, Any] = {"objective": objective, "training__steps": 2, "optimizer__lr": 1e-2}
+    whole = train(tiny(model, tmp_path, "whole", **changes)).run.path
+    with pytest.raises(Interrupted):
+        train(tiny(model, tmp_path, "halves", **changes), stop_at(1))
+    run, config = RunDir.open(tmp_path / "halves")
+    train(config, resume=run)
+    assert_same_run(whole, run.path)
+    first, second = (line["train/kl/mean"] for line in lines(whole)[1:])
+    assert first == pytest.approx(0.0, abs=1e-6)
+    assert second > 1e-4
