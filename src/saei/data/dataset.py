@@ -46,7 +46,8 @@ class Dataset(Task):
         """Fields of ``dataset``.
 
         Attributes:
-            path: A local file (``.jsonl``, ``.json``, ``.csv``, ``.parquet``), a local folder, or a hub id.
+            path: A local file (``.jsonl``, ``.json``, ``.csv``, ``.parquet``), a folder of them, or a hub id. In a
+                folder the file named as the split is read, or the only one.
             name: The configuration of a hub data set.
             revision: The git revision of a hub data set; pin it for results that can be repeated.
             splits: Which split of the data stands for ``train`` and for ``eval``; a single local file
@@ -158,13 +159,15 @@ class Dataset(Task):
                 reason=f"splits of {self.config.path} has no '{split}'.",
                 remedy="Add it to `splits`.",
             )
-        if path.is_file() and path.stat().st_size == 0:  # which `datasets` answers with a StopIteration
+        file = _table_file(path, wanted)
+        if file and file.stat().st_size == 0:  # which `datasets` answers with a StopIteration
             raise self._empty(split)
         try:
-            if path.is_file():
-                if path.suffix not in LOADERS:
-                    raise ValueError(f"a {path.suffix or 'nameless'} file is none of {', '.join(LOADERS)}")
-                return datasets.load_dataset(LOADERS[path.suffix], data_files=str(path), split="train")
+            if file:
+                if file.suffix not in LOADERS:
+                    raise ValueError(f"a {file.suffix or 'nameless'} file is none of {', '.join(LOADERS)}")
+                datasets.disable_progress_bars()  # a local table takes a moment
+                return datasets.load_dataset(LOADERS[file.suffix], data_files=str(file), split="train")
             if path.is_dir():
                 return datasets.load_dataset(str(path), split=wanted)
             return datasets.load_dataset(
@@ -176,3 +179,15 @@ class Dataset(Task):
                 reason=f"{self.config.path}: {type(error).__name__}: {error}.",
                 remedy="Give a .jsonl, .json, .csv or .parquet file, a folder of them, or a hub id; check `splits`.",
             ) from error
+
+
+def _table_file(path: Path, split: str) -> Path | None:
+    """Return the file itself, or a folder's table: the one named as the split, else its only one beside images.
+
+    Left to itself, ``datasets`` takes a folder for a collection of images as soon as it has more images than tables.
+    """
+    if path.is_file():
+        return path
+    tables = sorted(file for file in path.glob("*") if file.suffix in LOADERS) if path.is_dir() else []
+    named = [file for file in tables if file.stem == split]
+    return named[0] if named else tables[0] if len(tables) == 1 else None
