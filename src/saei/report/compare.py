@@ -57,6 +57,10 @@ def rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
     table = []
     for curve in curves:
         first, last = curve.points[0], curve.points[-1]
-        cells = [f"{first[metric]:.3f} → {last[metric]:.3f}" for metric, _, _ in PANELS]
-        table.append((curve.label, str(last["step"]), *cells))
+        table.append((curve.label, *(f"{_text(first[metric])} → {_text(last[metric])}" for metric, _, _ in PANELS)))
     return table
+
+
+def _text(value: float | None) -> str:
+    """Return a number, or a dash for one that was not finite."""
+    return "–" if value is None else f"{value:.3f}"
