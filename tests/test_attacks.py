@@ -172,6 +172,7 @@ class TestBalls:
     def test_l2_projection_is_renorm(self, radius):
         generator = torch.Generator().manual_seed(0)
         start, block = torch.rand(3, 4, 5, generator=generator), torch.rand(3, 4, 5, generator=generator)
+        block[0, 0] = start[0, 0]
         ours = project(block, start, radius, BlockSpace(low=-torch.inf, high=torch.inf), "l2")
         theirs = start + torch.renorm((block - start).reshape(1, -1), 2, 0, radius).reshape(start.shape)
         torch.testing.assert_close(ours, theirs)
@@ -183,13 +184,14 @@ class TestBalls:
         """In the cube each value goes to the nearest of the grid points that ball and bounds allow."""
         generator = torch.Generator().manual_seed(0)
         start = (torch.randint(0, 11, (300,), generator=generator)) / 10
-        space, radius = BlockSpace(low=0.1, high=torch.linspace(0.55, 1.0, 300), grid=1 / 10), scale / 10
-        start = start.clamp(0.1, 0.5)
-        start = (start * 10).round() / 10
+        low, high = torch.linspace(0.01, 0.3, 300), torch.linspace(0.55, 1.0, 300)
+        space, radius = BlockSpace(low=low, high=high, grid=1 / 10), scale / 10
+        start = start.clamp(0.3, 0.5)
         block = project(start + 0.5 * torch.randn(300, generator=generator), start, radius, space)
         ours = snap(block, start, radius, space)
-        for x, origin, top, own in zip(block.double(), start.double(), space.high.double(), ours.double(), strict=True):
-            points = [k / 10 for k in range(1, 11) if k / 10 <= top + 1e-6 and abs(k / 10 - origin) <= radius + 1e-6]
+        for x, origin, bottom, top, own in zip(*(t.double() for t in (block, start, low, high, ours)), strict=True):
+            legal = [k / 10 for k in range(11) if bottom - 1e-6 <= k / 10 <= top + 1e-6]
+            points = [point for point in legal if abs(point - origin) <= radius + 1e-6]
             assert min(abs(point - own) for point in points) < 1e-6
             assert abs(own - x) <= min(abs(point - x) for point in points) + 1e-6
 
@@ -205,6 +207,20 @@ class TestBalls:
             assert torch.equal(ours, (ours * 255).round().to(torch.uint8).float() / 255)
             rounded += bool((start + ((block - start) * 255).round() / 255 - start).norm() > radius + 1e-6)
         assert rounded > 20  # plain rounding would have left it
+
+    def test_rounding_reaches_the_l2_sphere(self):
+        change = torch.tensor([3.0, 4.0]) / 255
+        for a, b in itertools.product(range(0, 250, 7), repeat=2):
+            start = levels(a, b).flatten()
+            ours = snap(project(start + 2 * change, start, 5 / 255, PIXEL, "l2"), start, 5 / 255, PIXEL, "l2")
+            assert in_levels(ours) == [a + 3, b + 4]
+
+    def test_values_that_do_not_move_keep_their_bits(self):
+        start = torch.arange(256) * (1 / 255)  # many an ulp beside a picture's values
+        editable = torch.arange(256) % 2 == 0
+        (moved,) = run(PGD.Config(), (start,), towards(128), BlockSpace(grid=GRID, editable=editable))
+        assert torch.equal(moved[~editable], start[~editable])
+        assert (moved[~editable] != levels(*range(256)).flatten()[~editable]).any()
 
     def test_without_a_ball_only_the_bounds_hold(self):
         block = torch.tensor([-1.0, 0.3, 7.0])

@@ -171,6 +171,17 @@ def test_without_grad_each_row_is_computed_once():
     assert rows == [8, 8, 7]
 
 
+@pytest.mark.parametrize(("chunk_elements", "rows"), [(8 * V, [8, 8, 7, 7, 8, 8]), (2**22, [M])], ids=["chunks", "one"])
+def test_only_what_does_not_fit_at_once_is_computed_again(chunk_elements, rows):
+    head, hidden_Md, ids_M, banned_V = batch(torch.float32)
+    seen = []
+    logp_M, _ = token_statistics(
+        hidden_Md, ids_M, lambda x: seen.append(len(x)) or head(x), banned_V=banned_V, chunk_elements=chunk_elements
+    )
+    logp_M.sum().backward()
+    assert seen == rows
+
+
 def test_half_precision_states_give_float32():
     head, hidden_Md, ids_M, banned_V = batch(torch.bfloat16)
     logp_M, entropy_M = token_statistics(hidden_Md, ids_M, head, banned_V=banned_V, chunk_elements=4 * V)

@@ -48,7 +48,7 @@ def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, space: Blo
     if radius is not None and ball == "linf":
         within &= nearest.abs() <= radius * n + _SLACK
     elif radius is not None and ball == "l2":
-        within &= _length(nearest / n, radius) <= 1 + _SLACK / n
+        within &= _length(nearest / n, radius) <= 1 + 1e-6  # float32 again
     steps = torch.where(within, nearest, towards)
     return torch.where(steps == 0, start, (origin + steps) / n)
 

@@ -73,14 +73,10 @@ def token_statistics(
             logp_mV = (logits_mV / entropy_temperature).log_softmax(-1)
         return logp_m, _entropy_of(logp_mV)
 
-    total = ids_M.shape[0]
-    if total == 0:
-        zero_M = _wide(hidden_Md).sum(-1)
-        return zero_M, zero_M if with_entropy else None
     width = banned_V.shape[0] if banned_V is not None else int(head(hidden_Md[:1].detach()).shape[-1])
     rows = max(1, chunk_elements // width)
     # One chunk needs no second computation: its logits fit anyway.
-    again = torch.is_grad_enabled() and total > rows
+    again = torch.is_grad_enabled() and len(ids_M) > rows
     parts = [
         checkpoint(chunk, hidden, ids, use_reentrant=False) if again else chunk(hidden, ids)
         for hidden, ids in zip(hidden_Md.split(rows), ids_M.split(rows), strict=True)
