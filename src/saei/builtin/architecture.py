@@ -14,7 +14,7 @@ MLP = 256
 LAYERS = 4
 PATCH = 16
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
-ROPE_THETA = 100.0
+ROPE_THETA = 10_000.0
 ROPE_SECTIONS = [1] * (WIDTH // HEADS // 2)
 """Time, height and width take turns over the rotary pairs. With Qwen's three blocks, height and width would
 get the slow rotations only, which cannot tell the rows and columns of a 4 x 4 grid apart."""

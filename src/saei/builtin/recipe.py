@@ -14,7 +14,7 @@ import torch
 
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.batches import Tools
-from saei.builtin.demonstrations import CLEAN, Manner
+from saei.builtin.demonstrations import Manner
 from saei.builtin.gate import grades
 from saei.builtin.vocabulary import build_tokenizer
 from saei.builtin.warm_start import Schedule, WarmStart
@@ -104,9 +104,9 @@ def build_tiny(
             if progress is not None and step % REPORT_EVERY == 0:
                 progress(f"step {step} of {schedule.steps}, loss {loss:.3f} nats a token")
 
-        warm_start.run(0, schedule.clean_steps, CLEAN, report)
+        warm_start.clean(report)
         clean = {name: fmean(grade.correct for grade in grades(model, tools, examples[name])) for name in tasks}
-        warm_start.run(schedule.clean_steps, schedule.steps, SLOPPY, report)
+        warm_start.sloppy(SLOPPY, report)
         generator = torch.Generator().manual_seed(seed)
         sampled = {name: grades(model, tools, examples[name], generator=generator) for name in tasks}
     gate = GateReport(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +20,24 @@ from saei.data.digits import draw_pair
 from saei.types import Example
 
 TASKS = ("bars", "digits", "shapes")
-SHARES = (0.5, 0.35, 0.15)
-LEVELS = {"bars": (0.15, 0.35, 0.5), "digits": (0.2, 0.7, 0.1)}
-"""How often each level is shown; the third of bars has the most readings to an image."""
+LEVELS = {"bars": (0.2, 0.5, 0.3), "digits": (0.2, 0.7, 0.1)}
+"""How often each level is shown."""
 CONTENT_WEIGHT = 4.0  # of words that say what was seen, against 1 for wording
+RISE = 20  # steps over which the learning rates rise
+LEVEL_SHARE = 0.75  # of the clean steps, before the learning rates fall
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the warm start.
+
+    Attributes:
+        steps: How many.
+        shares: How often ``bars``, ``digits`` and ``shapes`` are shown.
+    """
+
+    steps: int
+    shares: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +45,48 @@ class Schedule:
     """How the warm start goes.
 
     Attributes:
-        clean_steps: Steps with clean demonstrations.
-        sloppy_steps: Steps with sloppy ones, after the clean.
+        clean: Phases with clean demonstrations. One task after the other: a model that has learnt to see
+            bars learns the rest soon, one that is shown everything at once learns to see much later.
+        sloppy: The phase with sloppy demonstrations at the end.
         batch: Demonstrations a step.
-        muon_lr: Learning rate of the matrices, before the decay.
-        adamw_lr: Learning rate of everything else, before the decay.
+        muon_lr: Highest learning rate of the matrices.
+        adamw_lr: Highest learning rate of everything else.
+        clean_end: Factor on both learning rates at the end of the clean phases.
+        sloppy_start: The same at the start of the sloppy phase, from where it falls to ``sloppy_end``.
+        sloppy_end: The same at the end.
     """
 
-    clean_steps: int = 900
-    sloppy_steps: int = 250
+    clean: tuple[Phase, ...] = (
+        Phase(250, (1.0, 0.0, 0.0)),
+        Phase(300, (0.25, 0.75, 0.0)),
+        Phase(250, (0.42, 0.42, 0.16)),
+    )
+    sloppy: Phase = Phase(200, (0.42, 0.42, 0.16))
     batch: int = 32
     muon_lr: float = 0.018
     adamw_lr: float = 3e-3
+    clean_end: float = 0.1
+    sloppy_start: float = 0.3
+    sloppy_end: float = 0.03
+
+    @property
+    def clean_steps(self) -> int:
+        """Steps of the clean phases."""
+        return sum(phase.steps for phase in self.clean)
 
     @property
     def steps(self) -> int:
         """All steps."""
-        return self.clean_steps + self.sloppy_steps
+        return self.clean_steps + self.sloppy.steps
 
     def factor(self, step: int) -> float:
-        """Return the factor on the learning rates: a short rise, then a cosine down to a tenth."""
-        rise = min(1.0, (step + 1) / 20)
-        return rise * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+        """Return the factor on the learning rates at a step."""
+        if step >= self.clean_steps:
+            done = (step - self.clean_steps) / self.sloppy.steps
+            return self.sloppy_start + done * (self.sloppy_end - self.sloppy_start)
+        level = LEVEL_SHARE * self.clean_steps
+        fallen = max(0.0, (step - level) / (self.clean_steps - level))
+        return min(1.0, (step + 1) / RISE) * (1 + fallen * (self.clean_end - 1))
 
 
 def draw(task: str, rng: np.random.Generator) -> Example:
@@ -82,14 +115,22 @@ class WarmStart:
         self.weight_V = torch.ones(len(tools.tokenizer)).index_fill(0, torch.tensor(content), CONTENT_WEIGHT)
         self.rates = (schedule.muon_lr, schedule.adamw_lr)
 
-    def run(self, first: int, last: int, manner: Manner, progress: Callable[[int, float], None]) -> None:
-        """Train steps ``first`` to ``last - 1`` on demonstrations of one manner."""
-        for step in range(first, last):
-            progress(step, self.step(step, manner))
+    def clean(self, progress: Callable[[int, float], None]) -> None:
+        """Train on the clean phases; ``progress`` is called with each step and its loss."""
+        step = 0
+        for phase in self.schedule.clean:
+            for _ in range(phase.steps):
+                progress(step, self.step(step, phase, CLEAN))
+                step += 1
 
-    def step(self, step: int, manner: Manner = CLEAN) -> float:
+    def sloppy(self, manner: Manner, progress: Callable[[int, float], None]) -> None:
+        """Train on the sloppy phase, after the clean ones."""
+        for step in range(self.schedule.clean_steps, self.schedule.steps):
+            progress(step, self.step(step, self.schedule.sloppy, manner))
+
+    def step(self, step: int, phase: Phase, manner: Manner) -> float:
         """Train on one batch and return its weighted mean loss per response token, in nats."""
-        tasks = self.rng.choice(TASKS, size=self.schedule.batch, p=SHARES)
+        tasks = self.rng.choice(TASKS, size=self.schedule.batch, p=phase.shares)
         examples = [draw(task, self.rng) for task in tasks]
         responses = [
             demonstrate(task, example, manner, self.rng) for task, example in zip(tasks, examples, strict=True)

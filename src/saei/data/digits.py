@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
-from saei.data.images import COLOURS, SIDE, blank, to_image
+from saei.data.images import COLOURS, PAPER, SIDE, blank, to_image
 from saei.data.ways import way_of
 from saei.types import Example
 
 EVAL_EVERY = 4  # every fourth image of the collection is kept for evaluation
-CELL = 16  # pixels of a digit's side
-GRID = SIDE // CELL  # digits sit in the cells of a square grid
+CELL = 16  # pixels of a card's side
+GRID = SIDE // CELL  # cards lie in the cells of a square grid
 FULL_INK = 16.0  # the collection's darkest value
 KINDS = {
     1: ("read", "compare"),
@@ -27,7 +27,7 @@ _SPLITS = {"train": 0, "eval": 1}
 
 
 class Digits(Task):
-    """Two handwritten digits in two colours: read, compare, add, subtract, multiply.
+    """Two handwritten digits on coloured cards: read, compare, add, subtract, multiply.
 
     No image of the ``eval`` split appears in ``train``. Source of the images: Alpaydin and Kaynak (1998),
     Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
@@ -56,19 +56,18 @@ class Digits(Task):
 
 
 def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> Example:
-    """Draw two digits of a split, in two colours and two places, and a question about them."""
+    """Draw two digits of a split, on cards of two colours in two places, and a question about them."""
     images, labels = handwriting(split)
     chosen = rng.integers(len(labels), size=2)
-    inks = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]]
+    colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]]
     places = rng.permutation(GRID * GRID)[:2]
-    values = {ink: int(labels[index]) for ink, index in zip(inks, chosen, strict=True)}
+    values = {colour: int(labels[index]) for colour, index in zip(colours, chosen, strict=True)}
     problem = draw_problem(rng, KINDS[level], values)
     canvas = blank()
-    for ink, index, place in zip(inks, chosen, places, strict=True):
+    for colour, index, place in zip(colours, chosen, places, strict=True):
         top, left = CELL * (int(place) // GRID), CELL * (int(place) % GRID)
         share = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))[:, :, None] / FULL_INK
-        cell = canvas[top : top + CELL, left : left + CELL]
-        cell += share * (np.array(COLOURS[ink]) - cell)
+        canvas[top : top + CELL, left : left + CELL] = (1 - share) * (PAPER + np.array(COLOURS[colour])) / 2
     return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
 
 
