@@ -97,6 +97,12 @@ class TestQuadratic:
         (noisy,) = run(Noise.Config(step_space="normalised"), (start,), None, block)
         assert in_levels((noisy - start).abs()) == [1, 1, 2, 2, 4, 4]
 
+    def test_a_whole_number_of_grid_steps_survives_float32(self):
+        block = BlockSpace(units={"normalised": torch.tensor([0.39])}, grid=GRID)
+        config = FGSM.Config(step="200/255", step_space="normalised")  # 78 levels, 77.99999 as a product of float32
+        (moved,) = run(config, (levels(100),), towards(255), block)
+        assert in_levels(moved) == [178]
+
     def test_what_is_not_editable_keeps_its_bits(self):
         start = torch.rand(1, 1, 5, generator=torch.Generator().manual_seed(0)) * 1e-3 + 0.5
         editable = torch.tensor([True, False, True, False, False])
