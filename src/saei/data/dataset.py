@@ -159,6 +159,14 @@ class Dataset(Task):
                 reason=f"splits of {self.config.path} has no '{split}'.",
                 remedy="Add it to `splits`.",
             )
+        if not path.exists() and (
+            path.suffix in LOADERS or path.is_absolute() or self.config.path.startswith((".", "~"))
+        ):
+            raise DataError(
+                "The data set has to be readable.",
+                reason=f"There is no {path}.",
+                remedy="Correct the path; relative ones start at the folder that the command is run in.",
+            )
         file = _table_file(path, wanted)
         if file and file.stat().st_size == 0:  # which `datasets` answers with a StopIteration
             raise self._empty(split)

@@ -45,7 +45,7 @@ def plot(curves: Sequence[Curve], file: Path, title: str) -> None:
             values = [point[metric] for point in curve.points]
             axis.plot(steps, values, marker="o", markersize=3, color=colour, label=curve.label)
         axis.set(title=name, ylabel=unit, xlabel="training step")
-        axis.set_ylim(bottom=0, top=1.02 if metric in ("eval/accuracy", "probe/zero_variance") else None)
+        axis.set_ylim(0, 1.04 * max(axis.dataLim.y1, 1.0 if unit.startswith("share") else 0.0))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
@@ -62,5 +62,5 @@ def rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
 
 
 def _text(value: float | None) -> str:
-    """Return a number, or a dash for one that was not finite."""
-    return "–" if value is None else f"{value:.3f}"
+    """Return a number, ``none`` for one that was not finite."""
+    return "none" if value is None else f"{value:.3f}"
