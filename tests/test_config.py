@@ -188,8 +188,11 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert "training.steps: " in message
 
 
-def test_clean_sampling_has_no_intervention() -> None:
-    assert "Only samplers that intervene have an `intervention`" in said("sampler=clean", "attack=fgsm")
+def test_clean_sampling_has_no_intervention(file: Path) -> None:
+    rule = "Only samplers that intervene have an `intervention`"
+    assert rule in said("sampler=clean", "attack=fgsm")
+    file.write_text("attack: fgsm\nsampler: clean\n")  # in whatever order
+    assert rule in said(file=file)
 
 
 @pytest.mark.parametrize("assignment", ["top_p=0.9", "top_k=5", "temperature=0"])
