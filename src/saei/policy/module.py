@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from saei.entropy.token_entropy import token_statistics
@@ -27,8 +28,19 @@ class Distribution:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Continuation:
+    """Rows that go on from the cache of others: for each the row it goes on from, and its own arguments."""
+
+    parent_R: Tensor
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Targets:
-    """Tokens to score: flat positions of the hidden states that predict them, their ids, and the distribution."""
+    """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
+
+    Places count through the hidden states of all rows, flat, those of a continuation last.
+    """
 
     source_M: Tensor
     target_M: Tensor
@@ -56,13 +68,14 @@ class PolicyModule(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Mapping[str, Any], targets: Targets | None = None
+        self, inputs: Mapping[str, Any], targets: Targets | None = None, continuation: Continuation | None = None
     ) -> tuple[Tensor, Tensor | None] | NextToken:
         """Score tokens, or without targets return the next token's logits.
 
         Args:
             inputs: Arguments of the base model's forward.
             targets: What to score.
+            continuation: Rows to score that go on from those of ``inputs``, which then have to ask for a cache.
 
         Returns:
             ``(logp_M, entropy_M or None)`` in float32 nats, or ``NextToken``.
@@ -71,9 +84,15 @@ class PolicyModule(nn.Module):
         head = self.model.get_output_embeddings()
         if targets is None:
             return NextToken(head(output.last_hidden_state[:, -1]).float(), output.past_key_values)
+        hidden_Md = output.last_hidden_state.flatten(0, 1)
+        if continuation is not None:
+            cache = output.past_key_values
+            cache.batch_select_indices(continuation.parent_R)
+            rest = self.model.base_model(**continuation.inputs, past_key_values=cache, use_cache=True, return_dict=True)
+            hidden_Md = torch.cat([hidden_Md, rest.last_hidden_state.flatten(0, 1)])
         distribution = targets.distribution
         statistics: tuple[Tensor, Tensor | None] = token_statistics(
-            output.last_hidden_state.flatten(0, 1)[targets.source_M],
+            hidden_Md[targets.source_M],
             targets.target_M,
             head,
             temperature=distribution.temperature,

@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 
 from saei.config import SamplingConfig
 from saei.policy.decoding import Draw, decode
-from saei.policy.module import NextToken, Targets
-from saei.policy.packing import pack
+from saei.policy.module import Continuation, NextToken, Targets
+from saei.policy.rows import lay_out
 from saei.types import Response, View
 
 if TYPE_CHECKING:
@@ -81,17 +81,29 @@ class Prefix:
         ids = [[response.ids_T for response in own] for own in responses]
         if not any(len(ids_T) for own in ids for ids_T in own):
             return [_padded(own, None, None) for own in ids]
-        rows = pack(self._views, ids, shared=policy.shared_prefix)
+        layout = lay_out(self._views, ids, shared=policy.shared_prefix)
+        rows, answers = layout.rows, layout.answers
         canvases = dict(zip(map(id, self._views), self._canvases, strict=True))
         inputs = {
-            "input_ids": rows.input_ids_BS,
-            "attention_mask": rows.attention,
+            "input_ids": rows.ids_BS,
+            "attention_mask": rows.valid_BS,
             "position_ids": _position_argument(rows.positions_KBS),
-            "use_cache": False,
-            **policy.pixels.inputs([canvas for view in rows.views for canvas in canvases[id(view)]]),
+            "use_cache": answers is not None,
+            **policy.pixels.inputs([canvas for view in layout.views for canvas in canvases[id(view)]]),
         }
-        targets = Targets(rows.source_M, rows.target_M, policy.distribution, with_entropy)
-        logp_M, entropy_M = policy.module(inputs, targets)
+        continuation = None
+        if answers is not None:
+            seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
+            continuation = Continuation(
+                layout.parent_R,
+                {
+                    "input_ids": answers.ids_BS,
+                    "attention_mask": seen_RS,
+                    "position_ids": _position_argument(answers.positions_KBS),
+                },
+            )
+        targets = Targets(layout.source_M, layout.target_M, policy.distribution, with_entropy)
+        logp_M, entropy_M = policy.module(inputs, targets, continuation)
         counts = [sum(map(len, own)) for own in ids]
         logps = logp_M.split(counts)
         entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)

@@ -1,0 +1,56 @@
+"""Model rows against cases worked by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from saei.policy.rows import lay_out
+from saei.types import Example, View
+
+
+def view(ids: list[int], positions: list[int]) -> View:
+    return View(Example("e", "q", "a"), "clean", torch.tensor(ids), torch.tensor([positions]))
+
+
+def test_shared_rows_by_hand() -> None:
+    # The prompt's rotary positions end at 5 although it has two tokens, as after an image.
+    long, short = view([7, 8], [0, 5]), view([9], [0])
+    responses = [[torch.tensor([1, 2, 3]), torch.tensor([4])], [torch.tensor([5, 6])]]
+    layout = lay_out([long, short], responses, shared=True)
+    assert layout.rows.ids_BS.tolist() == [[7, 8], [9, 0]]
+    assert layout.rows.positions_KBS.tolist() == [[[0, 5], [0, 0]]]
+    assert layout.rows.valid_BS.int().tolist() == [[1, 1], [1, 0]]
+    assert layout.answers is not None
+    assert layout.answers.ids_BS.tolist() == [[1, 2], [5, 0]]  # last tokens predict nothing
+    assert layout.answers.positions_KBS.tolist() == [[[6, 7], [1, 0]]]
+    assert layout.answers.valid_BS.int().tolist() == [[1, 1], [1, 0]]
+    assert layout.parent_R.tolist() == [0, 1]
+    # Places 0 to 3 are the prompts', 4 to 7 the answers'; first tokens come from the prompt's last one.
+    assert layout.source_M.tolist() == [1, 4, 5, 1, 2, 6]
+    assert layout.target_M.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_single_tokens_need_the_prompt_only() -> None:
+    layout = lay_out([view([7, 8], [0, 1])], [[torch.tensor([1]), torch.tensor([2])]], shared=True)
+    assert layout.answers is None
+    assert layout.source_M.tolist() == [1, 1]
+
+
+def test_views_without_tokens_take_no_row() -> None:
+    views = [view([7], [0]), view([8], [0]), view([9], [0])]
+    empty = torch.zeros(0, dtype=torch.long)
+    for shared in (True, False):
+        layout = lay_out(views, [[], [empty], [empty, torch.tensor([1, 2])]], shared=shared)
+        assert [own.prompt_ids_P.tolist() for own in layout.views] == [[9]]
+        assert layout.rows.ids_BS.shape[0] == 1
+        assert layout.target_M.tolist() == [1, 2]
+
+
+def test_plain_rows_are_one_per_response() -> None:
+    layout = lay_out([view([7, 8], [0, 5])], [[torch.tensor([1, 2]), torch.tensor([3])]], shared=False)
+    assert layout.rows.ids_BS.tolist() == [[7, 8, 1], [7, 8, 0]]
+    assert layout.rows.positions_KBS.tolist() == [[[0, 5, 6], [0, 5, 0]]]
+    assert layout.rows.valid_BS.int().tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert layout.source_M.tolist() == [1, 2, 4]
+    assert layout.answers is None
+    assert len(layout.views) == 2
