@@ -223,6 +223,34 @@ def test_strength_scales_the_step(
     assert float(change.float().median()) == pytest.approx(value * STEP, abs=1e-6)
 
 
+def test_a_step_between_two_grey_levels_is_rounded(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    outcomes = apply(random_policy, views, responses, attack=PGD.Config(step=Fraction(7, 1275)))  # 1.4 / 255
+    for view, outcome in zip(views, outcomes, strict=True):
+        change = (outcome.view.canvases[0] - view.canvases[0]).abs()
+        assert float(change.max()) == pytest.approx(GRID, abs=1e-6)
+        assert torch.equal(through_png(random_policy, outcome.view.canvases[0]), outcome.view.canvases[0])
+
+
+class Fragile(Entropy):
+    """Breaks down in groups of three responses."""
+
+    class Config(StrategyConfig):
+        type: Literal["fragile"] = "fragile"
+
+    def per_token(self, scores: Scores) -> Tensor:
+        return super().per_token(scores) * (torch.nan if len(scores.logp_NT) == 3 else 1)
+
+
+def test_a_gradient_that_is_no_number_stays_in_its_group(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    broken, sound = apply(random_policy, views, responses, criterion=Fragile.Config())
+    assert torch.equal(broken.view.canvases[0], views[0].canvases[0])
+    assert float((sound.view.canvases[0] - views[1].canvases[0]).abs().median()) == pytest.approx(STEP, abs=1e-6)
+
+
 def test_micro_groups_give_the_same_views(
     random_policy: Policy, views: list[View], responses: list[list[Response]]
 ) -> None:

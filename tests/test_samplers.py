@@ -123,25 +123,27 @@ def test_a_group_left_alone_keeps_its_budget(random_policy: Policy, views: list[
 
 
 class Sometimes(Selector):
-    """Selects nothing when asked for the first time, and everything from then on."""
+    """Selects nothing at one of the times that it is asked, and everything at the others."""
 
     class Config(Selector.Config):
         type: Literal["sometimes"] = "sometimes"
+        silent: int = 1
 
     asked = 0
 
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         self.asked += 1
-        return stats.valid_NT if self.asked > 1 else torch.zeros_like(stats.valid_NT)
+        silent: int = self.config.silent  # type: ignore[attr-defined]
+        return stats.valid_NT if self.asked != silent else torch.zeros_like(stats.valid_NT)
 
 
-def test_one_of_several_views_left_alone(random_policy: Policy, views: list[View]) -> None:
-    sampler = mixed(
-        n_adversarial=3, views=2, update_on="perturbed", intervention=InterventionConfig(selector=Sometimes.Config())
-    )
+@pytest.mark.parametrize("silent", [1, 2])
+def test_one_of_several_views_left_alone(random_policy: Policy, views: list[View], silent: int) -> None:
+    slots = InterventionConfig(selector=Sometimes.Config(silent=silent))
+    sampler = mixed(n_adversarial=3, views=2, update_on="perturbed", intervention=slots)
     (group,) = draw(sampler, random_policy, views[:1])
     assert [view.origin for view in group.views] == [CLEAN, "adversarial"]
-    assert group.sampled_from == (0, 0, 0, 0, 1)
+    assert group.sampled_from == ((0, 0, 0, 0, 1) if silent == 1 else (0, 0, 0, 1, 1))
     assert group.updated_on == (1,) * 5
     assert group.untouched is None
     assert group.metrics["selected"] == sum(map(len, group.responses[:2]))

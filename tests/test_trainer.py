@@ -9,7 +9,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -28,8 +28,10 @@ from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.rundir import RunDir
 from saei.engine.stream import ViewStream
 from saei.errors import CheckpointError, ConfigError, DataError
+from saei.interventions.base import Strength
 from saei.policy import Policy
 from saei.policy.loading import Parts
+from saei.strategy import StrategyConfig
 from saei.types import Example
 
 
@@ -371,6 +373,22 @@ def test_global_generators_are_seeded_by_the_step(model: Path, tmp_path: Path) -
         train(config, resume=run)
         for ours, theirs in zip(lines(whole)[1:], lines(run.path)[1:], strict=True):
             assert {k: v for k, v in ours.items() if "train" in k} == {k: v for k, v in theirs.items() if "train" in k}
+
+
+def test_strategies_see_the_share_of_the_training_done(model: Path, tmp_path: Path) -> None:
+    class Ramp(Strength):
+        seen: ClassVar[list[float]] = []
+
+        class Config(StrategyConfig):
+            type: Literal["ramp"] = "ramp"
+
+        def at(self, progress: float) -> float:
+            self.seen.append(progress)
+            return progress
+
+    with registered(Ramp):
+        train(tiny(model, tmp_path, sampler__intervention={"strength": "ramp"}, training__steps=4))
+    assert Ramp.seen == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_freeze_vision(model: Path, tmp_path: Path) -> None:
