@@ -333,3 +333,46 @@ def test_a_broken_plugin_raises_from_its_cause_and_loads_once_mended(tmp_path: P
     path.write_text(PLUGIN)
     load_plugin(str(path))
     assert "local" in names("selector")
+
+
+def test_a_config_has_the_fields_of_its_parent() -> None:
+    from saei.entropy.base import Selector
+
+    with pytest.raises(TypeError, match=r"must derive from Selector\.Config"):
+
+        class Bare(Selector):
+            class Config(StrategyConfig):
+                type: Literal["bare"] = "bare"
+
+            def select(self, stats, *, progress, generator):
+                return stats.valid_NT
+
+
+def test_a_config_belongs_to_one_strategy() -> None:
+    from saei.attacks.pgd import PGD
+
+    with pytest.raises(TypeError, match="not PGD's"):
+
+        class Copy(PGD):
+            Config = PGD.Config
+
+    assert PGD.Config.strategy is PGD
+
+
+def test_a_sections_own_defaults_survive_a_partial_override() -> None:
+    from saei.interventions import InterventionConfig
+    from saei.layers import merge
+    from saei.strategy import Section
+
+    class Holder(Section):
+        intervention: InterventionConfig = InterventionConfig(attack={"type": "pgd", "steps": 5}, gate="zero-variance")
+
+    for given in ({"strength": {"value": 0.5}}, {"attack": {"step": "1/255"}}):
+        direct = Holder.model_validate({"intervention": given}).intervention
+        layered = Holder.model_validate(merge(Holder, {}, {"intervention": given})).intervention
+        assert direct == layered
+        assert direct.gate.type == "zero-variance"
+        assert direct.attack.steps == 5
+    other = Holder.model_validate({"intervention": {"attack": {"type": "fgsm"}}}).intervention
+    assert other.attack.type == "fgsm"
+    assert other.gate.type == "zero-variance"

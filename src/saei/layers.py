@@ -70,13 +70,14 @@ def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, 
         if kind is None:
             inner = section.model_fields[key].annotation
             if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
-                below = merged.get(key, {})
+                below = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
                 value = merge(inner, _mapping(below), value)
             merged[key] = value
             continue
         default = default_type(section, key)
-        below = typed(merged.get(key, default), default)
-        above = typed(value, default and type_of(merged.get(key), default))
+        current = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
+        below = typed(current, default)
+        above = typed(value, default and type_of(current, default))
         if below is None or above is None or below.get("type") != above.get("type"):
             merged[key] = value if above is None else above
         else:

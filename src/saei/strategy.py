@@ -30,24 +30,24 @@ class Open:
 class Section(BaseModel):
     """A frozen part of a configuration; unknown fields are errors.
 
-    A strategy field given without its ``type`` means the field's default strategy, so that
-    ``{"attack": {"steps": 3}}`` is three steps of the default attack.
+    A mapping for a section or strategy is laid over the field's default, so that ``{"attack": {"steps": 3}}`` is
+    three steps of the default attack, and a strategy whose section has defaults of its own keeps the others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _default_types(cls, data: Any) -> Any:
+    def _over_defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
         filled = dict(data)
-        for name in cls.model_fields:
-            value = filled.get(name)
-            if strategy_kind(cls, name) and isinstance(value, Mapping) and "type" not in value:
-                default = default_type(cls, name)
-                if default is not None:
-                    filled[name] = {"type": default, **value}
+        for name, field in cls.model_fields.items():
+            value, default = filled.get(name), field.get_default(call_default_factory=True)
+            if isinstance(value, Mapping) and isinstance(default, Section):
+                filled[name] = _lay_over(default, value)
+            elif isinstance(value, Mapping) and strategy_kind(cls, name) and isinstance(default, str):
+                filled[name] = {"type": default, **value}
         return filled
 
 
@@ -84,8 +84,12 @@ class Strategy:
         own = cls.__dict__.get("Config")
         if own is None:
             return
-        if not (isinstance(own, type) and issubclass(own, StrategyConfig)):
-            raise TypeError(f"{cls.__qualname__}.Config must derive from saei's StrategyConfig.")
+        # A named Config may be left behind; the fields of the abstract one are read by the abstract class.
+        parent = next(c.Config for c in cls.__mro__[1:] if c.Config.model_fields["type"].annotation is str)
+        if not (isinstance(own, type) and issubclass(own, parent)):
+            raise TypeError(f"{cls.__qualname__}.Config must derive from {parent.__qualname__}, whose fields are read.")
+        if "strategy" in own.__dict__ and own.strategy is not cls:
+            raise TypeError(f"{cls.__qualname__}.Config must be a class of its own, not {own.strategy.__qualname__}'s.")
         if not own.model_config.get("frozen") or own.model_config.get("extra") != "forbid":
             raise TypeError(f"{cls.__qualname__}.Config must be frozen and forbid unknown fields.")
         annotation = own.model_fields["type"].annotation
@@ -117,6 +121,17 @@ class Strategy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
+
+
+def _lay_over(default: Section, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a mapping with the default's values where it has none; another ``type`` shares nothing with it."""
+    if isinstance(default, StrategyConfig) and value.get("type", default.type) != default.type:
+        return value
+    filled: dict[str, Any] = {name: getattr(default, name) for name in type(default).model_fields}
+    for name, own in value.items():
+        old = filled.get(name)
+        filled[name] = _lay_over(old, own) if isinstance(own, Mapping) and isinstance(old, Section) else own
+    return filled
 
 
 def strategy_kind(section: type[BaseModel], field: str) -> str | None:
