@@ -12,6 +12,7 @@ import torch
 
 from saei.config import BUILTIN, ModelConfig
 from saei.errors import ModelError
+from saei.policy.patches import use_patch_products
 
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
@@ -69,6 +70,7 @@ def load_parts(config: ModelConfig) -> Parts:
     _refuse_random_weights(config, found)
     device = config.device if config.device != "auto" else _best_device()
     model = model.to(device).eval()
+    use_patch_products(model)
     _set_threads(config, model)
     if config.freeze_vision:
         vision_tower(model).requires_grad_(False)

@@ -92,7 +92,7 @@ class PolicyModule(nn.Module):
             hidden_Md = torch.cat([hidden_Md, rest.last_hidden_state.flatten(0, 1)])
         distribution = targets.distribution
         statistics: tuple[Tensor, Tensor | None] = token_statistics(
-            hidden_Md[targets.source_M],
+            hidden_Md.index_select(0, targets.source_M),
             targets.target_M,
             head,
             temperature=distribution.temperature,
