@@ -22,7 +22,7 @@ from saei.data.bars import Bars
 from saei.data.base import Task
 from saei.data.digits import Digits
 
-SLOPPY = Manner(variety=True, glance=0.5, glance_right=0.3, misread=0.15, unboxed=0.03)
+SLOPPY = Manner(variety=True, glance=0.45, glance_right=0.4, misread=0.10, unboxed=0.03)
 CLEAN_FLOOR = 0.85
 SAMPLED_RANGE = (0.40, 0.60)
 GATE_EXAMPLES = 256

@@ -22,7 +22,9 @@ from saei.types import Example
 TASKS = ("bars", "digits", "shapes")
 LEVELS = {"bars": (0.2, 0.5, 0.3), "digits": (0.2, 0.7, 0.1)}
 """How often each level is shown."""
-CONTENT_WEIGHT = 4.0  # of words that say what was seen, against 1 for wording
+CONTENT_WEIGHT = 4.0
+"""Of words that say what was seen, against 1 for wording, in the clean phases. The sloppy phase weighs all the
+same: there the model has to learn how often each word comes, or its samples are littered with numbers."""
 RISE = 20  # steps over which the learning rates rise
 LEVEL_SHARE = 0.75  # of the clean steps, before the learning rates fall
 
@@ -66,7 +68,7 @@ class Schedule:
     muon_lr: float = 0.018
     adamw_lr: float = 3e-3
     clean_end: float = 0.1
-    sloppy_start: float = 0.3
+    sloppy_start: float = 0.4
     sloppy_end: float = 0.03
 
     @property
@@ -138,7 +140,8 @@ class WarmStart:
         inputs, labels_RT = demonstration_batch(self.tools, self.model, examples, responses)
         spoken_RT = labels_RT[:, 1:] != IGNORED
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][spoken_RT]
-        loss = cross_entropy(self.model.lm_head(hidden), labels_RT[:, 1:][spoken_RT], weight=self.weight_V)
+        weight_V = self.weight_V if manner is CLEAN else None
+        loss = cross_entropy(self.model.lm_head(hidden), labels_RT[:, 1:][spoken_RT], weight=weight_V)
         loss.backward()
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             optimiser.param_groups[0]["lr"] = rate * self.schedule.factor(step)
