@@ -30,6 +30,7 @@ from saei.builtin.vocabulary import build_tokenizer
 from saei.config import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.interventions import Intervention
+from saei.interventions.context import SamplingContext
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.policy.patches import use_patch_products
@@ -146,8 +147,8 @@ def measure(width: int, vision_layers: int, side: int, count: int, tokens: int, 
 
     def attack() -> None:
         policy.shared_prefix = True
-        generator = torch.Generator().manual_seed(0)
-        intervention.apply(policy, [view], [half], grade=no_grades, progress=0.0, generator=generator)
+        ctx = SamplingContext(policy, no_grades, progress=0.0, generator=torch.Generator().manual_seed(0))
+        intervention.apply([view], [half], ctx)
 
     with torch.no_grad():
         ours = library_logp(policy, view, responses, shared=True)

@@ -87,7 +87,7 @@ class PolicyModule(nn.Module):
         hidden_Md = output.last_hidden_state.flatten(0, 1)
         if continuation is not None:
             cache = output.past_key_values
-            cache.batch_select_indices(continuation.parent_R)
+            _fork(cache, output.last_hidden_state.shape[0], continuation.parent_R)
             rest = self.model.base_model(**continuation.inputs, past_key_values=cache, use_cache=True, return_dict=True)
             hidden_Md = torch.cat([hidden_Md, rest.last_hidden_state.flatten(0, 1)])
         distribution = targets.distribution
@@ -101,3 +101,12 @@ class PolicyModule(nn.Module):
             with_entropy=targets.with_entropy,
         )
         return statistics
+
+
+def _fork(cache: Any, rows: int, parent_R: Tensor) -> None:
+    """Turn a cache of some rows into one of a row for each entry of ``parent_R``, which is sorted."""
+    counts = set(torch.bincount(parent_R, minlength=rows).tolist())
+    if len(counts) == 1:
+        cache.batch_repeat_interleave(counts.pop())  # its backward pass is a sum, that of an index a slow scatter
+    else:
+        cache.batch_select_indices(parent_R)

@@ -1,0 +1,39 @@
+"""Intervals against scipy's t-test."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp, ttest_rel
+
+from saei.evaluation.intervals import mean_interval
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize("size", [2, 3, 64])
+def test_equals_the_interval_of_the_t_test(size: int, confidence: float) -> None:
+    values = np.random.default_rng(size).normal(1, 3, size).tolist()
+    expected = ttest_1samp(values, 0).confidence_interval(confidence)
+    found = mean_interval(values, confidence)
+    assert found.mean == pytest.approx(np.mean(values), rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_differences_of_pairs() -> None:
+    before, after = np.random.default_rng(0).normal(size=(2, 12))
+    expected = ttest_rel(after, before).confidence_interval(0.95)
+    found = mean_interval((after - before).tolist())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_few_values() -> None:
+    # Two values, one degree of freedom: t = 12.706, the standard error is half their distance.
+    found = mean_interval([0.0, 2.0])
+    assert (found.low, found.high) == pytest.approx((1 - 12.7062, 1 + 12.7062), abs=1e-4)
+    same = mean_interval([0.5, 0.5, 0.5])
+    assert (same.low, same.mean, same.high) == (0.5, 0.5, 0.5)
+    one = mean_interval([3.0])
+    assert (one.low, one.mean, one.high) == (-math.inf, 3.0, math.inf)
+    assert math.isnan(mean_interval([]).mean)
