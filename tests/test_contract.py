@@ -30,7 +30,7 @@ OTHERS = [
     ("selector", Band.Config(lo="2/3", hi=1)),
     ("selector", TopK.Config(count=2)),
     ("selector", TopK.Config(share="1/5", scope="group")),
-    ("selector", Random.Config(share="2/3", exclude=("eos",))),
+    ("selector", Random.Config(lo=0, hi="2/3", exclude=("eos",))),
     ("attack", FGSM.Config(step="3/255", radius="2/255", random_start=True)),
     ("attack", PGD.Config(steps=0)),
     ("attack", PGD.Config(steps=3, step="5/510", radius="7/510", random_start=True)),

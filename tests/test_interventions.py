@@ -23,6 +23,7 @@ from saei.entropy.band import MiddleThird
 from saei.entropy.base import Selector, TokenStats
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.interventions.context import SamplingContext
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
@@ -34,6 +35,7 @@ from saei.testing import check_criterion, registered
 from saei.types import ADVERSARIAL, Example, Grade, Response, View
 
 STEP = 2 / 255
+NO_VIEW = View(Example("t", "q", "a"), "clean", torch.zeros(1).long(), torch.zeros(1, 1).long())
 
 
 @pytest.fixture
@@ -49,9 +51,8 @@ def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
 def apply(
     policy: Policy, views: list[View], responses: list[list[Response]], grade: Any = no_grades, **slots: Any
 ) -> list[Outcome]:
-    return Intervention(InterventionConfig(**slots)).apply(
-        policy, views, responses, grade=grade, progress=0.0, generator=torch.Generator().manual_seed(0)
-    )
+    ctx = SamplingContext(policy, grade, 0.0, torch.Generator().manual_seed(0))
+    return Intervention(InterventionConfig(**slots)).apply(views, responses, ctx)
 
 
 def middle(response: Response) -> list[int]:
@@ -369,7 +370,7 @@ def test_the_selection_is_frozen_unless_reselected(
 def test_token_statistics_of_hand_made_responses(random_policy: Policy) -> None:
     own = [spoken(random_policy, "<think> red </think> \\boxed{3}"), spoken(random_policy, "red < 3", end=False)]
     assert [len(response) for response in own] == [7, 3]
-    stats = token_stats(random_policy, own, frozenset({"eos", "template"}))
+    stats = token_stats(random_policy, NO_VIEW, own, frozenset({"eos", "template"}))
     pad = [False] * 4
     assert stats.valid_NT.tolist() == [[True] * 7, [True] * 3 + pad]
     assert stats.extra["eos"].tolist() == [[False] * 6 + [True], [False] * 7]
@@ -380,20 +381,20 @@ def test_token_statistics_of_hand_made_responses(random_policy: Policy) -> None:
     assert stats.entropy_NT.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 0, 0, 0, 0]]
     assert stats.logp_NT.tolist() == [[0, -1, -2, -3, -4, -5, -6], [0, -1, -2, 0, 0, 0, 0]]
     assert stats.ids_NT[0].tolist() == own[0].ids_T.tolist()
-    assert token_stats(random_policy, own, frozenset()).extra == {}
+    assert token_stats(random_policy, NO_VIEW, own, frozenset()).extra == {}
 
 
 def test_spelled_literals_are_template_too(random_policy: Policy) -> None:
     ids = [id_ for text in ("<", "think", ">") for id_ in random_policy.tokenizer(text)["input_ids"]]
     ramp = torch.zeros(3)
     response = Response(torch.tensor(ids), "<think>", ramp, ramp, truncated=True)
-    stats = token_stats(random_policy, [response], frozenset({"template"}))
+    stats = token_stats(random_policy, NO_VIEW, [response], frozenset({"template"}))
     assert stats.extra["template"].tolist() == [[True, True, True]]
 
 
 def test_an_unknown_need_is_refused(random_policy: Policy) -> None:
     with pytest.raises(ConfigError, match=r"need 'templates'.*Did you mean 'template'"):
-        token_stats(random_policy, [spoken(random_policy, "red")], frozenset({"templates"}))
+        token_stats(random_policy, NO_VIEW, [spoken(random_policy, "red")], frozenset({"templates"}))
 
 
 # What must not happen

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from saei.data.bars import Bars
+from saei.policy import Policy
 from saei.policy.rows import lay_out
-from saei.types import Example, View
+from saei.types import Example, Response, View
 
 
 def view(ids: list[int], positions: list[int]) -> View:
@@ -54,3 +57,26 @@ def test_plain_rows_are_one_per_response() -> None:
     assert layout.source_M.tolist() == [1, 2, 4]
     assert layout.answers is None
     assert len(layout.views) == 2
+
+
+@pytest.mark.parametrize("lengths", [[[3, 5], [4, 2]], [[3, 5, 1], [4]]])
+def test_rows_that_go_on_have_the_gradients_of_the_plain_ones(
+    random_policy: Policy, bars: Bars, lengths: list[list[int]]
+) -> None:
+    """Equal numbers of rows a view, and unequal ones: the cache is forked in different ways."""
+    views = [random_policy.view(bars.example(i)) for i in range(2)]
+    ids = torch.arange(40, 52)
+    responses = [
+        [Response(ids[n + number : 2 * n + number], "", ids[:0], ids[:0], truncated=True) for n in own]
+        for number, own in enumerate(lengths)
+    ]
+    found = []
+    for shared in (True, False):
+        random_policy.shared_prefix = shared
+        with random_policy.open(views, grad="parameters") as prefix:
+            scores = prefix.score(responses, with_entropy=False)
+        logp = torch.cat([own.logp_NT[own.mask_NT] for own in scores])
+        loss = (logp * torch.linspace(-1, 2, len(logp))).sum()
+        found.append([logp, *torch.autograd.grad(loss, list(random_policy.module.parameters()))])
+    for mine, expected in zip(*found, strict=True):
+        torch.testing.assert_close(mine, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)

@@ -24,7 +24,7 @@ from saei.policy import Policy
 from saei.samplers.base import Sampler, SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
-from saei.strategy import StrategyConfig
+from saei.strategy import StrategyConfig, observe_all, restore, state_of
 from saei.testing import check_sampler, registered
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 
@@ -179,7 +179,7 @@ class Countdown(Gate):
         super().__init__(config)
         self.left = 2
 
-    def opens(self, responses: Sequence[Response], grades: Any) -> bool:
+    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
         return self.left > 0
 
     def observe(self, metrics: Mapping[str, float]) -> None:
@@ -198,28 +198,23 @@ class FirstOnly(Guard):
     class Config(StrategyConfig):
         type: Literal["first-only"] = "first-only"
 
-    def inspect(self, scored: ScoredGroup) -> ScoredGroup:
-        group = scored.group
-        kept = replace(
-            group,
-            responses=group.responses[:2],
-            sampled_from=group.sampled_from[:2],
-            updated_on=group.updated_on[:2],
-        )
-        return ScoredGroup(kept, scored.grades[:2])
+    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup:
+        return scored.keep([0, 1])
 
 
 def test_state_observation_and_guard_reach_the_interventions_parts(random_policy: Policy, views: list[View]) -> None:
     slots = InterventionConfig(gate=Countdown.Config(), guard=FirstOnly.Config())
     sampler = mixed(intervention=slots)
-    sampler.observe({"reward": 2.0})
-    assert sampler.state_dict()["gate"] == {"left": 0}
+    observe_all(sampler, {"reward": 2.0})
+    assert state_of(sampler)["parts"]["gate"]["own"] == {"left": 0}
     other = mixed(intervention=slots)
     assert draw(other, random_policy, views[:1])[0].untouched is None
-    other.load_state_dict(sampler.state_dict())
+    restore(other, state_of(sampler))
     (group,) = draw(other, random_policy, views[:1])
     assert group.untouched == "gate"
-    guarded = other.guard(ScoredGroup(group, tuple(Grade(0.0, False) for _ in group.responses)))
+    scored = ScoredGroup(group, tuple(Grade(0.0, False) for _ in group.responses))
+    guarded = other.guard(scored, SamplingContext(random_policy, no_grades, 0.0, torch.Generator()))
+    assert guarded is not None
     assert len(guarded.grades) == len(guarded.group.responses) == 2
     check_sampler(mixed(intervention=slots), random_policy, views)
 

@@ -130,11 +130,10 @@ def test_group_scope_may_leave_a_response_without_a_token():
     assert chosen(MiddleThird.Config(), rows) == [[1], [1], [1]]
     assert chosen(MiddleThird.Config(scope="group"), rows) == [[], [0, 1, 2], []]
     assert chosen(TopK.Config(count=2, scope="group"), rows) == [[], [], [1, 2]]
-    for config in (MiddleThird.Config, Band.Config, TopK.Config):
+    for config in (MiddleThird.Config, Band.Config, TopK.Config, Random.Config):
         assert config(scope="group").build().pooled
         assert not config().build().pooled
     assert not All().pooled
-    assert not Random().pooled
 
 
 def test_excluded_tokens_are_not_counted():
@@ -150,14 +149,17 @@ def test_fractions_are_exact():
     row = [list(range(100))]
     assert 100 * 0.07 > 7  # so that ceil would keep eight
     assert len(chosen(TopK.Config(share=0.07), row)[0]) == 7
-    assert len(chosen(Random.Config(share=0.07), row)[0]) == 7
     long = [list(range(4096))]  # the numerator of 0.333… times 4096 needs more than 64 bits
     assert len(chosen(TopK.Config(share=0.3333333333333333), long)[0]) == 1366
 
 
-def test_random_keeps_its_share_and_is_uniform():
+def test_random_keeps_as_many_as_the_band_and_is_uniform():
     rows = [[0.0] * length for length in (0, 1, 2, 4, 5, 9)]
-    assert [len(own) for own in chosen(Random.Config(), rows)] == [0, 1, 1, 2, 2, 3]
+    for fields in ({}, {"lo": "1/2", "hi": "1"}):
+        sizes = [[len(own) for own in chosen(one(**fields), rows)] for one in (Random.Config, Band.Config)]
+        assert sizes[0] == sizes[1]
+    group = chosen(Random.Config(scope="group"), rows)
+    assert sum(map(len, group)) == sum(map(len, chosen(Band.Config(scope="group"), rows))) == 7
     generator = torch.Generator().manual_seed(0)
     stats, selector = stats_of([ROW] * 3000), Random()
     share_T = selector.select(stats, progress=0.0, generator=generator).float().mean(0)
@@ -174,7 +176,7 @@ def test_random_keeps_its_share_and_is_uniform():
         (TopK.Config, {"count": 3, "share": "1/3"}),
         (TopK.Config, {"count": 0}),
         (TopK.Config, {"share": 0}),
-        (Random.Config, {"share": "4/3"}),
+        (Random.Config, {"hi": "4/3"}),
         (MiddleThird.Config, {"scope": "batch"}),
         (MiddleThird.Config, {"lo": "1/4"}),
     ],

@@ -179,7 +179,8 @@ def test_a_checkpoint_is_a_plain_hugging_face_folder(model: Path, tmp_path: Path
     inputs = {"input_ids": ids, "mm_token_type_ids": (ids == loaded.config.image_token_id).int(), **pixels}
     with torch.no_grad():
         ours, theirs = (own(**inputs).logits for own in (trainer.policy.model, loaded))
-    assert torch.equal(ours, theirs)
+    # Patch embeddings are matrix products here, which rounds in another order.
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
     assert tokenizer.decode(ids[0]) == trainer.policy.tokenizer.decode(ids[0])
 
 
@@ -388,7 +389,8 @@ def test_strategies_see_the_share_of_the_training_done(model: Path, tmp_path: Pa
 
     with registered(Ramp):
         train(tiny(model, tmp_path, sampler__intervention={"strength": "ramp"}, training__steps=4))
-    assert Ramp.seen == [0.0, 0.25, 0.5, 0.75]
+    assert Ramp.seen[0] == 0.0  # the check before training
+    assert Ramp.seen[1:] == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_freeze_vision(model: Path, tmp_path: Path) -> None:

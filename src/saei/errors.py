@@ -52,6 +52,10 @@ class CheckpointError(SaeiError):
     """A run directory or checkpoint that cannot be read or continued."""
 
 
+class TrainingError(SaeiError):
+    """A training that cannot go on; what was computed up to the last checkpoint is kept."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``."""
     names = sorted(known)

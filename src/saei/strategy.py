@@ -81,11 +81,12 @@ class Strategy:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = cls.__dict__.get("Config")
-        if own is None:
+        if "Config" not in cls.__dict__:
             return
+        own = cls.Config
         # A named Config may be left behind; the fields of the abstract one are read by the abstract class.
-        parent = next(c.Config for c in cls.__mro__[1:] if c.Config.model_fields["type"].annotation is str)
+        bases = [base for base in cls.__mro__[1:] if issubclass(base, Strategy)]
+        parent = next(base.Config for base in bases if base.Config.model_fields["type"].annotation is str)
         if not (isinstance(own, type) and issubclass(own, parent)):
             raise TypeError(f"{cls.__qualname__}.Config must derive from {parent.__qualname__}, whose fields are read.")
         if "strategy" in own.__dict__ and own.strategy is not cls:
@@ -112,6 +113,10 @@ class Strategy:
         """Return the name under which the strategy is registered."""
         return str(cls.Config.model_fields["type"].default)
 
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the strategies that this one is made of; they are observed, saved and restored with it."""
+        return {}
+
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Take note of a step's metrics; strategies with state override this."""
 
@@ -121,6 +126,25 @@ class Strategy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
+
+
+def observe_all(strategy: Strategy, metrics: Mapping[str, float]) -> None:
+    """Show a step's metrics to a strategy and all of its parts."""
+    strategy.observe(metrics)
+    for part in strategy.parts().values():
+        observe_all(part, metrics)
+
+
+def state_of(strategy: Strategy) -> dict[str, Any]:
+    """Return the state of a strategy and all of its parts."""
+    return {"own": strategy.state_dict(), "parts": {name: state_of(part) for name, part in strategy.parts().items()}}
+
+
+def restore(strategy: Strategy, state: Mapping[str, Any]) -> None:
+    """Restore what ``state_of`` returned."""
+    strategy.load_state_dict(state["own"])
+    for name, part in strategy.parts().items():
+        restore(part, state["parts"][name])
 
 
 def _lay_over(default: Section, value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ Everything here is frozen and holds ids and numbers, never a graph: tensors are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -146,6 +146,19 @@ class ScoredGroup:
 
     group: Group
     grades: tuple[Grade, ...]
+
+    def keep(self, numbers: Sequence[int]) -> ScoredGroup:
+        """Return the group with only these responses, for guards."""
+        group = self.group
+        return ScoredGroup(
+            replace(
+                group,
+                responses=tuple(group.responses[n] for n in numbers),
+                sampled_from=tuple(group.sampled_from[n] for n in numbers),
+                updated_on=tuple(group.updated_on[n] for n in numbers),
+            ),
+            tuple(self.grades[n] for n in numbers),
+        )
 
     @property
     def rewards(self) -> tuple[float, ...]:

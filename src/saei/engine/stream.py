@@ -40,8 +40,8 @@ class ViewStream:
         self._known_bad: dict[tuple[Split, int], str] = {}
         self._reported = 0
 
-    def preflight(self) -> None:
-        """Look at the first examples, so that data errors are found before training.
+    def preflight(self) -> View:
+        """Look at the first examples, so that data errors are found before training, and return the first view.
 
         Raises:
             DataError: If there are no examples or too many of them are unusable.
@@ -54,9 +54,9 @@ class ViewStream:
                 remedy="Check the path, the split and the filters of the task.",
             )
         looked_at = PREFLIGHT if size is None else min(PREFLIGHT, size)
-        for index in range(looked_at):
-            self._look(index, "train")
+        views = [self._look(index, "train") for index in range(looked_at)]
         self._check(len(self._known_bad), looked_at)
+        return next(view for view in views if view is not None)
 
     def take(self, n: int) -> list[View]:
         """Return the next ``n`` usable views and move on.

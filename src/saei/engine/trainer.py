@@ -23,12 +23,14 @@ from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.fresh import answer
 from saei.evaluation.probe import probe_metrics
+from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.pixels import to_image
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
+from saei.strategy import observe_all, restore, state_of
 from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
 
 PROBE_SEED = 20_512
@@ -63,6 +65,9 @@ class Trainer:
         self.sampler: Sampler = config.sampler.build()
         self.objective: Objective = config.objective.build()
         template: Template = config.template.build()
+        self._stateful = {"sampler": self.sampler, "objective": self.objective, "reward": self.reward}
+        if self.objective.token_selector is not None:
+            check_needs(self.objective.token_selector.needs)
         start = checkpoint.latest(resume.checkpoints) if resume else None
         model = config.model if start is None else config.model.model_copy(update={"path": str(start)})
         self.policy = Policy.load(model, template, sampling=config.sampling, entropy=config.entropy)
@@ -111,7 +116,7 @@ class Trainer:
         self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
         self.step = 0
         self._stopwatch = Stopwatch()
-        self.stream.preflight()
+        self.sampler.check(self.policy, self.stream.preflight())
         self._held_out = self.stream.held_out(config.evaluation.examples)
         self._probe = self.stream.held_out(config.evaluation.probe_examples)
         if start is not None:
@@ -160,9 +165,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "stream": self.stream.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "objective": self.objective.state_dict(),
-            "reward": self.reward.state_dict(),
+            **{name: state_of(strategy) for name, strategy in self._stateful.items()},
         }
         keep = self.config.output.keep_checkpoints
         return checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep)
@@ -181,8 +184,9 @@ class Trainer:
                 reason=f"{folder}: {error}.",
                 remedy="Resume the run that wrote it.",
             ) from error
-        for name in ("stream", "sampler", "objective", "reward"):
-            getattr(self, name).load_state_dict(state[name])
+        self.stream.load_state_dict(state["stream"])
+        for name, strategy in self._stateful.items():
+            restore(strategy, state[name])
         self.step = int(state["step"])
 
     def _train_step(self) -> dict[str, float]:
@@ -209,11 +213,15 @@ class Trainer:
             with self._stopwatch.phase("evaluate"):
                 found |= view_divergence(self.policy, groups)
                 self._keep_samples(step + 1, scored)
-        scored = [self.sampler.guard(one) for one in scored]
-        with self._stopwatch.phase("update"):
-            train_groups = advantages(scored, self.objective.config.advantage)
-            found |= self.updater.run(train_groups, step=step, progress=progress)
-        self.sampler.observe(found)
+        guarded = [self.sampler.guard(one, context) for one in scored]
+        kept = [one for one in guarded if one is not None and one.grades]
+        found["dropped"] = 1 - len(kept) / len(scored)
+        if kept:
+            with self._stopwatch.phase("update"):
+                train_groups = advantages(kept, self.objective.config.advantage)
+                found |= self.updater.run(train_groups, step=step, progress=progress)
+        for strategy in self._stateful.values():
+            observe_all(strategy, found)
         self.step += 1
         metrics = {f"train/{name}": value for name, value in found.items()}
         metrics["train/bad_examples"] = float(self.stream.bad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import pad
 from saei.config import TrainingConfig
 from saei.engine.seeding import derive
 from saei.entropy.base import Selector
+from saei.errors import TrainingError
 from saei.interventions.stats import token_stats
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.policy import Policy, Scores
@@ -56,52 +58,61 @@ class Updater:
         self._max_grad_norm = max_grad_norm
         self._reference = reference
         self._seed = seed
-        selector = objective.config.token_selector
-        self._token_selector: Selector | None = selector.build() if selector else None
 
     def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
-        """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin."""
+        """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
+
+        Raises:
+            TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
+        """
         size = self._config.minibatch_groups or len(groups)
         on_policy = self._config.ppo_epochs == 1 and size >= len(groups)
-        # Minibatches after the first see a policy that has moved: the old one is scored before.
-        old = None if on_policy else [self._score(self._policy, [group]) for group in groups]
+        prepared = self._prepare(groups, on_policy=on_policy, step=step, progress=progress)
         log = _Log()
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
             order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
             for start in range(0, len(groups), size):
-                chosen = sorted(order[start : start + size])
-                self._optimiser_step(
-                    [groups[i] for i in chosen], None if old is None else [old[i] for i in chosen], progress, step, log
-                )
+                self._optimiser_step([prepared[i] for i in sorted(order[start : start + size])], log)
         return log.summary()
 
-    def _optimiser_step(
-        self,
-        groups: Sequence[TrainGroup],
-        old: Sequence[Tensor] | None,
-        progress: float,
-        step: int,
-        log: _Log,
-    ) -> None:
-        counts = [(len(group.advantages), self._kept_tokens(group)) for group in groups]
-        n_responses, n_tokens = float(sum(n for n, _ in counts)), float(max(1, sum(t for _, t in counts)))
-        size = self._config.micro_groups or len(groups)
+    def _prepare(self, groups: Sequence[TrainGroup], *, on_policy: bool, step: int, progress: float) -> list[_Prepared]:
+        """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
+        generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
+        prepared = []
+        for group in groups:
+            selected_NT = self._select(group, progress, generator)
+            # The first minibatch sees the old policy itself; later ones see a policy that has moved.
+            old_logp_NT = None if on_policy else self._score(self._policy, group)
+            reference_logp_NT = None
+            if "reference" in self._objective.needs:
+                assert self._reference is not None
+                reference_logp_NT = self._score(self._reference, group)
+            prepared.append(_Prepared(group, selected_NT, old_logp_NT, reference_logp_NT))
+        return prepared
+
+    def _optimiser_step(self, batch: Sequence[_Prepared], log: _Log) -> None:
+        n_responses = float(sum(len(one.group.advantages) for one in batch))
+        n_tokens = float(max(1, sum(self._kept_tokens(one.group) for one in batch)))
+        size = self._config.micro_groups or len(batch)
         loss = 0.0
-        for start in range(0, len(groups), size):
-            part = groups[start : start + size]
-            old_logp_RT = None if old is None else _stack(old[start : start + size])
-            inputs = self._inputs(part, old_logp_RT, n_responses, n_tokens, progress, step)
-            result = self._objective.loss(inputs)
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            result = self._objective.loss(self._inputs(part, n_responses, n_tokens))
             self._accelerator.backward(result.value, inputs=self._parameters())
             loss += float(result.value.detach())
-            origins = [group.group.origin(n) for group, n in _rows(part)]
-            log.add(origins, result.metrics)
-        norm = self._accelerator.clip_grad_norm_(self._parameters(), self._max_grad_norm)
+            log.add([group.group.origin(n) for group, n in _rows([one.group for one in part])], result.metrics)
+        norm = float(self._accelerator.clip_grad_norm_(self._parameters(), self._max_grad_norm))
+        if not math.isfinite(norm) and self._config.mixed_precision != "fp16":  # fp16's scaler skips such steps itself
+            raise TrainingError(
+                "Gradients have to be finite.",
+                reason=f"Their norm is {norm}, the loss {loss}.",
+                remedy="Go on from the last checkpoint with a lower optimizer.lr, or in float32.",
+            )
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad()
-        log.step(loss, float(norm))
+        log.step(loss, norm)
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for parameter in self._policy.module.parameters() if parameter.requires_grad]
@@ -110,31 +121,31 @@ class Updater:
         masked = self._objective.config.mask_truncated
         return sum(len(response) for response in group.group.responses if not (masked and response.truncated))
 
-    def _inputs(
-        self,
-        groups: Sequence[TrainGroup],
-        old_logp_RT: Tensor | None,
-        n_responses: float,
-        n_tokens: float,
-        progress: float,
-        step: int,
-    ) -> ObjectiveInput:
-        needs = self._objective.needs
+    def _inputs(self, batch: Sequence[_Prepared], n_responses: float, n_tokens: float) -> ObjectiveInput:
+        groups, needs = [one.group for one in batch], self._objective.needs
         scores = _score_groups(self._policy, groups, grad=True, with_entropy="entropy" in needs)
-        logp_RT = _stack([own.logp_NT for own in scores])
+        logp_RT, mask_RT = _stack([own.logp_NT for own in scores]), _stack([own.mask_NT for own in scores])
         device, rows = logp_RT.device, list(_rows(groups))
-        mask_RT = _stack([own.mask_NT for own in scores])
         weights = [group.group.view_weight for group, _ in rows]
 
         def column(values: Sequence[float | bool], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
+        def constant(parts: Sequence[Tensor | None]) -> Tensor | None:
+            present = [part for part in parts if part is not None]
+            return fit(_stack(present), mask_RT) if present else None
+
+        def fit(values_RT: Tensor, like_RT: Tensor) -> Tensor:
+            return pad(values_RT, (0, like_RT.shape[1] - values_RT.shape[1]))
+
+        old_logp_RT = constant([one.old_logp_NT for one in batch])
+        selected_RT = constant([one.selected_NT for one in batch])
         return ObjectiveInput(
             logp_RT=logp_RT,
             old_logp_RT=logp_RT.detach() if old_logp_RT is None else old_logp_RT,
             behaviour_logp_RT=_stack([group.group.responses[n].behaviour_logp_T[None] for group, n in rows]),
             mask_RT=mask_RT,
-            selected_RT=self._select(groups, mask_RT, progress, step),
+            selected_RT=mask_RT if selected_RT is None else selected_RT & mask_RT,
             advantage_R=column([group.advantages[n] for group, n in rows]),
             truncated_R=column([group.group.responses[n].truncated for group, n in rows], torch.bool),
             off_view_R=column([g.group.updated_on[n] != g.group.sampled_from[n] for g, n in rows], torch.bool),
@@ -143,27 +154,30 @@ class Updater:
             n_responses=n_responses,
             n_tokens=n_tokens,
             entropy_RT=_stack([_entropy(own) for own in scores]) if "entropy" in needs else None,
-            reference_logp_RT=self._reference_logp(groups) if "reference" in needs else None,
+            reference_logp_RT=constant([one.reference_logp_NT for one in batch]),
         )
 
-    def _select(self, groups: Sequence[TrainGroup], mask_RT: Tensor, progress: float, step: int) -> Tensor:
-        """Return the tokens of the policy loss, chosen per group by the entropies of the sampling pass."""
-        if self._token_selector is None:
-            return mask_RT
-        generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
-        parts = []
-        for group in groups:
-            stats = token_stats(self._policy, group.group.responses, self._token_selector.needs)
-            mask_NT = self._token_selector.select(stats, progress=progress, generator=generator)
-            parts.append(mask_NT[[n for _, n in _rows([group])]])
-        return pad(_stack(parts), (0, mask_RT.shape[1] - _stack(parts).shape[1])) & mask_RT
+    def _select(self, group: TrainGroup, progress: float, generator: torch.Generator) -> Tensor | None:
+        """Return the tokens of the policy loss, chosen by the entropies of the sampling pass; None for all."""
+        selector: Selector | None = self._objective.token_selector
+        if selector is None:
+            return None
+        stats = token_stats(self._policy, group.group.views[0], group.group.responses, selector.needs)
+        mask_NT = selector.select(stats, progress=progress, generator=generator)
+        return mask_NT[[n for _, n in _rows([group])]]
 
-    def _score(self, policy: Policy, groups: Sequence[TrainGroup]) -> Tensor:
-        return _stack([own.logp_NT for own in _score_groups(policy, groups, grad=False, with_entropy=False)])
+    def _score(self, policy: Policy, group: TrainGroup) -> Tensor:
+        return _stack([own.logp_NT for own in _score_groups(policy, [group], grad=False, with_entropy=False)])
 
-    def _reference_logp(self, groups: Sequence[TrainGroup]) -> Tensor:
-        assert self._reference is not None
-        return self._score(self._reference, groups)
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Prepared:
+    """A group and the constants of its update, rows in the order of ``_rows``; None where they are not needed."""
+
+    group: TrainGroup
+    selected_NT: Tensor | None
+    old_logp_NT: Tensor | None
+    reference_logp_NT: Tensor | None
 
 
 def _score_groups(policy: Policy, groups: Sequence[TrainGroup], *, grad: bool, with_entropy: bool) -> list[Scores]:

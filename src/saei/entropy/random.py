@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from saei.entropy.band import Band, keep_band
 from saei.entropy.base import Selector, TokenStats
-from saei.entropy.ranks import ceil_share, rank
-from saei.strategy import Frac
 
 
 class Random(Selector):
-    """Keep ``ceil(L * share)`` uniformly chosen tokens of each response: by default as many as a third.
+    """Keep uniformly chosen tokens, exactly as many as ``band`` keeps: by default as many as the middle third.
 
-    The control that tells whether it matters which tokens are selected. Source: original.
+    The control that tells whether it matters which tokens are selected. It is the band of a ranking by random numbers.
+    Source: original.
     """
 
-    class Config(Selector.Config):
-        """Fields.
+    class Config(Band.Config):
+        """The fields of ``band``, whose numbers of tokens are kept."""
 
-        Attributes:
-            share: Share kept of a response's candidates.
-        """
-
-        type: Literal["random"] = "random"
-        share: Frac = Field(default=Fraction(1, 3), gt=0, le=1)
+        type: Literal["random"] = "random"  # type: ignore[assignment]  # a name of its own
 
     config: Config
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the tokens are drawn from the group, not from each response."""
+        return self.config.scope == "group"
 
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the chosen tokens."""
@@ -39,5 +37,4 @@ class Random(Selector):
         drawn = torch.rand(int(candidates_NT.sum()), generator=generator, dtype=torch.float64)
         key_NT = torch.zeros(candidates_NT.shape, dtype=torch.float64, device=candidates_NT.device)
         key_NT[candidates_NT] = drawn.to(candidates_NT.device)
-        rank_NT, count_N1 = rank(key_NT, candidates_NT, "response")
-        return candidates_NT & (rank_NT < ceil_share(count_N1, self.config.share))
+        return keep_band(candidates_NT, key_NT, self.config.lo, self.config.hi, self.config.scope)

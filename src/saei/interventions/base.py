@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
+from saei.interventions.context import SamplingContext
 from saei.policy import Scores
 from saei.strategy import Strategy
-from saei.types import Grade, Response, ScoredGroup
+from saei.types import Response, ScoredGroup, View
 
 
 class Criterion(Strategy, ABC):
@@ -54,12 +55,13 @@ class Gate(Strategy, ABC):
     kind: ClassVar[str] = "gate"
 
     @abstractmethod
-    def opens(self, responses: Sequence[Response], grades: Callable[[], Sequence[Grade]]) -> bool:
+    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
         """Return whether a group is attacked.
 
         Args:
-            responses: The group's clean responses.
-            grades: Grades them on demand.
+            view: The group's clean view.
+            responses: The responses drawn from it.
+            ctx: The step; ``ctx.grade(view, responses)`` grades them.
         """
 
 
@@ -69,5 +71,5 @@ class Guard(Strategy, ABC):
     kind: ClassVar[str] = "guard"
 
     @abstractmethod
-    def inspect(self, scored: ScoredGroup) -> ScoredGroup:
-        """Return the group as it is to be trained on, possibly with fewer responses."""
+    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+        """Return the group as it is to be trained on, ``scored.keep(...)`` for fewer responses, None to drop it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from saei.interventions.base import Gate
+from saei.interventions.context import SamplingContext
 from saei.strategy import StrategyConfig
-from saei.types import Grade, Response
+from saei.types import Response, View
 
 
 class Always(Gate):
@@ -20,7 +21,7 @@ class Always(Gate):
 
     config: Config
 
-    def opens(self, responses: Sequence[Response], grades: Callable[[], Sequence[Grade]]) -> bool:
+    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
         """Return True."""
         return True
 
@@ -38,6 +39,6 @@ class ZeroVariance(Gate):
 
     config: Config
 
-    def opens(self, responses: Sequence[Response], grades: Callable[[], Sequence[Grade]]) -> bool:
+    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
         """Return whether all grades agree on being correct."""
-        return len({grade.correct for grade in grades()}) <= 1
+        return len({grade.correct for grade in ctx.grade(view, responses)}) <= 1

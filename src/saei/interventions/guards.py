@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions.base import Guard
+from saei.interventions.context import SamplingContext
 from saei.strategy import StrategyConfig
 from saei.types import ScoredGroup
 
@@ -19,6 +20,6 @@ class NoGuard(Guard):
 
     config: Config
 
-    def inspect(self, scored: ScoredGroup) -> ScoredGroup:
+    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup:
         """Return the group unchanged."""
         return scored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,12 +14,13 @@ from saei.entropy.base import Selector
 from saei.entropy.summary import selection_summary
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength
-from saei.interventions.stats import token_stats
+from saei.interventions.context import SamplingContext
+from saei.interventions.stats import check_needs, token_stats
 from saei.policy import Policy
 from saei.policy.pixels import GRID
 from saei.registry import AttackField, CriterionField, GateField, GuardField, SelectorField, StrengthField
-from saei.strategy import Section
-from saei.types import Grade, Response, View
+from saei.strategy import Section, Strategy
+from saei.types import Response, View
 
 
 class InterventionConfig(Section):
@@ -68,7 +69,7 @@ class Intervention:
         config: The slots.
 
     Raises:
-        ConfigError: If the attack cannot move pixels.
+        ConfigError: If the attack cannot move pixels, or nothing fills a need of the selector.
     """
 
     def __init__(self, config: InterventionConfig | None = None) -> None:
@@ -79,6 +80,7 @@ class Intervention:
         self.strength: Strength = self.config.strength.build()
         self.gate: Gate = self.config.gate.build()
         self.guard: Guard = self.config.guard.build()
+        check_needs(self.selector.needs)
         if "pixels" not in self.attack.spaces:
             raise ConfigError(
                 "An image intervention needs an attack on pixels.",
@@ -86,72 +88,66 @@ class Intervention:
                 remedy="Choose another attack; `saei list attack` has them.",
             )
 
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the slots by name."""
+        return {name: getattr(self, name) for name in ("selector", "criterion", "attack", "strength", "gate", "guard")}
+
+    def check(self, policy: Policy, view: View) -> None:
+        """Attack one view along a response of one token, so that what cannot work is found before any long work.
+
+        Raises:
+            ModelError: If no gradient reaches the pixels.
+        """
+        if view.canvases:
+            zero = torch.zeros(1, device=policy.device)
+            response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
+            ctx = SamplingContext(policy, lambda _, responses: [], 0.0, torch.Generator().manual_seed(0))
+            self._attack([view], [[response]], ctx)
+
     def apply(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        responses: Sequence[Sequence[Response]],
-        *,
-        grade: Callable[[View, Sequence[Response]], Sequence[Grade]],
-        progress: float,
-        generator: torch.Generator,
+        self, views: Sequence[View], responses: Sequence[Sequence[Response]], ctx: SamplingContext
     ) -> list[Outcome]:
         """Return for each clean view the view that the remaining responses are drawn from.
 
         Args:
-            policy: The policy that sampled.
             views: One clean view per group.
             responses: For each view the responses drawn from it.
-            grade: Grades a view's responses, for gates that ask.
-            progress: Share of the training done, in [0, 1].
-            generator: Source of all randomness, on the CPU.
+            ctx: The policy that drew them, and the circumstances of the step.
         """
         outcomes: list[Outcome | None] = []
         for view, own in zip(views, responses, strict=True):
-            reason = self._leave_alone(view, own, grade)
+            reason = self._leave_alone(view, own, ctx)
             outcomes.append(Outcome(view, reason) if reason else None)
         open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
         size = self.config.micro_groups or max(1, len(open_groups))
         for start in range(0, len(open_groups), size):
             batch = open_groups[start : start + size]
-            attacked = self._attack(
-                policy, [views[i] for i in batch], [responses[i] for i in batch], progress, generator
-            )
+            attacked = self._attack([views[i] for i in batch], [responses[i] for i in batch], ctx)
             for number, outcome in zip(batch, attacked, strict=True):
                 outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _leave_alone(
-        self,
-        view: View,
-        responses: Sequence[Response],
-        grade: Callable[[View, Sequence[Response]], Sequence[Grade]],
-    ) -> str | None:
+    def _leave_alone(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> str | None:
         if not view.canvases:
             return "no-image"
         if not any(len(response) for response in responses):
             return "empty"
-        return None if self.gate.opens(responses, lambda: grade(view, responses)) else "gate"
+        return None if self.gate.opens(view, responses, ctx) else "gate"
 
     def _attack(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        responses: Sequence[Sequence[Response]],
-        progress: float,
-        generator: torch.Generator,
+        self, views: Sequence[View], responses: Sequence[Sequence[Response]], ctx: SamplingContext
     ) -> list[Outcome]:
         # Empty responses have nothing to teach the criterion and are left out of it.
         spoken = [[response for response in own if len(response)] for own in responses]
-        criterion = _GroupCriterion(self, policy, views, spoken, progress, generator)
+        criterion = _GroupCriterion(self, views, spoken, ctx)
         point: Point = tuple(canvas for view in views for canvas in view.canvases)
         if any(bool(selected_NT.any()) for selected_NT in criterion.selected):
             point = self.attack.attack(
                 criterion,
                 point,
-                space=self._space(policy, views, progress),
-                progress=progress,
-                generator=generator,
+                space=self._space(views, ctx),
+                progress=ctx.progress,
+                generator=ctx.generator,
             )
         moved = iter(point)
         outcomes = []
@@ -165,12 +161,12 @@ class Intervention:
             )
         return outcomes
 
-    def _space(self, policy: Policy, views: Sequence[View], progress: float) -> Space:
-        scale = self.strength.at(progress)
+    def _space(self, views: Sequence[View], ctx: SamplingContext) -> Space:
+        scale = self.strength.at(ctx.progress)
         blocks, examples = [], []
         for number, view in enumerate(views):
             for canvas in view.canvases:
-                std_C11 = policy.pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
+                std_C11 = ctx.policy.pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
                 blocks.append(BlockSpace(units={"pixel": 1.0, "normalised": std_C11}, scale=scale, grid=GRID))
                 examples.append(number)
         return Space("pixels", tuple(blocks), tuple(examples))
@@ -182,26 +178,25 @@ class _GroupCriterion:
     def __init__(
         self,
         intervention: Intervention,
-        policy: Policy,
         views: Sequence[View],
         responses: Sequence[Sequence[Response]],
-        progress: float,
-        generator: torch.Generator,
+        ctx: SamplingContext,
     ) -> None:
         self._intervention = intervention
-        self._policy = policy
         self._views = views
         self._responses = responses
-        self._progress = progress
-        self._generator = generator
-        self._stats = [token_stats(policy, own, intervention.selector.needs) for own in responses]
+        self._ctx = ctx
+        self._stats = [
+            token_stats(ctx.policy, view, own, intervention.selector.needs)
+            for view, own in zip(views, responses, strict=True)
+        ]
         self.selected = [self._select(number) for number in range(len(views))]
         self._start_J: Tensor | None = None
 
     def __call__(self, point: Point) -> Tensor:
         """Return ``J_B``, one value per group, differentiable in the point's blocks."""
         criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
-        with self._policy.open(self._views, grad="pixels", pixels=point) as prefix:
+        with self._ctx.policy.open(self._views, grad="pixels", pixels=point) as prefix:
             scores = prefix.score(self._responses, with_entropy=criterion.with_entropy or reselect)
             values = []
             for number, own in enumerate(scores):
@@ -228,5 +223,5 @@ class _GroupCriterion:
     @torch.no_grad()
     def _select(self, number: int) -> Tensor:
         return self._intervention.selector.select(
-            self._stats[number], progress=self._progress, generator=self._generator
+            self._stats[number], progress=self._ctx.progress, generator=self._ctx.generator
         )

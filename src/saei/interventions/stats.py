@@ -12,10 +12,20 @@ from torch.nn.utils.rnn import pad_sequence
 from saei.entropy.base import TokenStats
 from saei.errors import ConfigError, nearest
 from saei.policy import Policy
-from saei.types import Response
+from saei.types import Response, View
 
 
-def token_stats(policy: Policy, responses: Sequence[Response], needs: frozenset[str]) -> TokenStats:
+def check_needs(needs: frozenset[str]) -> None:
+    """Refuse a need that nothing fills.
+
+    Raises:
+        ConfigError: Naming the need and the known ones.
+    """
+    for need in needs - _FILLERS.keys():
+        raise ConfigError(f"Nothing fills the selector's need '{need}'.", remedy=nearest(need, _FILLERS))
+
+
+def token_stats(policy: Policy, view: View, responses: Sequence[Response], needs: frozenset[str]) -> TokenStats:
     """Return the statistics of the sampling pass; nothing is computed again.
 
     Raises:
@@ -24,22 +34,21 @@ def token_stats(policy: Policy, responses: Sequence[Response], needs: frozenset[
     lengths = torch.tensor([len(response) for response in responses], device=policy.device)
     valid_NT = torch.arange(int(lengths.max()), device=policy.device)[None] < lengths[:, None]
     ids_NT = pad_sequence([response.ids_T for response in responses], batch_first=True)
-    for need in needs - _FILLERS.keys():
-        raise ConfigError(f"Nothing fills the selector's need '{need}'.", remedy=nearest(need, _FILLERS))
+    check_needs(needs)
     return TokenStats(
         entropy_NT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
         logp_NT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
         ids_NT=ids_NT,
         valid_NT=valid_NT,
-        extra={need: _FILLERS[need](policy, responses) for need in needs},
+        extra={need: _FILLERS[need](policy, view, responses) for need in needs},
     )
 
 
-def _eos(policy: Policy, responses: Sequence[Response]) -> Tensor:
+def _eos(policy: Policy, view: View, responses: Sequence[Response]) -> Tensor:
     return pad_sequence([torch.isin(r.ids_T, policy.eos_ids) for r in responses], batch_first=True)
 
 
-def _template(policy: Policy, responses: Sequence[Response]) -> Tensor:
+def _template(policy: Policy, view: View, responses: Sequence[Response]) -> Tensor:
     """Mark the tokens that overlap one of the prompt template's literals in the decoded text."""
     masks = []
     for response in responses:
@@ -62,4 +71,4 @@ def _literal_characters(text: str, literals: Sequence[str]) -> list[bool]:
     return inside
 
 
-_FILLERS: Mapping[str, Callable[[Policy, Sequence[Response]], Tensor]] = {"eos": _eos, "template": _template}
+_FILLERS: Mapping[str, Callable[[Policy, View, Sequence[Response]], Tensor]] = {"eos": _eos, "template": _template}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -110,6 +110,12 @@ class Objective(Strategy, ABC):
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
         self.terms: tuple[Term, ...] = tuple(term.build() for term in self.config.terms)
+        self.token_selector: Any = self.config.token_selector.build() if self.config.token_selector else None
+
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the terms and the token selector."""
+        parts: dict[str, Strategy] = {f"term {number}": term for number, term in enumerate(self.terms)}
+        return parts | ({"token_selector": self.token_selector} if self.token_selector else {})
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
-import torch
-
+from saei.interventions.context import SamplingContext
 from saei.policy import Policy
 from saei.strategy import Strategy
-from saei.types import Grade, Group, Response, ScoredGroup, View
+from saei.types import Group, ScoredGroup, View
 
-
-def _untimed(name: str) -> AbstractContextManager[Any]:
-    return nullcontext()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class SamplingContext:
-    """What a sampler may use.
-
-    Attributes:
-        policy: The current policy.
-        grade: Grades a view's responses, for gates that ask.
-        progress: Share of the training done, in [0, 1].
-        generator: Source of all randomness, on the CPU.
-        phase: ``with ctx.phase("attack"):`` accounts the time spent inside.
-    """
-
-    policy: Policy
-    grade: Callable[[View, Sequence[Response]], Sequence[Grade]]
-    progress: float
-    generator: torch.Generator
-    phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
+__all__ = ["Sampler", "SamplingContext"]
 
 
 class Sampler(Strategy, ABC):
@@ -52,6 +28,13 @@ class Sampler(Strategy, ABC):
     def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
         """Return one group per clean view, each with ``group_size`` responses."""
 
-    def guard(self, scored: ScoredGroup) -> ScoredGroup:
-        """Take a last look at a scored group before its advantages are taken."""
+    def check(self, policy: Policy, view: View) -> None:
+        """Find out on one view, before any long work, whether the sampler can do its work with this policy.
+
+        Raises:
+            ModelError: If it cannot.
+        """
+
+    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+        """Take a last look at a scored group before its advantages are taken; None drops it."""
         return scored

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.policy import Policy
 from saei.samplers.base import Sampler, SamplingContext
-from saei.strategy import StrategyConfig
+from saei.strategy import Strategy, StrategyConfig
 from saei.types import Group, Response, ScoredGroup, View, ViewWeight
 
 
@@ -63,14 +64,9 @@ class Mixed(Sampler):
         with ctx.phase("sample"), policy.open(views) as prefix:
             clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generator)
         with ctx.phase("attack"):
-            outcomes_by_view = [
-                self.intervention.apply(
-                    policy, views, clean, grade=ctx.grade, progress=ctx.progress, generator=ctx.generator
-                )
-                for _ in range(config.views)
-            ]
+            outcomes_by_view = [self.intervention.apply(views, clean, ctx) for _ in range(config.views)]
         outcomes = list(zip(*outcomes_by_view, strict=True))
-        share = [len(part) for part in _parts(config.n_adversarial, config.views)]
+        share = _shares(config.n_adversarial, config.views)
         with ctx.phase("sample"), policy.open([o.view for own in outcomes for o in own]) as prefix:
             drawn = iter(prefix.sample(share * len(views), generator=ctx.generator))
         return [
@@ -102,32 +98,22 @@ class Mixed(Sampler):
             metrics=_mean([outcome.metrics for outcome in attacked]),
         )
 
-    def guard(self, scored: ScoredGroup) -> ScoredGroup:
+    def check(self, policy: Policy, view: View) -> None:
+        """Find out whether the attack reaches the pixels."""
+        self.intervention.check(policy, view)
+
+    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
         """Ask the intervention's guard."""
-        return self.intervention.guard.inspect(scored)
+        return self.intervention.guard.inspect(scored, ctx)
 
-    def observe(self, metrics: Mapping[str, float]) -> None:
-        """Pass a step's metrics to the intervention's parts."""
-        for part in self._parts().values():
-            part.observe(metrics)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of the intervention's parts."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the states of the intervention's parts."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
-    def _parts(self) -> dict[str, Any]:
-        slots = ("selector", "criterion", "attack", "strength", "gate", "guard")
-        return {name: getattr(self.intervention, name) for name in slots}
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the intervention's slots."""
+        return self.intervention.parts()
 
 
-def _parts(total: int, parts: int) -> list[range]:
-    """Split ``range(total)`` into nearly equal parts, larger ones first."""
-    return [range(start, total, parts) for start in range(parts)]
+def _shares(total: int, parts: int) -> list[int]:
+    """Split a number into nearly equal parts, larger ones first."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
 
 
 def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from saei.policy import Policy
 from saei.policy.pixels import to_image
 from saei.samplers.base import Sampler, SamplingContext
-from saei.strategy import Strategy, StrategyConfig
+from saei.strategy import Strategy, StrategyConfig, observe_all, restore, state_of
 from saei.testing.rules import config_of, random_state_untouched, require, seeded
 from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
 
@@ -43,7 +43,7 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
     require(len(groups) == len(views), name, "there is one group per view")
     for view, group in zip(views, groups, strict=True):
         _check_group(sampler, policy, view, group)
-        _check_guard(sampler, group)
+        _check_guard(sampler, policy, group)
     require(_same(groups, _draw(config.build(), policy, views)), name, "the same arguments give the same groups")
     _check_state(config, sampler, policy, views)
 
@@ -100,23 +100,24 @@ def _check_origin(name: str, policy: Policy, group: Group) -> None:
             require(near, name, "a response has the log-probabilities of the view it says that it was drawn from")
 
 
-def _check_guard(sampler: Sampler, group: Group) -> None:
+def _check_guard(sampler: Sampler, policy: Policy, group: Group) -> None:
     scored = ScoredGroup(group, tuple(_grade(group.views[0], group.responses)))
-    kept = sampler.guard(scored)
-    whole = kept.group.example is group.example and len(kept.grades) == len(kept.group.responses) == len(
-        kept.group.sampled_from
-    ) == len(kept.group.updated_on)
+    kept = sampler.guard(scored, SamplingContext(policy, _grade, 0.0, seeded()))
+    if kept is None:
+        return
+    lengths = {len(kept.grades), len(kept.group.responses), len(kept.group.sampled_from), len(kept.group.updated_on)}
+    whole = kept.group.example is group.example and len(lengths) == 1
     require(whole, sampler.name(), "the guard returns a scored group with one grade per response")
 
 
 def _check_state(config: StrategyConfig, sampler: Sampler, policy: Policy, views: Sequence[View]) -> None:
     """A sampler restored from its state goes on as the one that was never stopped."""
-    sampler.observe({"reward": 0.5, "entropy": 0.1, "clean/accuracy": 1.0})
+    observe_all(sampler, {"reward": 0.5, "entropy": 0.1, "clean/accuracy": 1.0})
     file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
+    torch.save(state_of(sampler), file)
     file.seek(0)
     restored: Any = config.build()
-    restored.load_state_dict(torch.load(file, weights_only=True))
+    restore(restored, torch.load(file, weights_only=True))
     ours, theirs = (_draw(one, policy, views, progress=1.0) for one in (sampler, restored))
     require(_same(ours, theirs), config.type, "a sampler restored from its state draws the same groups")
 

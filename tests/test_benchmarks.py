@@ -1,0 +1,71 @@
+"""The benchmark scripts run at their smallest sizes and return what they promise; no test looks at a time."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saei.policy.loading import Parts
+
+SCRIPTS = Path(__file__).parent.parent / "benchmarks"
+VIEWS = {"clean", "attack", "random signs"}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module
+
+
+def test_every_script_is_in_the_readme() -> None:
+    readme = (SCRIPTS / "README.md").read_text()
+    assert all(f"python benchmarks/{path.name}" in readme for path in SCRIPTS.glob("*.py"))
+
+
+def test_scoring(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "scoring.json"
+    small = {"--side": 64, "--responses": 4, "--tokens": 5, "--rounds": 1, "--json": file}
+    with torch.random.fork_rng():
+        found = script("scoring").main([str(word) for pair in small.items() for word in pair])
+    assert (found["image_tokens"], found["responses"], found["attacked"], found["response_tokens"]) == (16, 4, 2, 5)
+    assert found["largest_deviation"] < 2e-5  # the ways that are compared compute the same thing
+    assert set(found["ratios"]) == {"official_over_shared", "plain_over_shared", "attack_over_score"}
+    assert json.loads(file.read_text()) == found
+
+
+def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
+    folder, file = tmp_path / "model", tmp_path / "check.json"
+    for part in (random_parts.model, random_parts.tokenizer, random_parts.image_processor):
+        part.save_pretrained(folder)
+    sizes = {"--model": folder, "--prompts": 3, "--fresh": 2, "--step": "4/255", "--task": "digits", "--json": file}
+    found = script("attack_check").main([str(word) for pair in sizes.items() for word in pair])
+    for part in ("attacked", "others"):
+        assert set(found[part]) == VIEWS
+        assert 0 <= found[part]["random signs"]["share_that_rises"] <= 1
+    # A whole step along the gradient raises what it is the gradient of; signs drawn at random move it less.
+    change = {view: found["attacked"][view]["change"]["mean"] for view in VIEWS - {"clean"}}
+    assert change["attack"] > abs(change["random signs"])
+    assert found["attacked"]["attack"]["share_that_rises"] == 1
+    for metric, rows in found["fresh_responses"].items():
+        assert set(rows) == VIEWS, metric
+        for view in VIEWS - {"clean"}:
+            own = rows[view]["difference"]
+            assert own["mean"] == pytest.approx(rows[view]["mean"] - rows["clean"]["mean"], abs=1e-9)
+            assert own["low"] <= own["mean"] <= own["high"]
+    assert json.loads(file.read_text()) == found
+
+
+def test_startup(script: Any) -> None:
+    assert set(script("startup").main(["--rounds", "1"])) == {"wall_seconds", "cpu_seconds"}
+
+
+def test_collapse_reads_its_options(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        script("collapse").main(["--help"])
+    assert left.value.code == 0
+    assert "--seeds" in capsys.readouterr().out
