@@ -42,7 +42,7 @@ def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     folder, file = tmp_path / "model", tmp_path / "check.json"
     for part in (random_parts.model, random_parts.tokenizer, random_parts.image_processor):
         part.save_pretrained(folder)
-    sizes = {"--model": folder, "--prompts": 3, "--fresh": 2, "--step": "4/255", "--task": "digits", "--json": file}
+    sizes = {"--model": folder, "--prompts": 3, "--fresh": 2, "--step": "1/255", "--task": "digits", "--json": file}
     found = script("attack_check").main([str(word) for pair in sizes.items() for word in pair])
     for part in ("attacked", "others"):
         assert set(found[part]) == VIEWS

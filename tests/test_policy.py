@@ -281,3 +281,34 @@ def test_text_only_examples_have_no_canvas(random_policy: Policy) -> None:
     with random_policy.open([view]) as prefix:
         (score,) = prefix.score([own])
     assert score.mask_NT.sum(1).tolist() == [len(r) for r in own]
+
+
+def test_the_same_view_may_be_opened_with_two_pictures(random_policy: Policy, views: list[View]) -> None:
+    (own,) = draw(random_policy, views[:1], [2])
+    pictures = [views[0].canvases[0], 1 - views[0].canvases[0]]
+    for shared in (True, False):
+        random_policy.shared_prefix = shared
+        with random_policy.open([views[0], views[0]], pixels=pictures) as prefix:
+            together = prefix.score([own, own])
+        for picture, score in zip(pictures, together, strict=True):
+            with random_policy.open(views[:1], pixels=[picture]) as prefix:
+                (alone,) = prefix.score([own])
+            torch.testing.assert_close(score.logp_NT, alone.logp_NT, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_every_attention_gives_the_same_scores(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], attention: str
+) -> None:
+    before = random_policy.model.config._attn_implementation
+    random_policy.model.set_attn_implementation(attention)
+    try:
+        scores = []
+        for shared in (True, False):
+            random_policy.shared_prefix = shared
+            with random_policy.open(views) as prefix:
+                scores.append(prefix.score(responses))
+        for ours, reference in zip(*scores, strict=True):
+            torch.testing.assert_close(ours.logp_NT, reference.logp_NT, atol=2e-5, rtol=0)
+    finally:
+        random_policy.model.set_attn_implementation(before)

@@ -114,7 +114,10 @@ def measure(
         sampling=config.sampling.model_copy(update=sampling),
         seed=seed,
     )
-    return len(views), accuracy_metrics(answered) | probe_metrics(answered, task)
+    found = accuracy_metrics(answered)
+    if sampling["temperature"] == 1 and sampling["top_p"] == 1 and sampling["top_k"] is None:
+        found |= probe_metrics(answered, task)  # defined for this distribution only
+    return len(views), found
 
 
 def _show(report: dict[str, Any], metrics: dict[str, float]) -> None:

@@ -40,7 +40,9 @@ class Scores:
 
 
 class Prefix:
-    """The open views of a policy; a context manager that holds caches and the gradient mode while it is open.
+    """The open views of a policy; a context manager that holds the gradient mode while it is open.
+
+    Each scoring and sampling computes the prompts once for all of its responses and frees their cache at its end.
 
     Args:
         policy: The policy.
@@ -83,13 +85,12 @@ class Prefix:
             return [_padded(own, None, None) for own in ids]
         layout = lay_out(self._views, ids, shared=policy.shared_prefix)
         rows, answers = layout.rows, layout.answers
-        canvases = dict(zip(map(id, self._views), self._canvases, strict=True))
         inputs = {
             "input_ids": rows.ids_BS,
             "attention_mask": rows.valid_BS,
             "position_ids": _position_argument(rows.positions_KBS),
             "use_cache": answers is not None,
-            **policy.pixels.inputs([canvas for view in layout.views for canvas in canvases[id(view)]]),
+            **policy.pixels.inputs([canvas for number in layout.views for canvas in self._canvases[number]]),
         }
         continuation = None
         if answers is not None:
@@ -118,8 +119,8 @@ class Prefix:
         Args:
             counts: How many responses each view gets.
             generator: Source of all randomness, on the CPU.
-            sampling: How evaluation draws, with the entropies of just that distribution; None draws from the policy
-                as it is trained, with the entropies that its criterion uses.
+            sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
+                is trained, with the entropies that its criterion uses.
         """
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:

@@ -40,7 +40,7 @@ class Layout:
 
     Attributes:
         rows: Prompts, or in the plain way prompts with a response.
-        views: The view of each of ``rows``, whose pixels the row needs.
+        views: For each of ``rows`` the number of its view, whose pixels the row needs.
         answers: Rows that go on from the cache of ``rows``, None if there are none.
         parent_R: int64, for each row of ``answers`` its row of ``rows``.
         source_M: int64, for each token the place of the hidden state that predicts it, in those of ``rows`` and then
@@ -49,7 +49,7 @@ class Layout:
     """
 
     rows: Rows
-    views: tuple[View, ...]
+    views: tuple[int, ...]
     answers: Rows | None
     parent_R: Tensor
     source_M: Tensor
@@ -66,16 +66,13 @@ def lay_out(views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, sha
         responses: For each view the int64 ids of its responses; at least one of all is not empty.
         shared: One row per view and what each response adds to it, or one row per response.
     """
-    spoken = [
-        (view, [ids_T for ids_T in own if len(ids_T)])
-        for view, own in zip(views, responses, strict=True)
-        if any(len(ids_T) for ids_T in own)
-    ]
+    numbers = [number for number, own in enumerate(responses) if any(len(ids_T) for ids_T in own)]
+    spoken = [(views[number], [ids_T for ids_T in responses[number] if len(ids_T)]) for number in numbers]
     target_M = torch.cat([ids_T for _, own in spoken for ids_T in own])
-    return _shared(spoken, target_M) if shared else _plain(spoken, target_M)
+    return (_shared if shared else _plain)(numbers, spoken, target_M)
 
 
-def _shared(spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
+def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
     rows = _rows([(view.prompt_ids_P, view.positions_KP) for view, _ in spoken])
     width, device = rows.ids_BS.shape[1], target_M.device
     going_on = [
@@ -95,7 +92,7 @@ def _shared(spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> La
                 place += answers.ids_BS.shape[1]
     return Layout(
         rows=rows,
-        views=tuple(view for view, _ in spoken),
+        views=tuple(numbers),
         answers=answers,
         parent_R=torch.tensor([parent for parent, _ in going_on], dtype=torch.long, device=device),
         source_M=torch.cat(sources),
@@ -103,7 +100,7 @@ def _shared(spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> La
     )
 
 
-def _plain(spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
+def _plain(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
     pairs = [(view, ids_T) for view, own in spoken for ids_T in own]
     rows = _rows(
         [
@@ -118,7 +115,7 @@ def _plain(spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Lay
     starts = [number * width + len(view.prompt_ids_P) - 1 for number, (view, _) in enumerate(pairs)]
     return Layout(
         rows=rows,
-        views=tuple(view for view, _ in pairs),
+        views=tuple(number for number, (_, own) in zip(numbers, spoken, strict=True) for _ in own),
         answers=None,
         parent_R=target_M.new_zeros(0),
         source_M=torch.cat(
