@@ -154,7 +154,7 @@ def test_view_divergence_by_brute_force(random_policy: Policy, bars: Bars) -> No
                 values.append((here - there).exp() - 1 - (here - there))
     expected = float(torch.cat(values).mean())
     assert expected > 1e-2
-    assert view_divergence(random_policy, groups) == {"kl/adversarial": pytest.approx(expected, rel=1e-3)}
+    assert view_divergence(random_policy, groups) == {"view_kl/adversarial": pytest.approx(expected, rel=1e-3)}
     untouched = [replace(group, views=group.views[:1], sampled_from=(0, 0, 0)) for group in groups]
     assert view_divergence(random_policy, untouched) == {}
 

@@ -180,7 +180,7 @@ def test_register_refuses_an_abstract_class() -> None:
 
 
 def test_config_must_be_a_strategy_config() -> None:
-    with pytest.raises(TypeError, match="must derive from saei's StrategyConfig"):
+    with pytest.raises(TypeError, match="must derive from StrategyConfig"):
 
         class Plain(Strategy):
             class Config:  # type: ignore[assignment]

@@ -7,7 +7,7 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,8 +27,9 @@ from saei.engine import Trainer, checkpoint
 from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.rundir import RunDir
 from saei.engine.stream import ViewStream
-from saei.errors import CheckpointError, ConfigError, DataError
+from saei.errors import CheckpointError, ConfigError, DataError, ModelError
 from saei.interventions.base import Strength
+from saei.objectives.entropy_bonus import EntropyBonus
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.strategy import StrategyConfig
@@ -414,3 +415,49 @@ def test_the_reference_is_the_model_that_the_run_began_with(model: Path, tmp_pat
     first, second = (line["train/kl/mean"] for line in lines(whole)[1:])
     assert first == pytest.approx(0.0, abs=1e-6)
     assert second > 1e-4
+
+
+def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: Path) -> None:
+    trainer = train(tiny(model, tmp_path, training__steps=1))
+    trainer.sampler.state_dict = lambda: {"share": [1.0, object()]}  # type: ignore[method-assign]
+    before = checkpoint.found(trainer.run.checkpoints)
+    with pytest.raises(CheckpointError, match=r"state\.sampler\.own\.share\.1 is a object"):
+        trainer.save()
+    assert checkpoint.found(trainer.run.checkpoints) == before
+
+
+def test_a_model_without_pixel_gradient_is_refused_before_training(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saei.policy.pixels import ProcessorMap
+
+    through = ProcessorMap.__call__
+    monkeypatch.setattr(ProcessorMap, "__call__", lambda self, canvas: through(self, canvas.detach()))
+    with pytest.raises(ModelError, match="depends differentiably"):
+        Trainer(tiny(model, tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_term_with_state_is_observed_saved_and_restored(model: Path, tmp_path: Path) -> None:
+    class Counting(EntropyBonus):
+        class Config(EntropyBonus.Config):
+            type: Literal["counting"] = "counting"  # type: ignore[assignment]
+
+        def __init__(self, config: Any = None) -> None:
+            super().__init__(config)
+            self.seen = 0
+
+        def observe(self, metrics: Mapping[str, float]) -> None:
+            self.seen += 1
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": self.seen}
+
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            self.seen = state["seen"]
+
+    with registered(Counting):
+        trainer = train(tiny(model, tmp_path, objective={"type": "grpo", "terms": ["counting"]}, training__steps=2))
+        assert trainer.objective.terms[0].seen == 2  # type: ignore[attr-defined]
+        state = checkpoint.load_state(checkpoint.latest(trainer.run.checkpoints))
+        assert state["objective"]["parts"]["term 0"]["own"] == {"seen": 2}

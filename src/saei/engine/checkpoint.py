@@ -28,8 +28,9 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
         keep: Checkpoints kept.
 
     Raises:
-        CheckpointError: If the disk refuses; older checkpoints are untouched then.
+        CheckpointError: If the disk refuses or a state could not be read back; older checkpoints are untouched then.
     """
+    _check_plain(state, "state")
     target = folder / f"step-{step:06d}"
     temporary = folder / f".{target.name}.tmp"
     try:
@@ -49,6 +50,26 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
     for old in found(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _check_plain(value: Any, path: str) -> None:
+    """Refuse what could be written but not read back, since reading unpickles tensors and plain data only.
+
+    Raises:
+        CheckpointError: Naming the place.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(inner, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_plain(inner, f"{path}.{number}")
+    elif not isinstance(value, str | int | float | bool | torch.Tensor | None):
+        raise CheckpointError(
+            "States hold tensors, numbers, strings, lists and mappings.",
+            reason=f"{path} is a {type(value).__name__}.",
+            remedy="Return plain data from the strategy's state_dict.",
+        )
 
 
 def found(folder: Path) -> list[Path]:

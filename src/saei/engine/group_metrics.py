@@ -43,7 +43,7 @@ def group_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
 
 @torch.no_grad()
 def view_divergence(policy: Policy, groups: Sequence[Group]) -> dict[str, float]:
-    """Return ``kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
+    """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
 
     Estimated on the intervened view's own responses by ``mean(exp(-d) - 1 + d)``, d the difference of their
     log-probabilities under both views (Schulman's k3). Costs one scoring of those responses.
@@ -64,4 +64,4 @@ def view_divergence(policy: Policy, groups: Sequence[Group]) -> dict[str, float]
         for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):
             difference_T = response.behaviour_logp_T - score.logp_NT[n, : len(response)]
             by_origin[origin].append((-difference_T).exp() - 1 + difference_T)
-    return {f"kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in by_origin.items()}
+    return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in by_origin.items()}

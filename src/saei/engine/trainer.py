@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saei.config import RunConfig
+from saei.config import BUILTIN, RunConfig
 from saei.data.base import Task, Template
 from saei.engine import checkpoint
 from saei.engine.display import Display, PlainDisplay
@@ -32,6 +32,10 @@ from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
 from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
+
+LARGE = 50_000_000
+TINY_LR = 1e-4
+"""Parameters from which a learning rate of this size is probably a built-in default that was forgotten."""
 
 PROBE_SEED = 20_512
 """Seed of the probe's draws: the same for every method and run, whatever the run's seed."""
@@ -137,7 +141,7 @@ class Trainer:
             self.accelerator.init_trackers(self.run.path.name)
         heard = "Stopping after this step and its checkpoint. Once more stops at once."
         with StopRequest(lambda: self.display.note(heard)) as stop, self.display.open(config, self.run.path):
-            for note in (*self.policy.parts.notes, *self.stream.unreported()):
+            for note in (*self._notes(), *self.stream.unreported()):
                 self.display.note(note)
             if self.step == 0:
                 self._write(self._evaluate())
@@ -169,6 +173,17 @@ class Trainer:
         }
         keep = self.config.output.keep_checkpoints
         return checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep)
+
+    def _notes(self) -> list[str]:
+        """Return what the user should know before it starts."""
+        notes = list(self.policy.parts.notes) if self.config.model.path != BUILTIN else []
+        size = sum(parameter.numel() for parameter in self.policy.model.parameters())
+        if size > LARGE and self.config.optimizer.lr >= TINY_LR:
+            notes.append(
+                f"optimizer.lr={self.config.optimizer.lr:g} suits the built-in model; a model of "
+                f"{size / 1e6:.0f} million parameters is usually trained at about 1e-6: --set optimizer.lr=1e-6."
+            )
+        return notes
 
     def _load(self, folder: Path) -> None:
         state = checkpoint.load_state(folder)

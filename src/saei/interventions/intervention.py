@@ -54,7 +54,7 @@ class Outcome:
     Attributes:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
         untouched: Why it was left alone: ``gate``, ``no-image`` or ``empty`` (nothing to select); else None.
-        metrics: Entropy summary of the selection and the criterion at the clean image.
+        metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
     """
 
     view: View
@@ -156,9 +156,8 @@ class Intervention:
             if not bool(criterion.selected[number].any()):
                 outcomes.append(Outcome(view, "empty"))
                 continue
-            outcomes.append(
-                Outcome(replace(view, origin=self.attack.origin, canvases=canvases), metrics=criterion.metrics(number))
-            )
+            moved_view = replace(view, origin=self.attack.origin, canvases=canvases)
+            outcomes.append(Outcome(moved_view, metrics=criterion.metrics(number) | _distance(view, moved_view)))
         return outcomes
 
     def _space(self, views: Sequence[View], ctx: SamplingContext) -> Space:
@@ -170,6 +169,15 @@ class Intervention:
                 blocks.append(BlockSpace(units={"pixel": 1.0, "normalised": std_C11}, scale=scale, grid=GRID))
                 examples.append(number)
         return Space("pixels", tuple(blocks), tuple(examples))
+
+
+def _distance(view: View, moved: View) -> dict[str, float]:
+    """Return the share of pixel values that moved and their largest change, in units of 1/255.
+
+    A step that the grid rounds away moves nothing: a weak attack that is none is seen here.
+    """
+    changes = torch.cat([(b - a).abs().flatten() for a, b in zip(view.canvases, moved.canvases, strict=True)])
+    return {"moved": float((changes > 0).float().mean()), "largest_change": float(changes.max()) / GRID}
 
 
 class _GroupCriterion:
