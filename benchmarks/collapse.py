@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, float]]
             key: pool.submit(run, folder, sampler, options.task, key[1], options.steps, extra)
             for key, (folder, sampler) in jobs.items()
         }
-        curves = {key: read_curve(f"{key[0]} seed {key[1]}", future.result()) for key, future in futures.items()}
+        curves = {key: read_curve(key[0], future.result()) for key, future in futures.items()}
     table = Table("run", *(f"{name.partition('/')[2]}" for name in NUMBERS), box=None)
     rows: dict[str, list[dict[str, float]]] = {label: [] for label in ARMS}
     for label in ARMS:

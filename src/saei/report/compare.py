@@ -34,13 +34,15 @@ def read_curve(label: str, run: Path) -> Curve:
 
 
 def plot(curves: Sequence[Curve], file: Path, title: str) -> None:
-    """Draw one panel per number over training steps and write a PNG."""
+    """Draw one panel per number over training steps and write a PNG; runs of one label share its colour."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.6), layout="constrained")
     figure.suptitle(title, fontsize=12)
+    labels = list(dict.fromkeys(curve.label for curve in curves))
     for axis, (metric, name, unit) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        for colour, curve in zip(COLOURS, curves, strict=False):
+        for curve in curves:
+            colour = COLOURS[labels.index(curve.label) % len(COLOURS)]
             steps = [point["step"] for point in curve.points]
             values = [point[metric] for point in curve.points]
             axis.plot(steps, values, marker="o", markersize=3, color=colour, label=curve.label)
@@ -48,7 +50,9 @@ def plot(curves: Sequence[Curve], file: Path, title: str) -> None:
         axis.set_ylim(0, 1.04 * max(axis.dataLim.y1, 1.0 if unit.startswith("share") else 0.0))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    first_of_each = dict(zip(reversed(names), reversed(lines), strict=True))
+    figure.axes[0].legend([first_of_each[label] for label in labels], labels, frameon=False)
     figure.savefig(file, dpi=130)
 
 
