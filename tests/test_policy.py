@@ -312,3 +312,38 @@ def test_every_attention_gives_the_same_scores(
             torch.testing.assert_close(ours.logp_NT, reference.logp_NT, atol=2e-5, rtol=0)
     finally:
         random_policy.model.set_attn_implementation(before)
+
+
+def test_no_pass_holds_the_logits_of_all_tokens(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from functools import partial
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from saei.policy import module
+
+    class Largest(TorchDispatchMode):
+        rows = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                wide = isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[-1] == vocabulary
+                if wide and tensor.shape[0] != width:  # the head's own weight is as wide
+                    self.rows = max(self.rows, tensor.numel() // vocabulary)
+            return out
+
+    banned_V = random_policy.distribution.banned_V
+    assert banned_V is not None
+    vocabulary, tokens = len(banned_V), sum(len(r) for own in responses for r in own)
+    width = random_policy.model.config.get_text_config().hidden_size
+    assert tokens != width
+    seen = []
+    for rows in (4, tokens):
+        chunked = partial(module.token_statistics, chunk_elements=rows * vocabulary)
+        with monkeypatch.context() as patch, Largest() as largest:
+            patch.setattr(module, "token_statistics", chunked)
+            gradients(random_policy, views, responses, shared=True)
+        seen.append(largest.rows)
+    assert seen == [4, tokens]  # one chunk at a time, forward and backward; the watch would see the whole

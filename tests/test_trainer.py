@@ -461,3 +461,13 @@ def test_a_term_with_state_is_observed_saved_and_restored(model: Path, tmp_path:
         assert trainer.objective.terms[0].seen == 2  # type: ignore[attr-defined]
         state = checkpoint.load_state(checkpoint.latest(trainer.run.checkpoints))
         assert state["objective"]["parts"]["term 0"]["own"] == {"seen": 2}
+
+
+def test_precision_and_trackers_are_each_runs_own(model: Path, tmp_path: Path) -> None:
+    train(tiny(model, tmp_path, "full", training__steps=1))
+    half = tiny(
+        model, tmp_path, "half", training__steps=1, training__mixed_precision="bf16", output__trackers=["tensorboard"]
+    )
+    run = train(half).run.path
+    assert all(value is not None for value in lines(run)[1].values())
+    assert list(run.glob("events.out.tfevents.*"))

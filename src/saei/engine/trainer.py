@@ -58,6 +58,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, *, resume: RunDir | None = None, display: Display | None = None) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
         from transformers import get_scheduler
 
         self.config = config
@@ -78,6 +79,7 @@ class Trainer:
         reference = None
         if "reference" in self.objective.needs:
             reference = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
+        AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
             cpu=self.policy.device.type == "cpu",

@@ -1,0 +1,107 @@
+"""The contracts of tasks, templates and rewards."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from saei.data.base import Split, Task, Template
+from saei.rewards.base import Reward
+from saei.strategy import Strategy, StrategyConfig
+from saei.testing.rules import config_of, random_state_untouched, require
+from saei.types import Example
+
+HOSTILE = (
+    "",
+    "\\boxed{",
+    "\\boxed{" * 20_000,
+    "}" * 100_000,
+    "<think></think>\\boxed{9**9**9**9}",
+    "\x00\x1b[31m\ud7ff <script>",
+    "\\boxed{" + "9" * 10_000 + "}",
+)
+"""Texts that a policy may write and a reward has to survive."""
+
+
+def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
+    """Check a task: examples are a pure function of (config, split, index), with unique ids and answers.
+
+    Args:
+        subject: A task or its config.
+        count: Examples of each split that are looked at.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    task, again = config.build(), config.build()
+    name = config.type
+    require(isinstance(task, Task), name, "the config of a task builds a Task")
+    splits: tuple[Split, ...] = ("train", "eval")
+    if task.size("train") != 0:
+        task.example(0)  # what the first call imports may draw random numbers
+    with random_state_untouched(name):
+        for split in splits:
+            size = task.size(split)
+            indices = range(count if size is None else min(count, size))
+            examples = [task.example(index, split) for index in indices]
+            others = [again.example(index, split) for index in reversed(indices)][::-1]
+            require(all(map(_same, examples, others)), name, "the same split and index give the same example")
+            require(len({one.id for one in examples}) == len(examples), name, "ids are unique within a split")
+            require(all(one.question and one.answer for one in examples), name, "question and answer are not empty")
+
+
+def check_template(subject: Strategy | StrategyConfig) -> None:
+    """Check a template: one image entry per image of the example, and the question among the text.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    from PIL import Image
+
+    config = config_of(subject)
+    template = config.build()
+    require(isinstance(template, Template), config.type, "the config of a template builds a Template")
+    for count in (0, 1, 3):
+        example = Example("e", "Which one?", "a", (Image.new("RGB", (8, 8)),) * count)
+        parts: list[Any] = []
+        for message in template.messages(example):
+            content = message["content"]
+            parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
+        images = sum(part["type"] == "image" for part in parts)
+        require(images == count, config.type, "the messages hold one image per image of the example")
+        text = "".join(part.get("text", "") for part in parts)
+        require("Which one?" in text, config.type, "the messages hold the question")
+
+
+def check_reward(subject: Strategy | StrategyConfig) -> None:
+    """Check a reward: a pure function that is finite and raises for nothing that a policy may write.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    config = config_of(subject)
+    reward = config.build()
+    name = config.type
+    require(isinstance(reward, Reward), name, "the config of a reward builds a Reward")
+    example = Example("e", "How many?", "7")
+    with random_state_untouched(name):
+        for text in (*HOSTILE, "<think>it is 7</think> \\boxed{7}"):
+            grades = []
+            for truncated in (False, False, True):
+                try:
+                    grades.append(reward.grade(example, text, truncated=truncated))
+                except Exception as error:
+                    raise AssertionError(f"{name}: a reward never raises, not for {text[:30]!r}: {error!r}") from error
+            require(all(math.isfinite(grade.reward) for grade in grades), name, "rewards are finite")
+            same = (grades[0].reward, grades[0].correct) == (grades[1].reward, grades[1].correct)
+            require(same, name, "the same response has the same grade")
+
+
+def _same(left: Example, right: Example) -> bool:
+    pictures = [[image.tobytes() for image in one.images] for one in (left, right)]
+    return pictures[0] == pictures[1] and (left.id, left.question, left.answer) == (
+        right.id,
+        right.question,
+        right.answer,
+    )

@@ -1,0 +1,107 @@
+"""The contracts of the small strategies, and that each breach is caught."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+
+from saei.data.bars import Bars
+from saei.data.templates import ThinkBoxed
+from saei.interventions.base import Gate, Guard, Strength
+from saei.rewards.accuracy_format import AccuracyFormat
+from saei.strategy import StrategyConfig
+from saei.testing import (
+    check_gate,
+    check_guard,
+    check_reward,
+    check_strength,
+    check_task,
+    check_template,
+    registered,
+)
+from saei.types import ScoredGroup
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "gate": check_gate,
+    "guard": check_guard,
+    "reward": check_reward,
+    "strength": check_strength,
+    "task": check_task,
+    "template": check_template,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(kind, config) for kind in CHECKS for config in registered(kind)], ids=str
+)
+def test_everything_registered_keeps_the_contract(kind: str, config: StrategyConfig) -> None:
+    CHECKS[kind](config)
+
+
+def broken(base: type, method: str, function: Callable[..., Any]) -> Any:
+    """A strategy of a kind with one method replaced."""
+    fields = {"__annotations__": {"type": Literal["broken"]}, "type": "broken", "__module__": __name__}
+    config = type("Config", (base.Config,), fields)  # type: ignore[attr-defined]
+    return type("Broken", (base,), {"Config": config, method: function})()
+
+
+def asks(*parts: dict[str, str]) -> Callable[..., Any]:
+    """A template's messages that are always these."""
+    return lambda self, example: [{"role": "user", "content": list(parts)}]
+
+
+@pytest.mark.parametrize(
+    ("check", "base", "method", "function", "rule"),
+    [
+        (check_strength, Strength, "at", lambda self, progress: 0.5 - progress, "not negative"),
+        (check_strength, Strength, "at", lambda self, progress: float("nan"), "not negative"),
+        (check_gate, Gate, "opens", lambda self, view, responses, ctx: 1, "True or False"),
+        (check_gate, Gate, "opens", lambda self, view, responses, ctx: random.random() < 2, "global random state"),
+        (
+            check_guard,
+            Guard,
+            "inspect",
+            lambda self, scored, ctx: ScoredGroup(scored.group, scored.grades[:1]),
+            "one grade per response",
+        ),
+        (check_reward, AccuracyFormat, "grade", lambda self, example, text, truncated=False: 1 / 0, "never raises"),
+        (
+            check_template,
+            ThinkBoxed,
+            "messages",
+            lambda self, example: [{"role": "user", "content": "Hm?"}],
+            "question",
+        ),
+        (
+            check_template,
+            ThinkBoxed,
+            "messages",
+            lambda self, example: [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which one?"}]}
+            ],
+            "one image per image",
+        ),
+    ],
+)
+def test_a_breach_is_caught(check: Any, base: type, method: str, function: Any, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check(broken(base, method, function))
+
+
+def test_breaches_of_tasks_are_caught() -> None:
+    def drifting(self: Any, index: int, split: Any = "train") -> Any:
+        self.calls = getattr(self, "calls", 0) + 1
+        return replace(Bars.example(self, index, split), question=str(self.calls))
+
+    with pytest.raises(AssertionError, match="same split and index"):
+        check_task(broken(Bars, "example", drifting))
+    with pytest.raises(AssertionError, match="unique"):
+        check_task(broken(Bars, "example", lambda self, index, split="train": Bars.example(self, 0, split)))
+    with pytest.raises(AssertionError, match="not empty"):
+        check_task(
+            broken(Bars, "example", lambda self, i, split="train": replace(Bars.example(self, i, split), answer=""))
+        )
