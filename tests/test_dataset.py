@@ -104,12 +104,13 @@ def test_a_folder_has_the_splits_of_its_file_names(folder: Path) -> None:
     assert (data.example(0).answer, data.example(0, "eval").answer) == ("t", "e")
 
 
-@pytest.mark.parametrize("text", ["", "[]"])
-def test_an_empty_data_set(folder: Path, text: str) -> None:
-    path = folder / "rows.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"at least one row|readable"):
-        task(str(path)).size()
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.json", ""), ("a.json", "[]"), ("a.jsonl", "\n"), ("a.csv", "images,problem,answer\n")]
+)
+def test_an_empty_data_set(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(DataError, match="at least one row"):
+        task(str(folder / name)).size()
 
 
 def test_a_missing_column_names_those_there_are(folder: Path) -> None:

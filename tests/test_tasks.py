@@ -107,6 +107,14 @@ def test_a_level_asks_its_kinds_and_no_other(name: str, level: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["bars", "digits"])
+def test_no_difference_is_below_zero_and_no_comparison_tied(name: str) -> None:
+    task = make(name)
+    examples = [task.example(index) for index in range(300)]
+    assert all(int(e.answer) >= 0 for e in examples if e.meta["kind"] == "subtract")
+    assert all(e.meta["values"][0] != e.meta["values"][1] for e in examples if e.meta["kind"] == "compare")
+
+
+@pytest.mark.parametrize("name", ["bars", "digits"])
 def test_examples_are_pure_and_png_exact(name: str) -> None:
     one, other = make(name), make(name)
     for index in (0, 3):

@@ -122,8 +122,6 @@ class Dataset(Task):
     def _checked(self, table: Any, split: Split) -> Any:
         from datasets import Image
 
-        if len(table) == 0:
-            raise self._empty(split)
         for role, column in self.config.columns:
             if column is not None and column not in table.column_names:
                 raise DataError(
@@ -182,6 +180,8 @@ class Dataset(Task):
                 self.config.path, self.config.name, revision=self.config.revision, split=wanted
             )
         except Exception as error:
+            if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
+                raise self._empty(split) from error
             raise DataError(
                 "The data set has to be readable.",
                 reason=f"{self.config.path}: {type(error).__name__}: {error}.",
