@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saei.config import SamplingConfig
+from saei.config import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
+from saei.data.templates import ThinkBoxed
 from saei.errors import DataError, ModelError
 from saei.policy import Policy
 from saei.policy.decoding import inverse_cdf
+from saei.policy.loading import Parts
 from saei.policy.pixels import GRID, PixelSpace, to_image
+from saei.policy.prefix import Grad
 from saei.types import Example, Response, View
 
 
@@ -347,3 +350,22 @@ def test_no_pass_holds_the_logits_of_all_tokens(
             gradients(random_policy, views, responses, shared=True)
         seen.append(largest.rows)
     assert seen == [4, tokens]  # one chunk at a time, forward and backward; the watch would see the whole
+
+
+def test_entropy_temperature_is_the_criterions_alone(
+    random_parts: Parts, views: list[View], responses: list[list[Response]]
+) -> None:
+    policy = Policy(
+        random_parts, ThinkBoxed(), sampling=SamplingConfig(temperature=0.8), entropy=EntropyConfig(temperature=0.5)
+    )
+    own = responses[0][0]
+    expected = {}
+    for temperature in (0.5, 0.8):
+        logits_TV = official_logp(policy, views[0], own).clamp_min(-1e9) / temperature
+        expected[temperature] = torch.distributions.Categorical(logits=logits_TV.double()).entropy().float()
+    grads: tuple[tuple[Grad, float], ...] = (("pixels", 0.5), ("parameters", 0.8))
+    for grad, temperature in grads:
+        with policy.open(views[:1], grad=grad) as prefix:
+            (score,) = prefix.score([[own]])
+        assert score.entropy_NT is not None
+        torch.testing.assert_close(score.entropy_NT[0].detach(), expected[temperature], atol=2e-5, rtol=0)

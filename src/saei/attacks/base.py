@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saei.errors import ConfigError
 from saei.strategy import Strategy
+from saei.types import ADVERSARIAL
 
 Point: TypeAlias = tuple[Tensor, ...]
 """Blocks, each one tensor of one example: ``[C, H, W]`` pixels or ``[tokens, d]`` embedding offsets."""
@@ -88,7 +89,7 @@ class Attack(Strategy, ABC):
     kind: ClassVar[str] = "attack"
     spaces: ClassVar[frozenset[str]]
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
-    origin: ClassVar[str] = "adversarial"
+    origin: ClassVar[str] = ADVERSARIAL
     """Origin of the views that the attack makes."""
 
     @property

@@ -103,7 +103,10 @@ class Prefix:
                     "position_ids": _position_argument(answers.positions_KBS),
                 },
             )
-        targets = Targets(layout.source_M, layout.target_M, policy.distribution, with_entropy)
+        # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
+        update = self._grad == "parameters"
+        distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
+        targets = Targets(layout.source_M, layout.target_M, distribution, with_entropy)
         logp_M, entropy_M = policy.module(inputs, targets, continuation)
         counts = [sum(map(len, own)) for own in ids]
         logps = logp_M.split(counts)
