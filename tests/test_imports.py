@@ -9,7 +9,16 @@ import pytest
 
 import saei
 
-LIGHT = ["saei.errors", "saei.types", "saei.strategy", "saei.registry", "saei.config", "saei.layers", "saei.cli"]
+LIGHT = [
+    "saei.errors",
+    "saei.types",
+    "saei.strategy",
+    "saei.registry",
+    "saei.config",
+    "saei.config_errors",
+    "saei.layers",
+    "saei.cli",
+]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "sklearn", "scipy", "matplotlib"}
 
 

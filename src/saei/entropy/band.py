@@ -9,31 +9,30 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from saei.entropy.base import Selector, TokenStats
+from saei.entropy.base import TokenStats
+from saei.entropy.ranked import Ranked
 from saei.entropy.ranks import Scope, ceil_share, floor_share, rank
 from saei.strategy import Frac
 
 
-class Band(Selector):
+class Band(Ranked):
     """Keep the tokens whose rank by entropy lies in ``[floor(L * lo), ceil(L * hi))`` of L candidates.
 
     At least one token of every response with candidates is kept, since ``lo < hi``. Source: original, the
     generalisation of the middle third.
     """
 
-    class Config(Selector.Config):
+    class Config(Ranked.Config):
         """Fields.
 
         Attributes:
             lo: Share of the lowest entropies that is dropped.
             hi: Share up to which tokens are kept.
-            scope: Rank within each response or over the group; in scope ``group`` a response may keep no token.
         """
 
         type: Literal["band"] = "band"
         lo: Frac = Field(default=Fraction(1, 3), ge=0, le=1)
         hi: Frac = Field(default=Fraction(2, 3), ge=0, le=1)
-        scope: Scope = "response"
 
         @model_validator(mode="after")
         def _ordered(self) -> Self:
@@ -43,41 +42,25 @@ class Band(Selector):
 
     config: Config
 
-    @property
-    def pooled(self) -> bool:
-        """Whether the ranking goes over the group."""
-        return self.config.scope == "group"
-
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the band."""
         return keep_band(self.candidates(stats), stats.entropy_NT, self.config.lo, self.config.hi, self.config.scope)
 
 
-class MiddleThird(Selector):
+class MiddleThird(Ranked):
     """Keep the moderately uncertain tokens: drop ``floor(L / 3)`` of a response's L tokens at each end.
 
-    That is all of 2, three of 5, two of 6. Low-entropy tokens are decided by the language, high-entropy ones carry
-    the reasoning's structure; what is between them is where the image is in doubt.
+    That is all of 2, three of 5, two of 6.
     Source: token-selective entropy computation of SaEI (arXiv 2512.10414); whether it ranks per response or per group
     is not known.
     """
 
-    class Config(Selector.Config):
-        """Fields.
-
-        Attributes:
-            scope: Rank within each response or over the group; in scope ``group`` a response may keep no token.
-        """
+    class Config(Ranked.Config):
+        """No fields of its own."""
 
         type: Literal["middle-third"] = "middle-third"
-        scope: Scope = "response"
 
     config: Config
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the ranking goes over the group."""
-        return self.config.scope == "group"
 
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the middle third."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from saei.entropy.band import Band, keep_band
-from saei.entropy.base import Selector, TokenStats
+from saei.entropy.base import TokenStats
+from saei.entropy.ranked import Ranked
 
 
-class Random(Selector):
+class Random(Ranked):
     """Keep uniformly chosen tokens, exactly as many as ``band`` keeps: by default as many as the middle third.
 
     The control that tells whether it matters which tokens are selected. It is the band of a ranking by random numbers.
@@ -24,11 +25,6 @@ class Random(Selector):
         type: Literal["random"] = "random"  # type: ignore[assignment]  # a name of its own
 
     config: Config
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the tokens are drawn from the group, not from each response."""
-        return self.config.scope == "group"
 
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the chosen tokens."""

@@ -9,12 +9,13 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from saei.entropy.base import Selector, TokenStats
-from saei.entropy.ranks import Scope, ceil_share, rank
+from saei.entropy.base import TokenStats
+from saei.entropy.ranked import Ranked
+from saei.entropy.ranks import ceil_share, rank
 from saei.strategy import Frac
 
 
-class TopK(Selector):
+class TopK(Ranked):
     """Keep the tokens of highest entropy: a number or a share of them.
 
     A share keeps ``ceil(L * share)`` of L candidates, the band ``[1 - share, 1)``; of equal entropies the later counts
@@ -22,19 +23,17 @@ class TopK(Selector):
     20 % and on the side of the update.
     """
 
-    class Config(Selector.Config):
+    class Config(Ranked.Config):
         """Fields; one of ``count`` and ``share`` at most, without either the top third.
 
         Attributes:
             count: Tokens kept per response, or of the group.
             share: Share kept of the candidates.
-            scope: Rank within each response or over the group; in scope ``group`` a response may keep no token.
         """
 
         type: Literal["top-k"] = "top-k"
         count: PositiveInt | None = None
         share: Frac | None = Field(default=None, gt=0, le=1)
-        scope: Scope = "response"
 
         @model_validator(mode="after")
         def _one(self) -> Self:
@@ -43,11 +42,6 @@ class TopK(Selector):
             return self
 
     config: Config
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the ranking goes over the group."""
-        return self.config.scope == "group"
 
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the most uncertain tokens."""

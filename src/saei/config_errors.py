@@ -1,0 +1,98 @@
+"""What is wrong with a configuration, told by path, with the fields that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from saei.errors import ConfigError, nearest
+from saei.registry import entries, load
+from saei.strategy import Open, default_type, strategy_kind, typed
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a configuration something is wrong.
+
+    Attributes:
+        path: Dotted, as ``--set`` takes it; empty for the whole configuration.
+        section: What holds the field; None below a field that is no section.
+        shown: The strategy or section that ``saei show`` explains.
+    """
+
+    path: str
+    section: type[BaseModel] | None
+    shown: str
+
+
+def explain(root: type[BaseModel], data: Mapping[str, Any], errors: list[Any]) -> ConfigError:
+    """Return one error with one line per field; what the members of a union say is one line."""
+    lines: dict[str, list[str]] = {}
+    shown: dict[str, None] = {}
+    for item in errors:
+        place = _locate(root, data, item["loc"])
+        lines.setdefault(place.path, []).append(_message(item, place))
+        if place.shown:
+            shown[f"`saei show {place.shown}`"] = None
+    problems = [f"{path}: {' Or: '.join(said)}" if path else " ".join(said) for path, said in lines.items()]
+    return ConfigError("\n".join(problems), remedy=f"The fields: {', '.join(shown)}." if shown else "")
+
+
+def _message(item: Any, place: _Place) -> str:
+    if item["type"] == "extra_forbidden":
+        name = str(item["loc"][-1])
+        known = nearest(name, place.section.model_fields) if place.section else ""
+        if name == "intervention":
+            known += " Only samplers that intervene have an `intervention`, such as `mixed`."
+        return f"There is no such field. {known}".rstrip()
+    if item["type"] == "missing":
+        return "This field is required."
+    message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{message}." if item["type"] == "value_error" else f"{message}. Got {item['input']!r}."
+
+
+def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Place:
+    """Follow a location through sections and strategies, as far as it names fields."""
+    section: type[BaseModel] | None = root
+    shown, path, item_kind = "", [], None
+    for word in loc:
+        data = _below(data, word)
+        if isinstance(word, int):
+            kind, default = item_kind, None
+        elif section is None:
+            break
+        elif word not in section.model_fields:
+            path.append(word)
+            break
+        else:
+            kind, default = strategy_kind(section, word), default_type(section, word)
+            annotation = section.model_fields[word].annotation
+            item_kind = _item_kind(annotation)
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            shown = shown or (word if section else "")
+        path.append(str(word))
+        if kind:
+            mapping = typed(data, default) or {}
+            known = mapping.get("type") in [entry.name for entry in entries(kind)]
+            section, shown = (load(kind, mapping["type"]).Config, mapping["type"]) if known else (None, "")
+    return _Place(".".join(path), section, shown)
+
+
+def _below(data: Any, word: int | str) -> Any:
+    """Return what stands at a key or place, None where there is nothing."""
+    try:
+        return data[word]
+    except (LookupError, TypeError):
+        return None
+
+
+def _item_kind(annotation: Any) -> str | None:
+    """Return the kind of a list of strategies."""
+    for item in get_args(annotation):
+        for meta in get_args(item)[1:]:
+            if isinstance(meta, Open):
+                return meta.kind
+    return None
