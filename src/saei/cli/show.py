@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saei.cli.fields import Row, field_rows
 from saei.cli.options import Plugins
+
+if TYPE_CHECKING:
+    from saei.cli.fields import Row
 
 
 def show(
@@ -18,6 +20,7 @@ def show(
     plugin: Plugins = None,
 ) -> None:
     """Show what a strategy or a section of the configuration does, its fields and their defaults."""
+    from saei.cli.fields import field_rows
     from saei.config import SECTIONS
     from saei.errors import ConfigError, nearest
     from saei.registry import KINDS, entries, load, load_plugin
