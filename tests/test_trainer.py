@@ -28,12 +28,13 @@ from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.rundir import RunDir
 from saei.engine.stream import ViewStream
 from saei.errors import CheckpointError, ConfigError, DataError, ModelError
-from saei.interventions.base import Strength
+from saei.interventions.base import Guard, Strength
+from saei.interventions.context import SamplingContext
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.strategy import StrategyConfig
-from saei.types import Example
+from saei.types import Example, ScoredGroup
 
 
 class Small(Task):
@@ -436,6 +437,31 @@ def test_a_model_without_pixel_gradient_is_refused_before_training(
     with pytest.raises(ModelError, match="depends differentiably"):
         Trainer(tiny(model, tmp_path))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_dropped_groups_are_counted_and_not_trained_on(model: Path, tmp_path: Path, share: float) -> None:
+    class Dropping(Guard):
+        class Config(StrategyConfig):
+            type: Literal["dropping"] = "dropping"
+
+        calls = 0
+
+        def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+            self.calls += 1
+            if share == 1.0:
+                return scored.keep([])
+            return None if self.calls % 2 else scored
+
+    with registered(Dropping):
+        changes: dict[str, Any] = {"sampler__intervention": {"guard": "dropping"}, "training__steps": 1}
+        trainer = train(tiny(model, tmp_path, **changes))
+    line = lines(trainer.run.path)[1]
+    assert line["train/dropped"] == share
+    assert ("train/loss" in line) == (share < 1)
+    unmoved = load_file(model / "model.safetensors")
+    moved = load_file(checkpoint.latest(trainer.run.checkpoints) / "model.safetensors")
+    assert all(torch.equal(unmoved[name], moved[name]) for name in unmoved) == (share == 1)
 
 
 def test_a_term_with_state_is_observed_saved_and_restored(model: Path, tmp_path: Path) -> None:

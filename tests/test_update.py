@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from saei.config import SamplingConfig, TrainingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine.update import Updater
+from saei.errors import TrainingError
 from saei.objectives.base import Loss, ObjectiveInput
 from saei.objectives.grpo import GRPO
 from saei.policy import Policy
@@ -310,6 +312,27 @@ def test_token_selector_restricts_the_loss(policy: Policy, make: Callable[..., l
         return response.entropy_T.topk(min(2, len(response))).indices.tolist()
 
     assert_same_gradient(ours, brute_force(policy, groups, keep=top_two))
+
+
+def test_token_selection_does_not_depend_on_micro_batches(
+    policy: Policy, make: Callable[..., list[TrainGroup]]
+) -> None:
+    groups, selector = make(), {"type": "random", "lo": 0, "hi": "1/3"}
+    objective = GRPO(GRPO.Config.model_validate({"token_selector": selector}))
+    (whole,) = update(policy, groups, objective=objective)[1]
+    (parts,) = update(policy, groups, objective=objective, micro_groups=1)[1]
+    assert_same_gradient(parts, whole)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(
+    policy: Policy, make: Callable[..., list[TrainGroup]]
+) -> None:
+    groups = make()
+    groups[1] = replace(groups[1], advantages=(math.nan, 0.0, 0.0, 0.0))
+    before = [parameter.detach().clone() for parameter in policy.module.parameters()]
+    with pytest.raises(TrainingError, match="have to be finite"):
+        update(policy, groups, lr=0.1)
+    assert all(map(torch.equal, before, policy.module.parameters()))
 
 
 @pytest.mark.parametrize("frozen", [True, False])

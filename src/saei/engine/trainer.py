@@ -15,6 +15,7 @@ from saei.engine.display import Display, PlainDisplay
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.rundir import RunDir
+from saei.engine.samples import keep_samples
 from saei.engine.seeding import derive, seed_globals
 from saei.engine.stopwatch import Stopwatch
 from saei.engine.stream import ViewStream
@@ -27,11 +28,10 @@ from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.policy.pixels import to_image
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
-from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
+from saei.types import Grade, Group, Response, ScoredGroup, View
 
 LARGE = 50_000_000
 TINY_LR = 1e-4
@@ -229,7 +229,7 @@ class Trainer:
         if evaluating:
             with self._stopwatch.phase("evaluate"):
                 found |= view_divergence(self.policy, groups)
-                self._keep_samples(step + 1, scored)
+                keep_samples(self.run, step + 1, scored, images=config.evaluation.adversarial_images)
         guarded = [self.sampler.guard(one, context) for one in scored]
         kept = [one for one in guarded if one is not None and one.grades]
         found["dropped"] = 1 - len(kept) / len(scored)
@@ -280,19 +280,6 @@ class Trainer:
 
     def _grade_group(self, group: Group) -> Sequence[Grade]:
         return self._grade(group.views[0], group.responses)
-
-    def _keep_samples(self, step: int, scored: Sequence[ScoredGroup]) -> None:
-        kept = scored[: max(1, self.config.evaluation.adversarial_images)]
-        self.run.append_samples(step, [(one.group, one.rewards) for one in kept])
-        folder = self.run.path / "images"
-        for one in kept[: self.config.evaluation.adversarial_images]:
-            for number, view in enumerate(one.group.views):
-                if view.origin == CLEAN and len(one.group.views) == 1:
-                    continue
-                folder.mkdir(exist_ok=True)
-                name = f"step-{step:06d}-{one.group.example.id}-{number}-{view.origin}".replace("/", "_")
-                for place, canvas in enumerate(view.canvases):
-                    to_image(canvas).save(folder / f"{name}-{place}.png")
 
 
 def _updates_per_step(config: RunConfig) -> int:

@@ -107,7 +107,7 @@ class Updater:
             raise TrainingError(
                 "Gradients have to be finite.",
                 reason=f"Their norm is {norm}, the loss {loss}.",
-                remedy="Go on from the last checkpoint with a lower optimizer.lr, or in float32.",
+                remedy="Start a new run from its last checkpoint (--model) with a lower optimizer.lr, or in float32.",
             )
         self._optimizer.step()
         self._scheduler.step()
