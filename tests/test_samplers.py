@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -169,6 +170,10 @@ def test_the_clean_responses_do_not_depend_on_the_attack(random_policy: Policy, 
         for name in ours.metrics.keys() - {"moved", "largest_change"}:
             assert ours.metrics[name] == theirs.metrics[name]  # of the clean image
         assert [round(own.metrics["largest_change"]) for own in (ours, theirs)] == [2, 16]
+        clean, moved = (view.canvases[0] for view in ours.views)
+        share = np.mean(clean.numpy() != moved.numpy())
+        assert ours.metrics["moved"] == pytest.approx(share)
+        assert 0 < share <= 1
 
 
 class Countdown(Gate):
