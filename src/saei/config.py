@@ -32,13 +32,15 @@ from saei.registry import (
 from saei.strategy import Section, strategy_kind
 
 BUILTIN = "builtin"
+BUILTIN_LOCK_IN = "builtin:lock-in"
 
 
 class ModelConfig(Section):
     """Which policy is trained.
 
     Attributes:
-        path: ``builtin``, a local folder or a hub id of a Hugging Face image-text-to-text model.
+        path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), a local folder or a hub id of a
+            Hugging Face image-text-to-text model.
         revision: Hub revision; pinned revisions are recorded with the run.
         dtype: Type of the weights; ``auto`` takes the checkpoint's.
         device: ``auto`` takes an accelerator when there is one.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saei.config import BUILTIN, RunConfig
+from saei.config import RunConfig
 from saei.data.base import Task, Template
 from saei.engine import checkpoint
 from saei.engine.display import Display, PlainDisplay
@@ -28,6 +28,7 @@ from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective
 from saei.policy import Policy
+from saei.policy.loading import BUILTIN_FOLDERS
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
@@ -178,7 +179,7 @@ class Trainer:
 
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
-        notes = list(self.policy.parts.notes) if self.config.model.path != BUILTIN else []
+        notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
         size = sum(parameter.numel() for parameter in self.policy.model.parameters())
         if size > LARGE and self.config.optimizer.lr >= TINY_LR:
             notes.append(

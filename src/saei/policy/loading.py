@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
-from saei.config import BUILTIN, ModelConfig
+from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.errors import ModelError
 from saei.policy.patches import use_patch_products
+
+BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
+"""Folders of the models that ship with the package, below ``saei/builtin``."""
 
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
@@ -130,8 +133,9 @@ def _set_threads(config: ModelConfig, model: Any) -> None:
 
 
 def model_path(config: ModelConfig) -> str:
-    """Return the folder or hub id of a model, ``builtin`` resolved."""
-    return str(files("saei") / "builtin" / "tiny") if config.path == BUILTIN else config.path
+    """Return the folder or hub id of a model, built-in ones resolved."""
+    folder = BUILTIN_FOLDERS.get(config.path)
+    return config.path if folder is None else str(files("saei") / "builtin" / folder)
 
 
 def vision_tower(model: Any) -> Any:
