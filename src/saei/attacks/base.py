@@ -39,6 +39,8 @@ class BlockSpace:
         scale: Factor on every step and radius, the intervention's strength.
         grid: Spacing of legal values, None for a continuous block; 1/255 for 8-bit pixels.
         editable: bool tensor that broadcasts to the block, None where everything may move.
+        redraw: Applies a change to the picture that the block was made from, float32 ``[C, h, w]`` on the 8-bit grid
+            at its own resolution, and returns the block that the changed picture makes; None where there is none.
     """
 
     low: float | Tensor = 0.0
@@ -47,6 +49,7 @@ class BlockSpace:
     scale: float = 1.0
     grid: float | None = None
     editable: Tensor | None = None
+    redraw: Callable[[Callable[[Tensor], Tensor]], Tensor] | None = None
 
     def length(self, value: Fraction, unit: str) -> float | Tensor:
         """Return a step or radius in the block's coordinates, the strength included.

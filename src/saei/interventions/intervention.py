@@ -15,6 +15,7 @@ from saei.entropy.summary import selection_summary
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength
 from saei.interventions.context import SamplingContext
+from saei.interventions.originals import redrawing
 from saei.interventions.stats import check_needs, token_stats
 from saei.policy import Policy
 from saei.policy.pixels import GRID
@@ -164,9 +165,11 @@ class Intervention:
         scale = self.strength.at(ctx.progress)
         blocks, examples = [], []
         for number, view in enumerate(views):
-            for canvas in view.canvases:
-                std_C11 = ctx.policy.pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
-                blocks.append(BlockSpace(units={"pixel": 1.0, "normalised": std_C11}, scale=scale, grid=GRID))
+            for canvas, image in zip(view.canvases, view.example.images, strict=True):
+                pixels = ctx.policy.pixels
+                std_C11 = pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
+                units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11}
+                blocks.append(BlockSpace(units=units, scale=scale, grid=GRID, redraw=redrawing(pixels, image)))
                 examples.append(number)
         return Space("pixels", tuple(blocks), tuple(examples))
 

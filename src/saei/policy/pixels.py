@@ -72,7 +72,7 @@ class PixelSpace:
             ModelError: If the processor does more than resize, gather and normalise.
         """
         try:
-            output = self._process(_rgb(image))
+            output = self._process(to_rgb(image))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 "An image has to open and to have a shape that the image processor accepts.",
@@ -166,7 +166,7 @@ def to_image(canvas: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Return a picture as RGB; transparent pixels are laid on white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
