@@ -20,6 +20,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from saei import registry
@@ -361,18 +362,23 @@ def test_build_tiny_writes_only_new_folders(saei: Callable[..., Said], tmp_path:
     refused(saei("build-tiny", tmp_path / "file"), "new folder")
 
 
-def test_the_demo_goes_on_and_shows_both_runs(saei: Callable[..., Said], model: Path) -> None:
+def test_the_demo_goes_on_and_shows_all_runs(saei: Callable[..., Said], model: Path) -> None:
     sizes = [word for size in (*SMALL, f"model.path={model}") for word in ("--set", size)]
     clean, killed = Path("demo/bars-clean-steps1-seed0"), Path("demo/bars-mixed-steps1-seed0")
     killed.mkdir(parents=True)
     (killed / "config.yaml").write_text("of a run that was killed before its first checkpoint")
     said = saei("demo", "--output", "demo", "--steps", 1, *sizes)
     assert said.code == 0, said.err
-    assert (said.out.count("→"), Path("demo/bars-steps1-seed0.png").read_bytes()[:4]) == (9, b"\x89PNG")
+    picture = Image.open("demo/demo-steps1-seed0.png")
+    assert (said.out.count("→"), picture.format) == (12, "PNG")
     assert [line["step"] for line in metrics(killed)] == [0, 1]
+    assert {path.name for path in Path("demo").glob("lock-in-*")} == {
+        "lock-in-clean-steps1-seed0",
+        "lock-in-mixed-steps1-seed0",
+    }
     before = (clean / "metrics.jsonl").stat().st_mtime_ns
     again = saei("demo", "--output", "demo", "--steps", 1, *sizes)
-    assert again.err.count("Complete already") == 2
+    assert again.err.count("Complete already") == 4
     assert (clean / "metrics.jsonl").stat().st_mtime_ns == before
 
 
