@@ -92,13 +92,12 @@ class Updater:
         return prepared
 
     def _optimiser_step(self, batch: Sequence[_Prepared], log: _Log) -> None:
-        n_responses = float(sum(len(one.group.advantages) for one in batch))
-        n_tokens = float(max(1, sum(self._kept_tokens(one.group) for one in batch)))
+        counts = self._counts(batch)
         size = self._config.micro_groups or len(batch)
         loss = 0.0
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
-            result = self._objective.loss(self._inputs(part, n_responses, n_tokens))
+            result = self._objective.loss(self._inputs(part, counts))
             self._accelerator.backward(result.value, inputs=self._parameters())
             loss += float(result.value.detach())
             log.add([group.group.origin(n) for group, n in _rows([one.group for one in part])], result.metrics)
@@ -117,11 +116,23 @@ class Updater:
     def _parameters(self) -> list[Tensor]:
         return [parameter for parameter in self._policy.module.parameters() if parameter.requires_grad]
 
-    def _kept_tokens(self, group: TrainGroup) -> int:
+    def _counts(self, batch: Sequence[_Prepared]) -> dict[str, float]:
+        """Return the global counts of ``ObjectiveInput`` by field."""
         masked = self._objective.config.mask_truncated
-        return sum(len(response) for response in group.group.responses if not (masked and response.truncated))
+        n_tokens = n_selected = 0
+        for one in batch:
+            responses = [group.group.responses[n] for group, n in _rows([one.group])]
+            kept = [n for n, response in enumerate(responses) if not (masked and response.truncated)]
+            own = sum(len(responses[n]) for n in kept)
+            n_tokens += own
+            n_selected += own if one.selected_NT is None else int(one.selected_NT[kept].sum())
+        return {
+            "n_responses": float(sum(len(one.group.advantages) for one in batch)),
+            "n_tokens": float(max(1, n_tokens)),
+            "n_selected": float(max(1, n_selected)),
+        }
 
-    def _inputs(self, batch: Sequence[_Prepared], n_responses: float, n_tokens: float) -> ObjectiveInput:
+    def _inputs(self, batch: Sequence[_Prepared], counts: Mapping[str, float]) -> ObjectiveInput:
         groups, needs = [one.group for one in batch], self._objective.needs
         scores = _score_groups(self._policy, groups, grad=True, with_entropy="entropy" in needs)
         logp_RT, mask_RT = _stack([own.logp_NT for own in scores]), _stack([own.mask_NT for own in scores])
@@ -151,8 +162,8 @@ class Updater:
             off_view_R=column([g.group.updated_on[n] != g.group.sampled_from[n] for g, n in rows], torch.bool),
             beta_R=column([weight.beta for weight in weights]),
             cap_R=column([weight.cap for weight in weights]),
-            n_responses=n_responses,
-            n_tokens=n_tokens,
+            **counts,
+            max_new_tokens=self._policy.sampling.max_new_tokens,
             entropy_RT=_stack([_entropy(own) for own in scores]) if "entropy" in needs else None,
             reference_logp_RT=constant([one.reference_logp_NT for one in batch]),
         )
