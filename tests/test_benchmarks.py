@@ -60,6 +60,18 @@ def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+def test_precision(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "precision.json"
+    found = script("precision").main(["--prompts", "3", "--batch", "2", "--json", str(file)])
+    assert set(found["ways"]) == {"bfloat16 weights", "autocast to bfloat16"}
+    for measures in found["ways"].values():
+        assert set(measures) == {"selection overlap", "sign agreement", "gradient cosine"}
+        # Another precision, so not all equal, but the same policy.
+        assert all(0.8 < interval["mean"] <= 1 for interval in measures.values())
+        assert measures["gradient cosine"]["mean"] < 1
+    assert json.loads(file.read_text()) == found
+
+
 def test_startup(script: Any) -> None:
     assert set(script("startup").main(["--rounds", "1"])) == {"wall_seconds", "cpu_seconds"}
 

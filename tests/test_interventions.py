@@ -28,7 +28,7 @@ from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
 from saei.policy import Policy, Scores
-from saei.policy.loading import vision_tower
+from saei.policy.anatomy import vision_tower
 from saei.policy.pixels import GRID, to_image
 from saei.strategy import StrategyConfig
 from saei.testing import check_criterion, registered

@@ -266,7 +266,7 @@ def test_a_damaged_state_is_named(random_policy: Policy, tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
     run = train(tiny(model, tmp_path, training__steps=1)).run
-    frozen = tiny(model, tmp_path, training__steps=2, model__freeze_vision=True)
+    frozen = tiny(model, tmp_path, training__steps=2, model__freeze=["vision"])
     with pytest.raises(CheckpointError, match="belong to the model"):
         Trainer(frozen, resume=run, display=Quiet())
 
@@ -393,15 +393,6 @@ def test_strategies_see_the_share_of_the_training_done(model: Path, tmp_path: Pa
         train(tiny(model, tmp_path, sampler__intervention={"strength": "ramp"}, training__steps=4))
     assert Ramp.seen[0] == 0.0  # the check before training
     assert Ramp.seen[1:] == [0.0, 0.25, 0.5, 0.75]
-
-
-def test_freeze_vision(model: Path, tmp_path: Path) -> None:
-    config = tiny(model, tmp_path, model__freeze_vision=True, optimizer__weight_decay=0.5, training__steps=1)
-    run = train(config).run.path
-    start, end = load_file(model / "model.safetensors"), weights(run)
-    moved = {name for name in start if not torch.equal(start[name], end[name])}
-    assert moved
-    assert not any("visual" in name for name in moved)
 
 
 def test_the_reference_is_the_model_that_the_run_began_with(model: Path, tmp_path: Path) -> None:

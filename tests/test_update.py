@@ -26,7 +26,8 @@ from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
 from saei.objectives.gspo import GSPO
 from saei.policy import Policy
-from saei.policy.loading import Parts, vision_tower
+from saei.policy.anatomy import vision_tower
+from saei.policy.loading import Parts
 from saei.types import ADVERSARIAL, Grade, Group, ScoredGroup, TrainGroup, View, ViewWeight
 
 LENGTHS = ((8, 3), (1, 6), (4, 2), (7, 5))

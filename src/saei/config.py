@@ -16,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -35,17 +36,51 @@ BUILTIN = "builtin"
 BUILTIN_LOCK_IN = "builtin:lock-in"
 
 
+class LoraConfig(Section):
+    """Low-rank adapters on frozen weights (arXiv 2106.09685), through peft.
+
+    Attributes:
+        rank: Rank of an adapter; peft's ``r``.
+        alpha: What an adapter adds is scaled by ``alpha / rank``; peft's ``lora_alpha``.
+        dropout: peft's ``lora_dropout``. Only 0: the policy never leaves eval mode, so that the distribution that is
+            sampled is the one that is trained.
+        target_modules: Linear layers that get an adapter, by the end of their names, such as ``q_proj``; None for all
+            of them. They are looked for in the language model, without its output layer.
+        vision: Look for them in the vision tower and the projector, too.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: NonNegativeFloat = 0.0
+    target_modules: tuple[str, ...] | None = None
+    vision: bool = False
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, dropout: float) -> float:
+        if dropout > 0:
+            raise ValueError(
+                "The distribution that is sampled has to be the one that is trained, so the policy never leaves eval "
+                "mode, where dropout does nothing. Leave model.lora.dropout at 0; a smaller model.lora.rank or "
+                "optimizer.weight_decay keeps an adapter small"
+            )
+        return dropout
+
+
 class ModelConfig(Section):
     """Which policy is trained.
 
     Attributes:
         path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), a local folder or a hub id of a
-            Hugging Face image-text-to-text model.
+            Hugging Face image-text-to-text model, or of a peft adapter to one: with ``lora`` it is trained on,
+            without it is merged into the weights.
         revision: Hub revision; pinned revisions are recorded with the run.
         dtype: Type of the weights; ``auto`` takes the checkpoint's.
         device: ``auto`` takes an accelerator when there is one.
         attention: Attention implementation of transformers.
-        freeze_vision: Train the language model only.
+        freeze: Parts that are not trained: the ``vision`` tower, the ``projector`` from its features to the language
+            model, the ``language`` model with its embeddings and output layer.
+        lora: Train low-rank adapters instead of the weights; None trains the weights.
         shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
             row per response.
         threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
@@ -59,11 +94,23 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    freeze_vision: bool = False
+    freeze: tuple[Literal["vision", "projector", "language"], ...] = ()
+    lora: LoraConfig | None = None
     shared_prefix: bool = True
     threads: PositiveInt | None = None
     min_pixels: PositiveInt | None = None
     max_pixels: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.freeze and self.lora is not None:
+            raise ValueError(
+                "Under model.lora all weights are frozen and only adapters are trained. Leave model.freeze out; "
+                "model.lora.vision and model.lora.target_modules say where adapters are."
+            )
+        if set(self.freeze) == {"vision", "projector", "language"}:
+            raise ValueError("Something has to be trained. Leave a part out of model.freeze, or set model.lora.")
+        return self
 
 
 class SamplingConfig(Section):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from saei.errors import ConfigError, nearest
 from saei.registry import entries, load
-from saei.strategy import Open, default_type, strategy_kind, typed
+from saei.strategy import Open, default_type, section_of, strategy_kind, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Pl
             kind, default = strategy_kind(section, word), default_type(section, word)
             annotation = section.model_fields[word].annotation
             item_kind = _item_kind(annotation)
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            section = section_of(annotation)
             shown = shown or (word if section else "")
         path.append(str(word))
         if kind:

@@ -75,11 +75,9 @@ class Trainer:
         if self.objective.token_selector is not None:
             check_needs(self.objective.token_selector.needs)
         start = checkpoint.latest(resume.checkpoints) if resume else None
+        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         model = config.model if start is None else config.model.model_copy(update={"path": str(start)})
         self.policy = Policy.load(model, template, sampling=config.sampling, entropy=config.entropy)
-        reference = None
-        if "reference" in self.objective.needs:
-            reference = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
@@ -109,6 +107,9 @@ class Trainer:
         self.policy.module, self.optimizer, self.scheduler = self.accelerator.prepare(
             self.policy.module, self.optimizer, self.scheduler
         )
+        reference = None
+        if "reference" in self.objective.needs:
+            reference = self._reference(template)
         self.updater = Updater(
             self.policy,
             self.objective,
@@ -177,14 +178,23 @@ class Trainer:
         keep = self.config.output.keep_checkpoints
         return checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep)
 
+    def _reference(self, template: Template) -> Policy:
+        """Return the policy that the run began with: under LoRA the same model with its adapters switched off."""
+        config = self.config
+        if config.model.lora is not None:
+            return self.policy.without_adapter()
+        reference = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
+        reference.module = self.accelerator.prepare_model(reference.module, evaluation_mode=True)
+        return reference
+
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
-        size = sum(parameter.numel() for parameter in self.policy.model.parameters())
+        size = sum(parameter.numel() for parameter in self.policy.model.parameters() if parameter.requires_grad)
         if size > LARGE and self.config.optimizer.lr >= TINY_LR:
             notes.append(
-                f"optimizer.lr={self.config.optimizer.lr:g} suits the built-in model; a model of "
-                f"{size / 1e6:.0f} million parameters is usually trained at about 1e-6: --set optimizer.lr=1e-6."
+                f"optimizer.lr={self.config.optimizer.lr:g} suits the built-in model; {size / 1e6:.0f} million "
+                "parameters are usually trained at about 1e-6: --set optimizer.lr=1e-6."
             )
         return notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 
 from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.errors import ModelError
+from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
+from saei.policy.anatomy import freeze
 from saei.policy.patches import use_patch_products
 
 BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
@@ -35,6 +37,7 @@ class Parts:
         image_processor: Its image processor.
         chat_template: The template of a conversation, None to use the tokenizer's own.
         notes: What the user should know about how the parts were found.
+        adapter: peft's wrapper of the model, whose linear layers have adapters in them; None without.
     """
 
     model: Any
@@ -42,10 +45,11 @@ class Parts:
     image_processor: Any
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
+    adapter: Any = None
 
 
 def load_parts(config: ModelConfig) -> Parts:
-    """Load model, tokenizer and image processor.
+    """Load model, tokenizer and image processor, and put adapters into the model where they are asked for.
 
     Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
     package, tokenizer and image processor are loaded on their own, and ``notes`` say so.
@@ -57,6 +61,11 @@ def load_parts(config: ModelConfig) -> Parts:
     from transformers.utils import logging
 
     path = _reachable(config)
+    saved = saved_adapter(path, config.revision)
+    asked = config
+    if saved is not None:
+        config = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
+        path = _base_of(saved, config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -72,12 +81,26 @@ def load_parts(config: ModelConfig) -> Parts:
         raise _not_loadable(config, "an image-text-to-text model", error) from error
     _refuse_random_weights(config, found)
     device = config.device if config.device != "auto" else _best_device()
-    model = model.to(device).eval()
+    model = model.to(device)
+    model, adapter = _adapted(asked, model, saved, path)
+    model.eval()
     use_patch_products(model)
     _set_threads(config, model)
-    if config.freeze_vision:
-        vision_tower(model).requires_grad_(False)
-    return _with_processors(config, path, model)
+    return replace(_with_processors(config, path, model), adapter=adapter)
+
+
+def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: str) -> tuple[Any, Any]:
+    """Return the model and peft's wrapper of it, None where its own weights are trained, but for the frozen parts."""
+    if config.lora is not None:
+        if saved is not None:
+            return model, load_adapter(model, saved, config.lora)
+        base = str(Path(path).resolve()) if Path(model_path(config)).expanduser().is_dir() else config.path
+        return model, new_adapter(model, config.lora, base=base, revision=config.revision)
+    if saved is not None:
+        model = merge_adapter(model, saved)
+        model.requires_grad_(True)
+    freeze(model, config.freeze)
+    return model, None
 
 
 def _reachable(config: ModelConfig) -> str:
@@ -101,6 +124,17 @@ def _reachable(config: ModelConfig) -> str:
     if not isinstance(cached, str):
         raise _not_found(config, "there is no such folder, and the hub cannot be reached for a model of that id")
     return str(Path(cached).parent)
+
+
+def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
+    try:
+        return _reachable(config)
+    except ModelError as error:
+        raise ModelError(
+            "An adapter needs the model that it belongs to.",
+            reason=error.reason,
+            remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
+        ) from error
 
 
 def _hub_answers() -> bool:
@@ -136,24 +170,6 @@ def model_path(config: ModelConfig) -> str:
     """Return the folder or hub id of a model, built-in ones resolved."""
     folder = BUILTIN_FOLDERS.get(config.path)
     return config.path if folder is None else str(files("saei") / "builtin" / folder)
-
-
-def vision_tower(model: Any) -> Any:
-    """Return the vision encoder of a model.
-
-    Raises:
-        ModelError: If it has none that can be found.
-    """
-    base = model.base_model
-    for name in ("visual", "vision_tower", "vision_model"):
-        tower = getattr(base, name, None)
-        if tower is not None:
-            return tower
-    raise ModelError(
-        "The vision tower has to be found to freeze it.",
-        reason=f"{type(base).__name__} has none under a known name.",
-        remedy="Set model.freeze_vision=false.",
-    )
 
 
 def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:

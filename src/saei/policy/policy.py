@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from saei.config import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, ModelError
+from saei.policy.adapters import SwitchedOff, save_adapter
 from saei.policy.loading import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
 from saei.policy.pixels import PixelSpace
@@ -127,9 +129,22 @@ class Policy:
         """
         return Prefix(self, views, grad, pixels)
 
+    def without_adapter(self) -> Policy:
+        """Return the policy with its adapters switched off: LoRA's reference, in the memory of the same weights."""
+        assert self.parts.adapter is not None
+        below = copy(self)
+        below.module = SwitchedOff(self.parts.adapter, self.module)
+        return below
+
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer and image processor as one folder that the Auto classes of transformers load."""
-        self.model.save_pretrained(folder)
+        """Write model, tokenizer and image processor as one folder that the Auto classes of transformers load.
+
+        Under LoRA the adapter takes the model's place, as peft writes it.
+        """
+        if self.parts.adapter is None:
+            self.model.save_pretrained(folder)
+        else:
+            save_adapter(self.parts.adapter, folder)
         self.tokenizer.save_pretrained(folder)
         self.parts.image_processor.save_pretrained(folder)
         if self.parts.chat_template:
