@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from saei.policy.loading import BUILTIN_FOLDERS
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
-from saei.types import Grade, Group, Response, ScoredGroup, View
+from saei.types import Grade, Response, ScoredGroup, View
 
 LARGE = 50_000_000
 TINY_LR = 1e-4
@@ -123,6 +123,7 @@ class Trainer:
         )
         self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
         self.step = 0
+        self.budget = 0
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
         self._held_out = self.stream.held_out(config.evaluation.examples)
@@ -173,6 +174,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "stream": self.stream.state_dict(),
+            "budget": self.budget,
             **{name: state_of(strategy) for name, strategy in self._stateful.items()},
         }
         keep = self.config.output.keep_checkpoints
@@ -215,27 +217,29 @@ class Trainer:
         self.stream.load_state_dict(state["stream"])
         for name, strategy in self._stateful.items():
             restore(strategy, state[name])
+        self.budget = int(state["budget"])
         self.step = int(state["step"])
 
     def _train_step(self) -> dict[str, float]:
         config, step = self.config, self.step
         progress = step / config.training.steps
         seed_globals(derive(config.seed, "globals", step))
-        with self._stopwatch.phase("data"):
-            views = self.stream.take(config.training.prompts_per_step)
-        for report in self.stream.unreported():
-            self.display.note(report)
         context = SamplingContext(
             policy=self.policy,
-            grade=self._grade,
+            grade=self._grader(),
             progress=progress,
             generator=torch.Generator().manual_seed(derive(config.seed, "sample", step)),
             phase=self._stopwatch.phase,
+            more=self._take,
         )
-        groups = self.sampler.draw(views, context)
+        groups = self.sampler.draw(self._take(config.training.prompts_per_step), context)
+        for report in self.stream.unreported():
+            self.display.note(report)
         with self._stopwatch.phase("reward"):
-            scored = [ScoredGroup(group, tuple(self._grade_group(group))) for group in groups]
+            scored = [ScoredGroup(group, tuple(context.grade(group.views[0], group.responses))) for group in groups]
         found = group_metrics(scored)
+        sampled = sum(len(group.responses) for group in groups)
+        self.budget += sampled
         evaluating = (step + 1) % config.evaluation.every == 0 or step + 1 == config.training.steps
         if evaluating:
             with self._stopwatch.phase("evaluate"):
@@ -252,6 +256,8 @@ class Trainer:
             observe_all(strategy, found)
         self.step += 1
         metrics = {f"train/{name}": value for name, value in found.items()}
+        metrics["train/sampled_responses"] = float(sampled)
+        metrics["train/budget"] = float(self.budget)
         metrics["train/bad_examples"] = float(self.stream.bad)
         metrics["train/lr"] = float(self.scheduler.get_last_lr()[0])
         return metrics | (self._evaluate() if evaluating else {})
@@ -286,11 +292,21 @@ class Trainer:
             self.accelerator.log(metrics, step=self.step)
         self.display.step(self.step, metrics)
 
-    def _grade(self, view: View, responses: Sequence[Response]) -> Sequence[Grade]:
-        return [self.reward.grade(view.example, one.text, truncated=one.truncated) for one in responses]
+    def _take(self, n: int) -> Sequence[View]:
+        with self._stopwatch.phase("data"):
+            return self.stream.take(n)
 
-    def _grade_group(self, group: Group) -> Sequence[Grade]:
-        return self._grade(group.views[0], group.responses)
+    def _grader(self) -> Callable[[View, Sequence[Response]], Sequence[Grade]]:
+        """Return what grades a step's responses, each once."""
+        grades: dict[Response, Grade] = {}
+
+        def grade(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
+            for one in responses:
+                if one not in grades:
+                    grades[one] = self.reward.grade(view.example, one.text, truncated=one.truncated)
+            return [grades[one] for one in responses]
+
+        return grade
 
 
 def _updates_per_step(config: RunConfig) -> int:

@@ -17,16 +17,21 @@ def _untimed(name: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def _no_more(n: int) -> Sequence[View]:
+    return ()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class SamplingContext:
     """The policy and the circumstances of one step.
 
     Attributes:
         policy: The current policy.
-        grade: Grades a view's responses.
+        grade: Grades a view's responses; no response of a step is graded twice.
         progress: Share of the training done, in [0, 1].
         generator: Source of all randomness, on the CPU.
         phase: ``with ctx.phase("attack"):`` accounts the time spent inside.
+        more: ``ctx.more(n)`` moves on in the examples and returns up to n further clean views.
     """
 
     policy: Policy
@@ -34,3 +39,4 @@ class SamplingContext:
     progress: float
     generator: torch.Generator
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
+    more: Callable[[int], Sequence[View]] = field(default=_no_more)

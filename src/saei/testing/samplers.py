@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,19 +38,35 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
     require(isinstance(sampler, Sampler), name, "the config of a sampler builds a Sampler")
     require(isinstance(sampler.group_size, int) and sampler.group_size > 0, name, "its group_size is a positive number")
     before = _state(policy)
+    further: list[View] = []
     with random_state_untouched(name):
-        groups = _draw(sampler, policy, views)
+        groups = _draw(sampler, policy, views, further=further)
     _check_untouched(name, policy, before)
-    require(len(groups) == len(views), name, "there is one group per view")
-    for view, group in zip(views, groups, strict=True):
+    looked_at = [*views, *further]
+    require(len(groups) == len(looked_at), name, "there is one group per view, those of ctx.more included")
+    for view, group in zip(looked_at, groups, strict=True):
         _check_group(sampler, policy, view, group)
         _check_guard(sampler, policy, group)
     require(_same(groups, _draw(config.build(), policy, views)), name, "the same arguments give the same groups")
     _check_state(config, sampler, policy, views)
 
 
-def _draw(sampler: Sampler, policy: Policy, views: Sequence[View], progress: float = 0.0) -> list[Group]:
-    return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded()))
+def _draw(
+    sampler: Sampler,
+    policy: Policy,
+    views: Sequence[View],
+    progress: float = 0.0,
+    further: list[View] | None = None,
+) -> list[Group]:
+    """Draw with as many further views as are asked for, the given ones over again, and add them to ``further``."""
+    given = [] if further is None else further
+
+    def more(n: int) -> list[View]:
+        fresh = [replace(views[(len(given) + i) % len(views)]) for i in range(n)]
+        given.extend(fresh)
+        return fresh
+
+    return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded(), more=more))
 
 
 def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:
