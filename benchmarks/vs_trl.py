@@ -235,7 +235,9 @@ class Turns(TrainerCallback):
         control.should_training_stop = not self.ours
 
 
-def measure(image_tokens: int, tokens: int, shortest: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(
+    image_tokens: int, tokens: int, shortest: int, rounds: int, folder: Path, *, memory: bool
+) -> dict[str, Any]:
     """Run every way in turns at one size."""
     side = PIXELS_PER_TOKEN * round(image_tokens**0.5)
     model = folder / "model"
@@ -257,7 +259,7 @@ def measure(image_tokens: int, tokens: int, shortest: int, rounds: int, folder: 
             theirs.add_callback(Turns({}))
             theirs.train()
 
-        memory = {name: peak_growth(way, CPU) for name, way in {TRL: alone, **ways}.items()}
+        peaks = {name: peak_growth(way, CPU) if memory else None for name, way in {TRL: alone, **ways}.items()}
         turns = Turns(ways)
         theirs.add_callback(turns)
         theirs.train()
@@ -272,7 +274,7 @@ def measure(image_tokens: int, tokens: int, shortest: int, rounds: int, folder: 
         "rounds": rounds,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "ratios": {name: ratio(seconds[name], seconds[TRL]) for name in ways},
-        "peak_bytes": memory,
+        "peak_bytes": peaks,
     }
 
 
@@ -308,13 +310,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--tokens", type=int, default=64, help="of the longest response")
     parser.add_argument("--shortest", type=int, default=16, help="tokens of the shortest response")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="costs a step of each")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     kept = keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         results = [
-            measure(size, options.tokens, options.shortest, options.rounds, Path(folder))
+            measure(size, options.tokens, options.shortest, options.rounds, Path(folder), memory=options.memory)
             for size in options.image_tokens
         ]
     show(results)
