@@ -72,7 +72,10 @@ def test_the_policy_gets_its_way_of_scoring_back() -> None:
         shared_prefix = True
 
     policy = Policy()
-    with pytest.raises(KeyError), shared_prefix(policy, False):  # type: ignore[arg-type]
-        assert not policy.shared_prefix
-        raise KeyError
-    assert policy.shared_prefix
+    seen = []
+    for before in (True, False):
+        policy.shared_prefix = before
+        with shared_prefix(policy, False):  # type: ignore[arg-type]
+            seen.append(policy.shared_prefix)
+        seen.append(policy.shared_prefix)
+    assert seen == [False, True, False, False]
