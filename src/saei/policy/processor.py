@@ -29,7 +29,7 @@ class ImageTextProcessor(ProcessorMixin):  # type: ignore[misc]  # transformers 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """Return one image token for each that the language model sees of an image."""
         patches = int(image_inputs["image_grid_thw"][image_idx].prod())
-        return str(self.image_token) * (patches // self.image_processor.merge_size**2)
+        return str(self.image_token * (patches // self.image_processor.merge_size**2))
 
 
 def processor_of(parts: Parts, path: str) -> Any:
