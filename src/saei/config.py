@@ -169,7 +169,8 @@ class TrainingConfig(Section):
         minibatch_groups: Groups per optimiser step, None for all of the step's.
         micro_groups: Groups per forward and backward pass, None for all of the minibatch's.
         mixed_precision: Accelerate's autocast.
-        max_bad_share: Share of unusable examples above which the run stops.
+        max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
+            of 64, up to half.
     """
 
     steps: PositiveInt = 80

@@ -104,7 +104,7 @@ def measure(
     policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
     stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
     views = stream.held_out(examples)
-    for report in stream.unreported():
+    for report in (*task.notes(), *stream.unreported()):
         print(report, file=sys.stderr)
     answered = answer(
         policy,

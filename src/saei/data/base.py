@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from saei.strategy import Strategy, StrategyConfig
@@ -42,6 +42,10 @@ class Task(Strategy, ABC):
     def size(self, split: Split = "train") -> int | None:
         """Return the number of examples of a split, None for a generator without end."""
         return None
+
+    def notes(self) -> Sequence[str]:
+        """Return what the user should know about the examples, one sentence each; complete once ``size`` was asked."""
+        return ()
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return which known way of solving the example a response took, None where the task knows none."""

@@ -27,7 +27,8 @@ class ViewStream:
         task: Where examples come from.
         policy: Makes the views.
         seed: Seed of the permutations.
-        max_bad_share: Share of unusable examples, among those seen, above which the run stops.
+        max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
+            fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
     """
 
     def __init__(self, task: Task, policy: Policy, *, seed: int, max_bad_share: float) -> None:
@@ -37,6 +38,7 @@ class ViewStream:
         self._max_bad_share = max_bad_share
         self.position = 0
         self.bad = 0
+        self._seen: set[tuple[Split, int]] = set()
         self._known_bad: dict[tuple[Split, int], str] = {}
         self._reported = 0
 
@@ -55,7 +57,7 @@ class ViewStream:
             )
         looked_at = PREFLIGHT if size is None else min(PREFLIGHT, size)
         views = [self._look(index, "train") for index in range(looked_at)]
-        self._check(len(self._known_bad), looked_at)
+        self._check("train")
         return next(view for view in views if view is not None)
 
     def take(self, n: int) -> list[View]:
@@ -70,7 +72,7 @@ class ViewStream:
             self.position += 1
             if view is None:
                 self.bad += 1
-                self._check(self.bad, max(self.position, PREFLIGHT))
+                self._check("train")
             else:
                 views.append(view)
         return views
@@ -84,11 +86,11 @@ class ViewStream:
         size = self._task.size("eval")
         views: list[View] = []
         bad = 0
-        for seen, index in enumerate(count(start) if size is None else range(start, size), start=1):
+        for index in count(start) if size is None else range(start, size):
             view = self._look(index, "eval")
             if view is None:
                 bad += 1
-                self._check(bad, max(seen, PREFLIGHT))
+                self._check("eval")
             else:
                 views.append(view)
             if len(views) == n:
@@ -123,16 +125,25 @@ class ViewStream:
         return int(np.random.default_rng(derive(self._seed, "epoch", epoch)).permutation(size)[place])
 
     def _look(self, index: int, split: Split) -> View | None:
+        self._seen.add((split, index))
+        if (split, index) in self._known_bad:
+            return None
         try:
             return self._policy.view(self._task.example(index, split))
         except DataError as error:
-            self._known_bad.setdefault((split, index), f"{split} example {index} is skipped: {error}")
+            self._known_bad[split, index] = f"{split} example {index} is skipped: {error}"
             return None
 
-    def _check(self, bad: int, seen: int) -> None:
-        if bad > self._max_bad_share * seen or bad == seen:
+    def _check(self, split: Split) -> None:
+        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``."""
+        size = self._task.size(split)
+        few = PREFLIGHT if size is None else min(PREFLIGHT, size)
+        seen = max(few, sum(known == split for known, _ in self._seen))
+        bad = [report for (known, _), report in self._known_bad.items() if known == split]
+        allowed = max(self._max_bad_share * seen, min(self._max_bad_share * PREFLIGHT, seen / 2))
+        if len(bad) > allowed or len(bad) == seen:
             raise DataError(
-                f"Some examples have to be usable, and at most {self._max_bad_share:.0%} may not be.",
-                reason=f"{bad} of {seen} are unusable; the first: {next(iter(self._known_bad.values()))}",
+                f"Some examples have to be usable, and of {seen} at most {int(allowed)} may not be.",
+                reason=f"{len(bad)} of {seen} are unusable; the first: {bad[0]}",
                 remedy="Mend them, or raise training.max_bad_share.",
             )

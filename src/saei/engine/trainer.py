@@ -192,6 +192,7 @@ class Trainer:
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
+        notes += self.task.notes()
         size = sum(parameter.numel() for parameter in self.policy.model.parameters() if parameter.requires_grad)
         if size > LARGE and self.config.optimizer.lr >= TINY_LR:
             notes.append(
