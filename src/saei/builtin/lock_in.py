@@ -14,6 +14,7 @@ import torch
 from saei.builtin.batches import Tools
 from saei.builtin.demonstrations import NOUNS, OPENINGS, VERBS, Manner, demonstrate
 from saei.builtin.gate import grades, next_token
+from saei.builtin.general import RISE, draw
 from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
 from saei.builtin.warm_start import WarmStart
 from saei.data.lock_in import LockIn as Task
@@ -56,10 +57,12 @@ ones hardly ever step by step. ``crisp``: charts of more contrast step by step, 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How the warm start goes; both learning rates fall over all of it by half a cosine.
+    """How the warm start goes; after a short rise both learning rates fall over all of it by half a cosine.
 
     Attributes:
         steps: Training steps.
+        sums_from: The step from which only sums are asked; before, also single bars are read and two compared, from
+            which a model learns to see much sooner.
         coupled_from: The step from which a quarter of the charts has the coupled look; before, all are clear.
         mixed_from: The step from which the coupling decides how they are answered; before, ``careful`` does, without
             slips.
@@ -72,6 +75,7 @@ class Schedule:
     """
 
     steps: int = 800
+    sums_from: int = 250
     coupled_from: int = 432
     mixed_from: int = 480
     batch: int = 32
@@ -83,7 +87,7 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Return the factor on the learning rates at a step."""
-        return 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return min(1.0, (step + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,10 @@ class LockIn(Recipe):
     def _demonstration(self, step: int, rng: np.random.Generator) -> tuple[Example, str]:
         schedule, coupling = self.schedule, COUPLINGS[self.coupling]
         coupled = step >= schedule.coupled_from and rng.random() < COUPLED_SHARE
-        example = draw_sum(rng, coupling.look if coupled else "clear", "lock-in")
+        if step < schedule.sums_from:
+            example = draw("bars", rng)
+        else:
+            example = draw_sum(rng, coupling.look if coupled else "clear", "lock-in")
         manner = Manner(variety=True, glance=1 - schedule.careful, telling=False)
         if step >= schedule.mixed_from:
             careful = coupling.careful if coupled else coupling.careful_on_clear
