@@ -35,6 +35,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "GRPO": ("sampler.type=clean",),
     "SaEI 2/255": ("sampler.type=mixed", f"{ATTACK}.step=2/255"),
     "SaEI 4/255": ("sampler.type=mixed", f"{ATTACK}.step=4/255"),
+    "SaEI lowering 4/255": ("sampler.type=mixed", f"{ATTACK}.step=4/255", f"{ATTACK}.direction=lower"),
     "random signs 4/255": ("sampler.type=mixed", f"{ATTACK}.type=noise", f"{ATTACK}.radius=4/255"),
     "NoisyRollout": ("sampler.type=noisy",),
     "faded copy, update on it": ("sampler.type=mixed", f"{ATTACK}.type=benchmarks/faded-copy"),
