@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.rewards.base import Reward
+from saei.rewards.base import Attempt, Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
-from saei.types import Grade, Group, Response, ScoredGroup, View
+from saei.types import Example, Grade, Group, Response, ScoredGroup, View
 
 LARGE = 50_000_000
 TINY_LR = 1e-4
@@ -119,7 +120,13 @@ class Trainer:
             reference=reference,
             seed=config.seed,
         )
-        self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+        self.stream = ViewStream(
+            self.task,
+            self.policy,
+            seed=config.seed,
+            max_bad_share=config.training.max_bad_share,
+            reward=self.reward,
+        )
         self.step = 0
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
@@ -223,7 +230,7 @@ class Trainer:
         )
         groups = self.sampler.draw(views, context)
         with self._stopwatch.phase("reward"):
-            scored = [ScoredGroup(group, tuple(self._grade_group(group))) for group in groups]
+            scored = self._score(groups)
         found = group_metrics(scored)
         evaluating = (step + 1) % config.evaluation.every == 0 or step + 1 == config.training.steps
         if evaluating:
@@ -276,10 +283,16 @@ class Trainer:
         self.display.step(self.step, metrics)
 
     def _grade(self, view: View, responses: Sequence[Response]) -> Sequence[Grade]:
-        return [self.reward.grade(view.example, one.text, truncated=one.truncated) for one in responses]
+        return self.reward.grade_all(_attempts(view.example, responses))
 
-    def _grade_group(self, group: Group) -> Sequence[Grade]:
-        return self._grade(group.views[0], group.responses)
+    def _score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
+        """Grade all responses of a step at once."""
+        grades = iter(self.reward.grade_all([one for g in groups for one in _attempts(g.example, g.responses)]))
+        return [ScoredGroup(group, tuple(islice(grades, len(group.responses)))) for group in groups]
+
+
+def _attempts(example: Example, responses: Sequence[Response]) -> list[Attempt]:
+    return [Attempt(example, one.text, one.truncated, len(one)) for one in responses]
 
 
 def _updates_per_step(config: RunConfig) -> int:
