@@ -25,7 +25,7 @@ from saei.rewards.graders.workers import workers
 from saei.types import Example
 
 SHARES = {"integer": 0.35, "number": 0.2, "expression": 0.2, "letter": 0.15, "yes-no": 0.05, "list": 0.05}
-"""Share of the examples whose answer is of each type; a fifth need algebra as soon as texts and values differ."""
+"""Share of the examples whose answer is of each type; expressions need algebra where their texts differ."""
 
 GROUP = 12
 THOUGHT = "The angle is inscribed, so it is half of the arc, and the sides follow from the theorem of Pythagoras. "
