@@ -72,6 +72,15 @@ def test_precision(script: Any, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+def test_grading(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "grading.json"
+    found = script("grading").main(["--responses", "240", "--json", str(file)])
+    assert found["responses"] == 240
+    assert 0.4 < found["right"] < 0.9  # most of the ways to write an answer are right, and wrong ones are not
+    assert 0 < found["by_algebra"] < 0.2
+    assert json.loads(file.read_text()) == found
+
+
 def test_startup(script: Any) -> None:
     assert set(script("startup").main(["--rounds", "1"])) == {"wall_seconds", "cpu_seconds"}
 

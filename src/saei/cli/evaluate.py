@@ -102,13 +102,14 @@ def measure(
 
     task = config.task.build()
     policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
-    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+    reward = config.reward.build()
+    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
     views = stream.held_out(examples)
     for report in (*task.notes(), *stream.unreported()):
         print(report, file=sys.stderr)
     answered = answer(
         policy,
-        config.reward.build(),
+        reward,
         views,
         responses=responses,
         sampling=config.sampling.model_copy(update=sampling),

@@ -12,6 +12,7 @@ from saei.data.base import Split, Task
 from saei.engine.seeding import derive
 from saei.errors import DataError
 from saei.policy import Policy
+from saei.rewards.base import Reward
 from saei.types import View
 
 PREFLIGHT = 64
@@ -29,10 +30,14 @@ class ViewStream:
         seed: Seed of the permutations.
         max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
             fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
+        reward: Says whether an example's gold answer can be read; None takes every one.
     """
 
-    def __init__(self, task: Task, policy: Policy, *, seed: int, max_bad_share: float) -> None:
+    def __init__(
+        self, task: Task, policy: Policy, *, seed: int, max_bad_share: float, reward: Reward | None = None
+    ) -> None:
         self._task = task
+        self._reward = reward
         self._policy = policy
         self._seed = seed
         self._max_bad_share = max_bad_share
@@ -129,7 +134,10 @@ class ViewStream:
         if (split, index) in self._known_bad:
             return None
         try:
-            return self._policy.view(self._task.example(index, split))
+            example = self._task.example(index, split)
+            if self._reward is not None:
+                self._reward.check(example)
+            return self._policy.view(example)
         except DataError as error:
             self._known_bad[split, index] = f"{split} example {index} is skipped: {error}"
             return None

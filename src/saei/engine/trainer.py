@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from saei.config import RunConfig
 from saei.data.base import Task, Template
 from saei.engine import checkpoint
 from saei.engine.display import Display, PlainDisplay
+from saei.engine.grading import StepGrader
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.rundir import RunDir
@@ -32,7 +33,7 @@ from saei.policy.loading import BUILTIN_FOLDERS
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
-from saei.types import Grade, Response, ScoredGroup, View
+from saei.types import View
 
 LARGE = 50_000_000
 TINY_LR = 1e-4
@@ -121,7 +122,13 @@ class Trainer:
             reference=reference,
             seed=config.seed,
         )
-        self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+        self.stream = ViewStream(
+            self.task,
+            self.policy,
+            seed=config.seed,
+            max_bad_share=config.training.max_bad_share,
+            reward=self.reward,
+        )
         self.step = 0
         self.budget = 0
         self._stopwatch = Stopwatch()
@@ -225,9 +232,10 @@ class Trainer:
         config, step = self.config, self.step
         progress = step / config.training.steps
         seed_globals(derive(config.seed, "globals", step))
+        grader = StepGrader(self.reward)
         context = SamplingContext(
             policy=self.policy,
-            grade=self._grader(),
+            grade=grader,
             progress=progress,
             generator=torch.Generator().manual_seed(derive(config.seed, "sample", step)),
             phase=self._stopwatch.phase,
@@ -237,7 +245,7 @@ class Trainer:
         for report in self.stream.unreported():
             self.display.note(report)
         with self._stopwatch.phase("reward"):
-            scored = [ScoredGroup(group, tuple(context.grade(group.views[0], group.responses))) for group in groups]
+            scored = grader.score(groups)
         found = group_metrics(scored)
         sampled = sum(len(group.responses) for group in groups)
         self.budget += sampled
@@ -296,18 +304,6 @@ class Trainer:
     def _take(self, n: int) -> Sequence[View]:
         with self._stopwatch.phase("data"):
             return self.stream.take(n)
-
-    def _grader(self) -> Callable[[View, Sequence[Response]], Sequence[Grade]]:
-        """Return what grades a step's responses, each once."""
-        grades: dict[Response, Grade] = {}
-
-        def grade(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
-            for one in responses:
-                if one not in grades:
-                    grades[one] = self.reward.grade(view.example, one.text, truncated=one.truncated)
-            return [grades[one] for one in responses]
-
-        return grade
 
 
 def _updates_per_step(config: RunConfig) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from saei.config import SamplingConfig
 from saei.policy import Policy
-from saei.rewards.base import Reward
+from saei.rewards.base import Attempt, Reward
 from saei.types import Grade, Response, View
 
 
@@ -49,7 +50,13 @@ def answer(
         part = views[start : start + batch]
         with policy.open(part) as prefix:
             drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
-        for view, own in zip(part, drawn, strict=True):
-            grades = tuple(reward.grade(view.example, r.text, truncated=r.truncated) for r in own)
-            answered.append(Answered(view, tuple(own), grades))
+        attempts = [
+            Attempt(view.example, r.text, r.truncated, len(r))
+            for view, own in zip(part, drawn, strict=True)
+            for r in own
+        ]
+        grades = iter(reward.grade_all(attempts))
+        answered += [
+            Answered(view, tuple(own), tuple(islice(grades, len(own)))) for view, own in zip(part, drawn, strict=True)
+        ]
     return answered
