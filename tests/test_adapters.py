@@ -280,6 +280,9 @@ def test_an_adapter_of_other_settings_or_without_all_weights_is_refused(adapter:
     for model in ({}, {"lora": {"rank": 4, "vision": True}}):
         with pytest.raises(ModelError, match="lacks 1, such as"):
             load(tmp_path, **model)
+    (tmp_path / WEIGHTS).write_bytes(b"nothing of use")
+    with pytest.raises(ModelError, match=r"have to fill it\. .* raised SafetensorError"):
+        load(tmp_path)
     config = json.loads((adapter / "adapter_config.json").read_text())
     for told, said in (
         ({"base_model_name_or_path": None}, "no base_model"),
