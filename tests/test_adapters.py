@@ -17,6 +17,7 @@ from torch import Tensor
 from groups import draw
 from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
+from saei.builtin.recipe import builtin_path
 from saei.cli.evaluate import measure, policy_config
 from saei.config import LoraConfig, ModelConfig, SamplingConfig, validate
 from saei.data.bars import Bars
@@ -166,6 +167,17 @@ def test_merged_weights_are_the_adapted_model(base: Path, adapter: Path, adapted
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
+def test_the_base_is_named_so_that_other_folders_find_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    for path, expected in ((Path(base.name), base), (Path("builtin"), builtin_path())):
+        load(path, lora={}).save(tmp_path)
+        said = json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert Path(said).is_absolute()
+        assert Path(said).samefile(expected)
+
+
 # Where adapters are
 
 
@@ -268,6 +280,9 @@ def test_an_adapter_of_other_settings_or_without_all_weights_is_refused(adapter:
     for model in ({}, {"lora": {"rank": 4, "vision": True}}):
         with pytest.raises(ModelError, match="lacks 1, such as"):
             load(tmp_path, **model)
+    (tmp_path / WEIGHTS).write_bytes(b"nothing of use")
+    with pytest.raises(ModelError, match=r"have to fill it\. .* raised SafetensorError"):
+        load(tmp_path)
     config = json.loads((adapter / "adapter_config.json").read_text())
     for told, said in (
         ({"base_model_name_or_path": None}, "no base_model"),
