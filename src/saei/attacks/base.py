@@ -94,6 +94,8 @@ class Attack(Strategy, ABC):
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
     origin: ClassVar[str] = ADVERSARIAL
     """Origin of the views that the attack makes."""
+    jointly: ClassVar[bool] = True
+    """Whether a call of the criterion serves all examples. If not, the intervention attacks one group at a time."""
 
     @property
     def ball(self) -> Ball:

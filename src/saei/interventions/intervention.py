@@ -120,7 +120,7 @@ class Intervention:
             reason = self._leave_alone(view, own, ctx)
             outcomes.append(Outcome(view, reason) if reason else None)
         open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
-        size = self.config.micro_groups or max(1, len(open_groups))
+        size = (self.config.micro_groups or max(1, len(open_groups))) if self.attack.jointly else 1
         for start in range(0, len(open_groups), size):
             batch = open_groups[start : start + size]
             attacked = self._attack([views[i] for i in batch], [responses[i] for i in batch], ctx)
