@@ -100,24 +100,28 @@ class Kernel:
         logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
         if self.banned_V is not None:
             logits_mV.masked_fill_(self.banned_V, FLOOR)
-        logp_mV = _log_softmax(logits_mV, self.temperature)
+        logp_mV = own_mV = _log_softmax(logits_mV, self.temperature)
+        if self.with_entropy and self.entropy_temperature != self.temperature:
+            own_mV = _log_softmax(logits_mV, self.entropy_temperature)
         logp_m = logp_mV.gather(-1, ids_m[:, None])[:, 0]
         if self.banned_V is not None:
             logp_m.masked_fill_(self.banned_V[ids_m], -torch.inf)
         statistics, slopes = {"logp": logp_m}, {}
+        # From here on the two buffers are written over: what they hold is needed only once.
+        p_mV = torch.exp(logp_mV, out=logits_mV)
         if "logp" in slopes_of:
-            own_md = weight_Vd[ids_m]
+            drawn_md = weight_Vd[ids_m]
             if self.banned_V is not None:
-                own_md.masked_fill_(self.banned_V[ids_m, None], 0.0)
-            slopes["logp"] = (own_md - logp_mV.exp().to(own_md.dtype) @ weight_Vd) / self.temperature
+                drawn_md.masked_fill_(self.banned_V[ids_m, None], 0.0)
+            slopes["logp"] = (drawn_md - p_mV.to(weight_Vd.dtype) @ weight_Vd) / self.temperature
         if self.with_entropy:
-            if self.entropy_temperature != self.temperature:
-                logp_mV = _log_softmax(logits_mV, self.entropy_temperature)
-            p_mV = torch.exp(logp_mV, out=logits_mV)
-            entropy_m = 0.0 - torch.linalg.vecdot(p_mV, logp_mV)  # a difference, since a negated zero is -0.0
+            if own_mV is not logp_mV:
+                p_mV = torch.exp(own_mV, out=p_mV)
+            terms_mV = own_mV.mul_(p_mV)
+            entropy_m = 0.0 - terms_mV.sum(-1)  # a difference, since a negated zero is -0.0
             statistics["entropy"] = entropy_m
             if "entropy" in slopes_of:
-                slope_mV = logp_mV.add_(entropy_m[:, None]).mul_(p_mV)
+                slope_mV = terms_mV.addcmul_(p_mV, entropy_m[:, None])
                 slopes["entropy"] = slope_mV.to(weight_Vd.dtype) @ weight_Vd / -self.entropy_temperature
         return statistics, slopes
 
