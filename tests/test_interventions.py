@@ -400,6 +400,23 @@ def test_an_unknown_need_is_refused(random_policy: Policy) -> None:
 # What must not happen
 
 
+@pytest.mark.parametrize("reselect", [False, True])
+def test_an_attack_needs_the_head_for_selected_tokens_only(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], reselect: bool
+) -> None:
+    """Two steps are two passes, and the hook makes the head one whose logits are computed once in each."""
+    rows: list[int] = []
+    head = random_policy.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    try:
+        apply(random_policy, views, responses, attack=PGD.Config(steps=2), reselect=reselect)
+    finally:
+        handle.remove()
+    spoken = [response for own in responses for response in own if len(response)]
+    chosen = sum(len(response if reselect else middle(response)) for response in spoken)
+    assert rows == [chosen] * 2
+
+
 def test_an_attack_leaves_no_trace(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:
     parameters = dict(random_policy.module.named_parameters())
     values = {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -352,6 +352,67 @@ def test_no_pass_holds_the_logits_of_all_tokens(
     assert seen == [4, tokens]  # one chunk at a time, forward and backward; the watch would see the whole
 
 
+@pytest.fixture
+def selected(responses: list[list[Response]]) -> list[Tensor]:
+    """Some tokens of each view, none of the second one, and marks on padding that mean nothing."""
+    generator = torch.Generator().manual_seed(3)
+    masks = [torch.rand(len(own), max(map(len, own)), generator=generator) < 0.4 for own in responses]
+    return [masks[0], torch.zeros_like(masks[1]), masks[2]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_selected_tokens_score_as_they_do_among_all(
+    random_policy: Policy,
+    views: list[View],
+    responses: list[list[Response]],
+    selected: list[Tensor],
+    shared: bool,
+) -> None:
+    random_policy.shared_prefix = shared
+    points = [[view.canvases[0].clone().requires_grad_() for view in views] for _ in range(2)]
+    found = []
+    for point, choice in zip(points, (None, selected), strict=True):
+        with random_policy.open(views, grad="pixels", pixels=point) as prefix:
+            found.append(prefix.score(responses, selected=choice))
+    sums = [torch.zeros(()), torch.zeros(())]
+    for every, some, chosen_NT in zip(*found, selected, strict=True):
+        assert torch.equal(every.mask_NT, some.mask_NT)
+        keep_NT = chosen_NT & some.mask_NT
+        for number, (full_NT, part_NT) in enumerate(
+            ((every.logp_NT, some.logp_NT), (every.entropy_NT, some.entropy_NT))
+        ):
+            assert full_NT is not None
+            assert part_NT is not None
+            torch.testing.assert_close(part_NT, torch.where(keep_NT, full_NT, 0.0), atol=1e-6, rtol=0)
+            sums[0] = sums[0] + (number + 1) * full_NT[keep_NT].sum()
+            sums[1] = sums[1] + (number + 1) * part_NT.sum()
+    gradients = [
+        torch.autograd.grad(value, point, allow_unused=True) for value, point in zip(sums, points, strict=True)
+    ]
+    for whole, part in zip(*gradients, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-7, rtol=1e-4)
+
+
+def test_only_selected_tokens_pass_the_head(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], selected: list[Tensor]
+) -> None:
+    rows: list[int] = []
+    head = random_policy.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    try:
+        with random_policy.open(views) as prefix:
+            prefix.score(responses, selected=selected)
+    finally:
+        handle.remove()
+    kept = [
+        int(own_T[: len(response)].sum())
+        for chosen_NT, own in zip(selected, responses, strict=True)
+        for own_T, response in zip(chosen_NT, own, strict=True)
+    ]
+    assert rows == [sum(kept)]
+    assert 0 < sum(kept) < sum(len(r) for own in responses for r in own)
+
+
 def test_entropy_temperature_is_the_criterions_alone(
     random_parts: Parts, views: list[View], responses: list[list[Response]]
 ) -> None:

@@ -208,7 +208,11 @@ class _GroupCriterion:
         """Return ``J_B``, one value per group, differentiable in the point's blocks."""
         criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
         with self._ctx.policy.open(self._views, grad="pixels", pixels=point) as prefix:
-            scores = prefix.score(self._responses, with_entropy=criterion.with_entropy or reselect)
+            scores = prefix.score(
+                self._responses,
+                with_entropy=criterion.with_entropy or reselect,
+                selected=None if reselect else self.selected,
+            )
             values = []
             for number, own in enumerate(scores):
                 if reselect and own.entropy_NT is not None:

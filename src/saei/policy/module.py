@@ -39,13 +39,15 @@ class Continuation:
 class Targets:
     """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
 
-    Places count through the hidden states of all rows, flat, those of a continuation last.
+    Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` says that
+    the head's gradient is not wanted.
     """
 
     source_M: Tensor
     target_M: Tensor
     distribution: Distribution
     with_entropy: bool
+    hidden_only: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,6 +101,7 @@ class PolicyModule(nn.Module):
             banned_V=distribution.banned_V,
             entropy_temperature=distribution.entropy_temperature,
             with_entropy=targets.with_entropy,
+            hidden_only=targets.hidden_only,
         )
         return statistics
 

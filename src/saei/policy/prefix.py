@@ -29,8 +29,8 @@ class Scores:
     """Teacher-forced statistics of one view's N responses, right-padded to the longest of them.
 
     Attributes:
-        logp_NT: float32 log-probability of each token, 0 on padding.
-        entropy_NT: float32 entropy in nats, 0 on padding; None if it was not asked for.
+        logp_NT: float32 log-probability of each token, 0 on padding and on tokens that were not selected.
+        entropy_NT: float32 entropy in nats, 0 likewise; None if it was not asked for.
         mask_NT: bool, True on response tokens.
     """
 
@@ -72,12 +72,19 @@ class Prefix:
     ) -> None:
         self._stack.close()
 
-    def score(self, responses: Sequence[Sequence[Response]], *, with_entropy: bool = True) -> list[Scores]:
+    def score(
+        self,
+        responses: Sequence[Sequence[Response]],
+        *,
+        with_entropy: bool = True,
+        selected: Sequence[Tensor] | None = None,
+    ) -> list[Scores]:
         """Score responses under their views.
 
         Args:
             responses: For each view its responses; all of them may be empty for a view.
             with_entropy: Whether entropies are wanted.
+            selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
         """
         policy = self._policy
         ids = [[response.ids_T for response in own] for own in responses]
@@ -106,8 +113,14 @@ class Prefix:
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
-        targets = Targets(layout.source_M, layout.target_M, distribution, with_entropy)
+        source_M, target_M, keep_M = layout.source_M, layout.target_M, _flat(selected, ids)
+        if keep_M is not None:
+            source_M, target_M = source_M[keep_M], target_M[keep_M]
+        targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only=self._grad == "pixels")
         logp_M, entropy_M = policy.module(inputs, targets, continuation)
+        if keep_M is not None:
+            logp_M = _at(keep_M, logp_M)
+            entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)
         counts = [sum(map(len, own)) for own in ids]
         logps = logp_M.split(counts)
         entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)
@@ -201,6 +214,24 @@ class Prefix:
 def _position_argument(positions_KBS: Tensor) -> Tensor:
     """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
     return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
+
+
+def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """Return which of all response tokens, in the order of a layout, are selected; None if there is no choice."""
+    if selected is None:
+        return None
+    return torch.cat(
+        [
+            own_T[: len(ids_T)]
+            for selected_NT, own in zip(selected, ids, strict=True)
+            for own_T, ids_T in zip(selected_NT, own, strict=True)
+        ]
+    )
+
+
+def _at(keep_M: Tensor, values_m: Tensor) -> Tensor:
+    """Return the values at the places that are kept, 0 elsewhere."""
+    return values_m.new_zeros(keep_M.shape).masked_scatter(keep_M, values_m)
 
 
 def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | None) -> Scores:
