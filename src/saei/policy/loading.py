@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from saei.config import BUILTIN, ModelConfig
-from saei.errors import ModelError
+from saei.errors import ModelError, SaeiError
 from saei.policy.patches import use_patch_products
+from saei.policy.processors import load_processor
 
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
@@ -32,6 +33,7 @@ class Parts:
         image_processor: Its image processor.
         chat_template: The template of a conversation, None to use the tokenizer's own.
         notes: What the user should know about how the parts were found.
+        processor: The processor that has them as parts, None to compose the model's own of them.
     """
 
     model: Any
@@ -39,13 +41,14 @@ class Parts:
     image_processor: Any
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
+    processor: Any = None
 
 
 def load_parts(config: ModelConfig) -> Parts:
     """Load model, tokenizer and image processor.
 
     Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
-    package, tokenizer and image processor are loaded on their own, and ``notes`` say so.
+    package, the processor is composed of tokenizer and image processor, and ``notes`` say so.
 
     Raises:
         ModelError: If something that is needed does not load.
@@ -153,34 +156,19 @@ def vision_tower(model: Any) -> Any:
 
 
 def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-
     limits = {
         name: value
         for name, value in (("min_pixels", config.min_pixels), ("max_pixels", config.max_pixels))
         if value is not None
     }
     try:
-        processor = AutoProcessor.from_pretrained(path, revision=config.revision, **limits)
-        return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template)
-    except Exception as error:
-        whole = error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
-        image_processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, **limits)
+        processor, note = load_processor(path, config.revision, model.config, **limits)
+    except SaeiError:
+        raise
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
-    note = (
-        f"AutoProcessor does not load here ({type(whole).__name__}); tokenizer and image processor were loaded on "
-        "their own, which is all that images need."
-    )
-    return Parts(model, tokenizer, image_processor, _chat_template(path), (note,))
-
-
-def _chat_template(path: str) -> str | None:
-    """Return a local folder's processor template, which a tokenizer loaded on its own does not know."""
-    file = Path(path) / "chat_template.jinja"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    notes = (note,) if note else ()
+    return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template, notes, processor)
 
 
 def _best_device() -> str:
