@@ -17,7 +17,7 @@ from torch import Tensor
 from groups import draw
 from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
-from saei.builtin.recipe import builtin_path
+from saei.builtin import builtin_path
 from saei.cli.evaluate import measure, policy_config
 from saei.config import LoraConfig, ModelConfig, SamplingConfig, validate
 from saei.data.bars import Bars

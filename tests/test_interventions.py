@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -29,6 +30,7 @@ from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
 from saei.policy import Policy, Scores
 from saei.policy.anatomy import vision_tower
+from saei.policy.loading import Parts
 from saei.policy.pixels import GRID, to_image
 from saei.strategy import StrategyConfig
 from saei.testing import check_criterion, registered
@@ -36,6 +38,11 @@ from saei.types import ADVERSARIAL, Example, Grade, Response, View
 
 STEP = 2 / 255
 NO_VIEW = View(Example("t", "q", "a"), "clean", torch.zeros(1).long(), torch.zeros(1, 1).long())
+
+
+@pytest.fixture(scope="module", params=["qwen", "llava"])
+def random_parts(request: pytest.FixtureRequest, random_parts: Parts, llava_parts: Parts) -> Parts:
+    return {"qwen": random_parts, "llava": llava_parts}[request.param]
 
 
 @pytest.fixture
@@ -471,7 +478,9 @@ def test_a_model_without_pixel_gradient_is_refused(
     def cut(module: Any, arguments: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
             return output.detach()
-        return type(output)(**{key: value.detach() for key, value in output.items() if isinstance(value, Tensor)})
+        if isinstance(output, Mapping):
+            return type(output)(**{key: cut(module, arguments, value) for key, value in output.items()})
+        return None if output is None else tuple(cut(module, arguments, one) for one in output)
 
     handle = vision_tower(random_policy.model).register_forward_hook(cut)
     try:

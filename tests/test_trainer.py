@@ -176,7 +176,7 @@ def test_a_checkpoint_is_a_plain_hugging_face_folder(model: Path, tmp_path: Path
     example = trainer.task.example(0)
     view = trainer.policy.view(example)
     pixels = processor(images=list(example.images), return_tensors="pt")
-    torch.testing.assert_close(pixels["pixel_values"], trainer.policy.pixels.inputs(view.canvases)["pixel_values"])
+    torch.testing.assert_close(pixels["pixel_values"], trainer.policy.pixels.inputs([view.canvases])["pixel_values"])
     ids = view.prompt_ids_P[None]
     inputs = {"input_ids": ids, "mm_token_type_ids": (ids == loaded.config.image_token_id).int(), **pixels}
     with torch.no_grad():
@@ -436,10 +436,10 @@ def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: P
 def test_a_model_without_pixel_gradient_is_refused_before_training(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saei.policy.pixels import ProcessorMap
+    from saei.policy.tracing import PixelMap
 
-    through = ProcessorMap.__call__
-    monkeypatch.setattr(ProcessorMap, "__call__", lambda self, canvas: through(self, canvas.detach()))
+    through = PixelMap.__call__
+    monkeypatch.setattr(PixelMap, "__call__", lambda self, canvases: through(self, [one.detach() for one in canvases]))
     with pytest.raises(ModelError, match="depends differentiably"):
         Trainer(tiny(model, tmp_path))
     assert not (tmp_path / "run").exists()

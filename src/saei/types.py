@@ -51,6 +51,8 @@ class View:
         positions_KP: int64 rotary positions of the prompt, K = 3 for multimodal rotary embeddings, else 1.
         canvases: One float32 ``[C, H, W]`` in [0, 1] per image, on the grid of multiples of 1/255:
             ``processor(PNG(canvas))`` is exactly what the policy sees.
+        token_inputs: The model's further inputs of one value per token, such as token types, ``[P + 1, ...]`` by
+            name; the last value is for the tokens of a response.
     """
 
     example: Example
@@ -58,6 +60,7 @@ class View:
     prompt_ids_P: Tensor
     positions_KP: Tensor
     canvases: tuple[Tensor, ...] = ()
+    token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -37,6 +37,7 @@ def decode(
     sampling: SamplingConfig,
     eos_ids: Tensor,
     generator: torch.Generator,
+    drop_ended: bool = True,
 ) -> Draw:
     """Sample until every row ended or the length limit is reached.
 
@@ -52,6 +53,7 @@ def decode(
         sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
         eos_ids: The ids that end a response.
         generator: Source of all randomness, on the CPU.
+        drop_ended: Whether rows may leave the cache.
     """
     total, device = first_RV.shape[0], first_RV.device
     limit = sampling.max_new_tokens
@@ -77,7 +79,7 @@ def decode(
         if n_live == 0:
             break
         if position + 1 < limit:
-            if 2 * n_live <= live.shape[0]:
+            if drop_ended and 2 * n_live <= live.shape[0]:
                 keep = live.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
                 rows, chosen = rows[keep], chosen[keep]

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from saei.config import SamplingConfig
 from saei.policy.decoding import Draw, decode
 from saei.policy.module import Continuation, NextToken, Targets
-from saei.policy.rows import lay_out
+from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
 from saei.types import Response, View
 
 if TYPE_CHECKING:
@@ -93,23 +93,14 @@ class Prefix:
         layout = lay_out(self._views, ids, shared=policy.shared_prefix)
         rows, answers = layout.rows, layout.answers
         inputs = {
-            "input_ids": rows.ids_BS,
-            "attention_mask": rows.valid_BS,
-            "position_ids": _position_argument(rows.positions_KBS),
+            **_arguments(rows),
             "use_cache": answers is not None,
-            **policy.pixels.inputs([canvas for number in layout.views for canvas in self._canvases[number]]),
+            **policy.pixels.inputs([self._canvases[number] for number in layout.views]),
         }
         continuation = None
         if answers is not None:
             seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
-            continuation = Continuation(
-                layout.parent_R,
-                {
-                    "input_ids": answers.ids_BS,
-                    "attention_mask": seen_RS,
-                    "position_ids": _position_argument(answers.positions_KBS),
-                },
-            )
+            continuation = Continuation(layout.parent_R, _going_on(answers, seen_RS))
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
@@ -162,38 +153,30 @@ class Prefix:
     ) -> Draw:
         policy = self._policy
         views = [self._views[number] for number in wanted]
-        width = max(view.prompt_ids_P.shape[0] for view in views)
+        canvases = [self._canvases[number] for number in wanted]
+        expand_R = torch.repeat_interleave(torch.tensor(counts))
+        if not policy.shared_prefix:
+            views = [views[number] for number in expand_R.tolist()]
+            canvases = [canvases[number] for number in expand_R.tolist()]
         # Prompts are padded on the left, so that every row's last column predicts its first response token.
-        gaps = [width - view.prompt_ids_P.shape[0] for view in views]
-        mask_BS = torch.stack([torch.arange(width, device=policy.device) >= gap for gap in gaps])
-        positions_KBS = torch.stack(
-            [pad(view.positions_KP, (gap, 0)) for view, gap in zip(views, gaps, strict=True)], dim=1
-        )
-        inputs = {
-            "input_ids": torch.stack(
-                [pad(view.prompt_ids_P, (gap, 0), value=0) for view, gap in zip(views, gaps, strict=True)]
-            ),
-            "attention_mask": mask_BS,
-            "position_ids": _position_argument(positions_KBS),
-            "use_cache": True,
-            **policy.pixels.inputs([canvas for number in wanted for canvas in self._canvases[number]]),
-        }
-        first: NextToken = policy.module(inputs)
-        expand_R = torch.repeat_interleave(
-            torch.arange(len(views), device=policy.device), torch.tensor(counts, device=policy.device)
-        )
-        first.cache.batch_select_indices(expand_R)
-        mask_RS = mask_BS[expand_R]
-        next_KR = positions_KBS.amax(dim=(0, 2))[expand_R].expand(positions_KBS.shape[0], -1) + 1
+        rows = stack([prompt_row(view) for view in views], left=True)
+        first: NextToken = policy.module({**_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)})
+        logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
+        tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # stands for any token to come
+        if policy.shared_prefix:
+            expand_R = expand_R.to(policy.device)
+            first.cache.batch_select_indices(expand_R)
+            logits_RV, rows, tokens = logits_RV[expand_R], rows.select(expand_R), tokens.select(expand_R)
+        start_KR = rows.positions_KBS.amax(dim=(0, 2)).expand(rows.positions_KBS.shape[0], -1) + 1
 
         def step(ids_L: Tensor, rows_L: Tensor, cache: Any) -> NextToken:
             fed = cache.get_seq_length() - width
-            seen_LS = pad(mask_RS[rows_L], (0, fed + 1), value=True)
             result: NextToken = policy.module(
                 {
                     "input_ids": ids_L[:, None],
-                    "attention_mask": seen_LS,
-                    "position_ids": _position_argument((next_KR[:, rows_L] + fed)[..., None]),
+                    "attention_mask": pad(rows.valid_BS[rows_L], (0, fed + 1), value=True),
+                    "position_ids": _position_argument((start_KR[:, rows_L] + fed)[..., None]),
+                    **{name: own_RS[rows_L] for name, own_RS in _masks(tokens).items()},
                     "past_key_values": cache,
                     "use_cache": True,
                 }
@@ -201,14 +184,40 @@ class Prefix:
             return result
 
         return decode(
-            first.logits_BV[expand_R],
+            logits_RV,
             first.cache,
             step,
             distribution=policy.distribution if sampling is None else policy.distribution_of(sampling),
             sampling=sampling or policy.sampling,
             eos_ids=policy.eos_ids,
             generator=generator,
+            drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
+
+
+def _arguments(rows: Rows) -> dict[str, Any]:
+    """Return the model's arguments for rows that begin with a prompt."""
+    return {
+        "input_ids": rows.ids_BS,
+        "attention_mask": rows.valid_BS,
+        "position_ids": _position_argument(rows.positions_KBS),
+        **rows.token_inputs,
+    }
+
+
+def _going_on(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
+    """Return the model's arguments for rows that go on from a cache."""
+    return {
+        "input_ids": answers.ids_BS,
+        "attention_mask": seen_RS,
+        "position_ids": _position_argument(answers.positions_KBS),
+        **_masks(answers),
+    }
+
+
+def _masks(rows: Rows) -> dict[str, Tensor]:
+    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
+    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
 
 
 def _position_argument(positions_KBS: Tensor) -> Tensor:

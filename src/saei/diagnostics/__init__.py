@@ -1,0 +1,1 @@
+"""Diagnostics: what the library makes of a model."""
