@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,22 +150,32 @@ def test_workers_serve_all_threads(puppets: Workers) -> None:
     assert found == [True] * 12
 
 
-def _in_a_fork(results: object) -> None:
-    results.put([one.correct for one in pool_module.workers.compare([EQUAL, OTHER])])  # type: ignore[attr-defined]
+def _pids(workers: Workers) -> set[int]:
+    return {one._process.pid for one in workers._idle.queue if one is not None}
+
+
+def _in_a_fork(results: Any) -> None:
+    verdicts = pool_module.workers.compare([EQUAL, OTHER])
+    results.put(([one.correct for one in verdicts], _pids(pool_module.workers)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_has_workers_of_its_own() -> None:
+    pool_module.workers._remembered.clear()
     before = pool_module.workers.compare([EQUAL])
+    own = _pids(pool_module.workers)
+    pool_module.workers._remembered.clear()  # so that the child has to ask
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    # A question that is not remembered, so that the child has to ask.
-    pool_module.workers._remembered.clear()
     child = context.Process(target=_in_a_fork, args=(results,))
     child.start()
-    assert results.get(timeout=120) == [True, False]
+    verdicts, others = results.get(timeout=120)
     child.join()
+    assert verdicts == [True, False]
+    assert own
+    assert others
+    assert not own & others
     assert pool_module.workers.compare([EQUAL]) == before
 
 
