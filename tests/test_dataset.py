@@ -188,7 +188,7 @@ def test_a_folder_of_split_folders(folder: Path) -> None:
 def test_a_folder_with_several_tables_of_no_known_name(folder: Path) -> None:
     for name in ("one.csv", "two.jsonl"):
         (folder / name).write_text("")
-    with pytest.raises(DataError, match=r"one table to train on.*has one.csv, two.jsonl; none is called 'train'"):
+    with pytest.raises(DataError, match=r"has to be clear.*has one.csv, two.jsonl; none is called 'train'"):
         task(folder).size()
     (folder / "two.jsonl").write_text(json.dumps(row(answer="named")))
     assert task(folder, splits={"train": "two"}).example(0).answer == "named"
@@ -201,11 +201,14 @@ def test_a_folder_of_images_without_a_table(folder: Path) -> None:
 
 def test_a_copy_of_a_hub_data_set(folder: Path) -> None:
     (folder / "data").mkdir()
-    for split in ("train", "test"):
-        rows = datasets.Dataset.from_list([{"problem": split, "answer": "1"}])
-        rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    for split, shard in (("train", "0-of-00002"), ("train", "1-of-00002"), ("test", "0-of-00001-725687bf7a18d64b")):
+        rows = datasets.Dataset.from_list([{"problem": f"{split} {shard[0]}", "answer": "1"}])
+        rows.to_parquet(folder / "data" / f"{split}-0000{shard}.parquet")
     data = Dataset(Dataset.Config(path=str(folder), columns={"images": None}))
-    assert [data.example(0, split).question for split in ("train", "eval")] == ["train", "test"]
+    assert [data.example(index).question for index in range(data.size())] == ["train 0", "train 1"]
+    assert [data.example(index, "eval").question for index in range(data.size("eval"))] == ["test 0"]
+    limited = Dataset(Dataset.Config(path=str(folder), columns={"images": None}, limit=1))
+    assert (limited.size(), limited.size("eval")) == (1, 1)
 
 
 @pytest.mark.parametrize(("rows", "share", "kept"), [(20, 0.2, 4), (20, 0.5, 10), (3, 0.2, 1), (2, 0.9, 1)])

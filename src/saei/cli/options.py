@@ -20,6 +20,26 @@ Assignments: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
 
 
+def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
+    """Return what ``--task`` and ``--data`` set: data alone is of the task ``dataset``.
+
+    Raises:
+        ConfigError: If the task reads no data.
+    """
+    if task is not None and data is not None:
+        from saei.errors import ConfigError
+        from saei.registry import entries, load
+
+        known = task in [entry.name for entry in entries("task")]  # a plugin's task is registered later
+        if known and "path" not in load("task", task).Config.model_fields:
+            raise ConfigError(
+                "--data is read by the task dataset, or by the task of a known data set.",
+                reason=f"--task is '{task}', which makes its examples.",
+                remedy="Leave one of the two out.",
+            )
+    return {"task.type": task or ("dataset" if data else None), "task.path": data}
+
+
 def examples(*commands: str) -> str:
     """Return the text below a help page."""
     return "\n\n".join(["Examples:", *commands])

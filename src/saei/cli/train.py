@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from saei.cli.options import FLAG, Assignments, Plugins
+from saei.cli.options import FLAG, Assignments, Plugins, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -23,7 +23,7 @@ def train(
         typer.Option(metavar="MODEL", help="builtin, a folder, or a hub id.", rich_help_panel=WHAT),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Task, such as bars or digits.", rich_help_panel=WHAT)
+        str | None, typer.Option(metavar="NAME", help="Task, such as bars or geometry3k.", rich_help_panel=WHAT)
     ] = None,
     data: Annotated[
         str | None,
@@ -69,14 +69,9 @@ def train(
     from saei.errors import ConfigError
     from saei.layers import load_config, nested
 
-    if data and task not in (None, "dataset"):
-        raise ConfigError(
-            "--data is read by the task dataset.", reason=f"--task is '{task}'.", remedy="Leave one of the two out."
-        )
     flags = {
         "model.path": model,
-        "task.type": "dataset" if data else task,
-        "task.path": data,
+        **task_flags(task, data),
         "sampler.type": sampler,
         "selector.type": selector,
         "attack.type": attack,

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 from saei.data.columns import AUTO, Columns, as_text, find_columns
-from saei.data.table_task import Item, TableTask
+from saei.data.table_task import Item, TableTask, check_unique
 from saei.data.tables import Table
 from saei.errors import DataError
 
@@ -37,7 +37,7 @@ class Dataset(TableTask):
         """
         columns = self._columns(table)
         if columns.id is not None:
-            _check_unique(table.rows[columns.id], columns.id, table.where)
+            check_unique(table.rows[columns.id], columns.id, table.where)
         found = [f"{role} from '{getattr(columns, role)}'" for role, asked in self.config.columns if asked == AUTO]
         return f"{table.where}: {', '.join(found)}." if found else None
 
@@ -63,7 +63,7 @@ class Dataset(TableTask):
         column = self._columns(table).images
         first = None if column is None else table.rows[0][column]
         named = isinstance(first[0] if isinstance(first, list) and first else first, str)
-        return [str(cell) for cell in table.rows[column]] if named else table.numbers
+        return [str(cell) for cell in table.rows[column][: len(table.numbers)]] if named else table.numbers
 
     def _columns(self, table: Table) -> Columns:
         return find_columns(self.config.columns, table.rows.column_names, table.where)
@@ -78,15 +78,3 @@ def _images(cell: object, column: str, where: str) -> Sequence[object]:
             remedy="Fill it in or remove the row.",
         )
     return cell if isinstance(cell, list) else [] if cell is None else [cell]
-
-
-def _check_unique(ids: Sequence[object], column: str, where: str) -> None:
-    seen: set[object] = set()
-    for number, value in enumerate(ids):
-        if value in seen:
-            raise DataError(
-                "Ids are unique.",
-                reason=f"{value!r} comes again in row {number} of {where}, column '{column}'.",
-                remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
-            )
-        seen.add(value)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from saei.data.base import Split, Task
 from saei.data.held_out import held_out
 from saei.data.open_image import MAX_PIXELS, open_image
 from saei.data.tables import Source, Table, looks_local, read_table
 from saei.errors import DataError
+from saei.strategy import StrategyConfig
 from saei.types import Example
 
 
@@ -55,6 +56,7 @@ class TableTask(Task, ABC):
             splits: Which split of the data stands for ``train`` and for ``eval``; in a folder, the table called so.
             held_out: Share of the training rows that is kept for evaluation and not trained on, where the data has
                 no split for it; 0 refuses such data.
+            limit: Take only the first rows of each split; of a hub data set only these are fetched.
             max_image_pixels: Larger images are refused before they are decoded.
         """
 
@@ -63,6 +65,7 @@ class TableTask(Task, ABC):
         revision: str | None = None
         splits: Mapping[Split, str] = {"train": "train", "eval": "test"}
         held_out: float = Field(default=0.2, ge=0.0, lt=1.0)
+        limit: PositiveInt | None = None
         max_image_pixels: int = MAX_PIXELS
 
         @field_validator("path")
@@ -73,10 +76,11 @@ class TableTask(Task, ABC):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._tables: dict[Split, Table] = {}
         self._notes: dict[str, None] = {}
+        self._revision = self.config.revision
 
     @abstractmethod
     def check(self, table: Table) -> str | None:
@@ -98,6 +102,10 @@ class TableTask(Task, ABC):
         Raises:
             DataError: If the row cannot be used.
         """
+
+    def source_split(self, split: Split) -> str | None:
+        """Return the name of a split in the data, None if the data has nothing for it."""
+        return self.config.splits.get(split)
 
     def photos(self, table: Table) -> Sequence[Hashable]:
         """Return one key per row; rows of one key are never divided between training and evaluation."""
@@ -127,6 +135,10 @@ class TableTask(Task, ABC):
         )
         return Example(item.id or f"{table.split}-{number}", item.question, item.answer, images, item.meta)
 
+    def pinned(self) -> StrategyConfig:
+        """Return the config with the revision that the hub's data was read at."""
+        return self.config.model_copy(update={"revision": self._revision})
+
     def notes(self) -> Sequence[str]:
         """Return where columns and evaluation rows were found."""
         return list(self._notes)
@@ -145,7 +157,8 @@ class TableTask(Task, ABC):
 
     def _load(self, split: Split) -> None:
         """Read a split; what is trained on depends on whether there is another table to evaluate on."""
-        if split == "eval" or "eval" in self.config.splits:
+        self._name_in_data(split)
+        if self.source_split("eval") is not None and "eval" not in self._tables:
             own = self._read("eval")
             if own is None:
                 self._hold_out()
@@ -173,18 +186,42 @@ class TableTask(Task, ABC):
         assert table is not None  # only evaluation may have none
         return table
 
-    def _read(self, split: Split) -> Table | None:
-        config = self.config
-        wanted = config.splits.get(split)
-        if wanted is None:
+    def _name_in_data(self, split: Split) -> str:
+        name = self.source_split(split)
+        if name is None:
             raise DataError(
                 f"The '{split}' split has to be mapped to one of the data's.",
-                reason=f"splits of {config.path} has no '{split}'.",
+                reason=f"splits of {self.config.path} has no '{split}'.",
                 remedy="Add it to `splits`.",
             )
-        source = Source(config.path, config.name, config.revision)
-        table = read_table(source, wanted, evaluation=split == "eval")
-        note = None if table is None else self.check(table)
+        return name
+
+    def _read(self, split: Split) -> Table | None:
+        config = self.config
+        source = Source(config.path, config.name, self._revision)
+        optional = split == "eval" and self.source_split("train") is not None
+        table = read_table(source, self._name_in_data(split), optional=optional, limit=config.limit)
+        if table is None:
+            return None
+        self._revision = table.revision or self._revision  # the other split is read at the same one
+        note = self.check(table)
         if note:
             self._notes[note] = None
         return table
+
+
+def check_unique(ids: Sequence[object], column: str, where: str) -> None:
+    """Check that no id of a column comes twice.
+
+    Raises:
+        DataError: Naming the first that does.
+    """
+    seen: set[object] = set()
+    for number, value in enumerate(ids):
+        if value in seen:
+            raise DataError(
+                "Ids are unique.",
+                reason=f"{value!r} comes again in row {number} of {where}, column '{column}'.",
+                remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
+            )
+        seen.add(value)

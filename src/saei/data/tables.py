@@ -1,13 +1,15 @@
-"""Reading one split of a data set as a table: from a local file, a local folder or the hub."""
+"""Finding and reading one split of a data set as a table: in a local file, in a local folder or on the hub."""
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from saei.data.hub import hub_rows
+from saei.data.reading import csv_options, without_decoding
 from saei.errors import DataError
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -16,7 +18,8 @@ READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".pa
 EVALUATION = ("test", "validation", "valid", "val", "eval", "dev")
 """Names that a folder's table for evaluation may have, in this order, besides the one asked for."""
 
-EXAMPLE = 'such as metadata.csv with the columns "image,question,answer"'
+_SHARD = re.compile(r"(.+)-\d+-of-\d+(?:-[0-9a-f]+)?")
+"""The name of one of several files that are one table, as the hub has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Table:
         where: Names the table in messages.
         roots: Folders that image paths have to stay in; relative ones start at the first that has the file.
         numbers: Which of the rows belong to the split.
+        revision: The commit of the hub's data set, None for local data.
     """
 
     rows: Any
@@ -57,6 +61,7 @@ class Table:
     where: str
     roots: tuple[Path, ...]
     numbers: Sequence[int]
+    revision: str | None = None
 
 
 def looks_local(path: str) -> bool:
@@ -64,20 +69,37 @@ def looks_local(path: str) -> bool:
     return Path(path).suffix in READERS or path.startswith((".", "~", "/")) or path.count("/") > 1
 
 
-def read_table(source: Source, split: str, *, evaluation: bool) -> Table | None:
-    """Return a split of a data set, None if the data has no table for evaluation.
+def read_table(source: Source, split: str, *, optional: bool = False, limit: int | None = None) -> Table | None:
+    """Return a split of a data set.
 
     Args:
         source: Where the data lies.
         split: The name of the split in the data.
-        evaluation: Whether the split is for evaluation; a single local table is for training.
+        optional: Whether the data may do without it, as rows for evaluation can be held out: None is returned then.
+            One table alone is never the optional one.
+        limit: Only the first rows.
 
     Raises:
         DataError: If the data cannot be read or has no rows.
     """
     path = source.local
-    if path is None:
-        return _read(source, split, evaluation=evaluation)
+    table = _on_hub(source, split, optional, limit) if path is None else _in_files(source, path, split, optional)
+    return None if table is None else replace(table, numbers=table.numbers[:limit])
+
+
+def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Table | None:
+    where = f"split '{split}' of {source.path}"
+    try:
+        rows, roots, revision = hub_rows(source.path, source.name, source.revision, split, limit)
+    except Exception as error:
+        if optional and "Unknown split" in str(error):
+            return None
+        missing = f"{type(error).__name__}: {error}. There is no {Path(source.path).absolute()} either"
+        raise _unreadable(where, missing) from error
+    return replace(_checked(rows, split, where, roots), revision=revision)
+
+
+def _in_files(source: Source, path: Path, split: str, optional: bool) -> Table | None:
     if not path.exists():
         raise DataError(
             "The data set has to be readable.",
@@ -85,21 +107,34 @@ def read_table(source: Source, split: str, *, evaluation: bool) -> Table | None:
             remedy="Correct the path; relative ones start at the folder that the command is run in.",
         )
     if path.is_file():
-        return None if evaluation else _read_file(path, path.parent, split)
-    if not any(file.suffix in READERS for file in path.rglob("*")):
+        return None if optional else _read([path], path.parent, split)
+    folder = path / source.name if source.name is not None and (path / source.name).is_dir() else path
+    files = _evaluation_files(folder, split) if optional else _training_files(folder, split)
+    return _read(files, path, split) if files else None
+
+
+def _evaluation_files(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split for evaluation; empty if there are none."""
+    return next(filter(None, (_named(folder, name) for name in (split, *EVALUATION))), [])
+
+
+def _training_files(folder: Path, split: str) -> list[Path]:
+    found = _named(folder, split) or _main([file for file in _tables(folder) if _split_of(file) not in EVALUATION])
+    if found:
+        return found
+    tables = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.suffix in READERS]
+    if not tables:
         raise DataError(
             "A folder of images needs a table with their questions and answers.",
-            reason=f"{path} holds no {', '.join(READERS)} file.",
-            remedy=f"Put one beside the images, {EXAMPLE}.",
+            reason=f"{folder} holds no {', '.join(READERS)} file.",
+            remedy='Put one beside the images, such as metadata.csv with the columns "image,question,answer".',
         )
-    if not _tables(path) and not any(_tables(folder) for folder in path.iterdir() if _is_split(folder.name)):
-        return _read(source, split, evaluation=evaluation)  # a copy of a hub data set, laid out in another way
-    file = _evaluation_file(path, split) if evaluation else _training_file(path, split)
-    return None if file is None else _read_file(file, path, split)
-
-
-def _is_split(name: str) -> bool:
-    return name in ("train", *EVALUATION)
+    named = ", ".join(tables[:8]) + (" and more" if len(tables) > 8 else "")
+    raise DataError(
+        "Which table is meant has to be clear.",
+        reason=f"{folder} has {named}; none is called '{split}'.",
+        remedy=f"Rename it to {split} with its ending, name it with --set task.splits.train=NAME, or give the file.",
+    )
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -107,101 +142,49 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.suffix in READERS and file.is_file())
 
 
-def _named(folder: Path, split: str) -> Path | None:
-    """Return the table called as the split, or the one in a sub-folder called so."""
-    beside = [file for file in _tables(folder) if file.stem == split]
-    inside = _tables(folder / split)
-    return beside[0] if beside else _main(inside)
+def _named(folder: Path, split: str) -> list[Path]:
+    """Return the files called as the split, here or in the hub's folder for data, or those of a folder called so."""
+    beside = [file for place in (folder, folder / "data") for file in _tables(place) if _split_of(file) == split]
+    return beside or _main(_tables(folder / split))
 
 
-def _main(tables: list[Path]) -> Path | None:
-    """Return the only table, or the one called metadata."""
+def _split_of(file: Path) -> str:
+    shard = _SHARD.fullmatch(file.stem)
+    return shard[1] if shard else file.stem
+
+
+def _main(tables: list[Path]) -> list[Path]:
+    """Return the only table, or the one called metadata; empty if that is not clear."""
     called = [file for file in tables if file.stem == "metadata"]
-    return called[0] if called else tables[0] if len(tables) == 1 else None
+    return called[:1] or (tables if len({_split_of(file) for file in tables}) == 1 else [])
 
 
-def _training_file(folder: Path, split: str) -> Path:
-    others = [file for file in _tables(folder) if file.stem not in EVALUATION]
-    found = _named(folder, split) or _main(others)
-    if found is None:
-        raise DataError(
-            "A folder has one table to train on.",
-            reason=f"{folder} has {', '.join(file.name for file in _tables(folder))}; none is called '{split}'.",
-            remedy=f"Rename one to {split}.csv (or .jsonl, .parquet), name it with --set task.splits.train=NAME, "
-            "or give the file itself.",
-        )
-    return found
-
-
-def _evaluation_file(folder: Path, split: str) -> Path | None:
-    found = (_named(folder, name) for name in (split, *EVALUATION))
-    return next((file for file in found if file is not None), None)
-
-
-def _read_file(file: Path, folder: Path, split: str) -> Table:
+def _read(files: list[Path], folder: Path, split: str) -> Table:
     import datasets
 
-    where = str(file)
-    if file.suffix not in READERS:
-        raise _unreadable(where, f"a {file.suffix or 'nameless'} file is none of {', '.join(READERS)}")
-    if file.stat().st_size == 0:  # which `datasets` answers with a StopIteration
+    first = files[0]
+    where = str(first) if len(files) == 1 else str(first.with_name(f"{_split_of(first)}-*{first.suffix}"))
+    if first.suffix not in READERS:
+        raise _unreadable(where, f"a {first.suffix or 'nameless'} file is none of {', '.join(READERS)}")
+    if first.stat().st_size == 0:  # which `datasets` answers with a StopIteration
         raise _empty(where)
     datasets.disable_progress_bars()  # a local table takes a moment
     try:
-        options = _csv_options(file) if READERS[file.suffix] == "csv" else {}
-        rows = datasets.load_dataset(READERS[file.suffix], data_files=str(file), split="train", **options)
+        options = csv_options(first) if READERS[first.suffix] == "csv" else {}
+        rows = datasets.load_dataset(
+            READERS[first.suffix], data_files=[str(file) for file in files], split="train", **options
+        )
     except Exception as error:
         if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
             raise _empty(where) from error
         raise _unreadable(where, f"{type(error).__name__}: {error}") from error
-    return _undecoded(rows, split, where, tuple(dict.fromkeys((file.parent, folder))))
+    return _checked(rows, split, where, tuple(dict.fromkeys((first.parent, folder))))
 
 
-def _read(source: Source, split: str, *, evaluation: bool) -> Table | None:
-    import datasets
-    from huggingface_hub import constants
-
-    where = f"split '{split}' of {source.path}"
-    roots: tuple[Path, ...] = (Path(constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
-    try:
-        if source.local:
-            roots = (source.local,)
-            rows = datasets.load_dataset(str(source.local), split=split)
-        else:
-            rows = datasets.load_dataset(source.path, source.name, revision=source.revision, split=split)
-    except Exception as error:
-        if evaluation and "Unknown split" in str(error):
-            return None
-        if "corresponds to no data" in str(error):
-            raise _empty(where) from error
-        raise _unreadable(where, f"{type(error).__name__}: {error}") from error
-    return _undecoded(rows, split, where, roots)
-
-
-def _csv_options(file: Path) -> dict[str, Any]:
-    """Return how to read a CSV file so that every cell stays the text it is: ``007``, ``NA`` and ``1.50`` included."""
-    import datasets
-
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        heading = opened.readline()
-    separator = max(",;\t", key=heading.count)  # spreadsheets write semicolons where the comma is a decimal sign
-    names = next(csv.reader([heading], delimiter=separator), [])
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    return {"sep": separator, "features": features, "keep_default_na": False}
-
-
-def _undecoded(rows: Any, split: str, where: str, roots: tuple[Path, ...]) -> Table:
-    """Return the table with images as bytes or paths: decoding is ours, guarded against enormous images."""
-    from datasets import Image
-
+def _checked(rows: Any, split: str, where: str, roots: tuple[Path, ...]) -> Table:
     if len(rows) == 0:
         raise _empty(where)
-    for column, feature in rows.features.items():
-        if isinstance(feature, Image):
-            rows = rows.cast_column(column, Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), Image):
-            rows = rows.cast_column(column, type(feature)(Image(decode=False)))
-    return Table(rows, split, where, roots, range(len(rows)))
+    return Table(without_decoding(rows), split, where, roots, range(len(rows)))
 
 
 def _empty(where: str) -> DataError:

@@ -137,6 +137,7 @@ class Trainer:
         self._probe = self.stream.held_out(config.evaluation.probe_examples)
         if start is not None:
             self._load(start)
+        config = self.config = config.model_copy(update={"task": self.task.pinned()})
         self.run = resume or RunDir.create(config)
         if resume:
             resume.record(config)
