@@ -12,14 +12,11 @@ import argparse
 import copy
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,19 +26,18 @@ from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
 from saei.config import SamplingConfig
 from saei.data.templates import ThinkBoxed
+from saei.diagnostics.bench import ATTACK, PLAIN, SHARED, logp, passes
+from saei.diagnostics.cost import race, ratio
+from saei.diagnostics.synthetic import Noise, draw_responses
 from saei.interventions import Intervention
-from saei.interventions.context import SamplingContext
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.policy.patches import use_patch_products
 from saei.policy.pixels import to_image
-from saei.types import Example, Grade, Response, View
+from saei.types import Response, View
 
-SHARED = "score + backward, shared prefix"
-PLAIN = "score + backward, the library's plain way"
-OFFICIAL = "score + backward, the model's own forward"
-ATTACK = "attack"
-SCORE = "score without gradient, the model's own forward"
+OFFICIAL = "score all + backward, the model's own forward"
+SCORE = "score half of the responses, the model's own forward"
 RATIOS = {
     "official_over_shared": (OFFICIAL, SHARED, "at least 4"),
     "plain_over_shared": (PLAIN, SHARED, ""),
@@ -70,30 +66,6 @@ def build(width: int, vision_layers: int, tokens: int) -> tuple[Policy, Any]:
     return Policy(parts, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=tokens)), official
 
 
-def draw_example(side: int) -> Example:
-    """Return a question about random pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return Example("noise", "What is red + yellow?", "3", (Image.fromarray(pixels),))
-
-
-def draw_responses(policy: Policy, count: int, tokens: int) -> list[Response]:
-    """Return responses of random tokens, all of one length, with random entropies to select by."""
-    generator = torch.Generator().manual_seed(0)
-    assert policy.distribution.banned_V is not None
-    allowed = (~policy.distribution.banned_V).nonzero()[:, 0]
-    drawn = allowed[torch.randint(len(allowed), (count, tokens), generator=generator)]
-    entropy_NT = torch.rand(count, tokens, generator=generator)
-    zeros_T = torch.zeros(tokens)
-    return [Response(ids_T, "", zeros_T, own, truncated=True) for ids_T, own in zip(drawn, entropy_NT, strict=True)]
-
-
-def library_logp(policy: Policy, view: View, responses: Sequence[Response], *, shared: bool) -> Tensor:
-    """Score by the library, with gradient, as ``[N, T]``."""
-    policy.shared_prefix = shared
-    with policy.open([view], grad="parameters") as prefix:
-        return prefix.score([responses], with_entropy=False)[0].logp_NT
-
-
 def official_inputs(policy: Policy, view: View, responses: Sequence[Response]) -> dict[str, Tensor]:
     """Return the model's inputs of one row per response, pictures from the official processor."""
     pictures = [to_image(view.canvases[0])] * len(responses)
@@ -115,53 +87,32 @@ def official_logp(policy: Policy, model: Any, inputs: dict[str, Tensor]) -> Tens
     return logp_NTV.gather(-1, inputs["input_ids"][:, -tokens:, None])[..., 0]
 
 
-def no_grades(view: View, responses: Sequence[Response]) -> list[Grade]:
-    raise AssertionError("the gate `always` asks for no grades")
-
-
-def race(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the CPU seconds of every way, once a round, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if number:
-                seconds[name].append(time.process_time() - start)
-    return seconds
-
-
 def measure(width: int, vision_layers: int, side: int, count: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Run all ways; half of the responses are attacked."""
     policy, model = build(width, vision_layers, tokens)
-    view = policy.view(draw_example(side))
+    view = policy.view(Noise(Noise.Config(side=side)).example(0))
     responses = draw_responses(policy, count, tokens)
     half = responses[: count // 2]
     rows, half_rows = (official_inputs(policy, view, own) for own in (responses, half))
-    intervention = Intervention()
+    ours = passes(policy, view, responses, Intervention())
 
-    def backward(logp_NT: Tensor) -> None:
-        policy.model.zero_grad()
+    def official() -> None:
         model.zero_grad()
-        logp_NT.mean().backward()
-
-    def attack() -> None:
-        policy.shared_prefix = True
-        ctx = SamplingContext(policy, no_grades, progress=0.0, generator=torch.Generator().manual_seed(0))
-        intervention.apply([view], [half], ctx)
+        official_logp(policy, model, rows).mean().backward()
 
     with torch.no_grad():
-        ours = library_logp(policy, view, responses, shared=True)
-        deviation = float((ours - official_logp(policy, model, rows)).abs().max())
+        shared = logp(policy, view, responses)
+        deviation = float((shared - official_logp(policy, model, rows)).abs().max())
     seconds = race(
         {
-            SHARED: lambda: backward(library_logp(policy, view, responses, shared=True)),
-            PLAIN: lambda: backward(library_logp(policy, view, responses, shared=False)),
-            OFFICIAL: lambda: backward(official_logp(policy, model, rows)),
-            ATTACK: attack,
+            SHARED: ours[SHARED],
+            PLAIN: ours[PLAIN],
+            OFFICIAL: official,
+            ATTACK: ours[ATTACK],
             SCORE: torch.no_grad()(lambda: official_logp(policy, model, half_rows)),
         },
         rounds,
+        policy.device,
     )
     return {
         "width": width,
@@ -175,10 +126,7 @@ def measure(width: int, vision_layers: int, side: int, count: int, tokens: int, 
         "rounds": rounds,
         "torch": torch.__version__,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "ratios": {
-            name: statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
-            for name, (over, under, _) in RATIOS.items()
-        },
+        "ratios": {name: ratio(seconds[over], seconds[under]) for name, (over, under, _) in RATIOS.items()},
         "largest_deviation": deviation,
     }
 

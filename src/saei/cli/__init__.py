@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saei import __version__
-from saei.cli import build_tiny, demo, evaluate, list_, show, train
+from saei.cli import bench, build_tiny, demo, evaluate, list_, show, train
 from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
@@ -41,6 +41,9 @@ app.command(
 app.command("list", epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", epilog=examples("saei show pgd", "saei show training"))(show.show)
 app.command("demo", epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
+app.command(
+    "bench", epilog=examples("saei bench", "saei bench --model runs/bars-mixed-20260101-120000 --rounds 3 --json")
+)(bench.bench)
 app.command("build-tiny", epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
 
 

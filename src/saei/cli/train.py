@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -13,6 +14,14 @@ from saei.cli.options import FLAG, Assignments, Plugins, task_flags
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
+
+
+class Engine(StrEnum):
+    """Which loop trains."""
+
+    saei = "saei"
+    trl = "trl"
+
 
 WHAT, HOW, RUN = "What is trained", "How (names of strategies: saei list)", "The run"
 
@@ -61,6 +70,15 @@ def train(
         typer.Option(metavar="RUN", help="Go on with a run's folder from its newest checkpoint.", rich_help_panel=RUN),
     ] = None,
     set_: Assignments = None,
+    engine: Annotated[
+        Engine, typer.Option(help="saei's own loop, or TRL's for vLLM and DeepSpeed ZeRO.", rich_help_panel=RUN)
+    ] = Engine.saei,
+    trl: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="With --engine trl: an argument of its GRPOConfig.", rich_help_panel=RUN
+        ),
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", metavar=FLAG, help="Plain lines instead of the live display.")
     ] = False,
@@ -81,10 +99,22 @@ def train(
         "output.name": name,
         "output.root": None if output is None else str(output),
     }
+    if trl and engine is not Engine.trl:
+        raise ConfigError("--trl belongs to --engine trl.", remedy="Leave it out, or give --engine trl.")
     layers: list[dict[str, Any]] = [nested(path, value) for path, value in flags.items() if value is not None]
     if resume is None:
-        start(load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or []), plain=plain)
+        resolved = load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or [])
+        if engine is Engine.trl:
+            _start_trl(resolved, trl or [])
+        else:
+            start(resolved, plain=plain)
         return
+    if engine is Engine.trl:
+        raise ConfigError(
+            "saei resumes runs of its own engine.",
+            reason="TRL's checkpoints hold no state of samplers and streams.",
+            remedy="Start a new run from its last checkpoint: --model.",
+        )
     if config or plugin:
         raise ConfigError(
             "A resumed run takes its configuration and plugins from its folder.",
@@ -122,6 +152,29 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         _stop("Stopped at once.", folder, again)
     print(f"Done: {folder}", file=sys.stderr)
     return folder
+
+
+def _start_trl(config: RunConfig, assignments: list[str]) -> None:
+    from importlib.util import find_spec
+
+    import yaml
+
+    from saei.errors import ConfigError
+
+    if find_spec("trl") is None:
+        raise ConfigError("--engine trl needs TRL.", reason="It is not installed.", remedy="pip install 'saei[trl]'")
+    extra: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not name or not equals:
+            raise ConfigError(
+                "--trl takes NAME=VALUE.", reason=f"Got '{assignment}'.", remedy="For example --trl use_vllm=true."
+            )
+        extra[name] = yaml.safe_load(value)
+    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    from saei.engine.trl_run import TRLRun
+
+    print(f"Done: {TRLRun(config, extra).train()}", file=sys.stderr)
 
 
 def _stop(said: str, folder: Path, again: str) -> NoReturn:
