@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, TypeAlias
 
 import typer
@@ -18,6 +19,11 @@ Assignments: TypeAlias = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Any field, such as attack.step=4/255; repeatable."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
+
+
+def first_process() -> bool:
+    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def examples(*commands: str) -> str:

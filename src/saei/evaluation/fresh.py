@@ -31,6 +31,7 @@ def answer(
     sampling: SamplingConfig,
     seed: int,
     batch: int = 32,
+    own_seeds: Sequence[int] | None = None,
 ) -> list[Answered]:
     """Sample and grade ``responses`` fresh responses per view.
 
@@ -42,13 +43,15 @@ def answer(
         sampling: How they are drawn.
         seed: Seed of the draws.
         batch: Views decoded together.
+        own_seeds: One seed per view in place of ``seed``: no view's responses depend on which others there are.
     """
     generator = torch.Generator().manual_seed(seed)
     answered = []
     for start in range(0, len(views), batch):
         part = views[start : start + batch]
         with policy.open(part) as prefix:
-            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
+            own = own_seeds and [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
+            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=own or generator)
         for view, own in zip(part, drawn, strict=True):
             grades = tuple(reward.grade(view.example, r.text, truncated=r.truncated) for r in own)
             answered.append(Answered(view, tuple(own), grades))
