@@ -102,6 +102,11 @@ class Attack(Strategy, ABC):
         """The ball that the result lies in, around the start."""
         return "linf"
 
+    @property
+    def draws(self) -> bool:
+        """Whether the attack may draw from its generator; one that never does is run on many groups at once."""
+        return True
+
     @abstractmethod
     def attack(
         self,

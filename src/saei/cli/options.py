@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, TypeAlias
 
 import typer
@@ -38,6 +39,11 @@ def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
                 remedy="Leave one of the two out.",
             )
     return {"task.type": task or ("dataset" if data else None), "task.path": data}
+
+
+def first_process() -> bool:
+    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def examples(*commands: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from saei.cli.options import FLAG, Assignments, Plugins, task_flags
+from saei.cli.options import FLAG, Assignments, Plugins, first_process, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -136,10 +136,11 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         plain: Plain lines also on a terminal.
         again: The command that goes on after an interrupt; empty for ``saei train --resume``.
     """
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    _say(f"Loading {config.model.path} ...")
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.engine.interrupt import Interrupted
+    from saei.engine.ranks import leave
 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
@@ -147,10 +148,12 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     try:
         trainer.train()
     except Interrupted as stopped:
+        leave()
         _stop(str(stopped), folder, again)
     except KeyboardInterrupt:
         _stop("Stopped at once.", folder, again)
-    print(f"Done: {folder}", file=sys.stderr)
+    leave()
+    _say(f"Done: {folder}")
     return folder
 
 
@@ -177,6 +180,11 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
     print(f"Done: {TRLRun(config, extra).train()}", file=sys.stderr)
 
 
+def _say(text: str) -> None:
+    if first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
 def _stop(said: str, folder: Path, again: str) -> NoReturn:
     from saei.engine import checkpoint
 
@@ -189,5 +197,5 @@ def _stop(said: str, folder: Path, again: str) -> NoReturn:
         )
     else:
         how = f"It wrote no checkpoint yet: remove {folder} and start anew."
-    print(f"{said} {how}", file=sys.stderr)
+    _say(f"{said} {how}")
     sys.exit(130)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from saei.data.base import Split, Task
+from saei.engine.ranks import Ranks
 from saei.engine.seeding import derive
 from saei.errors import DataError
 from saei.policy import Policy
@@ -31,16 +32,25 @@ class ViewStream:
         max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
             fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
         reward: Says whether an example's gold answer can be read; None takes every one.
+        ranks: The processes that share the examples out; position and counts are those of all.
     """
 
     def __init__(
-        self, task: Task, policy: Policy, *, seed: int, max_bad_share: float, reward: Reward | None = None
+        self,
+        task: Task,
+        policy: Policy,
+        *,
+        seed: int,
+        max_bad_share: float,
+        reward: Reward | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._task = task
         self._reward = reward
         self._policy = policy
         self._seed = seed
         self._max_bad_share = max_bad_share
+        self._ranks = ranks or Ranks()
         self.position = 0
         self.bad = 0
         self._seen: set[tuple[Split, int]] = set()
@@ -66,21 +76,41 @@ class ViewStream:
         return next(view for view in views if view is not None)
 
     def take(self, n: int) -> list[View]:
-        """Return the next ``n`` usable views and move on.
+        """Return this process's share of the next ``n`` usable views, and move on by all of them.
 
         Raises:
             DataError: If the share of unusable examples exceeds the limit.
         """
-        views: list[View] = []
-        while len(views) < n:
-            view = self._look(self._index(self.position), "train")
-            self.position += 1
-            if view is None:
-                self.bad += 1
-                self._check("train")
-            else:
-                views.append(view)
-        return views
+        return [view for _, view in self.take_numbered(n)]
+
+    def take_numbered(self, n: int) -> list[tuple[int, View]]:
+        """Do as ``take``, and return the position of each view with it.
+
+        Raises:
+            DataError: If the share of unusable examples exceeds the limit.
+        """
+        index: dict[int, int] = {}
+        found: dict[int, View | str] = {}
+        usable: list[int] = []
+        while len(usable) < n:
+            positions = range(self.position, self.position + n - len(usable))
+            index |= {position: self._index(position) for position in positions}
+            own = {position: self._view(index[position], "train") for position in self._ranks.share(positions)}
+            found |= own
+            broken: dict[int, str] = {}
+            for part in self._ranks.gather({p: report for p, report in own.items() if isinstance(report, str)}):
+                broken |= part
+            for position in positions:
+                self.position += 1
+                self._note(index[position], "train", broken.get(position))
+                if position in broken:
+                    self.bad += 1
+                    self._check("train")
+                else:
+                    usable.append(position)
+        # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
+        mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._ranks.share(usable)]
+        return [(position, view) for position, view in mine if isinstance(view, View)]
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
         """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.
@@ -130,17 +160,26 @@ class ViewStream:
         return int(np.random.default_rng(derive(self._seed, "epoch", epoch)).permutation(size)[place])
 
     def _look(self, index: int, split: Split) -> View | None:
-        self._seen.add((split, index))
+        found = self._view(index, split)
+        self._note(index, split, found if isinstance(found, str) else None)
+        return None if isinstance(found, str) else found
+
+    def _view(self, index: int, split: Split) -> View | str:
+        """Return an example's view, or what is wrong with the example."""
         if (split, index) in self._known_bad:
-            return None
+            return self._known_bad[split, index]
         try:
             example = self._task.example(index, split)
             if self._reward is not None:
                 self._reward.check(example)
             return self._policy.view(example)
         except DataError as error:
-            self._known_bad[split, index] = f"{split} example {index} is skipped: {error}"
-            return None
+            return f"{split} example {index} is skipped: {error}"
+
+    def _note(self, index: int, split: Split, report: str | None) -> None:
+        self._seen.add((split, index))
+        if report is not None:
+            self._known_bad[split, index] = report
 
     def _check(self, split: Split) -> None:
         """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``."""

@@ -32,6 +32,7 @@ def answer(
     sampling: SamplingConfig,
     seed: int,
     batch: int = 32,
+    own_seeds: Sequence[int] | None = None,
 ) -> list[Answered]:
     """Sample and grade ``responses`` fresh responses per view.
 
@@ -43,13 +44,17 @@ def answer(
         sampling: How they are drawn.
         seed: Seed of the draws.
         batch: Views decoded together.
+        own_seeds: One seed per view in place of ``seed``: no view's responses depend on which others there are.
     """
     generator = torch.Generator().manual_seed(seed)
     answered = []
     for start in range(0, len(views), batch):
         part = views[start : start + batch]
         with policy.open(part) as prefix:
-            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
+            source: torch.Generator | list[torch.Generator] = generator
+            if own_seeds:
+                source = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
+            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=source)
         attempts = [
             Attempt(view.example, r.text, r.truncated, len(r))
             for view, own in zip(part, drawn, strict=True)

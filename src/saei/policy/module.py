@@ -70,18 +70,22 @@ class PolicyModule(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Mapping[str, Any], targets: Targets | None = None, continuation: Continuation | None = None
-    ) -> tuple[Tensor, Tensor | None] | NextToken:
+        self, inputs: Mapping[str, Any] | None, targets: Targets | None = None, continuation: Continuation | None = None
+    ) -> tuple[Tensor, Tensor | None] | NextToken | Tensor:
         """Score tokens, or without targets return the next token's logits.
 
         Args:
-            inputs: Arguments of the base model's forward.
+            inputs: Arguments of the base model's forward; None returns a zero that depends on every trained parameter,
+                for a backward pass in which processes add up their gradients.
             targets: What to score.
             continuation: Rows to score that go on from those of ``inputs``, which then have to ask for a cache.
 
         Returns:
             ``(logp_M, entropy_M or None)`` in float32 nats, or ``NextToken``.
         """
+        if inputs is None:
+            firsts = [p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
+            return 0.0 * torch.stack([first.float() for first in firsts]).sum()
         output = self.model.base_model(**inputs, return_dict=True)
         head = self.model.get_output_embeddings()
         if targets is None:

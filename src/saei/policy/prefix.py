@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.config import SamplingConfig
-from saei.policy.decoding import Draw, decode
+from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
 from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
 from saei.types import Response, View
@@ -119,19 +119,26 @@ class Prefix:
 
     @torch.no_grad()
     def sample(
-        self, counts: Sequence[int], *, generator: torch.Generator, sampling: SamplingConfig | None = None
+        self,
+        counts: Sequence[int],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None = None,
     ) -> list[list[Response]]:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
         Args:
             counts: How many responses each view gets.
-            generator: Source of all randomness, on the CPU.
+            generator: Source of all randomness, on the CPU; several, one per view, make the responses to a view
+                independent of the views that it is opened with.
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
         """
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:
             return [[] for _ in counts]
+        if not isinstance(generator, torch.Generator):
+            generator = [generator[number] for number in wanted]
         draw = self._draw(wanted, [counts[number] for number in wanted], sampling, generator)
         policy = self._policy
         ids = [row[:length].cpu() for row, length in zip(draw.ids_RT, draw.length_R.tolist(), strict=True)]
@@ -149,7 +156,11 @@ class Prefix:
         return [[next(drawn) for _ in range(count)] for count in counts]
 
     def _draw(
-        self, wanted: list[int], counts: list[int], sampling: SamplingConfig | None, generator: torch.Generator
+        self,
+        wanted: list[int],
+        counts: list[int],
+        sampling: SamplingConfig | None,
+        generator: torch.Generator | Sequence[torch.Generator],
     ) -> Draw:
         policy = self._policy
         views = [self._views[number] for number in wanted]
@@ -190,7 +201,7 @@ class Prefix:
             distribution=policy.distribution if sampling is None else policy.distribution_of(sampling),
             sampling=sampling or policy.sampling,
             eos_ids=policy.eos_ids,
-            generator=generator,
+            uniform=uniforms(generator, counts, (sampling or policy.sampling).max_new_tokens),
             drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
 
