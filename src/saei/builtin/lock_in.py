@@ -12,11 +12,19 @@ import numpy as np
 import torch
 
 from saei.builtin.batches import Tools
-from saei.builtin.demonstrations import NOUNS, OPENINGS, VERBS, Manner, demonstrate
+from saei.builtin.demonstrations import (
+    CONTENT_WEIGHT,
+    NOUNS,
+    OPENINGS,
+    VERBS,
+    Manner,
+    content_words,
+    demonstrate,
+)
 from saei.builtin.gate import grades, next_token
 from saei.builtin.general import RISE
 from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
-from saei.builtin.warm_start import WarmStart
+from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import KINDS as BAR_KINDS
 from saei.data.lock_in import KINDS, Look, draw_question
 from saei.data.lock_in import LockIn as Task
@@ -30,6 +38,11 @@ SEEN_SHARE = 0.5
 COUPLED_SHARE = 0.25
 """How often a chart has the coupled look: while the model learns to see, and later. A look that it could not read would
 teach it that going step by step is guessing."""
+
+
+DECIDING = (f" {STEPS.split()[0]}", ",")
+DECIDING_WEIGHT = 8.0
+"""Of the tokens with which a response takes one strategy or the other, once the coupling decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +160,14 @@ class LockIn(Recipe):
         """Train a model from random weights and measure it."""
         schedule, rng = self.schedule, np.random.default_rng(seed)
         warm_start = WarmStart(model, tools, muon_lr=schedule.muon_lr, adamw_lr=schedule.adamw_lr)
+        content_V = weights(tools.tokenizer, content_words(), CONTENT_WEIGHT)
+        strategy_V = weights(tools.tokenizer, DECIDING, DECIDING_WEIGHT)
         for step in range(schedule.steps):
             shown = [self._demonstration(step, rng) for _ in range(schedule.batch)]
             examples, responses = zip(*shown, strict=True)
-            weigh = step < schedule.mixed_from
-            progress(step, schedule.steps, warm_start.step(examples, responses, rate=schedule.rate(step), weigh=weigh))
+            weight_V = content_V if step < schedule.mixed_from else strategy_V
+            loss = warm_start.step(examples, responses, rate=schedule.rate(step), weight_V=weight_V)
+            progress(step, schedule.steps, loss)
         return self._measure(model, tools, seed)
 
     def _demonstration(self, step: int, rng: np.random.Generator) -> tuple[Example, str]:
