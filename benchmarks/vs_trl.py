@@ -52,7 +52,7 @@ GOALS = {64: {SAEI: 0.5}, 256: {PLAIN: 0.17, SAEI: 0.3}, 576: {SAEI: 0.25}}
 
 
 class Ends:
-    """Where responses end.
+    """Where responses end; ``drawn`` keeps the lengths that each side's responses came to.
 
     Args:
         lengths: Of a group's responses.
@@ -62,6 +62,7 @@ class Ends:
 
     def __init__(self, lengths: list[int], eos: int, banned_V: Tensor) -> None:
         self.lengths, self.eos, self.banned_V = torch.tensor(lengths), eos, banned_V
+        self.drawn: dict[str, list[int]] = {"TRL": [], "saei": []}
 
     def force(self, logits_RV: Tensor, lengths_R: Tensor, position: int) -> Tensor:
         """Return logits whose rows end at their length and nowhere else."""
@@ -92,7 +93,9 @@ class Ends:
                 token = step(ids_L, rows_L, cache)
                 return NextToken(self.force(token.logits_BV, lengths_R[rows_L], position), token.cache)
 
-            return decode(self.force(first_RV, lengths_R, 0), cache, ended_step, **rest)
+            draw = decode(self.force(first_RV, lengths_R, 0), cache, ended_step, **rest)
+            self.drawn["saei"] += draw.length_R.tolist()
+            return draw
 
         return ended
 
@@ -108,7 +111,9 @@ class Ends:
                     free = scores.masked_fill(self.banned_V, -torch.inf)
                     return self.force(free, lengths_R, input_ids.shape[1] - prompt)
 
-            return generate(**inputs, logits_processor=[Processor()])
+            ids = generate(**inputs, logits_processor=[Processor()])
+            self.drawn["TRL"] += (1 + (ids[:, prompt:] != self.eos).cumprod(1).sum(1)).tolist()
+            return ids
 
         return ended
 
@@ -273,6 +278,7 @@ def measure(
         "rounds": rounds,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "ratios": {name: ratio(seconds[name], seconds[TRL]) for name in ways},
+        "mean_lengths": {side: statistics.mean(drawn) for side, drawn in ends.drawn.items()},
         "peak_bytes": peaks,
     }
 

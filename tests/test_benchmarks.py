@@ -60,6 +60,22 @@ def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+def test_vs_trl(script: Any, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    file = tmp_path / "vs_trl.json"
+    small = ["--image-tokens", "4", "--tokens", "6", "--shortest", "2", "--rounds", "1", "--no-memory"]
+    with torch.random.fork_rng():
+        found = script("vs_trl").main([*small, "--json", str(file)])
+    (size,) = found["sizes"]
+    assert size["image_tokens"] == 4
+    assert size["lengths"][0] == 2
+    assert size["lengths"][-1] == 6
+    # Both sides end their responses where they are told to.
+    assert size["mean_lengths"] == pytest.approx(dict.fromkeys(("TRL", "saei"), sum(size["lengths"]) / 12))
+    assert size["seconds"].keys() - size["ratios"].keys() == {"TRL, plain GRPO"}
+    assert json.loads(file.read_text()) == found
+
+
 def test_precision(script: Any, tmp_path: Path) -> None:
     file = tmp_path / "precision.json"
     found = script("precision").main(["--prompts", "3", "--batch", "2", "--json", str(file)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -269,7 +270,7 @@ def test_three_steps_train_and_leave_a_record(make_run: Any) -> None:
     folder = run.train()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "reward" in line] == [1, 2, 3]
-    assert all(line["saei/largest_change"] == 2 for line in lines if "reward" in line)
+    assert [line["saei/largest_change"] for line in lines if "reward" in line] == pytest.approx([2, 2, 2], abs=1e-3)
     learnt = any(line["frac_reward_zero_std"] < 1 for line in lines if "reward" in line)
     changed = any(not torch.equal(before[name], value) for name, value in run.trainer.model.named_parameters())
     assert changed == learnt
@@ -279,12 +280,13 @@ def test_three_steps_train_and_leave_a_record(make_run: Any) -> None:
 @pytest.mark.slow
 def test_two_processes_train_whole_groups_each(tmp_path: Path) -> None:
     command = f"""
-        {sys.executable} -m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --main_process_port 0
-        --mixed_precision no --dynamo_backend no -m saei.cli train --engine trl --steps 1 --name two --output {tmp_path}
-        --set model.device=cpu --set training.prompts_per_step=2 --set sampler.n_clean=2 --set sampler.n_adversarial=2
-        --set sampling.max_new_tokens=6 --trl disable_tqdm=true --trl ddp_backend=gloo
+        {sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m saei.cli train --engine trl
+        --steps 1 --name two --output {tmp_path} --set model.device=cpu --set training.prompts_per_step=2
+        --set sampler.n_clean=2 --set sampler.n_adversarial=2 --set sampling.max_new_tokens=6
+        --trl disable_tqdm=true --trl ddp_backend=gloo
     """
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     line = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["saei/untouched"] == 0
