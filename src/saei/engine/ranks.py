@@ -138,7 +138,7 @@ def ranks_of(accelerator: Any, config: RunConfig) -> Ranks:
             "saei's own engine keeps a whole model in each process.",
             reason=f"It was launched for {kind.value}. Processes that share one model's weights have to make the same "
             "passes at the same time, and their groups differ in the length of responses and in which are attacked.",
-            remedy="Launch it with --multi_gpu or --multi_cpu; model.lora and model.freeze save the most memory.",
+            remedy="Use torchrun or accelerate launch --multi_gpu; model.lora and model.freeze save memory.",
         )
     if count > config.training.prompts_per_step:
         raise ConfigError(
