@@ -154,6 +154,15 @@ def test_a_banned_token_has_probability_zero():
     assert entropy_M.isfinite().all()
 
 
+def test_a_banned_token_has_the_gradient_of_the_normaliser_alone():
+    head, ids_M = frozen(), torch.tensor([3, 30])
+    logp_M, _ = token_statistics(leaf := hidden(rows=2), ids_M, head, banned_V=~KEPT)
+    (gradient,) = torch.autograd.grad(logp_M.sum(), leaf)
+    normaliser_M = head(own := hidden(rows=2))[:, KEPT].logsumexp(-1)
+    (expected_gradient,) = torch.autograd.grad(-normaliser_M.sum(), own)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
+
+
 def test_certainty_is_exactly_zero():
     head = frozen()
     head.weight.zero_()[7] = 1e4

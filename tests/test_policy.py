@@ -350,6 +350,26 @@ def test_no_pass_holds_the_logits_of_all_tokens(
     assert seen == [4, tokens]  # one chunk at a time, forward and backward; the watch would see the whole
 
 
+def test_only_an_attack_does_without_the_heads_gradient(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saei.policy import module
+
+    seen: list[bool] = []
+    statistics = module.token_statistics
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["hidden_only"])
+        return statistics(*args, **kwargs)
+
+    monkeypatch.setattr(module, "token_statistics", watched)
+    grads: tuple[Grad, ...] = ("none", "pixels", "parameters")
+    for grad in grads:
+        with random_policy.open(views, grad=grad) as prefix:
+            prefix.score(responses)
+    assert seen == [False, True, False]
+
+
 @pytest.fixture
 def selected(responses: list[list[Response]]) -> list[Tensor]:
     """Some tokens of each view, none of the second one, and marks on padding that mean nothing."""
