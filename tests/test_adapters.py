@@ -34,7 +34,7 @@ from saei.policy.anatomy import language_model
 from saei.types import Response, View
 from test_trainer import stop_at
 
-FAMILIES = ["qwen2_5_vl"]
+FAMILIES = ["qwen2_5_vl", "llava"]
 """Of ``models.BUILDERS``, those that the policy serves end to end."""
 
 WEIGHTS = "adapter_model.safetensors"

@@ -38,8 +38,8 @@ class Parts:
         image_processor: Its image processor.
         chat_template: The template of a conversation, None to use the tokenizer's own.
         notes: What the user should know about how the parts were found.
-        adapter: peft's wrapper of the model, whose linear layers have adapters in them; None without.
         processor: The processor that has them as parts, None to compose the model's own of them.
+        adapter: peft's wrapper of the model, whose linear layers have adapters in them; None without.
     """
 
     model: Any
@@ -47,8 +47,8 @@ class Parts:
     image_processor: Any
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
-    adapter: Any = None
     processor: Any = None
+    adapter: Any = None
 
 
 def load_parts(config: ModelConfig) -> Parts:
@@ -188,7 +188,14 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
     notes = (note,) if note else ()
-    return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template, notes, processor)
+    return Parts(
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+        chat_template=processor.chat_template,
+        notes=notes,
+        processor=processor,
+    )
 
 
 def _best_device() -> str:
