@@ -2,7 +2,7 @@
 
 Bases are built from consecutive seeds and accepted by their gate alone, before any reinforcement; every arm trains on
 every accepted base, with one seed, the same responses a step and the same horizon. What is complete is not repeated:
-`python benchmarks/lock_in.py --coupling faded --bases 8 --first-seed 100 --jobs 2`.
+`python benchmarks/lock_in.py --coupling faded --bases 8 --first-seed 400 --jobs 2`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "GRPO": ("sampler.type=clean",),
     "SaEI 2/255": ("sampler.type=mixed", f"{ATTACK}.step=2/255"),
     "SaEI 4/255": ("sampler.type=mixed", f"{ATTACK}.step=4/255"),
+    "SaEI lowering 4/255": ("sampler.type=mixed", f"{ATTACK}.step=4/255", f"{ATTACK}.direction=lower"),
     "random signs 4/255": ("sampler.type=mixed", f"{ATTACK}.type=noise", f"{ATTACK}.radius=4/255"),
     "NoisyRollout": ("sampler.type=noisy",),
     "faded copy, update on it": ("sampler.type=mixed", f"{ATTACK}.type=benchmarks/faded-copy"),
@@ -48,7 +49,8 @@ SETTINGS = (
     "training.prompts_per_step=2",
     "optimizer.lr=1e-4",
     "evaluation.every=20",
-    "evaluation.examples=48",
+    "evaluation.examples=32",
+    "evaluation.probe_examples=8",
     "output.checkpoint_every=80",
     "output.keep_checkpoints=1",
 )
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coupling", default="faded")
     parser.add_argument("--bases", type=int, default=8, help="accepted ones")
-    parser.add_argument("--first-seed", type=int, default=100, help="of the bases; lower ones were used for tuning")
+    parser.add_argument("--first-seed", type=int, default=400, help="of the bases; lower ones were used for tuning")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM")
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")

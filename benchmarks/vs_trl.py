@@ -39,7 +39,6 @@ from saei.diagnostics.cost import keep_memory, peak_growth, ratio, seconds_of
 from saei.engine import Trainer
 from saei.policy import prefix
 from saei.policy.module import NextToken
-from saei.policy.processor import ImageTextProcessor
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
 
@@ -206,7 +205,7 @@ def trl_trainer(model: Path, ours: Trainer, ends: Ends, tokens: int, rounds: int
         train_dataset=Dataset.from_list(
             [{"prompt": _plain(template.messages(one)), "images": list(one.images)} for one in examples]
         ),
-        processing_class=ImageTextProcessor(ours.policy.parts.image_processor, ours.policy.tokenizer),
+        processing_class=ours.policy.processor,
     )
 
 

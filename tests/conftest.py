@@ -10,6 +10,7 @@ from saei.builtin.vocabulary import build_tokenizer
 from saei.config import SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
+from saei.diagnostics.zoo import tiny_parts
 from saei.policy import Policy
 from saei.policy.loading import Parts
 
@@ -27,6 +28,12 @@ def random_parts() -> Parts:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.08)
     return Parts(model, tokenizer, build_image_processor())
+
+
+@pytest.fixture(scope="session")
+def llava_parts() -> Parts:
+    """The same of the LLaVA class: pixels as a picture, positions of one axis, a projector beside the tower."""
+    return tiny_parts("llava")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saei.policy import Policy
+from saei.policy.pixels import to_image
 from saei.types import Grade, Response, View
 
 
@@ -27,18 +28,25 @@ def no_grades(view: View, responses: object) -> list[Grade]:
     raise AssertionError("nobody asked for grades")
 
 
+def official_inputs(policy: Policy, view: View, ids_T: Tensor) -> dict[str, Tensor]:
+    """What the model's processor makes of a view's prompt and pictures, gone on with a response's tokens."""
+    text = policy.tokenizer.apply_chat_template(
+        policy.template.messages(view.example), tokenize=False, add_generation_prompt=True
+    )
+    pictures = [to_image(canvas) for canvas in view.canvases]
+    inputs = dict(policy.processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt"))
+    for name, own in inputs.items():
+        if name in ("input_ids", "attention_mask") or "token_type" in name:
+            rest = ids_T if name == "input_ids" else torch.full_like(ids_T, int(name == "attention_mask"))
+            inputs[name] = torch.cat([own, rest[None].to(own)], dim=1)
+    return inputs
+
+
 def own_forward(policy: Policy, view: View, response: Response, canvas: Tensor | None = None) -> Tensor:
     """Log-probabilities ``[T, V]`` of one response's positions by the model's own forward, one row, no packing."""
-    canvas = view.canvases[0] if canvas is None else canvas
-    pixels = policy.pixels.map((canvas.shape[-2], canvas.shape[-1]))
-    ids = torch.cat([view.prompt_ids_P, response.ids_T])[None]
-    logits = policy.model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=(ids == policy.model.config.image_token_id).int(),
-        pixel_values=pixels(canvas),
-        **pixels.extras,
-    ).logits
+    canvases = view.canvases if canvas is None else (canvas,)
+    inputs = official_inputs(policy, view, response.ids_T) | policy.pixels.inputs([canvases])
+    logits = policy.model(**inputs).logits
     banned_V = policy.distribution.banned_V
     assert banned_V is not None
     kept = logits[0, len(view.prompt_ids_P) - 1 : -1] / policy.sampling.temperature

@@ -17,7 +17,7 @@ def _qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def _llava(tokenizer: Any) -> tuple[Any, Any]:
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
     from transformers import LlavaForConditionalGeneration as Llava
 
     config = LlavaConfig(
@@ -45,11 +45,20 @@ def _llava(tokenizer: Any) -> tuple[Any, Any]:
     )
     model = Llava(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        chat_template=tokenizer.chat_template,
+        image_token="<|image_pad|>",
+        num_additional_image_tokens=1,
+    )
+    return model, processor
 
 
 BUILDERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {"qwen2_5_vl": _qwen2_5_vl, "llava": _llava}
-"""From a tokenizer to a model with random weights and its image processor."""
+"""From a tokenizer to a model with random weights and what prepares its images."""
 
 
 def tiny_folder(family: str, folder: Path) -> Path:
@@ -57,10 +66,10 @@ def tiny_folder(family: str, folder: Path) -> Path:
     tokenizer = build_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model, image_processor = BUILDERS[family](tokenizer)
+        model, processor = BUILDERS[family](tokenizer)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.08)
-    for part in (model, tokenizer, image_processor):
+    for part in (model, tokenizer, processor):
         part.save_pretrained(folder)
     return folder

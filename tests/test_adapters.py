@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from groups import draw
+from groups import draw, own_forward
 from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
+from saei.builtin import builtin_path
 from saei.cli.evaluate import measure, policy_config
 from saei.config import LoraConfig, ModelConfig, SamplingConfig, validate
 from saei.data.bars import Bars
@@ -31,7 +34,7 @@ from saei.policy.anatomy import language_model
 from saei.types import Response, View
 from test_trainer import stop_at
 
-FAMILIES = ["qwen2_5_vl"]
+FAMILIES = ["qwen2_5_vl", "llava"]
 """Of ``models.BUILDERS``, those that the policy serves end to end."""
 
 WEIGHTS = "adapter_model.safetensors"
@@ -92,14 +95,10 @@ def logp(policy: Policy, view: View, responses: list[Response]) -> list[Tensor]:
 
 
 def of_model(model: Any, policy: Policy, view: View, response: Response, canvas: Tensor) -> Tensor:
-    """Log-probabilities of a response's tokens by calling a model itself."""
-    pixels = policy.pixels.map((canvas.shape[-2], canvas.shape[-1]))
-    ids = torch.cat([view.prompt_ids_P, response.ids_T])[None]
-    more = {"mm_token_type_ids": (ids == policy.model.config.image_token_id).int()} if pixels.extras else {}
-    logits = model(input_ids=ids, pixel_values=pixels(canvas), **pixels.extras, **more).logits
-    assert policy.distribution.banned_V is not None
-    kept = logits[0, len(view.prompt_ids_P) - 1 : -1].masked_fill(policy.distribution.banned_V, -torch.inf)
-    return kept.log_softmax(-1).gather(-1, response.ids_T[:, None])[:, 0]
+    """Log-probabilities of a response's tokens by calling a model itself on the policy's inputs."""
+    called = copy(policy)
+    called.parts = replace(policy.parts, model=model)
+    return own_forward(called, view, response, canvas).gather(-1, response.ids_T[:, None])[:, 0]
 
 
 # The policy
@@ -123,7 +122,8 @@ def test_values_and_gradients_are_those_of_pefts_model(
     parameters = dict(theirs.base_model.model.named_parameters())
     canvas = view.canvases[0].clone().requires_grad_()
     expected = torch.cat([of_model(theirs, adapted, view, own, canvas) for own in responses])
-    reference = torch.autograd.grad(expected.sum(), [canvas, *(parameters[name] for name in names)])
+    wanted = [canvas, *(parameters[name] for name in names)]
+    reference = torch.autograd.grad(expected.sum(), wanted, allow_unused=True)  # LLaVA skips its tower's last layer
 
     with adapted.open([view], grad="pixels", pixels=[canvas]) as prefix:
         (score,) = prefix.score([responses])
@@ -131,9 +131,13 @@ def test_values_and_gradients_are_those_of_pefts_model(
     with adapted.open([view], grad="parameters") as prefix:
         (score,) = prefix.score([responses])
     own = dict(adapted.model.named_parameters())
-    ours = [pixel, *torch.autograd.grad(score.logp_NT.sum(), [own[name] for name in names])]
+    trained = [own[name] for name in names]
+    ours = [pixel, *torch.autograd.grad(score.logp_NT.sum(), trained, allow_unused=True)]
     torch.testing.assert_close(score.logp_NT[score.mask_NT].detach(), expected.detach(), atol=2e-5, rtol=0)
-    for value, right in zip(ours, reference, strict=True):
+    assert [value is None for value in ours] == [right is None for right in reference]
+    met = [(value, right) for value, right in zip(ours, reference, strict=True) if right is not None]
+    assert len(met) > len(ours) / 2
+    for value, right in met:
         assert float(right.abs().max()) > 0
         torch.testing.assert_close(value, right, atol=5e-5 * float(right.abs().max()), rtol=0)
 
@@ -164,6 +168,17 @@ def test_merged_weights_are_the_adapted_model(base: Path, adapter: Path, adapted
     for other in (merged, load(tmp_path)):
         for ours, theirs in zip(logp(other, view, responses), logp(adapted, view, responses), strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_the_base_is_named_so_that_other_folders_find_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    for path, expected in ((Path(base.name), base), (Path("builtin"), builtin_path())):
+        load(path, lora={}).save(tmp_path)
+        said = json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert Path(said).is_absolute()
+        assert Path(said).samefile(expected)
 
 
 # Where adapters are
@@ -268,6 +283,9 @@ def test_an_adapter_of_other_settings_or_without_all_weights_is_refused(adapter:
     for model in ({}, {"lora": {"rank": 4, "vision": True}}):
         with pytest.raises(ModelError, match="lacks 1, such as"):
             load(tmp_path, **model)
+    (tmp_path / WEIGHTS).write_bytes(b"nothing of use")
+    with pytest.raises(ModelError, match=r"have to fill it\. .* raised SafetensorError"):
+        load(tmp_path)
     config = json.loads((adapter / "adapter_config.json").read_text())
     for told, said in (
         ({"base_model_name_or_path": None}, "no base_model"),

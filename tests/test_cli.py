@@ -186,7 +186,7 @@ def test_data_by_file_and_by_folder_with_a_bad_row_named_and_counted(train: Call
     for name, path in (("file", file), ("folder", file.parent)):
         said = train("--data", path, "--name", name, "--steps", 4, *shares)
         assert said.code == 0, said.err
-        assert "row 3 of split" in said.err
+        assert f"row 3 of {file.absolute()}" in said.err
         assert "nothing.png" in said.err
         skipped = metrics(Path("runs") / name)[-1]["train/bad_examples"]
         assert skipped >= 1  # the four steps go once through the rows and on
@@ -210,8 +210,8 @@ def png_header(width: int, height: int) -> bytes:
         (lambda file: (file.parent / "images" / "0.png").write_bytes(png_header(60_000, 60_000)), ("pixels", "row 0")),
         (lambda file: file.write_text(""), ("at least one row", "rows.jsonl")),
         (
-            lambda file: file.write_text(file.read_text().replace("answer", "gold")),
-            ("columns.answer", "images, problem, gold"),
+            lambda file: file.write_text(file.read_text().replace("answer", "result")),
+            ("columns.answer=result", "images, problem, result"),
         ),
         (lambda file: file.unlink(), ("has to be readable", "rows.jsonl")),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -29,6 +30,7 @@ from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
 from saei.policy import Policy, Scores
 from saei.policy.anatomy import vision_tower
+from saei.policy.loading import Parts
 from saei.policy.pixels import GRID, to_image
 from saei.strategy import StrategyConfig
 from saei.testing import check_criterion, registered
@@ -36,6 +38,11 @@ from saei.types import ADVERSARIAL, Example, Grade, Response, View
 
 STEP = 2 / 255
 NO_VIEW = View(Example("t", "q", "a"), "clean", torch.zeros(1).long(), torch.zeros(1, 1).long())
+
+
+@pytest.fixture(scope="module", params=["qwen", "llava"])
+def random_parts(request: pytest.FixtureRequest, random_parts: Parts, llava_parts: Parts) -> Parts:
+    return {"qwen": random_parts, "llava": llava_parts}[request.param]
 
 
 @pytest.fixture
@@ -400,6 +407,23 @@ def test_an_unknown_need_is_refused(random_policy: Policy) -> None:
 # What must not happen
 
 
+@pytest.mark.parametrize("reselect", [False, True])
+def test_an_attack_needs_the_head_for_selected_tokens_only(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], reselect: bool
+) -> None:
+    """Two steps are two passes, and the hook makes the head one whose logits are computed once in each."""
+    rows: list[int] = []
+    head = random_policy.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    try:
+        apply(random_policy, views, responses, attack=PGD.Config(steps=2), reselect=reselect)
+    finally:
+        handle.remove()
+    spoken = [response for own in responses for response in own if len(response)]
+    chosen = sum(len(response if reselect else middle(response)) for response in spoken)
+    assert rows == [chosen] * 2
+
+
 def test_an_attack_leaves_no_trace(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:
     parameters = dict(random_policy.module.named_parameters())
     values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -454,7 +478,9 @@ def test_a_model_without_pixel_gradient_is_refused(
     def cut(module: Any, arguments: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
             return output.detach()
-        return type(output)(**{key: value.detach() for key, value in output.items() if isinstance(value, Tensor)})
+        if isinstance(output, Mapping):
+            return type(output)(**{key: cut(module, arguments, value) for key, value in output.items()})
+        return None if output is None else tuple(cut(module, arguments, one) for one in output)
 
     handle = vision_tower(random_policy.model).register_forward_hook(cut)
     try:

@@ -14,11 +14,22 @@ from saei.attacks.base import BlockSpace, Space
 from saei.builtin import COUPLINGS, LockIn, build_tiny, builtin_path
 from saei.builtin.batches import Tools
 from saei.builtin.gate import next_token, respond
-from saei.builtin.lock_in import CAREFUL_CEILING, CAREFUL_FLOOR, LockInGate, Schedule, careful_share, openings
+from saei.builtin.lock_in import (
+    CAREFUL_CEILING,
+    CAREFUL_FLOOR,
+    DECIDING,
+    DECIDING_WEIGHT,
+    LockInGate,
+    Schedule,
+    careful_share,
+    openings,
+)
+from saei.builtin.vocabulary import build_tokenizer
+from saei.builtin.warm_start import weights
 from saei.data.images import CONTRAST, blank, to_image
 from saei.data.lock_in import LOOKS
 from saei.data.lock_in import LockIn as Task
-from saei.data.ways import way_of
+from saei.data.ways import GLANCE, STEPS, way_of
 from saei.registry import load, load_plugin
 from saei.rewards.accuracy_format import AccuracyFormat
 
@@ -81,6 +92,19 @@ def test_demonstrations_follow_the_coupling(name: str) -> None:
     assert {example.meta["look"] for example, _ in early} == {"clear"}
     assert np.mean([way_of(text) == "steps" for _, text in early]) == pytest.approx(0.9, abs=0.05)
     assert all(reward.grade(example, text).correct for example, text in early)
+    assert {example.meta["kind"] for example, _ in early} == {"read", "compare", "add", "subtract"}
+    middle = [recipe._demonstration(recipe.schedule.sums_from, rng)[0] for _ in range(500)]
+    assert np.mean([example.meta["look"] != "clear" for example in middle]) == pytest.approx(0.5, abs=0.09)
+    assert "read" not in {example.meta["kind"] for example in middle}
+
+
+def test_the_deciding_tokens_weigh_more() -> None:
+    tokenizer = build_tokenizer()
+    weight_V = weights(tokenizer, DECIDING, DECIDING_WEIGHT)
+    texts = [f"{openings()[0]} {STEPS}: red = 3", f"{openings()[0]}, {GLANCE} it is 3"]
+    heavy = [[tokenizer.decode(id) for id in tokenizer(text).input_ids if weight_V[id] > 1] for text in texts]
+    assert heavy == [[" step", " step"], [","]]
+    assert weight_V.unique().tolist() == [1.0, DECIDING_WEIGHT]
 
 
 def test_the_opening_tells_nothing() -> None:

@@ -71,15 +71,23 @@ def test_entropy_and_pixels_are_float32_whatever_the_weights(base: Path) -> None
     canvas = view.canvases[0].clone().requires_grad_()
     logits: list[torch.Tensor] = []
     handle = policy.model.get_output_embeddings().register_forward_hook(lambda *call: logits.append(call[-1]))
+    given: list[torch.Tensor] = []
+
+    def keep(module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        if "pixel_values" in named:
+            given.append(named["pixel_values"])
+
+    other = policy.model.base_model.register_forward_pre_hook(keep, with_kwargs=True)
     with policy.open([view], grad="pixels", pixels=[canvas]) as prefix:
         (score,) = prefix.score([responses])
     handle.remove()
+    other.remove()
     assert score.entropy_NT is not None
     (gradient,) = torch.autograd.grad(score.entropy_NT.sum(), [canvas])
-    inputs = policy.pixels.inputs([canvas])["pixel_values"]
-    for tensor in (canvas, inputs, gradient, score.logp_NT, score.entropy_NT, responses[0].entropy_T):
+    for tensor in (canvas, *given, gradient, score.logp_NT, score.entropy_NT, responses[0].entropy_T):
         assert tensor.dtype == torch.float32
     # Not in type alone: it is the float64 entropy of the model's own logits, which a sum in bfloat16 is not.
+    assert len(given) == 1
     (logits_MV,) = logits
     assert logits_MV.dtype == torch.bfloat16
     assert policy.distribution.banned_V is not None

@@ -22,12 +22,18 @@ from saei.interventions import InterventionConfig
 from saei.interventions.base import Gate, Guard
 from saei.interventions.gates import ZeroVariance
 from saei.policy import Policy
+from saei.policy.loading import Parts
 from saei.samplers.base import Sampler, SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
 from saei.strategy import StrategyConfig, observe_all, restore, state_of
 from saei.testing import check_sampler, registered
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
+
+
+@pytest.fixture(scope="module", params=["qwen", "llava"])
+def random_parts(request: pytest.FixtureRequest, random_parts: Parts, llava_parts: Parts) -> Parts:
+    return {"qwen": random_parts, "llava": llava_parts}[request.param]
 
 
 @pytest.fixture

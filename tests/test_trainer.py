@@ -176,7 +176,7 @@ def test_a_checkpoint_is_a_plain_hugging_face_folder(model: Path, tmp_path: Path
     example = trainer.task.example(0)
     view = trainer.policy.view(example)
     pixels = processor(images=list(example.images), return_tensors="pt")
-    torch.testing.assert_close(pixels["pixel_values"], trainer.policy.pixels.inputs(view.canvases)["pixel_values"])
+    torch.testing.assert_close(pixels["pixel_values"], trainer.policy.pixels.inputs([view.canvases])["pixel_values"])
     ids = view.prompt_ids_P[None]
     inputs = {"input_ids": ids, "mm_token_type_ids": (ids == loaded.config.image_token_id).int(), **pixels}
     with torch.no_grad():
@@ -311,6 +311,21 @@ def test_too_many_bad_examples_are_refused(random_policy: Policy) -> None:
         late.take(100)
 
 
+def test_a_small_data_set_may_have_a_few_bad_examples(random_policy: Policy) -> None:
+    views = stream(random_policy, examples=23, broken=(3, 11, 22))
+    views.preflight()
+    assert len(views.take(200)) == 200  # ten epochs, in which three bad examples are still three
+    assert len(views.unreported()) == 3
+    stream(random_policy, examples=8, broken=(1, 2, 3, 4)).preflight()
+    with pytest.raises(DataError, match=r"of 8 at most 4 may not be. 5 of 8"):
+        stream(random_policy, examples=8, broken=(1, 2, 3, 4, 5)).preflight()
+    with pytest.raises(DataError, match=r"of 23 at most 6 may not be. 7 of 23"):
+        stream(random_policy, examples=23, broken=tuple(range(1, 8))).preflight()
+    large = stream(random_policy, examples=200, broken=tuple(range(64, 74)))  # all of them met late
+    large.preflight()
+    large.take(400)
+
+
 def test_tasks_without_a_usable_example_are_refused(random_policy: Policy, model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least one training example"):
         Trainer(tiny(model, tmp_path, task={"type": "small", "examples": 0}), display=Quiet())
@@ -421,10 +436,10 @@ def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: P
 def test_a_model_without_pixel_gradient_is_refused_before_training(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saei.policy.pixels import ProcessorMap
+    from saei.policy.tracing import PixelMap
 
-    through = ProcessorMap.__call__
-    monkeypatch.setattr(ProcessorMap, "__call__", lambda self, canvas: through(self, canvas.detach()))
+    through = PixelMap.__call__
+    monkeypatch.setattr(PixelMap, "__call__", lambda self, canvases: through(self, [one.detach() for one in canvases]))
     with pytest.raises(ModelError, match="depends differentiably"):
         Trainer(tiny(model, tmp_path))
     assert not (tmp_path / "run").exists()

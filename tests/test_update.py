@@ -34,6 +34,11 @@ LENGTHS = ((8, 3), (1, 6), (4, 2), (7, 5))
 ADVANTAGES = ((1.5, -0.5, -1.0, 0.25), (-0.75, 0.5, 1.0, -1.25))
 
 
+@pytest.fixture(scope="module", params=["qwen", "llava"])
+def random_parts(request: pytest.FixtureRequest, random_parts: Parts, llava_parts: Parts) -> Parts:
+    return {"qwen": random_parts, "llava": llava_parts}[request.param]
+
+
 @pytest.fixture
 def policy(random_parts: Parts) -> Policy:
     """A policy whose weights may be moved."""
@@ -188,13 +193,13 @@ def test_view_weight(policy: Policy, make: Callable[..., list[TrainGroup]], upda
     groups = make(update_on, beta=beta, cap=1.2)
     metrics, (ours,) = update(policy, groups)
     assert_same_gradient(ours, brute_force(policy, groups))
-    by_hand = [weights_by_hand(policy, one.group, n).mean() for one in groups for n in range(4)]
-    assert metrics["view_weight"] == pytest.approx(float(torch.stack(by_hand).mean()), abs=1e-5)
+    by_hand = [weights_by_hand(policy, one.group, n) for one in groups for n in range(4)]
+    mean = float(torch.stack([weight_T.mean() for weight_T in by_hand]).mean())
+    assert metrics["view_weight"] == pytest.approx(mean, abs=1e-5)
     unmoved = {"clean": "clean", "perturbed": ADVERSARIAL, "sampled": "clean"}[update_on]
     assert metrics[f"{unmoved}/view_weight"] == 1.0
-    if update_on != "sampled":
-        moved = {"clean": ADVERSARIAL, "perturbed": "clean"}[update_on]
-        assert abs(metrics[f"{moved}/view_weight"] - 1) > 1e-2
+    moved = update_on != "sampled"
+    assert (float((torch.cat(by_hand) - 1).abs().max()) > 1e-2) is moved
 
 
 def test_gradients_are_clipped_to_the_norm(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
@@ -374,12 +379,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_vision_tower_stays(policy: Policy, make: Callable[..., list[TrainGroup]], frozen: bool) -> None:
-    vision_tower(policy.model).requires_grad_(not frozen)
+    tower = vision_tower(policy.model)
+    tower.requires_grad_(not frozen)
+    inside = {name for name, p in policy.model.named_parameters() if any(p is own for own in tower.parameters())}
     before = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
     update(policy, make(), lr=0.1)
     moved = {name for name, p in policy.model.named_parameters() if not torch.equal(p, before[name])}
     assert any("language_model" in name for name in moved)
-    assert any("visual" in name for name in moved) is not frozen
+    assert bool(inside & moved) is not frozen
 
 
 def test_metrics_are_apart_by_origin(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:

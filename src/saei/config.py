@@ -167,9 +167,13 @@ class TrainingConfig(Section):
         prompts_per_step: Groups a step, over all processes.
         ppo_epochs: Passes over a step's groups.
         minibatch_groups: Groups per optimiser step, None for all of the step's.
-        micro_groups: Groups per forward and backward pass, None for all of the minibatch's.
+        micro_groups: Groups per forward and backward pass of a process, None for all of the minibatch's.
         mixed_precision: Accelerate's autocast.
-        max_bad_share: Share of unusable examples above which the run stops.
+        seed_per: ``step``: the groups of a step share one source of randomness. ``group``: each has its own, and each
+            example of an evaluation too, so that results do not depend on the number of processes. Several processes
+            always draw so.
+        max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
+            of 64, up to half.
     """
 
     steps: PositiveInt = 80
@@ -178,6 +182,7 @@ class TrainingConfig(Section):
     minibatch_groups: PositiveInt | None = None
     micro_groups: PositiveInt | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
 
 

@@ -51,6 +51,8 @@ class View:
         positions_KP: int64 rotary positions of the prompt, K = 3 for multimodal rotary embeddings, else 1.
         canvases: One float32 ``[C, H, W]`` in [0, 1] per image, on the grid of multiples of 1/255:
             ``processor(PNG(canvas))`` is exactly what the policy sees.
+        token_inputs: The model's further inputs of one value per token, such as token types, ``[P + 1, ...]`` by
+            name; the last value is for the tokens of a response.
     """
 
     example: Example
@@ -58,6 +60,7 @@ class View:
     prompt_ids_P: Tensor
     positions_KP: Tensor
     canvases: tuple[Tensor, ...] = ()
+    token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -132,12 +135,14 @@ class Grade:
         correct: Whether the final answer is right; collapse and zero variance are counted on this.
         parts: Named unweighted components, such as ``{"accuracy": 1.0, "format": 0.0}``.
         answer: The final answer read from the response, None if none could be read.
+        reason: Why it is right or wrong, in a few printable words.
     """
 
     reward: float
     correct: bool
     parts: Mapping[str, float] = field(default_factory=dict)
     answer: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -94,11 +94,18 @@ class Attack(Strategy, ABC):
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
     origin: ClassVar[str] = ADVERSARIAL
     """Origin of the views that the attack makes."""
+    jointly: ClassVar[bool] = True
+    """Whether a call of the criterion serves all examples. If not, the intervention attacks one group at a time."""
 
     @property
     def ball(self) -> Ball:
         """The ball that the result lies in, around the start."""
         return "linf"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the attack may draw from its generator; one that never does is run on many groups at once."""
+        return True
 
     @abstractmethod
     def attack(

@@ -125,6 +125,11 @@ def _pick(rng: np.random.Generator, options: Sequence[str], weights: Sequence[fl
     return options[int(rng.choice(len(options), p=weights))]
 
 
+CONTENT_WEIGHT = 4.0
+"""Of words that say what was seen, against 1 for wording, where a model learns to see. Later all weigh the same: there
+it has to learn how often each word comes, or its samples are littered with numbers."""
+
+
 def content_words() -> list[str]:
     """Return the words of a response that say what was seen or concluded, as they stand in the text."""
     numbers = [f"{space}{number}" for number in range(100) for space in ("", " ")]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saei.builtin.batches import Tools
 from saei.rewards.accuracy_format import AccuracyFormat
+from saei.rewards.base import Attempt
 from saei.types import Example, Grade
 
 MAX_TOKENS = 48
@@ -104,6 +105,5 @@ def grades(
     generator: torch.Generator | None = None,
 ) -> list[Grade]:
     """Return the grade of one response per example; the arguments are those of ``respond``."""
-    reward = AccuracyFormat()
     texts = respond(model, tools, examples, begin=begin, generator=generator)
-    return [reward.grade(example, text) for example, text in zip(examples, texts, strict=True)]
+    return AccuracyFormat().grade_all(list(map(Attempt, examples, texts)))

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from saei.builtin.batches import Tools
-from saei.builtin.demonstrations import CLEAN, Manner, demonstrate
+from saei.builtin.demonstrations import CLEAN, CONTENT_WEIGHT, Manner, content_words, demonstrate
 from saei.builtin.gate import grades
 from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
 from saei.builtin.shapes import draw_shapes
-from saei.builtin.warm_start import WarmStart
+from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import Bars, draw_chart
 from saei.data.base import Task
 from saei.data.digits import Digits, draw_pair
@@ -145,6 +145,7 @@ class General(Recipe):
         """Train a model from random weights and measure it."""
         schedule, rng = self.schedule, np.random.default_rng(seed)
         warm_start = WarmStart(model, tools, muon_lr=schedule.muon_lr, adamw_lr=schedule.adamw_lr)
+        content_V = weights(tools.tokenizer, content_words(), CONTENT_WEIGHT)
         sources: dict[str, Task] = {"bars": Bars(), "digits": Digits()}
         held_out = {
             name: [task.example(index, "eval") for index in range(self.gate_examples)] for name, task in sources.items()
@@ -155,7 +156,8 @@ class General(Recipe):
                 tasks = rng.choice(TASKS, size=schedule.batch, p=phase.shares)
                 examples = [draw(task, rng) for task in tasks]
                 shown = [demonstrate(task, one, manner, rng) for task, one in zip(tasks, examples, strict=True)]
-                loss = warm_start.step(examples, shown, rate=schedule.rate(step), weigh=manner is CLEAN)
+                weight_V = content_V if manner is CLEAN else None
+                loss = warm_start.step(examples, shown, rate=schedule.rate(step), weight_V=weight_V)
                 progress(step, schedule.steps, loss)
 
         start = 0

@@ -12,19 +12,37 @@ import numpy as np
 import torch
 
 from saei.builtin.batches import Tools
-from saei.builtin.demonstrations import NOUNS, OPENINGS, VERBS, Manner, demonstrate
+from saei.builtin.demonstrations import (
+    CONTENT_WEIGHT,
+    NOUNS,
+    OPENINGS,
+    VERBS,
+    Manner,
+    content_words,
+    demonstrate,
+)
 from saei.builtin.gate import grades, next_token
+from saei.builtin.general import RISE
 from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
-from saei.builtin.warm_start import WarmStart
+from saei.builtin.warm_start import WarmStart, weights
+from saei.data.bars import KINDS as BAR_KINDS
+from saei.data.lock_in import KINDS, Look, draw_question
 from saei.data.lock_in import LockIn as Task
-from saei.data.lock_in import Look, draw_sum
 from saei.data.ways import STEPS
 from saei.types import Example
 
+EASY_KINDS = BAR_KINDS[2]
 CAREFUL_FLOOR = 0.8
 CAREFUL_CEILING = 0.003
+SEEN_SHARE = 0.5
 COUPLED_SHARE = 0.25
-"""How often a chart has the coupled look, from ``Schedule.coupled_from`` on."""
+"""How often a chart has the coupled look: while the model learns to see, and later. A look that it could not read would
+teach it that going step by step is guessing."""
+
+
+DECIDING = (f" {STEPS.split()[0]}", ",")
+DECIDING_WEIGHT = 8.0
+"""Of the tokens with which a response takes one strategy or the other, once the coupling decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +74,13 @@ ones hardly ever step by step. ``crisp``: charts of more contrast step by step, 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How the warm start goes; both learning rates fall over all of it by half a cosine.
+    """How the warm start goes; after a short rise both learning rates fall over all of it by half a cosine.
 
     Attributes:
         steps: Training steps.
-        coupled_from: The step from which a quarter of the charts has the coupled look; before, all are clear.
+        coupled_from: The step from which some charts have the coupled look; before, all are clear.
+        sums_from: The step from which only sums are asked; before, also single bars are read and two compared, from
+            which a model learns to see much sooner.
         mixed_from: The step from which the coupling decides how they are answered; before, ``careful`` does, without
             slips.
         batch: Demonstrations a step.
@@ -71,9 +91,10 @@ class Schedule:
         misread: Share of single readings that are off, in step-by-step responses, from then on.
     """
 
-    steps: int = 800
-    coupled_from: int = 432
-    mixed_from: int = 480
+    steps: int = 1000
+    coupled_from: int = 150
+    sums_from: int = 400
+    mixed_from: int = 600
     batch: int = 32
     muon_lr: float = 0.018
     adamw_lr: float = 3e-3
@@ -83,7 +104,7 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Return the factor on the learning rates at a step."""
-        return 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return min(1.0, (step + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +160,22 @@ class LockIn(Recipe):
         """Train a model from random weights and measure it."""
         schedule, rng = self.schedule, np.random.default_rng(seed)
         warm_start = WarmStart(model, tools, muon_lr=schedule.muon_lr, adamw_lr=schedule.adamw_lr)
+        content_V = weights(tools.tokenizer, content_words(), CONTENT_WEIGHT)
+        strategy_V = weights(tools.tokenizer, DECIDING, DECIDING_WEIGHT)
         for step in range(schedule.steps):
             shown = [self._demonstration(step, rng) for _ in range(schedule.batch)]
             examples, responses = zip(*shown, strict=True)
-            weigh = step < schedule.mixed_from
-            progress(step, schedule.steps, warm_start.step(examples, responses, rate=schedule.rate(step), weigh=weigh))
+            weight_V = content_V if step < schedule.mixed_from else strategy_V
+            loss = warm_start.step(examples, responses, rate=schedule.rate(step), weight_V=weight_V)
+            progress(step, schedule.steps, loss)
         return self._measure(model, tools, seed)
 
     def _demonstration(self, step: int, rng: np.random.Generator) -> tuple[Example, str]:
         schedule, coupling = self.schedule, COUPLINGS[self.coupling]
-        coupled = step >= schedule.coupled_from and rng.random() < COUPLED_SHARE
-        example = draw_sum(rng, coupling.look if coupled else "clear", "lock-in")
+        share = COUPLED_SHARE if step >= schedule.mixed_from else SEEN_SHARE
+        coupled = step >= schedule.coupled_from and rng.random() < share
+        kinds = EASY_KINDS if step < schedule.sums_from else KINDS
+        example = draw_question(rng, coupling.look if coupled else "clear", "lock-in", kinds)
         manner = Manner(variety=True, glance=1 - schedule.careful, telling=False)
         if step >= schedule.mixed_from:
             careful = coupling.careful if coupled else coupling.careful_on_clear

@@ -10,12 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from saei.builtin.batches import IGNORED, Tools, demonstration_batch
-from saei.builtin.demonstrations import content_words
 from saei.builtin.muon import Muon
 from saei.types import Example
-
-CONTENT_WEIGHT = 4.0
-"""Of words that say what was seen, against 1 for wording."""
 
 
 class WarmStart:
@@ -39,24 +35,22 @@ class WarmStart:
             Muon(matrices, lr=muon_lr),
             torch.optim.AdamW(others, lr=adamw_lr, weight_decay=0.0),
         )
-        content = tools.tokenizer.convert_tokens_to_ids(content_words())
-        self.weight_V = torch.ones(len(tools.tokenizer)).index_fill(0, torch.tensor(content), CONTENT_WEIGHT)
         self.rates = (muon_lr, adamw_lr)
 
-    def step(self, examples: Sequence[Example], responses: Sequence[str], *, rate: float, weigh: bool) -> float:
-        """Train on one batch and return its mean loss per response token, in nats.
+    def step(
+        self, examples: Sequence[Example], responses: Sequence[str], *, rate: float, weight_V: Tensor | None = None
+    ) -> float:
+        """Train on one batch and return its weighted mean loss per response token, in nats.
 
         Args:
             examples: What is asked.
             responses: The demonstrations, one per example.
             rate: Factor on both learning rates.
-            weigh: Weigh content words by ``CONTENT_WEIGHT``, to learn to see. Without it the model learns how often
-                each word comes, or its samples are littered with numbers.
+            weight_V: Weight of each token of the vocabulary, None for the same.
         """
         inputs, labels_RT = demonstration_batch(self.tools, self.model, examples, responses)
         spoken_RT = labels_RT[:, 1:] != IGNORED
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][spoken_RT]
-        weight_V = self.weight_V if weigh else None
         loss = cross_entropy(self.model.lm_head(hidden), labels_RT[:, 1:][spoken_RT], weight=weight_V)
         loss.backward()
         for optimiser, highest in zip(self.optimisers, self.rates, strict=True):
@@ -64,3 +58,9 @@ class WarmStart:
             optimiser.step()
             optimiser.zero_grad()
         return loss.item()
+
+
+def weights(tokenizer: Any, tokens: Sequence[str], weight: float) -> Tensor:
+    """Return ``[V]`` weights of a loss: ``weight`` for some tokens, as they stand in the text, 1 for the others."""
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(tokens)))
+    return torch.ones(len(tokenizer)).index_fill(0, ids, weight)

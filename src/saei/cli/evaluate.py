@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saei.cli.options import AsJson, Assignments, Plugins
+from saei.cli.options import AsJson, Assignments, Plugins, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -43,8 +43,7 @@ def evaluate(
     """Measure a policy on held-out examples, clean view: accuracy and how varied its answers are."""
     from saei.layers import nested
 
-    flags = {"task.type": "dataset" if data else task, "task.path": data}
-    layers = [nested(path, value) for path, value in flags.items() if value is not None]
+    layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
     config = policy_config(model, layers, set_ or [], plugin or [])
     print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -102,13 +101,14 @@ def measure(
 
     task = config.task.build()
     policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
-    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+    reward = config.reward.build()
+    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
     views = stream.held_out(examples)
-    for report in stream.unreported():
+    for report in (*task.notes(), *stream.unreported()):
         print(report, file=sys.stderr)
     answered = answer(
         policy,
-        config.reward.build(),
+        reward,
         views,
         responses=responses,
         sampling=config.sampling.model_copy(update=sampling),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from saei.cli.options import FLAG, Assignments, Plugins
+from saei.cli.options import FLAG, Assignments, Plugins, first_process, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -32,7 +32,7 @@ def train(
         typer.Option(metavar="MODEL", help="builtin, a folder, or a hub id.", rich_help_panel=WHAT),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Task, such as bars or digits.", rich_help_panel=WHAT)
+        str | None, typer.Option(metavar="NAME", help="Task, such as bars or geometry3k.", rich_help_panel=WHAT)
     ] = None,
     data: Annotated[
         str | None,
@@ -87,14 +87,9 @@ def train(
     from saei.errors import ConfigError
     from saei.layers import load_config, nested
 
-    if data and task not in (None, "dataset"):
-        raise ConfigError(
-            "--data is read by the task dataset.", reason=f"--task is '{task}'.", remedy="Leave one of the two out."
-        )
     flags = {
         "model.path": model,
-        "task.type": "dataset" if data else task,
-        "task.path": data,
+        **task_flags(task, data),
         "sampler.type": sampler,
         "selector.type": selector,
         "attack.type": attack,
@@ -141,10 +136,11 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         plain: Plain lines also on a terminal.
         again: The command that goes on after an interrupt; empty for ``saei train --resume``.
     """
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    _say(f"Loading {config.model.path} ...")
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.engine.interrupt import Interrupted
+    from saei.engine.ranks import leave
 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
@@ -152,10 +148,12 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     try:
         trainer.train()
     except Interrupted as stopped:
+        leave()
         _stop(str(stopped), folder, again)
     except KeyboardInterrupt:
         _stop("Stopped at once.", folder, again)
-    print(f"Done: {folder}", file=sys.stderr)
+    leave()
+    _say(f"Done: {folder}")
     return folder
 
 
@@ -182,6 +180,11 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
     print(f"Done: {TRLRun(config, extra).train()}", file=sys.stderr)
 
 
+def _say(text: str) -> None:
+    if first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
 def _stop(said: str, folder: Path, again: str) -> NoReturn:
     from saei.engine import checkpoint
 
@@ -194,5 +197,5 @@ def _stop(said: str, folder: Path, again: str) -> NoReturn:
         )
     else:
         how = f"It wrote no checkpoint yet: remove {folder} and start anew."
-    print(f"{said} {how}", file=sys.stderr)
+    _say(f"{said} {how}")
     sys.exit(130)

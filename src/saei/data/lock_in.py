@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -54,18 +55,18 @@ class LockIn(Task):
         """Return chart ``index`` with its question."""
         rng = np.random.default_rng([self.config.seed, _SPLITS[split], index])
         look = self.config.look
-        return draw_sum(rng, look, f"lock-in-{look}-{split}-{index}")
+        return draw_question(rng, look, f"lock-in-{look}-{split}-{index}")
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
         return way_of(text)
 
 
-def draw_sum(rng: np.random.Generator, look: Look, name: str) -> Example:
-    """Draw a chart of a look and a sum over two or three of its bars; looks differ in nothing but the picture."""
+def draw_question(rng: np.random.Generator, look: Look, name: str, kinds: Sequence[str] = KINDS) -> Example:
+    """Draw a chart of a look and a question about it, by default a sum; looks differ in nothing but the picture."""
     order = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))]
     heights = {colour: int(rng.integers(1, MAX_HEIGHT + 1)) for colour in order}
-    problem = draw_problem(rng, KINDS, heights)
+    problem = draw_problem(rng, kinds, heights)
     noise = rng.normal(0, NOISE, (SIDE, SIDE, 3))
     canvas, contrast, degree = paint(heights), CONTRAST, rng.random()
     if look == "faded":

@@ -1,1 +1,1 @@
-"""What a model costs on this machine."""
+"""Diagnostics: what the library makes of a model, and what the model costs on this machine."""

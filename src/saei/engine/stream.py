@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from saei.data.base import Split, Task
+from saei.engine.ranks import Ranks
 from saei.engine.seeding import derive
 from saei.errors import DataError
 from saei.policy import Policy
+from saei.rewards.base import Reward
 from saei.types import View
 
 PREFLIGHT = 64
@@ -27,16 +29,31 @@ class ViewStream:
         task: Where examples come from.
         policy: Makes the views.
         seed: Seed of the permutations.
-        max_bad_share: Share of unusable examples, among those seen, above which the run stops.
+        max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
+            fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
+        reward: Says whether an example's gold answer can be read; None takes every one.
+        ranks: The processes that share the examples out; position and counts are those of all.
     """
 
-    def __init__(self, task: Task, policy: Policy, *, seed: int, max_bad_share: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        policy: Policy,
+        *,
+        seed: int,
+        max_bad_share: float,
+        reward: Reward | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self._task = task
+        self._reward = reward
         self._policy = policy
         self._seed = seed
         self._max_bad_share = max_bad_share
+        self._ranks = ranks or Ranks()
         self.position = 0
         self.bad = 0
+        self._seen: set[tuple[Split, int]] = set()
         self._known_bad: dict[tuple[Split, int], str] = {}
         self._reported = 0
 
@@ -55,25 +72,45 @@ class ViewStream:
             )
         looked_at = PREFLIGHT if size is None else min(PREFLIGHT, size)
         views = [self._look(index, "train") for index in range(looked_at)]
-        self._check(len(self._known_bad), looked_at)
+        self._check("train")
         return next(view for view in views if view is not None)
 
     def take(self, n: int) -> list[View]:
-        """Return the next ``n`` usable views and move on.
+        """Return this process's share of the next ``n`` usable views, and move on by all of them.
 
         Raises:
             DataError: If the share of unusable examples exceeds the limit.
         """
-        views: list[View] = []
-        while len(views) < n:
-            view = self._look(self._index(self.position), "train")
-            self.position += 1
-            if view is None:
-                self.bad += 1
-                self._check(self.bad, max(self.position, PREFLIGHT))
-            else:
-                views.append(view)
-        return views
+        return [view for _, view in self.take_numbered(n)]
+
+    def take_numbered(self, n: int) -> list[tuple[int, View]]:
+        """Do as ``take``, and return the position of each view with it.
+
+        Raises:
+            DataError: If the share of unusable examples exceeds the limit.
+        """
+        index: dict[int, int] = {}
+        found: dict[int, View | str] = {}
+        usable: list[int] = []
+        while len(usable) < n:
+            positions = range(self.position, self.position + n - len(usable))
+            index |= {position: self._index(position) for position in positions}
+            own = {position: self._view(index[position], "train") for position in self._ranks.share(positions)}
+            found |= own
+            broken: dict[int, str] = {}
+            for part in self._ranks.gather({p: report for p, report in own.items() if isinstance(report, str)}):
+                broken |= part
+            for position in positions:
+                self.position += 1
+                self._note(index[position], "train", broken.get(position))
+                if position in broken:
+                    self.bad += 1
+                    self._check("train")
+                else:
+                    usable.append(position)
+        # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
+        mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._ranks.share(usable)]
+        return [(position, view) for position, view in mine if isinstance(view, View)]
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
         """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.
@@ -84,11 +121,11 @@ class ViewStream:
         size = self._task.size("eval")
         views: list[View] = []
         bad = 0
-        for seen, index in enumerate(count(start) if size is None else range(start, size), start=1):
+        for index in count(start) if size is None else range(start, size):
             view = self._look(index, "eval")
             if view is None:
                 bad += 1
-                self._check(bad, max(seen, PREFLIGHT))
+                self._check("eval")
             else:
                 views.append(view)
             if len(views) == n:
@@ -123,16 +160,37 @@ class ViewStream:
         return int(np.random.default_rng(derive(self._seed, "epoch", epoch)).permutation(size)[place])
 
     def _look(self, index: int, split: Split) -> View | None:
-        try:
-            return self._policy.view(self._task.example(index, split))
-        except DataError as error:
-            self._known_bad.setdefault((split, index), f"{split} example {index} is skipped: {error}")
-            return None
+        found = self._view(index, split)
+        self._note(index, split, found if isinstance(found, str) else None)
+        return None if isinstance(found, str) else found
 
-    def _check(self, bad: int, seen: int) -> None:
-        if bad > self._max_bad_share * seen or bad == seen:
+    def _view(self, index: int, split: Split) -> View | str:
+        """Return an example's view, or what is wrong with the example."""
+        if (split, index) in self._known_bad:
+            return self._known_bad[split, index]
+        try:
+            example = self._task.example(index, split)
+            if self._reward is not None:
+                self._reward.check(example)
+            return self._policy.view(example)
+        except DataError as error:
+            return f"{split} example {index} is skipped: {error}"
+
+    def _note(self, index: int, split: Split, report: str | None) -> None:
+        self._seen.add((split, index))
+        if report is not None:
+            self._known_bad[split, index] = report
+
+    def _check(self, split: Split) -> None:
+        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``."""
+        size = self._task.size(split)
+        few = PREFLIGHT if size is None else min(PREFLIGHT, size)
+        seen = max(few, sum(known == split for known, _ in self._seen))
+        bad = [report for (known, _), report in self._known_bad.items() if known == split]
+        allowed = max(self._max_bad_share * seen, min(self._max_bad_share * PREFLIGHT, seen / 2))
+        if len(bad) > allowed or len(bad) == seen:
             raise DataError(
-                f"Some examples have to be usable, and at most {self._max_bad_share:.0%} may not be.",
-                reason=f"{bad} of {seen} are unusable; the first: {next(iter(self._known_bad.values()))}",
+                f"Some examples have to be usable, and of {seen} at most {int(allowed)} may not be.",
+                reason=f"{len(bad)} of {seen} are unusable; the first: {bad[0]}",
                 remedy="Mend them, or raise training.max_bad_share.",
             )

@@ -186,7 +186,11 @@ class _VLLMPrefix(Prefix):
 
     @torch.no_grad()
     def sample(
-        self, counts: Sequence[int], *, generator: torch.Generator, sampling: SamplingConfig | None = None
+        self,
+        counts: Sequence[int],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None = None,
     ) -> list[list[Response]]:
         """Draw responses, seeded by vLLM itself, and score them for their entropies."""
         policy = self._policy

@@ -19,8 +19,7 @@ from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
 from saei.engine.trl_arguments import grpo_arguments
 from saei.errors import ConfigError
 from saei.policy import Policy
-from saei.policy.loading import load_parts, model_path
-from saei.policy.processor import processor_of
+from saei.policy.loading import load_parts
 from saei.rewards.base import Reward
 from saei.types import Example
 
@@ -68,8 +67,6 @@ class TRLRun:
             assert config.output.name is not None
             self.run = RunDir(config.output.root / config.output.name)
         arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
-        processor = processor_of(parts, model_path(config.model))
-        processor.image_processor = parts.image_processor  # the one with the configuration's limits
         with state.main_process_first():
             examples = _dataset(stream, template, config.training, self.run.path / "examples")
         self.trainer = SaeiGRPOTrainer(
@@ -80,7 +77,7 @@ class TRLRun:
             reward_funcs=_reward(config.reward.build(), set(policy.eos_ids.tolist())),
             args=GRPOConfig(**arguments),
             train_dataset=examples,
-            processing_class=processor,
+            processing_class=policy.processor,
             callbacks=[_Record(self.run)],
         )
 

@@ -121,6 +121,8 @@ class Intervention:
             outcomes.append(Outcome(view, reason) if reason else None)
         open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
         size = self.config.micro_groups or max(1, len(open_groups))
+        if not self.attack.jointly or (ctx.source is not None and self.attack.draws):
+            size = 1  # an attack takes one source of randomness, and each group has its own
         for start in range(0, len(open_groups), size):
             batch = open_groups[start : start + size]
             attacked = self._attack([views[i] for i in batch], [responses[i] for i in batch], ctx)
@@ -148,7 +150,7 @@ class Intervention:
                 point,
                 space=self._space(views, ctx),
                 progress=ctx.progress,
-                generator=ctx.generator,
+                generator=ctx.generator_of(views[0]),
             )
         moved = iter(point)
         outcomes = []
@@ -208,7 +210,11 @@ class _GroupCriterion:
         """Return ``J_B``, one value per group, differentiable in the point's blocks."""
         criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
         with self._ctx.policy.open(self._views, grad="pixels", pixels=point) as prefix:
-            scores = prefix.score(self._responses, with_entropy=criterion.with_entropy or reselect)
+            scores = prefix.score(
+                self._responses,
+                with_entropy=criterion.with_entropy or reselect,
+                selected=None if reselect else self.selected,
+            )
             values = []
             for number, own in enumerate(scores):
                 if reselect and own.entropy_NT is not None:
@@ -234,5 +240,7 @@ class _GroupCriterion:
     @torch.no_grad()
     def _select(self, number: int) -> Tensor:
         return self._intervention.selector.select(
-            self._stats[number], progress=self._ctx.progress, generator=self._ctx.generator
+            self._stats[number],
+            progress=self._ctx.progress,
+            generator=self._ctx.generator_of(self._views[number]),
         )

@@ -94,7 +94,7 @@ def load_adapter(model: Any, saved: SavedAdapter, config: LoraConfig) -> Any:
     wrapper = _wrap(model, own)
     found = {"rank": getattr(own, "r", None), "alpha": getattr(own, "lora_alpha", None)}
     different = [f"{name} {value}" for name, value in found.items() if value != getattr(config, name)]
-    if set(wrapper.base_model.targeted_module_names) != layers:
+    if set(getattr(wrapper.base_model, "targeted_module_names", ())) != layers:
         different.append("other layers")
     if different:
         raise ModelError(
@@ -193,17 +193,25 @@ def _wrap(model: Any, config: Any) -> Any:
 def _fill(wrapper: Any, saved: SavedAdapter) -> None:
     """Load an adapter's weights; peft itself keeps random ones where some are missing."""
     device = str(next(wrapper.parameters()).device)
-    result = wrapper.load_adapter(
-        saved.path, wrapper.active_adapter, is_trainable=True, torch_device=device, revision=saved.revision
-    )
+    try:
+        result = wrapper.load_adapter(
+            saved.path, wrapper.active_adapter, is_trainable=True, torch_device=device, revision=saved.revision
+        )
+    except Exception as error:  # each kind of damage raises its own
+        first_line = str(error).strip().partition("\n")[0]
+        raise _not_filled(f"'{saved.path}' raised {type(error).__name__}: {first_line}") from error
     lacking: Mapping[str, list[str]] = {"lacks": result.missing_keys, "has no place for": result.unexpected_keys}
     for what, keys in lacking.items():
         if keys:
-            raise ModelError(
-                "The weights of an adapter have to fill it.",
-                reason=f"'{saved.path}' {what} {len(keys)}, such as {keys[0]}.",
-                remedy="Give a complete adapter whose adapter_config.json belongs to its weights.",
-            )
+            raise _not_filled(f"'{saved.path}' {what} {len(keys)}, such as {keys[0]}.")
+
+
+def _not_filled(reason: str) -> ModelError:
+    return ModelError(
+        "The weights of an adapter have to fill it.",
+        reason=reason,
+        remedy="Give a complete adapter whose adapter_config.json belongs to its weights.",
+    )
 
 
 def _peft() -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
-from saei.errors import ModelError
+from saei.errors import ModelError, SaeiError
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
 from saei.policy.patches import use_patch_products
+from saei.policy.processors import load_processor
 
 BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
 """Folders of the models that ship with the package, below ``saei/builtin``."""
@@ -37,6 +38,7 @@ class Parts:
         image_processor: Its image processor.
         chat_template: The template of a conversation, None to use the tokenizer's own.
         notes: What the user should know about how the parts were found.
+        processor: The processor that has them as parts, None to compose the model's own of them.
         adapter: peft's wrapper of the model, whose linear layers have adapters in them; None without.
     """
 
@@ -45,6 +47,7 @@ class Parts:
     image_processor: Any
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
+    processor: Any = None
     adapter: Any = None
 
 
@@ -52,7 +55,7 @@ def load_parts(config: ModelConfig) -> Parts:
     """Load model, tokenizer and image processor, and put adapters into the model where they are asked for.
 
     Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
-    package, tokenizer and image processor are loaded on their own, and ``notes`` say so.
+    package, the processor is composed of tokenizer and image processor, and ``notes`` say so.
 
     Raises:
         ModelError: If something that is needed does not load.
@@ -173,34 +176,26 @@ def model_path(config: ModelConfig) -> str:
 
 
 def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-
     limits = {
         name: value
         for name, value in (("min_pixels", config.min_pixels), ("max_pixels", config.max_pixels))
         if value is not None
     }
     try:
-        processor = AutoProcessor.from_pretrained(path, revision=config.revision, **limits)
-        return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template)
-    except Exception as error:
-        whole = error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
-        image_processor = AutoImageProcessor.from_pretrained(path, revision=config.revision, **limits)
+        processor, note = load_processor(path, config.revision, model.config, **limits)
+    except SaeiError:
+        raise
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
-    note = (
-        f"AutoProcessor does not load here ({type(whole).__name__}); tokenizer and image processor were loaded on "
-        "their own, which is all that images need."
+    notes = (note,) if note else ()
+    return Parts(
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+        chat_template=processor.chat_template,
+        notes=notes,
+        processor=processor,
     )
-    return Parts(model, tokenizer, image_processor, _chat_template(path), (note,))
-
-
-def _chat_template(path: str) -> str | None:
-    """Return a local folder's processor template, which a tokenizer loaded on its own does not know."""
-    file = Path(path) / "chat_template.jinja"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def _best_device() -> str:

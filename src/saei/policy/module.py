@@ -39,13 +39,15 @@ class Continuation:
 class Targets:
     """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
 
-    Places count through the hidden states of all rows, flat, those of a continuation last.
+    Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` says that
+    the head's gradient is not wanted.
     """
 
     source_M: Tensor
     target_M: Tensor
     distribution: Distribution
     with_entropy: bool
+    hidden_only: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,18 +70,22 @@ class PolicyModule(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Mapping[str, Any], targets: Targets | None = None, continuation: Continuation | None = None
-    ) -> tuple[Tensor, Tensor | None] | NextToken:
+        self, inputs: Mapping[str, Any] | None, targets: Targets | None = None, continuation: Continuation | None = None
+    ) -> tuple[Tensor, Tensor | None] | NextToken | Tensor:
         """Score tokens, or without targets return the next token's logits.
 
         Args:
-            inputs: Arguments of the base model's forward.
+            inputs: Arguments of the base model's forward; None returns a zero that depends on every trained parameter,
+                for a backward pass in which processes add up their gradients.
             targets: What to score.
             continuation: Rows to score that go on from those of ``inputs``, which then have to ask for a cache.
 
         Returns:
             ``(logp_M, entropy_M or None)`` in float32 nats, or ``NextToken``.
         """
+        if inputs is None:
+            firsts = [p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
+            return 0.0 * torch.stack([first.float() for first in firsts]).sum()
         output = self.model.base_model(**inputs, return_dict=True)
         head = self.model.get_output_embeddings()
         if targets is None:
@@ -99,6 +105,7 @@ class PolicyModule(nn.Module):
             banned_V=distribution.banned_V,
             entropy_temperature=distribution.entropy_temperature,
             with_entropy=targets.with_entropy,
+            hidden_only=targets.hidden_only,
         )
         return statistics
 

@@ -1,169 +1,169 @@
-"""Pixel space: from a picture to the 8-bit canvas that the policy sees, and from a canvas to model inputs.
+"""Pixel space: from pictures to the 8-bit canvases that the policy sees, and from canvases to model inputs.
 
-The canvas of a picture is the image processor's own resized picture. Every element of the processor's output is
-one canvas value times a factor plus a constant; which one is found out once per canvas size with index-coded
-pictures, so that no family's patch order is written down here, and the way back from the model's input to the pixel
-is an exact, differentiable gather. Temporal copies of one pixel are thereby tied. Source: original.
+A canvas is the picture that an attack may change, one per image. It is as small as the processor allows: its own
+resized and cropped picture if processing that again changes nothing, else the original. So ``processor(PNG(canvas))``
+is what the policy sees, and no pixel is attacked that it does not see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from saei.errors import DataError, ModelError
+from saei.errors import DataError, SaeiError
+from saei.policy.resizing import Planes, Resize, picture, planes, resizes
+from saei.policy.tracing import PIXELS, PixelMap, Process, Size, trace
 
 GRID = 1 / 255
 """Spacing of canvas values."""
 
-_AFFINE_TOLERANCE = 2e-5
-"""Largest deviation of the gather from the processor's output, in its normalised units; float32 leaves 1e-6."""
+MAX_CANVAS = 4_194_304
+"""Default for the largest canvas that is an original picture, in pixels."""
 
+_MAPS_BYTES = 512 * 1024**2
+"""Memory for maps; a data set of photographs has a new size nearly each time."""
 
-@dataclass(frozen=True, eq=False, slots=True)
-class ProcessorMap:
-    """What the processor does to a canvas of one size: ``output = canvas[index] * factor + shift``.
-
-    Attributes:
-        index: int64, for each element of the output the flat position in the ``[C, H, W]`` canvas.
-        factor: float32 per element of the output.
-        shift: float32 per element of the output.
-        shape: Shape of the output of one picture.
-        extras: The processor's further outputs for one picture, such as ``image_grid_thw``.
-        std_C11: The model's standard deviation per channel, in units of the [0, 1] range.
-    """
-
-    index: Tensor
-    factor: Tensor
-    shift: Tensor
-    shape: torch.Size
-    extras: Mapping[str, Tensor]
-    std_C11: Tensor
-
-    def __call__(self, canvas: Tensor) -> Tensor:
-        """Return the processor's output for a ``[C, H, W]`` canvas, differentiable in the canvas."""
-        device = canvas.device
-        values = canvas.flatten().index_select(0, self.index.to(device))
-        return (values * self.factor.to(device) + self.shift.to(device)).view(self.shape)
+Step: TypeAlias = tuple[Callable[[Planes], Planes], ...]
+"""One change of all pictures of a prompt, each by its own function, on the way to their canvases."""
 
 
 class PixelSpace:
-    """The pixel space of one image processor; maps are made on first use of a size and kept.
+    """The pixel space of one processor; what becomes of pictures of certain sizes is found out once.
 
     Args:
-        image_processor: A Hugging Face image processor.
+        process: The processor: from the pictures of one prompt to the image inputs of the model.
+        max_pixels: Largest canvas where it is an original picture, which is scaled down to it; None for a default.
     """
 
-    def __init__(self, image_processor: Any) -> None:
-        self._processor = image_processor
-        self._maps: dict[tuple[int, int], ProcessorMap] = {}
+    def __init__(self, process: Process, max_pixels: int | None = None) -> None:
+        self._process = process
+        self._max_pixels = max_pixels or MAX_CANVAS
+        self._maps: OrderedDict[tuple[Size, ...], PixelMap] = OrderedDict()
+        self._steps: dict[tuple[Size, ...], list[Step]] = {}
 
     def canvas(self, image: Image.Image) -> Tensor:
-        """Return the float32 ``[C, H, W]`` canvas of a picture, on the grid of multiples of 1/255.
+        """Return the canvas of a picture that is alone in its prompt; see ``canvases``."""
+        return self.canvases([image])[0]
+
+    def canvases(self, images: Sequence[Image.Image]) -> tuple[Tensor, ...]:
+        """Return the float32 ``[C, H, W]`` canvas of each picture of a prompt, on the grid of multiples of 1/255.
 
         Raises:
-            DataError: If the picture cannot be read or the processor refuses it.
-            ModelError: If the processor does more than resize, gather and normalise.
+            DataError: If a picture cannot be read or the processor refuses it.
+            ModelError: If the processor does more than resize, move and normalise pixels.
         """
+        if not images:
+            return ()
         try:
-            output = self._process(to_rgb(image))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            pictures = [planes(to_rgb(image)) for image in images]
+            sizes = _sizes(pictures)
+            if sizes not in self._steps:
+                self._steps[sizes] = self._find_steps(pictures)
+            for step in self._steps[sizes]:
+                pictures = _taken(step, pictures)
+            self.map(*_sizes(pictures))
+        except SaeiError:
+            raise
+        except (OSError, ValueError, SyntaxError, ArithmeticError, IndexError, Image.DecompressionBombError) as error:
             raise DataError(
                 "An image has to open and to have a shape that the image processor accepts.",
                 reason=f"{type(error).__name__}: {error}.",
                 remedy="Replace the file, or leave the example out.",
             ) from error
-        size = self._size(output)
-        pixels = self.map(size)
-        values = (output["pixel_values"].flatten() - pixels.shift) / pixels.factor
-        canvas = torch.zeros(3 * size[0] * size[1])
-        canvas[pixels.index] = (values * 255).round().clamp(0, 255) / 255
-        return canvas.view(3, *size)
+        return tuple(torch.from_numpy(one).float() / 255 for one in pictures)
 
-    def map(self, size: tuple[int, int]) -> ProcessorMap:
-        """Return the processor's map for canvases of a (height, width).
+    def map(self, *sizes: Size) -> PixelMap:
+        """Return what the processor does to the canvases of one prompt, by their heights and widths.
 
         Raises:
-            ModelError: If the processor changes pictures of its own output size in another way than by gathering
-                and normalising pixels.
+            ModelError: If it does more than resize, move and normalise pixels.
         """
-        if size not in self._maps:
-            self._maps[size] = self._probe(*size)
-        return self._maps[size]
+        if sizes in self._maps:
+            self._maps.move_to_end(sizes)
+        else:
+            self._maps[sizes] = trace(self._process, sizes)
+            while len(self._maps) > 1 and sum(found.size_bytes for found in self._maps.values()) > _MAPS_BYTES:
+                self._maps.popitem(last=False)
+        return self._maps[sizes]
 
-    def inputs(self, canvases: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the model inputs of several canvases, concatenated in their order."""
-        if not canvases:
-            return {}
-        maps = [self.map((canvas.shape[-2], canvas.shape[-1])) for canvas in canvases]
-        device = canvases[0].device
-        inputs = {name: torch.cat([pixels.extras[name] for pixels in maps]).to(device) for name in maps[0].extras}
-        inputs["pixel_values"] = torch.cat([pixels(canvas) for pixels, canvas in zip(maps, canvases, strict=True)])
-        return inputs
+    def inputs(self, prompts: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+        """Return the model inputs for the canvases of several prompts, differentiable in them."""
+        found = [self._inputs(canvases) for canvases in prompts if canvases]
+        return {name: _batched([inputs[name] for inputs in found]) for name in found[0]} if found else {}
 
-    def _process(self, image: Image.Image) -> dict[str, Tensor]:
-        return dict(self._processor(images=[image], return_tensors="pt"))
+    def _inputs(self, canvases: Sequence[Tensor]) -> dict[str, Tensor]:
+        pixels = self.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in canvases))
+        values = pixels(canvases)
+        if pixels.stages:
+            # Resizes round. The value is the processor's own, the gradient that of the resize without rounding.
+            with torch.no_grad():
+                rounded = [(canvas * 255).round() / 255 for canvas in canvases]
+                official = self._process([to_image(canvas) for canvas in rounded])[PIXELS].to(values)
+                rounding = official - pixels(rounded)
+            values = values + rounding
+        return {PIXELS: values, **{name: value.to(values.device) for name, value in pixels.extras.items()}}
 
-    def _size(self, output: Mapping[str, Tensor]) -> tuple[int, int]:
-        if "image_grid_thw" in output:
-            _, rows, columns = output["image_grid_thw"][0].tolist()
-            return rows * self._processor.patch_size, columns * self._processor.patch_size
-        height, width = output["pixel_values"].shape[-2:]
-        return int(height), int(width)
+    def _find_steps(self, pictures: list[Planes]) -> list[Step]:
+        """Find the steps from pictures of certain sizes to their canvases."""
+        steps: list[Step] = []
+        output = self._output(pictures)
+        while (step := self._harmless(self._first_resizes, pictures, output)) is not None:
+            steps, pictures = [*steps, step], _taken(step, pictures)
+        step = tuple(self._shrinking(one) for one in pictures)
+        if _sizes(smaller := _taken(step, pictures)) != _sizes(pictures):
+            return [*steps, step, *self._find_steps(smaller)]
+        step = self._harmless(self._crops, pictures, output)
+        return steps if step is None else [*steps, step]
 
-    def _probe(self, height: int, width: int) -> ProcessorMap:
-        """Find out the map by showing pictures that code a canvas position in their pixels."""
+    def _harmless(
+        self, find: Callable[[Sequence[Planes]], Step], pictures: Sequence[Planes], output: Mapping[str, Tensor]
+    ) -> Step | None:
+        """Return a step that changes the sizes of the pictures and nothing that the processor makes of them."""
+        step = find(pictures)
+        taken = _taken(step, pictures)
+        return step if _sizes(taken) != _sizes(pictures) and _same(output, self._output(taken)) else None
 
-        def show(array_HWC: np.ndarray) -> dict[str, Tensor]:
-            return self._process(Image.fromarray(array_HWC))
+    def _output(self, pictures: Sequence[Planes]) -> Mapping[str, Tensor]:
+        return self._process([picture(one) for one in pictures])
 
-        def constant(*rgb: int) -> np.ndarray:
-            return np.broadcast_to(np.array(rgb, dtype=np.uint8), (height, width, 3)).copy()
+    def _first_resizes(self, pictures: Sequence[Planes]) -> Step:
+        """Return for each picture the first resize that the processor makes of the whole of it."""
+        found: dict[int, Callable[[Planes], Planes]] = {}
 
-        black = show(constant(0, 0, 0))
-        shift = black["pixel_values"].flatten().float()
-        factor = show(constant(255, 255, 255))["pixel_values"].flatten().float() - shift
+        def seen(source_LHW: Planes, resize: Resize) -> Planes:
+            for number, whole in enumerate(pictures):
+                if source_LHW.shape[-2:] == whole.shape[-2:] and number not in found:
+                    several = source_LHW.reshape(-1, 3, *whole.shape[-2:]) if len(source_LHW) % 3 == 0 else ()
+                    if any(np.array_equal(one, whole) for one in several):
+                        found[number] = resize.apply
+            return resize.apply(source_LHW)
 
-        def digit(array_HWC: np.ndarray) -> Tensor:
-            """Return the 8-bit value that each output element shows."""
-            values = (show(array_HWC)["pixel_values"].flatten() - shift) / factor
-            return (values * 255).round().long()
+        with resizes(seen):
+            self._output(pictures)
+        return tuple(found.get(number, _kept) for number in range(len(pictures)))
 
-        if self._size(black) != (height, width) or bool((factor == 0).any()):
-            raise _not_invertible(f"a {width}x{height} picture is resized, padded or cropped again")
-        position = np.arange(height * width).reshape(height, width)
-        index = digit(constant(0, 1, 2)) * (height * width)
-        for power in range(max(1, (int(position.max()).bit_length() + 7) // 8)):
-            coded = ((position >> (8 * power)) & 255).astype(np.uint8)
-            index += digit(np.repeat(coded[..., None], 3, axis=2)) << (8 * power)
-        complete = torch.zeros(3 * height * width, dtype=torch.bool)
-        in_range = bool(((index >= 0) & (index < complete.numel())).all())
-        if in_range:
-            complete[index] = True
-        if not in_range or not bool(complete.all()):
-            raise _not_invertible("some pixels cannot be found in its output")
-        std = torch.tensor([1 / float(factor[index // (height * width) == channel][0]) for channel in range(3)])
-        shape = black["pixel_values"].shape
-        extras = {name: value for name, value in black.items() if name != "pixel_values"}
-        found = ProcessorMap(index, factor, shift, shape, extras, std.view(3, 1, 1))
-        random = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        expected = show(random)["pixel_values"].float()
-        ours = found(torch.from_numpy(random).permute(2, 0, 1).float() / 255)
-        if float((ours - expected).abs().max()) > _AFFINE_TOLERANCE * float(factor.abs().max()):
-            raise _not_invertible("its output is not an affine function of single pixels")
-        return found
+    def _crops(self, pictures: Sequence[Planes]) -> Step:
+        """Return for each picture the crop to what reaches the processor's output."""
+        return tuple(_crop(*box) for box in self.map(*_sizes(pictures)).used)
+
+    def _shrinking(self, whole: Planes) -> Callable[[Planes], Planes]:
+        height, width = whole.shape[-2:]
+        share = (self._max_pixels / (height * width)) ** 0.5
+        if share >= 1:
+            return _kept
+        size = (max(1, int(width * share)), max(1, int(height * share)))
+        return lambda planes_CHW: planes(picture(planes_CHW).resize(size, Image.Resampling.LANCZOS))
 
 
 def to_image(canvas: Tensor) -> Image.Image:
     """Return the RGB picture of a canvas; exact, since canvases are on the 8-bit grid."""
-    array = (canvas.detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(array))
+    return picture((canvas.detach().cpu() * 255).round().to(torch.uint8).numpy())
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -174,10 +174,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _not_invertible(reason: str) -> ModelError:
-    return ModelError(
-        "The image processor has to leave pictures of its own output size as they are, apart from normalising "
-        "and reordering pixels, so that gradients reach the picture that the policy sees.",
-        reason=f"Here {reason}.",
-        remedy="Use a model whose processor only resizes, normalises and cuts patches, or the sampler `clean`.",
-    )
+def _kept(planes_CHW: Planes) -> Planes:
+    return planes_CHW
+
+
+def _crop(top: int, bottom: int, left: int, right: int) -> Callable[[Planes], Planes]:
+    return lambda planes_CHW: np.ascontiguousarray(planes_CHW[:, top:bottom, left:right])
+
+
+def _taken(step: Step, pictures: Sequence[Planes]) -> list[Planes]:
+    return [change(one) for change, one in zip(step, pictures, strict=True)]
+
+
+def _sizes(pictures: Sequence[Planes]) -> tuple[Size, ...]:
+    return tuple((one.shape[-2], one.shape[-1]) for one in pictures)
+
+
+def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def _batched(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate along the first axis; along the others smaller ones are filled up with zeros, as processors do."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = []
+    for part in parts:
+        gaps = [wanted - size for wanted, size in zip(shape, part.shape[1:], strict=True)]
+        if any(gaps):
+            part = torch.nn.functional.pad(part, [number for gap in reversed(gaps) for number in (0, gap)])
+        filled.append(part)
+    return torch.cat(filled)

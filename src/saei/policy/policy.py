@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -16,8 +17,10 @@ from saei.errors import DataError, ModelError
 from saei.policy.adapters import SwitchedOff, save_adapter
 from saei.policy.loading import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
-from saei.policy.pixels import PixelSpace
+from saei.policy.pixels import PixelSpace, to_image
 from saei.policy.prefix import Grad, Prefix
+from saei.policy.processors import compose, save_processor
+from saei.policy.prompts import Prompt, Prompts
 from saei.types import CLEAN, Example, View
 
 
@@ -30,6 +33,7 @@ class Policy:
         sampling: Its temperature defines the policy's distribution.
         entropy: Which distribution entropies are taken of.
         shared_prefix: Compute a view's prompt once for all of its responses.
+        max_pixels: Largest canvas that is an original picture, None for a default.
 
     Attributes:
         module: What every pass enters through; a run replaces it by ``accelerator.prepare``'s result.
@@ -46,6 +50,7 @@ class Policy:
         sampling: SamplingConfig | None = None,
         entropy: EntropyConfig | None = None,
         shared_prefix: bool = True,
+        max_pixels: int | None = None,
     ) -> None:
         sampling, entropy = sampling or SamplingConfig(), entropy or EntropyConfig()
         self.parts = parts
@@ -53,10 +58,14 @@ class Policy:
         self.shared_prefix = shared_prefix
         self.module: Any = PolicyModule(parts.model)
         self.tokenizer = parts.tokenizer
-        self.pixels = PixelSpace(parts.image_processor)
+        self.processor = parts.processor or compose(
+            parts.model.config, parts.tokenizer, parts.image_processor, parts.chat_template
+        )
+        self._prompts = Prompts(parts.model, self.processor)
+        self.pixels = PixelSpace(self._prompts.images, max_pixels)
         self.sampling = sampling
         self.eos_ids = _eos_ids(parts).to(self.device)
-        self._banned_V = _banned(parts, self.eos_ids).to(self.device)
+        self._banned_V = _banned(parts, self.processor, self.eos_ids).to(self.device)
         self.distribution = self.distribution_of(
             sampling, entropy_temperature=None if entropy.temperature == "sampling" else entropy.temperature
         )
@@ -76,7 +85,14 @@ class Policy:
             ModelError: If the model or its processors do not load.
         """
         parts = load_parts(model)
-        return cls(parts, template, sampling=sampling, entropy=entropy, shared_prefix=model.shared_prefix)
+        return cls(
+            parts,
+            template,
+            sampling=sampling,
+            entropy=entropy,
+            shared_prefix=model.shared_prefix,
+            max_pixels=model.max_pixels,
+        )
 
     @property
     def model(self) -> Any:
@@ -105,9 +121,10 @@ class Policy:
             DataError: If an image cannot be read or the prompt leaves no room for a response.
             ModelError: If the chat template does not place one image per image of the example.
         """
-        canvases = tuple(self.pixels.canvas(image).to(self.device) for image in example.images)
-        inputs = self.pixels.inputs(canvases)
-        ids_P = self._prompt(example, [self._image_tokens(canvas) for canvas in canvases])
+        canvases = self.pixels.canvases(example.images)
+        where = f"example '{example.id}'"
+        prompt = self._prompts(self.template.messages(example), [to_image(one) for one in canvases], where=where)
+        ids_P = prompt.ids_P.to(self.device)
         config = self.model.config.get_text_config()
         room = getattr(config, "max_position_embeddings", None)
         if room is not None and len(ids_P) + self.sampling.max_new_tokens > room:
@@ -117,7 +134,14 @@ class Policy:
                 f"{self.sampling.max_new_tokens}, the context {room}.",
                 remedy="Lower model.max_pixels or sampling.max_new_tokens, or leave the example out.",
             )
-        return View(example, CLEAN, ids_P, self._positions(ids_P, inputs), canvases)
+        return View(
+            example,
+            CLEAN,
+            ids_P,
+            self._positions(prompt).to(self.device),
+            tuple(canvas.to(self.device) for canvas in canvases),
+            {name: own.to(self.device) for name, own in prompt.token_inputs.items()},
+        )
 
     def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
         """Open views for sampling and scoring.
@@ -137,7 +161,7 @@ class Policy:
         return below
 
     def save(self, folder: Path) -> None:
-        """Write model, tokenizer and image processor as one folder that the Auto classes of transformers load.
+        """Write model and processor as one folder that the Auto classes of transformers load.
 
         Under LoRA the adapter takes the model's place, as peft writes it.
         """
@@ -145,45 +169,18 @@ class Policy:
             self.model.save_pretrained(folder)
         else:
             save_adapter(self.parts.adapter, folder)
-        self.tokenizer.save_pretrained(folder)
-        self.parts.image_processor.save_pretrained(folder)
-        if self.parts.chat_template:
-            (folder / "chat_template.jinja").write_text(self.parts.chat_template, encoding="utf-8")
+        save_processor(self.processor, folder)
 
-    def _prompt(self, example: Example, image_tokens: Sequence[int]) -> Tensor:
-        """Return the prompt's ids with each image placeholder expanded to its number of image tokens."""
-        kwargs = {"chat_template": self.parts.chat_template} if self.parts.chat_template else {}
-        text = self.tokenizer.apply_chat_template(
-            self.template.messages(example), tokenize=False, add_generation_prompt=True, **kwargs
-        )
-        image_id = self.model.config.image_token_id
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids.count(image_id) != len(image_tokens):
-            raise ModelError(
-                "The chat template has to place one image token per image.",
-                reason=f"It placed {ids.count(image_id)} for the {len(image_tokens)} image(s) of '{example.id}'.",
-                remedy="Use a checkpoint whose chat template knows images.",
-            )
-        remaining = iter(image_tokens)
-        expanded = [token for id_ in ids for token in ([id_] * next(remaining) if id_ == image_id else [id_])]
-        return torch.tensor(expanded, dtype=torch.long, device=self.device)
-
-    def _image_tokens(self, canvas: Tensor) -> int:
-        """Return how many tokens the language model sees of a canvas."""
-        grid = self.pixels.map((canvas.shape[-2], canvas.shape[-1])).extras["image_grid_thw"]
-        merge: int = self.model.config.vision_config.spatial_merge_size
-        return int(grid.prod()) // merge**2
-
-    def _positions(self, ids_P: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    def _positions(self, prompt: Prompt) -> Tensor:
         """Return the prompt's rotary positions ``[K, P]``; found out from the model."""
-        if not hasattr(self.model.base_model, "get_rope_index"):
-            return torch.arange(len(ids_P), device=ids_P.device)[None]
-        positions_3BP, _ = self.model.base_model.get_rope_index(
-            ids_P[None],
-            mm_token_type_ids=(ids_P == self.model.config.image_token_id).int()[None],
-            image_grid_thw=inputs.get("image_grid_thw"),
-        )
-        return torch.as_tensor(positions_3BP[:, 0])
+        rope_index = getattr(self.model.base_model, "get_rope_index", None)
+        if rope_index is None:
+            return torch.arange(len(prompt.ids_P))[None]
+        tokens = {name: own[None, :-1] for name, own in prompt.token_inputs.items()}
+        known = {"input_ids": prompt.ids_P[None], **tokens, **prompt.images}
+        takes = inspect.signature(rope_index).parameters
+        positions_KBP, _ = rope_index(**{name: value.to(self.device) for name, value in known.items() if name in takes})
+        return torch.as_tensor(positions_KBP[:, 0])
 
 
 def _eos_ids(parts: Parts) -> Tensor:
@@ -201,7 +198,7 @@ def _eos_ids(parts: Parts) -> Tensor:
     return torch.tensor(sorted(set(ids)))
 
 
-def _banned(parts: Parts, eos_ids: Tensor) -> Tensor:
+def _banned(parts: Parts, processor: Any, eos_ids: Tensor) -> Tensor:
     """Return the mask of ids that must not be sampled: special tokens but the ends, and ids without a token.
 
     A generated image token would ask for an image that is not there.
@@ -210,7 +207,8 @@ def _banned(parts: Parts, eos_ids: Tensor) -> Tensor:
     banned_V = torch.zeros(size, dtype=torch.bool)
     banned_V[len(parts.tokenizer) :] = True
     special = {number for number, token in parts.tokenizer.added_tokens_decoder.items() if token.special}
-    special |= {*parts.tokenizer.all_special_ids, parts.model.config.image_token_id}
+    special |= {*parts.tokenizer.all_special_ids, parts.model.config.image_token_id, *processor.image_token_ids}
+    special.discard(None)
     banned_V[[number for number in special if number < size]] = True
     banned_V[eos_ids.cpu()] = False
     return banned_V

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.config import SamplingConfig
-from saei.policy.decoding import Draw, decode
+from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
-from saei.policy.rows import lay_out
+from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
 from saei.types import Response, View
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Scores:
     """Teacher-forced statistics of one view's N responses, right-padded to the longest of them.
 
     Attributes:
-        logp_NT: float32 log-probability of each token, 0 on padding.
-        entropy_NT: float32 entropy in nats, 0 on padding; None if it was not asked for.
+        logp_NT: float32 log-probability of each token, 0 on padding and on tokens that were not selected.
+        entropy_NT: float32 entropy in nats, 0 likewise; None if it was not asked for.
         mask_NT: bool, True on response tokens.
     """
 
@@ -72,12 +72,19 @@ class Prefix:
     ) -> None:
         self._stack.close()
 
-    def score(self, responses: Sequence[Sequence[Response]], *, with_entropy: bool = True) -> list[Scores]:
+    def score(
+        self,
+        responses: Sequence[Sequence[Response]],
+        *,
+        with_entropy: bool = True,
+        selected: Sequence[Tensor] | None = None,
+    ) -> list[Scores]:
         """Score responses under their views.
 
         Args:
             responses: For each view its responses; all of them may be empty for a view.
             with_entropy: Whether entropies are wanted.
+            selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
         """
         policy = self._policy
         ids = [[response.ids_T for response in own] for own in responses]
@@ -86,28 +93,25 @@ class Prefix:
         layout = lay_out(self._views, ids, shared=policy.shared_prefix)
         rows, answers = layout.rows, layout.answers
         inputs = {
-            "input_ids": rows.ids_BS,
-            "attention_mask": rows.valid_BS,
-            "position_ids": _position_argument(rows.positions_KBS),
+            **_arguments(rows),
             "use_cache": answers is not None,
-            **policy.pixels.inputs([canvas for number in layout.views for canvas in self._canvases[number]]),
+            **policy.pixels.inputs([self._canvases[number] for number in layout.views]),
         }
         continuation = None
         if answers is not None:
             seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
-            continuation = Continuation(
-                layout.parent_R,
-                {
-                    "input_ids": answers.ids_BS,
-                    "attention_mask": seen_RS,
-                    "position_ids": _position_argument(answers.positions_KBS),
-                },
-            )
+            continuation = Continuation(layout.parent_R, _going_on(answers, seen_RS))
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
-        targets = Targets(layout.source_M, layout.target_M, distribution, with_entropy)
+        source_M, target_M, keep_M = layout.source_M, layout.target_M, _flat(selected, ids)
+        if keep_M is not None:
+            source_M, target_M = source_M[keep_M], target_M[keep_M]
+        targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only=self._grad == "pixels")
         logp_M, entropy_M = policy.module(inputs, targets, continuation)
+        if keep_M is not None:
+            logp_M = _at(keep_M, logp_M)
+            entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)
         counts = [sum(map(len, own)) for own in ids]
         logps = logp_M.split(counts)
         entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)
@@ -115,19 +119,26 @@ class Prefix:
 
     @torch.no_grad()
     def sample(
-        self, counts: Sequence[int], *, generator: torch.Generator, sampling: SamplingConfig | None = None
+        self,
+        counts: Sequence[int],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None = None,
     ) -> list[list[Response]]:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
         Args:
             counts: How many responses each view gets.
-            generator: Source of all randomness, on the CPU.
+            generator: Source of all randomness, on the CPU; several, one per view, make the responses to a view
+                independent of the views that it is opened with.
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
         """
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:
             return [[] for _ in counts]
+        if not isinstance(generator, torch.Generator):
+            generator = [generator[number] for number in wanted]
         draw = self._draw(wanted, [counts[number] for number in wanted], sampling, generator)
         policy = self._policy
         ids = [row[:length].cpu() for row, length in zip(draw.ids_RT, draw.length_R.tolist(), strict=True)]
@@ -145,42 +156,38 @@ class Prefix:
         return [[next(drawn) for _ in range(count)] for count in counts]
 
     def _draw(
-        self, wanted: list[int], counts: list[int], sampling: SamplingConfig | None, generator: torch.Generator
+        self,
+        wanted: list[int],
+        counts: list[int],
+        sampling: SamplingConfig | None,
+        generator: torch.Generator | Sequence[torch.Generator],
     ) -> Draw:
         policy = self._policy
         views = [self._views[number] for number in wanted]
-        width = max(view.prompt_ids_P.shape[0] for view in views)
+        canvases = [self._canvases[number] for number in wanted]
+        expand_R = torch.repeat_interleave(torch.tensor(counts))
+        if not policy.shared_prefix:
+            views = [views[number] for number in expand_R.tolist()]
+            canvases = [canvases[number] for number in expand_R.tolist()]
         # Prompts are padded on the left, so that every row's last column predicts its first response token.
-        gaps = [width - view.prompt_ids_P.shape[0] for view in views]
-        mask_BS = torch.stack([torch.arange(width, device=policy.device) >= gap for gap in gaps])
-        positions_KBS = torch.stack(
-            [pad(view.positions_KP, (gap, 0)) for view, gap in zip(views, gaps, strict=True)], dim=1
-        )
-        inputs = {
-            "input_ids": torch.stack(
-                [pad(view.prompt_ids_P, (gap, 0), value=0) for view, gap in zip(views, gaps, strict=True)]
-            ),
-            "attention_mask": mask_BS,
-            "position_ids": _position_argument(positions_KBS),
-            "use_cache": True,
-            **policy.pixels.inputs([canvas for number in wanted for canvas in self._canvases[number]]),
-        }
-        first: NextToken = policy.module(inputs)
-        expand_R = torch.repeat_interleave(
-            torch.arange(len(views), device=policy.device), torch.tensor(counts, device=policy.device)
-        )
-        first.cache.batch_select_indices(expand_R)
-        mask_RS = mask_BS[expand_R]
-        next_KR = positions_KBS.amax(dim=(0, 2))[expand_R].expand(positions_KBS.shape[0], -1) + 1
+        rows = stack([prompt_row(view) for view in views], left=True)
+        first: NextToken = policy.module({**_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)})
+        logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
+        tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # stands for any token to come
+        if policy.shared_prefix:
+            expand_R = expand_R.to(policy.device)
+            first.cache.batch_select_indices(expand_R)
+            logits_RV, rows, tokens = logits_RV[expand_R], rows.select(expand_R), tokens.select(expand_R)
+        start_KR = rows.positions_KBS.amax(dim=(0, 2)).expand(rows.positions_KBS.shape[0], -1) + 1
 
         def step(ids_L: Tensor, rows_L: Tensor, cache: Any) -> NextToken:
             fed = cache.get_seq_length() - width
-            seen_LS = pad(mask_RS[rows_L], (0, fed + 1), value=True)
             result: NextToken = policy.module(
                 {
                     "input_ids": ids_L[:, None],
-                    "attention_mask": seen_LS,
-                    "position_ids": _position_argument((next_KR[:, rows_L] + fed)[..., None]),
+                    "attention_mask": pad(rows.valid_BS[rows_L], (0, fed + 1), value=True),
+                    "position_ids": _position_argument((start_KR[:, rows_L] + fed)[..., None]),
+                    **{name: own_RS[rows_L] for name, own_RS in _masks(tokens).items()},
                     "past_key_values": cache,
                     "use_cache": True,
                 }
@@ -188,19 +195,63 @@ class Prefix:
             return result
 
         return decode(
-            first.logits_BV[expand_R],
+            logits_RV,
             first.cache,
             step,
             distribution=policy.distribution if sampling is None else policy.distribution_of(sampling),
             sampling=sampling or policy.sampling,
             eos_ids=policy.eos_ids,
-            generator=generator,
+            uniform=uniforms(generator, counts, (sampling or policy.sampling).max_new_tokens),
+            drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
+
+
+def _arguments(rows: Rows) -> dict[str, Any]:
+    """Return the model's arguments for rows that begin with a prompt."""
+    return {
+        "input_ids": rows.ids_BS,
+        "attention_mask": rows.valid_BS,
+        "position_ids": _position_argument(rows.positions_KBS),
+        **rows.token_inputs,
+    }
+
+
+def _going_on(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
+    """Return the model's arguments for rows that go on from a cache."""
+    return {
+        "input_ids": answers.ids_BS,
+        "attention_mask": seen_RS,
+        "position_ids": _position_argument(answers.positions_KBS),
+        **_masks(answers),
+    }
+
+
+def _masks(rows: Rows) -> dict[str, Tensor]:
+    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
+    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
 
 
 def _position_argument(positions_KBS: Tensor) -> Tensor:
     """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
     return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
+
+
+def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """Return which of all response tokens, in the order of a layout, are selected; None if there is no choice."""
+    if selected is None:
+        return None
+    return torch.cat(
+        [
+            own_T[: len(ids_T)]
+            for selected_NT, own in zip(selected, ids, strict=True)
+            for own_T, ids_T in zip(selected_NT, own, strict=True)
+        ]
+    )
+
+
+def _at(keep_M: Tensor, values_m: Tensor) -> Tensor:
+    """Return the values at the places that are kept, 0 elsewhere."""
+    return values_m.new_zeros(keep_M.shape).masked_scatter(keep_M, values_m)
 
 
 def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | None) -> Scores:

@@ -9,29 +9,35 @@ B rows, S columns of a row, R rows of responses, M scored tokens of all rows; K 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from saei.types import View
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rows:
-    """Right-padded model rows; padding on the right lets every column see at least itself.
+    """Padded model rows; padding on the right lets every column see at least itself.
 
     Attributes:
         ids_BS: int64.
         positions_KBS: int64 rotary positions.
         valid_BS: bool, False on padding.
+        token_inputs: The model's further inputs of one value per token, ``[B, S, ...]`` by name.
     """
 
     ids_BS: Tensor
     positions_KBS: Tensor
     valid_BS: Tensor
+    token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def select(self, number_R: Tensor) -> Rows:
+        """Return the rows of these numbers."""
+        inputs = {name: own[number_R] for name, own in self.token_inputs.items()}
+        return Rows(self.ids_BS[number_R], self.positions_KBS[:, number_R], self.valid_BS[number_R], inputs)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,15 +79,15 @@ def lay_out(views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, sha
 
 
 def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
-    rows = _rows([(view.prompt_ids_P, view.positions_KP) for view, _ in spoken])
+    rows = stack([prompt_row(view) for view, _ in spoken])
     width, device = rows.ids_BS.shape[1], target_M.device
     going_on = [
-        (parent, (ids_T[:-1], _after(view, len(ids_T) - 1)))
+        (parent, response_row(view, ids_T[:-1]))
         for parent, (view, own) in enumerate(spoken)
         for ids_T in own
         if len(ids_T) > 1
     ]
-    answers = _rows([row for _, row in going_on]) if going_on else None
+    answers = stack([row for _, row in going_on]) if going_on else None
     sources, place = [], rows.ids_BS.numel()
     for parent, (view, own) in enumerate(spoken):
         last = parent * width + len(view.prompt_ids_P) - 1
@@ -102,15 +108,7 @@ def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]],
 
 def _plain(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
     pairs = [(view, ids_T) for view, own in spoken for ids_T in own]
-    rows = _rows(
-        [
-            (
-                torch.cat([view.prompt_ids_P, ids_T[:-1]]),
-                torch.cat([view.positions_KP, _after(view, len(ids_T) - 1)], dim=1),
-            )
-            for view, ids_T in pairs
-        ]
-    )
+    rows = stack([_joined(prompt_row(view), response_row(view, ids_T[:-1])) for view, ids_T in pairs])
     width, device = rows.ids_BS.shape[1], target_M.device
     starts = [number * width + len(view.prompt_ids_P) - 1 for number, (view, _) in enumerate(pairs)]
     return Layout(
@@ -128,19 +126,64 @@ def _plain(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], 
     )
 
 
-def _after(view: View, length: int) -> Tensor:
-    """Return the rotary positions ``[K, length]`` of what follows a prompt."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Row:
+    """Tokens in a row, without padding: ids ``[S]``, positions ``[K, S]``, token inputs ``[S, ...]``."""
+
+    ids_S: Tensor
+    positions_KS: Tensor
+    token_inputs: Mapping[str, Tensor]
+
+
+def prompt_row(view: View) -> Row:
+    """Return the row of a view's prompt."""
+    return Row(view.prompt_ids_P, view.positions_KP, {name: own[:-1] for name, own in view.token_inputs.items()})
+
+
+def response_row(view: View, ids_T: Tensor) -> Row:
+    """Return the row of what follows a view's prompt."""
     start = int(view.positions_KP.max()) + 1
-    positions = torch.arange(start, start + length, device=view.positions_KP.device)
-    return positions.expand(view.positions_KP.shape[0], -1)
+    positions = torch.arange(start, start + len(ids_T), device=ids_T.device)
+    inputs = {name: own[-1:].expand(len(ids_T), *own.shape[1:]) for name, own in view.token_inputs.items()}
+    return Row(ids_T, positions.expand(view.positions_KP.shape[0], -1), inputs)
 
 
-def _rows(rows: Sequence[tuple[Tensor, Tensor]]) -> Rows:
-    """Stack rows of ids ``[S]`` and positions ``[K, S]``, right-padded to the longest."""
-    width = max(len(ids_S) for ids_S, _ in rows)
-    lengths = torch.tensor([len(ids_S) for ids_S, _ in rows], device=rows[0][0].device)
+def _joined(first: Row, second: Row) -> Row:
+    return Row(
+        torch.cat([first.ids_S, second.ids_S]),
+        torch.cat([first.positions_KS, second.positions_KS], dim=1),
+        {name: torch.cat([own, second.token_inputs[name]]) for name, own in first.token_inputs.items()},
+    )
+
+
+def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
+    """Stack rows, padded to the longest.
+
+    Of token inputs that some rows lack, such as masks over images for a text without, those get zeros.
+
+    Args:
+        rows: The rows.
+        left: Pad on the left, so that all rows end in the last column.
+    """
+    lengths = [len(row.ids_S) for row in rows]
+    width = max(lengths)
+    places = [slice(width - length, width) if left else slice(length) for length in lengths]
+
+    def spread(parts: Sequence[Tensor | None]) -> Tensor:
+        """Return ``[B, S, ...]`` of ``[S, ...]`` tensors, zero where there is nothing."""
+        given = [part for part in parts if part is not None]
+        shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in given), strict=True)]
+        spread_BS = given[0].new_zeros(len(parts), width, *shape)
+        for row, place, part in zip(spread_BS, places, parts, strict=True):
+            if part is not None:
+                row[(place, *map(slice, part.shape[1:]))] = part
+        return spread_BS
+
+    names = dict.fromkeys(name for row in rows for name in row.token_inputs)
+    positions_BSK = spread([row.positions_KS.T for row in rows])
     return Rows(
-        ids_BS=torch.stack([pad(ids_S, (0, width - len(ids_S))) for ids_S, _ in rows]),
-        positions_KBS=torch.stack([pad(own, (0, width - own.shape[1])) for _, own in rows], dim=1),
-        valid_BS=torch.arange(width, device=lengths.device) < lengths[:, None],
+        ids_BS=spread([row.ids_S for row in rows]),
+        positions_KBS=positions_BSK.permute(2, 0, 1),
+        valid_BS=spread([torch.ones_like(row.ids_S, dtype=torch.bool) for row in rows]),
+        token_inputs={name: spread([row.token_inputs.get(name) for row in rows]) for name in names},
     )

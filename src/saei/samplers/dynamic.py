@@ -49,13 +49,13 @@ class Dynamic(Sampler):
     def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
         """Return all groups that were drawn, also those that ``guard`` will drop."""
         groups = self.of.draw(views, ctx)
-        missing = len(views) - self._varying(groups, ctx)
+        missing = ctx.total(len(views) - self._varying(groups, ctx))
         for _ in range(self.config.max_rounds - 1):
             further = ctx.more(missing) if missing else ()
-            if not further:
+            if not ctx.total(len(further)):
                 break
-            drawn = self.of.draw(further, ctx)
-            missing -= self._varying(drawn, ctx)
+            drawn = self.of.draw(further, ctx) if further else []
+            missing -= ctx.total(self._varying(drawn, ctx))
             groups += drawn
         return groups
 

@@ -61,13 +61,14 @@ class Mixing(Sampler):
         """Return one group per view, clean responses first."""
         policy, config = ctx.policy, self.config
         with ctx.phase("sample"), policy.open(views) as prefix:
-            clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generator)
+            clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generators(views))
         with ctx.phase("attack"):
             outcomes_by_view = [self.intervention.apply(views, clean, ctx) for _ in range(config.views)]
         outcomes = list(zip(*outcomes_by_view, strict=True))
         share = _shares(config.n_adversarial, config.views)
-        with ctx.phase("sample"), policy.open([o.view for own in outcomes for o in own]) as prefix:
-            drawn = iter(prefix.sample(share * len(views), generator=ctx.generator))
+        intervened = [outcome.view for own in outcomes for outcome in own]
+        with ctx.phase("sample"), policy.open(intervened) as prefix:
+            drawn = iter(prefix.sample(share * len(views), generator=ctx.generators(intervened)))
         return [
             self._group(view, own, clean_responses, [next(drawn) for _ in own])
             for view, own, clean_responses in zip(views, outcomes, clean, strict=True)

@@ -1,0 +1,146 @@
+"""What image processors do to pixels besides moving and normalising them: they resize pictures.
+
+Whatever a processor is made of, it resizes through Pillow or through torchvision. Its resizes are seen there, which
+tells what becomes of a picture without a word about any family. Source: original.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from threading import RLock
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+Planes: TypeAlias = NDArray[Any]
+"""``[L, H, W]``: the channels of a picture, or of several pictures of one size."""
+
+MAX_PIXELS = 64_000_000
+"""Largest area that a processor may blow a picture up to: far above what any model looks at."""
+
+_LOCK = RLock()
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """One resize, apart from the picture that it was called for.
+
+    Attributes:
+        source: Height and width before.
+        target: Height and width after.
+        apply: The resize itself, with its rounding, of 8-bit planes.
+        along: The same of float32 along one axis: ``along(square, size)`` resizes the columns of a square.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    apply: Callable[[Planes], Planes]
+    along: Callable[[Planes, int], Planes]
+
+    @cached_property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """The float32 matrices ``[h', h]`` and ``[w', w]`` that it is along its axes, found by resizing identities."""
+        rows, columns = (
+            torch.from_numpy(np.array(self.along(np.eye(old, dtype=np.float32), new)))
+            for old, new in zip(self.source, self.target, strict=True)
+        )
+        return rows, columns
+
+    def linear(self, picture_LHW: Tensor) -> Tensor:
+        """Return the resized picture without rounding, differentiable; it saturates at 0 and 1, as 8 bits do."""
+        rows, columns = (matrix.to(picture_LHW) for matrix in self.matrices)
+        return (rows @ (picture_LHW @ columns.T).clamp(0, 1)).clamp(0, 1)  # rows last is Pillow's order
+
+
+Seen: TypeAlias = Callable[[Planes, Resize], Planes]
+"""``seen(planes, resize)`` gets the picture that is to be resized and returns the one to go on with."""
+
+
+@contextmanager
+def resizes(seen: Seen) -> Iterator[None]:
+    """Hand every resize inside the block to ``seen``, but for those that change no size."""
+    places: list[tuple[Any, Any]] = [(Image.Image, _pillow(Image.Image.resize, seen))]
+    functional = sys.modules.get("torchvision.transforms.v2.functional")
+    if functional is not None:
+        places.append((functional, _torchvision(functional.resize, seen)))
+    with _LOCK:  # what is replaced belongs to the whole process
+        originals = [place.resize for place, _ in places]
+        try:
+            for place, replacement in places:
+                place.resize = replacement
+            yield
+        finally:
+            for (place, _), original in zip(places, originals, strict=True):
+                place.resize = original
+
+
+def _pillow(original: Any, seen: Seen) -> Any:
+    def resize(
+        self: Image.Image, size: Any, resample: Any = None, box: Any = None, reducing_gap: float | None = None
+    ) -> Any:
+        width, height = (int(side) for side in size)
+        _guard(height, width)
+        if box is not None or reducing_gap is not None or self.mode not in ("RGB", "L"):
+            return original(self, size, resample, box, reducing_gap)  # then the trace finds no map
+        if (width, height) == self.size:
+            return self.copy()
+
+        def apply(planes_LHW: Planes) -> Planes:
+            return planes(original(picture(planes_LHW), (width, height), resample))
+
+        def along(square: Planes, new: int) -> Planes:
+            return np.asarray(original(Image.fromarray(square), (square.shape[1], new), resample))
+
+        return picture(seen(planes(self), Resize((self.height, self.width), (height, width), apply, along)))
+
+    return resize
+
+
+def _torchvision(original: Any, seen: Seen) -> Any:
+    def resize(inpt: Any, size: Any, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(inpt, Tensor) or len(size) != 2:
+            return original(inpt, size, *arguments, **options)
+        height, width = (int(side) for side in size)
+        _guard(height, width)
+        shape = inpt.shape
+        if (height, width) == tuple(shape[-2:]):
+            return inpt.clone()
+
+        def apply(planes_LHW: Planes) -> Planes:
+            return np.asarray(original(torch.from_numpy(planes_LHW), [height, width], *arguments, **options))
+
+        def along(square: Planes, new: int) -> Planes:
+            return np.asarray(
+                original(torch.from_numpy(square)[None], [new, square.shape[1]], *arguments, **options)[0]
+            )
+
+        found = Resize((shape[-2], shape[-1]), (height, width), apply, along)
+        resized = seen(np.ascontiguousarray(inpt.reshape(-1, *shape[-2:])), found)
+        return torch.from_numpy(np.ascontiguousarray(resized)).to(inpt.dtype).view(*shape[:-2], height, width)
+
+    return resize
+
+
+def planes(image: Image.Image) -> Planes:
+    """Return the channels of a picture."""
+    array = np.asarray(image)
+    return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def picture(planes_LHW: Planes) -> Image.Image:
+    """Return the picture of one or three channels."""
+    array = planes_LHW[0] if len(planes_LHW) == 1 else planes_LHW.transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _guard(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"the image processor would blow it up to {width} x {height} pixels")

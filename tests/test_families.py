@@ -1,0 +1,220 @@
+"""Every family keeps the same contract: our pixels and prompts, the shared prefix, the attack, a run from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from groups import official_inputs
+from runs import Checksum, lines, registered, tiny, train
+from saei.config import ModelConfig, SamplingConfig
+from saei.data.templates import ThinkBoxed
+from saei.diagnostics.zoo import FAMILIES, tiny_parts
+from saei.interventions import Intervention, InterventionConfig
+from saei.interventions.context import SamplingContext
+from saei.policy import Policy
+from saei.policy.pixels import to_image
+from saei.types import Example, Response, View
+
+TOKENS = 6
+SAMPLING = SamplingConfig(max_new_tokens=TOKENS)
+GREEDY = SamplingConfig(max_new_tokens=TOKENS, temperature=0)
+COUNTS = (3, 1, 2, 2)
+
+
+def picture(height: int, width: int) -> Image.Image:
+    values = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+EXAMPLES = (
+    Example("one", "What is red?", "1", (picture(40, 56),)),
+    Example("longer", "What is red + blue, and how many more than green?", "2", (picture(70, 33),)),
+    Example("text", "What is 1 + 2?", "3"),
+    Example("several", "Which picture is larger?", "4", (picture(48, 48), picture(30, 50))),
+)
+"""Unequal prompts, one without and one with several images."""
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def policy(request: pytest.FixtureRequest) -> Policy:
+    return Policy(tiny_parts(request.param), ThinkBoxed(), sampling=SAMPLING)
+
+
+@pytest.fixture(scope="module")
+def views(policy: Policy) -> list[View]:
+    return [policy.view(example) for example in EXAMPLES]
+
+
+@pytest.fixture(scope="module")
+def responses(policy: Policy, views: list[View]) -> list[list[Response]]:
+    with policy.open(views) as prefix:
+        return prefix.sample(COUNTS, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=[True, False], ids=["shared", "plain"])
+def shared(request: pytest.FixtureRequest, policy: Policy) -> Any:
+    before = policy.shared_prefix
+    policy.shared_prefix = request.param
+    yield request.param
+    policy.shared_prefix = before
+
+
+def own_logits(policy: Policy, view: View, ids_T: Tensor) -> Tensor:
+    """Logits of a response's positions by the model's own forward on what its processor gives, ``[T, V]``."""
+    logits: Tensor = policy.model(**official_inputs(policy, view, ids_T)).logits
+    assert policy.distribution.banned_V is not None
+    kept = logits[0, len(view.prompt_ids_P) - 1 : -1].masked_fill(policy.distribution.banned_V, -1e9)
+    return kept.double()
+
+
+def test_prompts_and_pixels_are_the_processors(policy: Policy, views: list[View]) -> None:
+    for view, example in zip(views, EXAMPLES, strict=True):
+        official = official_inputs(policy, view, view.prompt_ids_P[:0])
+        assert view.prompt_ids_P.tolist() == official["input_ids"][0].tolist()
+        assert len(view.canvases) == len(example.images)
+        ours = policy.pixels.inputs([view.canvases])
+        for name, value in ours.items():
+            torch.testing.assert_close(value, official[name], atol=1e-5, rtol=0)
+        for name, own in view.token_inputs.items():
+            if name in official:
+                assert torch.equal(own[:-1], official[name][0])
+
+
+def test_canvases_are_stable_and_show_what_the_pictures_show(policy: Policy, views: list[View]) -> None:
+    for view, example in zip(views, EXAMPLES, strict=True):
+        pictures = [to_image(canvas) for canvas in view.canvases]
+        again = policy.pixels.canvases(pictures)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(view.canvases, again, strict=True))
+        if pictures:
+            ours, theirs = (policy._prompts.images(images) for images in (pictures, example.images))
+            assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_scores_are_the_models_own(
+    policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
+) -> None:
+    with policy.open(views) as prefix:
+        scores = prefix.score(responses)
+    for view, own, score in zip(views, responses, scores, strict=True):
+        for n, response in enumerate(own):
+            with torch.no_grad():
+                expected = torch.distributions.Categorical(logits=own_logits(policy, view, response.ids_T))
+            length = len(response)
+            logp_T = expected.log_prob(response.ids_T).float()
+            torch.testing.assert_close(score.logp_NT[n, :length], logp_T, atol=5e-5, rtol=0)
+            torch.testing.assert_close(response.behaviour_logp_T, logp_T, atol=5e-5, rtol=0)
+            assert score.entropy_NT is not None
+            torch.testing.assert_close(score.entropy_NT[n, :length], expected.entropy().float(), atol=5e-5, rtol=0)
+
+
+def test_greedy_tokens_are_the_models_own(policy: Policy, views: list[View], shared: bool) -> None:
+    """Step by step by the model's own forward, without a cache."""
+    with policy.open(views) as prefix:
+        drawn = prefix.sample([1] * len(views), sampling=GREEDY, generator=torch.Generator())
+    for view, (response,) in zip(views, drawn, strict=True):
+        ids_T = view.prompt_ids_P[:0]
+        while len(ids_T) < TOKENS and not (len(ids_T) and ids_T[-1] in policy.eos_ids):
+            with torch.no_grad():  # the added token stands for the one to come, which nothing before it sees
+                logits_TV = own_logits(policy, view, torch.cat([ids_T, policy.eos_ids[:1]]))
+            ids_T = torch.cat([ids_T, logits_TV[-1:].argmax(-1)])
+        assert response.ids_T.tolist() == ids_T.tolist()
+
+
+def gradients(policy: Policy, views: list[View], responses: list[list[Response]]) -> list[Tensor | None]:
+    """By the pixels, of entropies and log-probabilities; then by the parameters, of log-probabilities."""
+    point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
+    with policy.open(views, grad="pixels", pixels=point) as prefix:
+        scores = prefix.score(responses)
+        J = torch.stack([s.entropy_NT.sum() - s.logp_NT.sum() for s in scores if s.entropy_NT is not None]).sum()
+    by_pixels = torch.autograd.grad(J, point)
+    parameters = [parameter for parameter in policy.module.parameters() if parameter.requires_grad]
+    with policy.open(views, grad="parameters") as prefix:
+        loss = torch.stack([s.logp_NT.sum() for s in prefix.score(responses)]).sum()
+    return [*by_pixels, *torch.autograd.grad(loss, parameters, allow_unused=True)]
+
+
+def test_gradients_of_the_shared_way_are_the_plain_ones(
+    policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    if not policy.shared_prefix:
+        pytest.skip("this family has the plain way only")
+    found = []
+    for flag in (True, False):
+        policy.shared_prefix = flag
+        found.append(gradients(policy, views, responses))
+    policy.shared_prefix = True
+    largest = max(float(gradient.abs().max()) for gradient in found[1] if gradient is not None)
+    for number, (ours, reference) in enumerate(zip(*found, strict=True)):
+        assert (ours is None) == (reference is None)
+        if ours is not None and reference is not None:
+            scale = float(reference.abs().max())
+            assert scale > 0 or number >= sum(len(view.canvases) for view in views)
+            # Attention does not feel the bias of its keys, whose gradient is nothing but rounding.
+            tolerance = 2e-5 * scale if scale > 1e-5 * largest else 1e-6 * largest
+            torch.testing.assert_close(ours, reference, atol=tolerance, rtol=0)
+
+
+def test_pixel_gradient_is_that_of_the_models_own_forward(
+    policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    """Finite differences of the model's own forward in float64, on inputs that move with the pixels."""
+    policy.model.double()
+    try:
+        for number in (0, 3):
+            view, (response, *_) = views[number], responses[number]
+            ids_T = response.ids_T
+            generator = torch.Generator().manual_seed(number)
+            directions = [torch.randn(c.shape, generator=generator, dtype=torch.float64) for c in view.canvases]
+
+            def value(step: float, *, view: View = view, ids_T: Tensor = ids_T, directions: Any = directions) -> float:
+                moved = [c.double() + step * d for c, d in zip(view.canvases, directions, strict=True)]
+                inputs = official_inputs(policy, view, ids_T) | policy.pixels.inputs([moved])
+                logits = policy.model(**inputs).logits[0, len(view.prompt_ids_P) - 1 : -1]
+                assert policy.distribution.banned_V is not None
+                logp_TV = logits.masked_fill(policy.distribution.banned_V, -1e9).log_softmax(-1)
+                return float(logp_TV.gather(-1, ids_T[:, None]).sum())
+
+            point = [canvas.double().requires_grad_() for canvas in view.canvases]
+            with policy.open([view], grad="pixels", pixels=point) as prefix:
+                J = prefix.score([[response]], with_entropy=False)[0].logp_NT.sum()
+            grads = torch.autograd.grad(J, point)
+            along = sum(float((g * d).sum()) for g, d in zip(grads, directions, strict=True))
+            step = 1e-4
+            with torch.no_grad():
+                difference = (value(step) - value(-step)) / (2 * step)
+            # Log-probabilities leave in float32, and so do their gradients.
+            assert along == pytest.approx(difference, rel=1e-3, abs=1e-5)
+    finally:
+        policy.model.float()
+
+
+def test_the_attack_reaches_the_pixels(
+    policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
+) -> None:
+    intervention = Intervention(InterventionConfig.model_validate({"attack": {"type": "pgd", "step": "2/255"}}))
+    ctx = SamplingContext(policy, lambda view, own: [], 0.0, torch.Generator().manual_seed(0))
+    outcomes = intervention.apply(views, responses, ctx)
+    assert [outcome.untouched for outcome in outcomes] == [None, None, "no-image", None]
+    for view, outcome in zip(views, outcomes, strict=True):
+        for clean, moved in zip(view.canvases, outcome.view.canvases, strict=True):
+            change = ((moved - clean) * 255).round()
+            assert set(change.unique().tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
+            assert float((change != 0).float().mean()) > 0.2
+
+
+def test_a_saved_folder_trains(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path / "model")
+    loaded = Policy.load(ModelConfig(path=str(tmp_path / "model"), device="cpu"), ThinkBoxed(), sampling=SAMPLING)
+    ours, theirs = (one.view(EXAMPLES[0]) for one in (policy, loaded))
+    assert ours.prompt_ids_P.tolist() == theirs.prompt_ids_P.tolist()
+    assert all(torch.equal(a, b) for a, b in zip(ours.canvases, theirs.canvases, strict=True))
+    with registered(Checksum):
+        run = train(tiny(tmp_path / "model", tmp_path, training__steps=2, sampling__max_new_tokens=4))
+    assert [line["step"] for line in lines(run.run.path) if "train/loss" in line] == [1, 2]
