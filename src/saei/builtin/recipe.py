@@ -47,7 +47,7 @@ class Gate(ABC):
 
 
 class Recipe(ABC):
-    """How a tiny model is warm-started. To add one, implement both methods and name it in ``RECIPES``."""
+    """How a tiny model is warm-started. To add one, implement both methods and name it in ``saei build-tiny``."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
