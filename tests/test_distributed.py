@@ -17,15 +17,15 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from runs import lines, tiny
-from saei.data.templates import ThinkBoxed
+from saei.config import ModelConfig
 from saei.engine import checkpoint
 from saei.engine.ranks import Ranks, ranks_of
 from saei.errors import CheckpointError, ConfigError
 from saei.layers import load_config
-from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.loading import model_path
 
 PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
+BUILTIN = Path(model_path(ModelConfig()))
 PLUGIN = '''
 import os
 from pathlib import Path
@@ -74,7 +74,6 @@ SETTINGS = {
     "sampler.n_clean": 2,
     "sampler.n_adversarial": 2,
     "sampler.intervention.guard.type": "mine/some",
-    "sampling.max_new_tokens": 24,
     "training.prompts_per_step": 4,
     "training.micro_groups": 1,
     "training.seed_per": "group",
@@ -90,9 +89,8 @@ ACCELERATE += ("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_
 
 
 @pytest.fixture(scope="module")
-def home(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    Policy(random_parts, ThinkBoxed()).save(folder / "model")
     (folder / "mine.py").write_text(PLUGIN)
     return folder
 
@@ -104,7 +102,7 @@ def run(home: Path, launcher: Sequence[str], *arguments: str) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -112,7 +110,7 @@ def run(home: Path, launcher: Sequence[str], *arguments: str) -> None:
 
 def fresh(name: str, steps: int = 3) -> list[str]:
     settings = [word for path, value in SETTINGS.items() for word in ("--set", f"{path}={value}")]
-    return ["--model", "model", "--plugin", "./mine.py", "--steps", str(steps), "--name", name, *settings]
+    return ["--model", "builtin", "--plugin", "./mine.py", "--steps", str(steps), "--name", name, *settings]
 
 
 def looked_at(home: Path, world: int, rank: int) -> list[list[int]]:
@@ -128,7 +126,7 @@ def weights(home: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(home: Path, left: str, right: str) -> None:
-    ours, theirs, start = weights(home, left), weights(home, right), load_file(home / "model" / "model.safetensors")
+    ours, theirs, start = weights(home, left), weights(home, right), load_file(BUILTIN / "model.safetensors")
     assert max(float((ours[name] - start[name]).abs().max()) for name in ours) > 5e-4
     for name, values in ours.items():
         torch.testing.assert_close(values, theirs[name], atol=1e-6, rtol=0)
@@ -150,6 +148,7 @@ def alone(home: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # processes that load torch, and the run that they are compared with
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_two_processes_end_where_one_does(alone: Path, launcher: Sequence[str], request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.id
@@ -161,6 +160,7 @@ def test_two_processes_end_where_one_does(alone: Path, launcher: Sequence[str], 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_a_run_goes_on_in_another_number_of_processes(alone: Path) -> None:
     run(alone, TORCHRUN, *fresh("halves", steps=2))
     assert len(looked_at(alone, 2, 1)) == 4

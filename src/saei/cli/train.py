@@ -140,7 +140,6 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.engine.interrupt import Interrupted
-    from saei.engine.ranks import leave
 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
@@ -148,11 +147,9 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     try:
         trainer.train()
     except Interrupted as stopped:
-        leave()
         _stop(str(stopped), folder, again)
     except KeyboardInterrupt:
         _stop("Stopped at once.", folder, again)
-    leave()
     _say(f"Done: {folder}")
     return folder
 

@@ -153,9 +153,3 @@ def ranks_of(accelerator: Any, config: RunConfig) -> Ranks:
             remedy="Leave model.device at auto.",
         )
     return Ranks(count, accelerator.process_index)
-
-
-def leave() -> None:
-    """Take leave of the other processes at the end of a program."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()

@@ -175,7 +175,10 @@ class Trainer:
             if self.stream.bad:
                 self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
         if config.output.trackers:
-            self.accelerator.end_training()
+            # Not end_training: it destroys the process group, which the module's wrapper then holds alone. Freed with
+            # it under the interpreter's lock, the group joins threads that may be waiting for that lock.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         return self.run.path
 
     def save(self) -> Path:
