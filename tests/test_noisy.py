@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +22,7 @@ from saei.interventions.originals import redrawing
 from saei.interventions.strengths import Cosine, Linear, Sigmoid
 from saei.layers import load_config
 from saei.policy import Policy
+from saei.policy.pixels import PixelSpace
 from saei.samplers.noisy import Noisy
 from saei.strategy import StrategyConfig
 from saei.types import CLEAN, Example, View
@@ -111,13 +113,29 @@ def test_resizing_averages_noise_away(random_policy: Policy) -> None:
     assert spreads[0] < 0.5 * spreads[1]
 
 
-def test_several_pictures_are_noised_on_their_own(random_policy: Policy) -> None:
+def test_several_pictures_are_noised_on_their_own(random_policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     images = (picture(), picture(90, 140))
+    asked, find = [], random_policy.pixels.map
+    monkeypatch.setattr(random_policy.pixels, "map", lambda *sizes: (asked.append(len(sizes)), find(*sizes))[1])
     view = random_policy.view(Example("p", "How many?", "1", images))
     moved = attacked(random_policy, view, attack="diffusion-noise")
     assert [canvas.shape for canvas in moved.canvases] == [canvas.shape for canvas in view.canvases]
+    assert set(asked) == {2}  # what the processor does to one picture alone is nobody's question
     first = random_policy.pixels.canvas(with_noise(images[0], 500))
     torch.testing.assert_close(moved.canvases[0], first, atol=1.01 / 255, rtol=0)
+
+
+def test_a_picture_is_redrawn_beside_the_others_of_its_prompt(random_policy: Policy) -> None:
+    def sharing(images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        side = 64 // len(images)
+        small = [image.resize((side, side)) for image in images]
+        return dict(random_policy.parts.image_processor(images=small, return_tensors="pt"))
+
+    pixels, images = PixelSpace(sharing), (picture(), picture(90, 140))
+    canvases = pixels.canvases(images)
+    assert canvases[0].shape != pixels.canvas(images[0]).shape
+    for place, canvas in enumerate(canvases):
+        assert torch.equal(redrawing(pixels, images, place)(lambda picture: picture), canvas)
 
 
 def test_what_is_seen_is_noised_where_there_is_no_original() -> None:
@@ -148,7 +166,7 @@ def test_a_picture_that_is_not_changed_is_the_canvas(random_policy: Policy, mode
     image = picture().convert(mode)
     (canvas,) = random_policy.view(Example("p", "How many?", "1", (image,))).canvases
     shapes = []
-    redraw = redrawing(random_policy.pixels, image)
+    redraw = redrawing(random_policy.pixels, [image], 0)
     assert torch.equal(redraw(lambda pixels: (shapes.append(pixels.shape), pixels)[1]), canvas)
     assert shapes == [(3, 110, 150)]
 

@@ -167,11 +167,12 @@ class Intervention:
         scale = self.strength.at(ctx.progress)
         blocks, examples = [], []
         for number, view in enumerate(views):
-            for canvas, image in zip(view.canvases, view.example.images, strict=True):
-                pixels = ctx.policy.pixels
-                std_C11 = pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
-                units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11}
-                blocks.append(BlockSpace(units=units, scale=scale, grid=GRID, redraw=redrawing(pixels, image)))
+            pixels, images = ctx.policy.pixels, view.example.images
+            std_C11 = pixels.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in view.canvases)).std_C11
+            units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11.to(ctx.policy.device)}
+            for place in range(len(view.canvases)):
+                redraw = redrawing(pixels, images, place)
+                blocks.append(BlockSpace(units=units, scale=scale, grid=GRID, redraw=redraw))
                 examples.append(number)
         return Space("pixels", tuple(blocks), tuple(examples))
 

@@ -98,9 +98,9 @@ def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
     require(view.example is clean.example, name, "all views of a group look at its example")
     same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
     require(same, name, "all views of a group have canvases of the same sizes")
-    for canvas in view.canvases:
-        stored = policy.pixels.canvas(to_image(canvas)).to(canvas)
-        require(torch.equal(stored, canvas), name, "a canvas is what the policy sees of its 8-bit picture")
+    stored = policy.pixels.canvases([to_image(canvas) for canvas in view.canvases])
+    for canvas, again in zip(view.canvases, stored, strict=True):
+        require(torch.equal(again.to(canvas), canvas), name, "a canvas is what the policy sees of its 8-bit picture")
 
 
 def _check_origin(name: str, policy: Policy, group: Group) -> None:
