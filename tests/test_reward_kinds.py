@@ -240,10 +240,18 @@ def test_a_sum_has_one_weight_each() -> None:
 # --- functions -------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from saei.types import Grade
 
+@dataclass
+class Limits:  # which looks for its module among the imported ones
+    short: int = 10
+
 def brevity(example, text, *, truncated):
-    return 1.0 if len(text) < 10 else 0.25
+    return 1.0 if len(text) < Limits().short else 0.25
 
 def graded(example, text, *, truncated):
     return Grade(2.0, text == example.answer, {"own": 1.0}, text, "compared")
