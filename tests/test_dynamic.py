@@ -16,8 +16,10 @@ from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
+from saei.engine.display import title
 from saei.engine.interrupt import Interrupted
 from saei.engine.rundir import RunDir
+from saei.errors import ConfigError
 from saei.interventions.base import Guard
 from saei.layers import load_config
 from saei.policy import Policy
@@ -225,3 +227,12 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: 
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     samples = [(own / "samples.jsonl").read_text() for own in (whole, run.path)]
     assert samples[0] == samples[1]
+
+
+def test_an_intervention_of_the_other_sampler_is_found() -> None:
+    config = load_config(assignments=["sampler=dynamic", "sampler.of=mixed", "sampler.of.intervention.attack=fgsm"])
+    assert "Sampler dynamic (middle-third + fgsm)" in title(config)
+    assert "Sampler dynamic, objective" in title(load_config(assignments=["sampler=dynamic"]))
+    assert config.sampler.model_dump().keys() == {"type", "of", "max_rounds"}
+    with pytest.raises(ConfigError, match=r"stands at `sampler\.of\.intervention`"):
+        load_config(assignments=["sampler=dynamic", "sampler.of=mixed", "attack=fgsm"])

@@ -14,11 +14,12 @@ from saei.builtin.vocabulary import LARGEST_NUMBER, SIGNS, WORDS
 from saei.engine.stream import ViewStream
 from saei.errors import DataError, PluginLoadError, TrainingError
 from saei.policy import Policy
-from saei.rewards.accuracy_format import AccuracyFormat, last_boxed, same_answer, well_formed
+from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.base import Attempt, Reward
 from saei.rewards.function import Function
+from saei.rewards.graders.words import same_answer
 from saei.rewards.overlong import SoftOverlong
-from saei.rewards.reading import last_tagged, thinks_and_answers_once, thinks_then_answers
+from saei.rewards.reading import last_boxed, last_tagged, thinks_and_answers_once, thinks_then_answers, well_formed
 from saei.rewards.sum import Sum
 from saei.rewards.tagged import R1V, MMEureka
 from saei.types import Example, Grade
@@ -240,10 +241,18 @@ def test_a_sum_has_one_weight_each() -> None:
 # --- functions -------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from saei.types import Grade
 
+@dataclass
+class Limits:  # which looks for its module among the imported ones
+    short: int = 10
+
 def brevity(example, text, *, truncated):
-    return 1.0 if len(text) < 10 else 0.25
+    return 1.0 if len(text) < Limits().short else 0.25
 
 def graded(example, text, *, truncated):
     return Grade(2.0, text == example.answer, {"own": 1.0}, text, "compared")

@@ -46,12 +46,20 @@ def _message(item: Any, place: _Place) -> str:
         name = str(item["loc"][-1])
         known = nearest(name, place.section.model_fields) if place.section else ""
         if name == "intervention":
-            known += " Only samplers that intervene have an `intervention`, such as `mixed`."
+            known += f" {_where_interventions_are(place)}"
         return f"There is no such field. {known}".rstrip()
     if item["type"] == "missing":
         return "This field is required."
     message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
     return f"{message}." if item["type"] == "value_error" else f"{message}. Got {item['input']!r}."
+
+
+def _where_interventions_are(place: _Place) -> str:
+    section, own = place.section, place.path.rpartition(".")[0]
+    for field in section.model_fields if section else ():
+        if section and strategy_kind(section, field) == "sampler":
+            return f"That of the sampler that this one draws with stands at `{own}.{field}.intervention`."
+    return "Only samplers that intervene have an `intervention`, such as `mixed`."
 
 
 def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Place:

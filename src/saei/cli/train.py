@@ -40,7 +40,7 @@ def train(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="mixed (SaEI) or clean (plain GRPO).", rich_help_panel=HOW),
+        typer.Option(metavar="NAME", help="mixed (SaEI), clean (plain GRPO), noisy, dynamic.", rich_help_panel=HOW),
     ] = None,
     selector: Annotated[
         str | None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from saei.errors import DataError
 from saei.strategy import Section
 
 AUTO = "auto"
+
+_IMAGE_MARKER = re.compile(r"<image\d*>")
 
 NAMES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "images": (
@@ -112,3 +115,8 @@ def as_text(value: object, column: str, where: str) -> str:
             remedy="Fill it in or remove the row.",
         )
     return text
+
+
+def without_markers(question: str) -> str:
+    """Return a question without the markers that say where its images stand; templates put images first."""
+    return _IMAGE_MARKER.sub("", question)

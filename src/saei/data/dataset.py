@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-from saei.data.columns import AUTO, Columns, as_text, find_columns
+from saei.data.columns import AUTO, Columns, as_text, find_columns, without_markers
 from saei.data.table_task import Item, TableTask, check_unique
 from saei.data.tables import Table
 from saei.errors import DataError
-
-_IMAGE_MARKER = re.compile(r"<image\d*>")
 
 
 class Dataset(TableTask):
@@ -50,7 +47,7 @@ class Dataset(TableTask):
         columns = self._columns(table)
         question = row[columns.question]
         if isinstance(question, str):
-            question = _IMAGE_MARKER.sub("", question)
+            question = without_markers(question)
         return Item(
             question=as_text(question, columns.question, where),
             answer=as_text(row[columns.answer], columns.answer, where),

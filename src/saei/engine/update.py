@@ -17,6 +17,7 @@ from saei.engine.ranks import Ranks
 from saei.engine.seeding import derive
 from saei.entropy.base import Selector
 from saei.errors import TrainingError
+from saei.evaluation.metrics import mean
 from saei.interventions.stats import token_stats
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.policy import Policy, Scores
@@ -275,11 +276,7 @@ class _Log:
         parts = ranks.gather(self._values)
         for name in dict.fromkeys(name for part in parts for name in part):
             by_origin = joined([part.get(name, {}) for part in parts])
-            reduce = max if name.endswith("_max") else _mean
+            reduce = max if name.endswith("_max") else mean
             found[name] = reduce([value for values in by_origin.values() for value in values])
             found |= {f"{origin}/{name}": reduce(values) for origin, values in by_origin.items()}
         return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

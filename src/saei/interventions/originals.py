@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saei.policy.pixels import PixelSpace, to_image, to_rgb
+from saei.data.open_image import to_rgb
+from saei.policy.pixels import PixelSpace, to_image
 
 
 def redrawing(

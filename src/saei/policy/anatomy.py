@@ -87,5 +87,5 @@ def _not_found(model: Any, part: str) -> ModelError:
     return ModelError(
         "A part of the model has to be found to be frozen or adapted.",
         reason=f"{type(model).__name__} shows no {part}.",
-        remedy="Leave it out of model.freeze, or name the layers in model.lora.target_modules.",
+        remedy="Leave it out of model.freeze; without model.freeze and model.lora the whole model is trained.",
     )

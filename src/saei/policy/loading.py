@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
+from saei.data.hub import hub_answers
 from saei.errors import ModelError, SaeiError
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
@@ -22,9 +23,6 @@ BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
 
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
-
-HUB_TIMEOUT = 5.0
-"""Seconds after which the hub counts as out of reach and only its local cache is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def _reachable(config: ModelConfig) -> str:
         return path
     if path.startswith(("/", ".")) or path.count("/") > 1:
         raise _not_found(config, "there is no such folder")
-    if _hub_answers():
+    if hub_answers():
         return path
     cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
     if not isinstance(cached, str):
@@ -138,16 +136,6 @@ def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
             reason=error.reason,
             remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
         ) from error
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-    except Exception:  # whatever the transport raises, the hub is out of reach
-        return False
-    return True
 
 
 def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.rewards.accuracy import Accuracy
-from saei.rewards.graders.words import same_answer
-from saei.rewards.reading import BOX, last_boxed, well_formed
-
-__all__ = ["BOX", "AccuracyFormat", "last_boxed", "same_answer", "well_formed"]
+from saei.rewards.reading import last_boxed, well_formed
 
 
 class AccuracyFormat(Accuracy):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from saei.errors import PluginLoadError, TrainingError
+from saei.registry import load_file
 from saei.rewards.base import Reward
 from saei.rewards.graders.tidy import shown
 from saei.strategy import StrategyConfig
@@ -79,14 +79,7 @@ class Function(Reward):
 def _load(path: str) -> Callable[..., Any]:
     source, _, name = path.rpartition(":")
     try:
-        if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"saei_reward_{Path(source).stem}", source)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
+        module = load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
         function = getattr(module, name)
         if not callable(function):
             raise TypeError(f"it is a {type(function).__name__}, which cannot be called")

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
+from saei.interventions import InterventionConfig
 from saei.policy import Policy
 from saei.registry import SamplerField
 from saei.samplers.base import Sampler, SamplingContext
@@ -34,6 +35,11 @@ class Dynamic(Sampler):
         type: Literal["dynamic"] = "dynamic"
         of: SamplerField = "clean"  # type: ignore[assignment]  # names are resolved by the validator
         max_rounds: PositiveInt = 10
+
+        @property
+        def intervention(self) -> InterventionConfig | None:
+            """The other sampler's intervention, None if it has none."""
+            return getattr(self.of, "intervention", None)
 
     config: Config
 

@@ -8,11 +8,7 @@ from saei.samplers.mixing import Mixing
 
 
 class Mixed(Mixing):
-    """Some responses from the clean view, the others from views that an intervention made from them (arXiv 2512.10414).
-
-    A group that the intervention leaves alone draws its remaining responses from the clean view: the budget is
-    kept and the case is counted.
-    """
+    """Half of the responses from the clean view, half from an adversarial one: SaEI's sampling (arXiv 2512.10414)."""
 
     class Config(Mixing.Config):
         """The fields of every mixing sampler."""

@@ -48,6 +48,7 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
         _check_group(sampler, policy, view, group)
         _check_guard(sampler, policy, group)
     require(_same(groups, _draw(config.build(), policy, views)), name, "the same arguments give the same groups")
+    _check_sources(config, policy, views)
     _check_state(config, sampler, policy, views)
 
 
@@ -67,6 +68,20 @@ def _draw(
         return fresh
 
     return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded(), more=more))
+
+
+def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
+    """Where groups have sources of their own, results do not depend on which of them a process draws."""
+
+    def draw(seed: int) -> list[Group]:
+        own = {id(view.example): torch.Generator().manual_seed(number) for number, view in enumerate(views)}
+        shared = torch.Generator().manual_seed(seed)
+        ctx = SamplingContext(policy, _grade, 0.0, shared, source=lambda view: own[id(view.example)])
+        groups: list[Group] = config.build().draw(views, ctx)
+        return groups
+
+    rule = "what belongs to a group is drawn from ctx.generators(views) or ctx.generator_of(view)"
+    require(_same(draw(1), draw(2)), config.type, rule)
 
 
 def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from saei.data.columns import as_text
+from saei.data.columns import as_text, without_markers
 from saei.data.table_task import Item, TableTask, check_unique
 from saei.data.tables import Table
 from saei.errors import DataError
 
-_IMAGE_MARKER = re.compile(r"<image\d*>")
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):：．、]\s*(\S.*?)\s*$", re.MULTILINE)  # noqa: RUF001  # full-width signs
 
 
@@ -69,7 +68,7 @@ class Preset(TableTask, ABC):
                 reason=f"{where}: {type(error).__name__}: {error}.",
                 remedy="Pin a revision that has (task.revision), or remove the row.",
             ) from error
-        question = as_text(_IMAGE_MARKER.sub("", item.question), "question", where)
+        question = as_text(without_markers(item.question), "question", where)
         id_ = str(row[self.id_column]) if self.id_column is not None and self.id_column in row else None
         return replace(item, question=question, answer=as_text(item.answer, "answer", where), id=id_)
 
