@@ -117,6 +117,7 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
         ({"objective": {"type": "grpo", "advantage": {"scale": "per-origin"}}}, "advantage.scale"),
         ({"sampler": {"type": "mixed", "update_on": "clean"}, "objective": {"terms": ["kl"]}}, "view weight"),
         ({"training": {"minibatch_groups": 1}}, "training.minibatch_groups"),
+        ({"training": {"seed_per": "group"}}, "training.seed_per"),
         ({"training": {"prompts_per_step": 8, "micro_groups": 3}}, "training.micro_groups"),
         ({"evaluation": {"every": 3}}, "evaluation"),
     ],
@@ -213,6 +214,22 @@ def generated(trainer: Any) -> dict[str, Any]:
     rows = [trainer.train_dataset[index] for index in (0, 1) for _ in range(4)]
     trainer.model.train()
     return trainer._generate_and_score_completions(rows)
+
+
+@pytest.mark.slow
+def test_model_settings_and_fresh_adapters_are_those_of_the_configuration(make_run: Any, tmp_path: Path) -> None:
+    model = {**SMALL["model"], "lora": {"rank": 2}, "shared_prefix": False, "max_pixels": 1024}
+    drawn = []
+    for name in ("one", "two"):
+        torch.manual_seed(len(drawn))  # what the process drew before
+        trainer = make_run(model=model, output={"root": str(tmp_path), "name": name}).trainer
+        drawn.append({key: value for key, value in trainer.model.named_parameters() if "lora_A" in key})
+    for key, value in drawn[0].items():
+        assert torch.equal(value, drawn[1][key])
+    assert drawn[0]
+    policy = trainer._policy()
+    assert policy.shared_prefix is False
+    assert policy.pixels._max_pixels == 1024
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from saei.config import RunConfig
 from saei.data.base import Template
 from saei.engine.rundir import RunDir
+from saei.engine.seeding import derive, seed_globals
 from saei.engine.stream import ViewStream
 from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
 from saei.engine.trl_arguments import grpo_arguments
@@ -54,9 +55,10 @@ class TRLRun:
         RunDir.check_new(config)
         # All that can be refused is, before a model is loaded or a folder made.
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
+        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         parts = load_parts(config.model)
         template: Template = config.template.build()
-        policy = Policy(parts, template, sampling=config.sampling, entropy=config.entropy)
+        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
         stream = ViewStream(config.task.build(), policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
         sampler = config.sampler.build()
         sampler.check(policy, stream.preflight())
@@ -72,6 +74,7 @@ class TRLRun:
         self.trainer = SaeiGRPOTrainer(
             sampler=sampler,
             parts=parts,
+            model_config=config.model,
             entropy=config.entropy,
             model=parts.adapter or parts.model,
             reward_funcs=_reward(config.reward.build(), set(policy.eos_ids.tolist())),
