@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from transformers import TrainerCallback
 
-from saei.config import RunConfig
+from saei.config import RunConfig, dump
 from saei.data.base import Template
 from saei.engine.display import PlainDisplay
 from saei.engine.rundir import RunDir
@@ -109,7 +110,9 @@ def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: P
                 "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
             }
 
-    return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache))
+    # Without one, datasets hashes `rows` with all that it holds on to: the model's weights, in every process.
+    fingerprint = hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16]
+    return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, str]:
