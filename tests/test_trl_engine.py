@@ -299,11 +299,13 @@ def test_two_processes_train_whole_groups_each(tmp_path: Path) -> None:
     command = f"""
         {sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m saei.cli train --engine trl
         --steps 1 --name two --output {tmp_path} --set model.device=cpu --set training.prompts_per_step=2
-        --set sampler.n_clean=2 --set sampler.n_adversarial=2 --set sampling.max_new_tokens=6
+        --set sampler.n_clean=1 --set sampler.n_adversarial=1 --set sampling.max_new_tokens=4
         --trl disable_tqdm=true --trl ddp_backend=gloo
     """
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        shlex.split(command), capture_output=True, text=True, check=False, env=environment, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     line = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["saei/untouched"] == 0
