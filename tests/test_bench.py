@@ -21,7 +21,7 @@ SMALL = ["--side", "64", "--prompts", "1", "--responses", "4", "--tokens", "5", 
 
 def test_the_command_measures_every_way() -> None:
     command = [sys.executable, "-m", "saei.cli", "bench", *SMALL, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["image_tokens"], found["responses"], found["tokens"], found["prompts"]) == (16, 4, 5, 1)

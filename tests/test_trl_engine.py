@@ -117,6 +117,7 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
         ({"objective": {"type": "grpo", "advantage": {"scale": "per-origin"}}}, "advantage.scale"),
         ({"sampler": {"type": "mixed", "update_on": "clean"}, "objective": {"terms": ["kl"]}}, "view weight"),
         ({"training": {"minibatch_groups": 1}}, "training.minibatch_groups"),
+        ({"training": {"seed_per": "group"}}, "training.seed_per"),
         ({"training": {"prompts_per_step": 8, "micro_groups": 3}}, "training.micro_groups"),
         ({"evaluation": {"every": 3}}, "evaluation"),
     ],
@@ -216,6 +217,22 @@ def generated(trainer: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+def test_model_settings_and_fresh_adapters_are_those_of_the_configuration(make_run: Any, tmp_path: Path) -> None:
+    model = {**SMALL["model"], "lora": {"rank": 2}, "shared_prefix": False, "max_pixels": 1024}
+    drawn = []
+    for name in ("one", "two"):
+        torch.manual_seed(len(drawn))  # what the process drew before
+        trainer = make_run(model=model, output={"root": str(tmp_path), "name": name}).trainer
+        drawn.append({key: value for key, value in trainer.model.named_parameters() if "lora_A" in key})
+    for key, value in drawn[0].items():
+        assert torch.equal(value, drawn[1][key])
+    assert drawn[0]
+    policy = trainer._policy()
+    assert policy.shared_prefix is False
+    assert policy.pixels._max_pixels == 1024
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("update_on", ["sampled", "clean"])
 def test_trl_scores_each_response_under_its_update_view(make_run: Any, update_on: str) -> None:
     trainer = make_run(sampler={**SMALL["sampler"], "update_on": update_on}).trainer
@@ -282,11 +299,13 @@ def test_two_processes_train_whole_groups_each(tmp_path: Path) -> None:
     command = f"""
         {sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m saei.cli train --engine trl
         --steps 1 --name two --output {tmp_path} --set model.device=cpu --set training.prompts_per_step=2
-        --set sampler.n_clean=2 --set sampler.n_adversarial=2 --set sampling.max_new_tokens=6
+        --set sampler.n_clean=1 --set sampler.n_adversarial=1 --set sampling.max_new_tokens=4
         --trl disable_tqdm=true --trl ddp_backend=gloo
     """
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        shlex.split(command), capture_output=True, text=True, check=False, env=environment, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     line = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["saei/untouched"] == 0

@@ -17,7 +17,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from saei.config import EntropyConfig, SamplingConfig
+from saei.config import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.engine.seeding import derive
 from saei.errors import ConfigError, DataError
@@ -48,6 +48,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
     Args:
         sampler: Draws groups of ``num_generations`` responses.
         parts: The model, as given to TRL, with its tokenizer and image processor.
+        model_config: What the parts were loaded by; None for the defaults of shared prefix and largest canvas.
         entropy: Which distribution the criterion's entropy is taken of.
         **kwargs: TRL's arguments, among them ``processing_class``, the model's whole processor.
 
@@ -55,9 +56,18 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         ConfigError: If TRL's arguments cannot be used with whole groups and one definition of the policy.
     """
 
-    def __init__(self, *, sampler: Sampler, parts: Parts, entropy: EntropyConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sampler: Sampler,
+        parts: Parts,
+        model_config: ModelConfig | None = None,
+        entropy: EntropyConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._sampler = sampler
         self._parts = parts
+        self._model_config = model_config or ModelConfig()
         self._entropy = entropy
         self._trainer_policy: _TrainerPolicy | None = None
         self._seen: list[list[Any] | None] | None = None
@@ -127,12 +137,20 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
             stack.enter_context(unwrap_model_for_generation(self.model_wrapped, self.accelerator))
             stack.enter_context(self.accelerator.autocast())
             if self._trainer_policy is None:  # not before the model is on its device
-                self._trainer_policy = _TrainerPolicy(self, self._parts, self._entropy)
+                self._trainer_policy = self._policy()
             self.model.eval()
             try:
                 yield self._trainer_policy
             finally:
                 self.model.train(training)
+
+    def _policy(self) -> _TrainerPolicy:
+        sampling = SamplingConfig(temperature=self.args.temperature, max_new_tokens=self.args.max_completion_length)
+        policy = _TrainerPolicy.around(
+            self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy
+        )
+        policy.trainer = self
+        return policy
 
     def _context(self, policy: Policy) -> SamplingContext:
         seed = derive(self.args.seed, "sample", self.state.global_step, self._step, self.accelerator.process_index)
@@ -169,12 +187,7 @@ def sampling_logps(group: Group) -> list[list[float | None]]:
 class _TrainerPolicy(Policy):
     """Our policy around the model of a TRL trainer."""
 
-    def __init__(self, trainer: SaeiGRPOTrainer, parts: Parts, entropy: EntropyConfig | None) -> None:
-        sampling = SamplingConfig(
-            temperature=trainer.args.temperature, max_new_tokens=trainer.args.max_completion_length
-        )
-        super().__init__(parts, _Given(), sampling=sampling, entropy=entropy)
-        self.trainer = trainer
+    trainer: SaeiGRPOTrainer
 
     def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
         """Open views; with vLLM their responses come from there."""

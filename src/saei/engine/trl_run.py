@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +12,18 @@ from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from transformers import TrainerCallback
 
-from saei.config import RunConfig
+from saei.config import RunConfig, dump
 from saei.data.base import Template
+from saei.engine.display import PlainDisplay
 from saei.engine.rundir import RunDir
+from saei.engine.seeding import derive, seed_globals
 from saei.engine.stream import ViewStream
 from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
 from saei.engine.trl_arguments import grpo_arguments
 from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.policy.loading import load_parts
-from saei.rewards.base import Reward
+from saei.rewards.base import Attempt, Reward
 from saei.types import Example
 
 FEATURES = {
@@ -54,12 +57,15 @@ class TRLRun:
         RunDir.check_new(config)
         # All that can be refused is, before a model is loaded or a folder made.
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
+        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         parts = load_parts(config.model)
         template: Template = config.template.build()
-        policy = Policy(parts, template, sampling=config.sampling, entropy=config.entropy)
-        stream = ViewStream(config.task.build(), policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+        task, reward = config.task.build(), config.reward.build()
+        stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
         sampler = config.sampler.build()
         sampler.check(policy, stream.preflight())
+        config = config.model_copy(update={"task": task.pinned()})
         state.wait_for_everyone()
         if state.is_main_process:
             self.run = RunDir.create(config)
@@ -68,13 +74,15 @@ class TRLRun:
             self.run = RunDir(config.output.root / config.output.name)
         arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
         with state.main_process_first():
-            examples = _dataset(stream, template, config.training, self.run.path / "examples")
+            examples = _dataset(stream, template, config, self.run.path / "examples")
+        self._notes = [*task.notes(), *stream.unreported()]
         self.trainer = SaeiGRPOTrainer(
             sampler=sampler,
             parts=parts,
+            model_config=config.model,
             entropy=config.entropy,
             model=parts.adapter or parts.model,
-            reward_funcs=_reward(config.reward.build(), set(policy.eos_ids.tolist())),
+            reward_funcs=_reward(reward, set(policy.eos_ids.tolist())),
             args=GRPOConfig(**arguments),
             train_dataset=examples,
             processing_class=policy.processor,
@@ -83,15 +91,18 @@ class TRLRun:
 
     def train(self) -> Path:
         """Train, and return the run's folder."""
+        if self.trainer.accelerator.is_main_process:
+            for note in self._notes:
+                PlainDisplay().note(note)
         self.trainer.train()
         return self.run.path
 
 
-def _dataset(stream: ViewStream, template: Template, training: Any, cache: Path) -> Dataset:
+def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: Path) -> Dataset:
     """Return the examples of all steps in the stream's order; unusable ones were met and left out."""
 
     def rows() -> Iterator[dict[str, Any]]:
-        for _ in range(training.steps * training.prompts_per_step):
+        for _ in range(config.training.steps * config.training.prompts_per_step):
             example = stream.take(1)[0].example
             yield {
                 "prompt": [_flat(message) for message in template.messages(example)],
@@ -99,7 +110,9 @@ def _dataset(stream: ViewStream, template: Template, training: Any, cache: Path)
                 "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
             }
 
-    return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache))
+    # Without one, datasets hashes `rows` with all that it holds on to: the model's weights, in every process.
+    fingerprint = hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16]
+    return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, str]:
@@ -130,18 +143,16 @@ def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float]:
-        rewards = []
+        attempts = []
         for completion, ids, text, pictures in zip(completions, completion_ids, example, images, strict=True):
             number, question, answer, meta = json.loads(text)
             truncated = not ids or ids[-1] not in eos_ids
-            grade = reward.grade(
-                Example(number, question, answer, tuple(pictures or ()), meta),
-                completion[0]["content"],
-                truncated=truncated,
-            )
-            rewards.append(grade.reward)
+            graded_example = Example(number, question, answer, tuple(pictures or ()), meta)
+            attempts.append(Attempt(graded_example, completion[0]["content"], truncated, len(ids)))
+        grades = reward.grade_all(attempts)
+        for grade in grades:
             log_metric("saei/accuracy", float(grade.correct))
-        return rewards
+        return [grade.reward for grade in grades]
 
     graded.__name__ = reward.name()
     return graded

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -78,13 +78,25 @@ class Policy:
         *,
         sampling: SamplingConfig | None = None,
         entropy: EntropyConfig | None = None,
-    ) -> Policy:
+    ) -> Self:
         """Load a policy from a folder or a hub.
 
         Raises:
             ModelError: If the model or its processors do not load.
         """
-        parts = load_parts(model)
+        return cls.around(load_parts(model), model, template, sampling=sampling, entropy=entropy)
+
+    @classmethod
+    def around(
+        cls,
+        parts: Parts,
+        model: ModelConfig,
+        template: Template,
+        *,
+        sampling: SamplingConfig | None = None,
+        entropy: EntropyConfig | None = None,
+    ) -> Self:
+        """Return the policy of parts that were loaded as ``model`` says."""
         return cls(
             parts,
             template,
