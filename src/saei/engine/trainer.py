@@ -93,7 +93,7 @@ class Trainer:
             **launch_options(),
         )
         self.ranks = ranks_of(self.accelerator, config)
-        self._per_group = config.training.seed_per == "group" or self.ranks.count > 1
+        self._per_group = self.ranks.seeds_per_group(config.training)
         if not self.ranks.main:
             self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
