@@ -20,7 +20,8 @@ from groups import draw, own_forward
 from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.builtin import builtin_path
-from saei.cli.evaluate import measure, policy_config
+from saei.cli.evaluate import measure
+from saei.cli.options import policy_config
 from saei.config import LoraConfig, ModelConfig, SamplingConfig, validate
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed

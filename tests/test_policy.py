@@ -284,6 +284,14 @@ def test_text_only_examples_have_no_canvas(random_policy: Policy) -> None:
     assert score.mask_NT.sum(1).tolist() == [len(r) for r in own]
 
 
+def test_empty_responses_have_entropies_where_they_are_asked_for(random_policy: Policy, views: list[View]) -> None:
+    nothing = Response(torch.empty(0, dtype=torch.long), "", torch.empty(0), torch.empty(0), truncated=False)
+    with random_policy.open(views[:1]) as prefix:
+        asked, other = (prefix.score([[nothing]], with_entropy=flag)[0].entropy_NT for flag in (True, False))
+    assert asked is not None
+    assert (asked.shape, other) == ((1, 0), None)
+
+
 def test_the_same_view_may_be_opened_with_two_pictures(random_policy: Policy, views: list[View]) -> None:
     (own,) = draw(random_policy, views[:1], [2])
     pictures = [views[0].canvases[0], 1 - views[0].canvases[0]]

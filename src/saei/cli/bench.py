@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from saei.cli.options import AsJson, Assignments, Plugins
+from saei.cli.options import AsJson, Assignments, Plugins, policy_config
 
 SIZES = "Sizes"
 
@@ -31,8 +31,6 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure what attack, shared prefix and whole steps cost on a model, as ratios within one run."""
-    from saei.cli.evaluate import policy_config
-
     config = policy_config(model, [], set_ or [], plugin or [])
     print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
     from saei.diagnostics.bench import Sizes

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saei.cli.options import AsJson, Assignments, Plugins, task_flags
+from saei.cli.options import AsJson, Assignments, Plugins, policy_config, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -61,32 +60,6 @@ def evaluate(
         print(json.dumps(report | {"metrics": metrics}, indent=2))
     else:
         _show(report, metrics)
-
-
-def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[str], plugins: list[str]) -> RunConfig:
-    """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
-
-    Raises:
-        SaeiError: If the run cannot be read or a field is wrong.
-    """
-    from saei.config import RunConfig, dump, validate
-    from saei.layers import load_config, merge, nested, parse_assignment
-    from saei.registry import load_plugin
-
-    folder = Path(model).expanduser()
-    run = folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
-    if not (run / "config.yaml").is_file():
-        return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
-    from saei.engine import checkpoint
-    from saei.engine.rundir import RunDir
-
-    for plugin in plugins:
-        load_plugin(plugin)
-    data = dump(RunDir.open(run)[1])
-    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
-        data = merge(RunConfig, data, layer)
-    return validate(data)
 
 
 def measure(

@@ -1,11 +1,15 @@
-"""Options that several commands share, and the examples below a help page."""
+"""What several commands share: options, the configuration of a policy, and the examples below a help page."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from saei.config import RunConfig
 
 FLAG = " "
 """Metavar of an option that takes no value."""
@@ -39,6 +43,32 @@ def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
                 remedy="Leave one of the two out.",
             )
     return {"task.type": task or ("dataset" if data else None), "task.path": data}
+
+
+def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[str], plugins: list[str]) -> RunConfig:
+    """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
+
+    Raises:
+        SaeiError: If the run cannot be read or a field is wrong.
+    """
+    from saei.config import RunConfig, dump, validate
+    from saei.layers import load_config, merge, nested, parse_assignment
+    from saei.registry import load_plugin
+
+    folder = Path(model).expanduser()
+    run = folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
+    if not (run / "config.yaml").is_file():
+        return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
+    from saei.engine import checkpoint
+    from saei.engine.rundir import RunDir
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    data = dump(RunDir.open(run)[1])
+    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
+    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
+        data = merge(RunConfig, data, layer)
+    return validate(data)
 
 
 def first_process() -> bool:

@@ -171,10 +171,10 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
                 "--trl takes NAME=VALUE.", reason=f"Got '{assignment}'.", remedy="For example --trl use_vllm=true."
             )
         extra[name] = yaml.safe_load(value)
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    _say(f"Loading {config.model.path} ...")
     from saei.engine.trl_run import TRLRun
 
-    print(f"Done: {TRLRun(config, extra).train()}", file=sys.stderr)
+    _say(f"Done: {TRLRun(config, extra).train()}")
 
 
 def _say(text: str) -> None:

@@ -93,7 +93,7 @@ class Trainer:
             **launch_options(),
         )
         self.ranks = ranks_of(self.accelerator, config)
-        self._per_group = config.training.seed_per == "group" or self.ranks.count > 1
+        self._per_group = self.ranks.seeds_per_group(config.training)
         if not self.ranks.main:
             self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
@@ -165,7 +165,7 @@ class Trainer:
             if self.step == 0:
                 self._write(self._evaluate())
             while self.step < config.training.steps:
-                self._write(self._train_step())
+                self._write(self.train_step())
                 last = self.step == config.training.steps
                 stopping = self.ranks.any(stop.requested)
                 if last or stopping or self.step % config.output.checkpoint_every == 0:
@@ -243,7 +243,8 @@ class Trainer:
         self.budget = int(state["budget"])
         self.step = int(state["step"])
 
-    def _train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
+        """Do one step, with the evaluation that is due after it, and return its metrics; nothing else is written."""
         config, step = self.config, self.step
         progress = step / config.training.steps
         rank = [self.ranks.rank] if self.ranks.rank else []  # the first process is seeded like the only one

@@ -101,7 +101,7 @@ class Updater:
         """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
         generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
         prepared = []
-        per_group = self._config.seed_per == "group" or self._ranks.count > 1
+        per_group = self._ranks.seeds_per_group(self._config)
         for group, position in zip(groups, positions, strict=True):
             if per_group:
                 generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step, position))

@@ -89,7 +89,7 @@ class Prefix:
         policy = self._policy
         ids = [[response.ids_T for response in own] for own in responses]
         if not any(len(ids_T) for own in ids for ids_T in own):
-            return [_padded(own, None, None) for own in ids]
+            return [_padded(own, None, torch.zeros(0) if with_entropy else None) for own in ids]
         layout = lay_out(self._views, ids, shared=policy.shared_prefix)
         rows, answers = layout.rows, layout.answers
         inputs = {
@@ -265,7 +265,7 @@ def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | No
     mask_NT = torch.arange(width, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
     if logp_M is None or not ids:
         zeros = torch.zeros(len(ids), width, device=device)
-        return Scores(zeros, zeros, mask_NT)
+        return Scores(zeros, None if entropy_M is None else zeros, mask_NT)
     return Scores(spread(logp_M), None if entropy_M is None else spread(entropy_M), mask_NT)
 
 
