@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saei import __version__
-from saei.cli import build_tiny, demo, evaluate, list_, show, train
+from saei.cli import build_tiny, data, demo, evaluate, list_, show, train
 from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
@@ -42,6 +42,14 @@ app.command("list", epilog=examples("saei list attack", "saei list --check"))(li
 app.command("show", epilog=examples("saei show pgd", "saei show training"))(show.show)
 app.command("demo", epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
 app.command("build-tiny", epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+data_app.command(
+    "preview",
+    epilog=examples("saei data preview --data my_photos", "saei data preview --task mathvista --rows 5 --look 1000"),
+)(data.preview)
+data_app.command("check", epilog=examples("saei data check --data my_photos --list"))(data.check)
+app.add_typer(data_app, name="data")
 
 
 def _version(asked: bool) -> None:

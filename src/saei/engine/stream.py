@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from saei.data.base import Split, Task
+from saei.engine.looking import LongPromptError, look
 from saei.engine.seeding import derive
+from saei.engine.sifting import Looked
 from saei.errors import DataError
 from saei.policy import Policy
 from saei.types import View
@@ -40,6 +42,7 @@ class ViewStream:
         self.bad = 0
         self._seen: set[tuple[Split, int]] = set()
         self._known_bad: dict[tuple[Split, int], str] = {}
+        self._too_long: set[tuple[Split, int]] = set()
         self._reported = 0
 
     def preflight(self) -> View:
@@ -55,10 +58,16 @@ class ViewStream:
                 reason=f"'{self._task.name()}' has none.",
                 remedy="Check the path, the split and the filters of the task.",
             )
-        looked_at = PREFLIGHT if size is None else min(PREFLIGHT, size)
-        views = [self._look(index, "train") for index in range(looked_at)]
-        self._check("train")
-        return next(view for view in views if view is not None)
+        first = None
+        for index in count() if size is None else range(size):
+            view = self._look(index, "train")
+            if view is None:
+                self._check("train")
+            first = first or view
+            if first is not None and index + 1 >= PREFLIGHT:
+                break
+        assert first is not None  # else the check has raised
+        return first
 
     def take(self, n: int) -> list[View]:
         """Return the next ``n`` usable views and move on.
@@ -68,10 +77,11 @@ class ViewStream:
         """
         views: list[View] = []
         while len(views) < n:
-            view = self._look(self._index(self.position), "train")
+            index = self._index(self.position)
+            view = self._look(index, "train")
             self.position += 1
             if view is None:
-                self.bad += 1
+                self.bad += ("train", index) in self._known_bad
                 self._check("train")
             else:
                 views.append(view)
@@ -103,6 +113,21 @@ class ViewStream:
             )
         return views
 
+    def admit(self, split: Split, found: Iterable[Looked]) -> None:
+        """Take note of examples that were looked at already; what is wrong with them is not reported again."""
+        for one in found:
+            self._seen.add((split, one.index))
+            if one.too_long:
+                self._too_long.add((split, one.index))
+            elif one.report:
+                self._known_bad[split, one.index] = f"{split} example {one.index} is skipped: {one.report}"
+        self._reported = len(self._known_bad)
+
+    @property
+    def too_long(self) -> int:
+        """How many of the training examples met so far are left out for the length of their prompts."""
+        return sum(split == "train" for split, _ in self._too_long)
+
     def unreported(self) -> list[str]:
         """Return what was wrong with each unusable example met since the last call, once each."""
         new = list(self._known_bad.values())[self._reported :]
@@ -126,22 +151,34 @@ class ViewStream:
 
     def _look(self, index: int, split: Split) -> View | None:
         self._seen.add((split, index))
-        if (split, index) in self._known_bad:
+        if (split, index) in self._known_bad or (split, index) in self._too_long:
             return None
         try:
-            return self._policy.view(self._task.example(index, split))
+            return look(self._task, self._policy, index, split)
+        except LongPromptError:
+            self._too_long.add((split, index))
         except DataError as error:
             self._known_bad[split, index] = f"{split} example {index} is skipped: {error}"
-            return None
+        return None
 
     def _check(self, split: Split) -> None:
-        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``."""
+        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``.
+
+        Too long a prompt is no mistake, but some have to be short enough.
+        """
         size = self._task.size(split)
         few = PREFLIGHT if size is None else min(PREFLIGHT, size)
         seen = max(few, sum(known == split for known, _ in self._seen))
         bad = [report for (known, _), report in self._known_bad.items() if known == split]
         allowed = max(self._max_bad_share * seen, min(self._max_bad_share * PREFLIGHT, seen / 2))
-        if len(bad) > allowed or len(bad) == seen:
+        too_long = sum(known == split for known, _ in self._too_long)
+        if not bad and too_long == seen:
+            raise DataError(
+                "Some prompts have to be short enough.",
+                reason=f"None of {seen} has at most {self._policy.sampling.max_prompt_tokens} tokens.",
+                remedy="Raise sampling.max_prompt_tokens, or lower model.max_pixels.",
+            )
+        if len(bad) > allowed or len(bad) + too_long == seen:
             raise DataError(
                 f"Some examples have to be usable, and of {seen} at most {int(allowed)} may not be.",
                 reason=f"{len(bad)} of {seen} are unusable; the first: {bad[0]}",

@@ -14,9 +14,11 @@ from saei.engine import checkpoint
 from saei.engine.display import Display, PlainDisplay
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.interrupt import Interrupted, StopRequest
+from saei.engine.progress import progress
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
 from saei.engine.seeding import derive, seed_globals
+from saei.engine.sifting import CACHE, Sifted, sift
 from saei.engine.stopwatch import Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.update import Updater
@@ -120,6 +122,7 @@ class Trainer:
             seed=config.seed,
         )
         self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+        self._sifted = self._sift() if config.training.sift and self.task.size("train") is not None else None
         self.step = 0
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
@@ -131,6 +134,8 @@ class Trainer:
         self.run = resume or RunDir.create(config)
         if resume:
             resume.record(config)
+        if self._sifted is not None:
+            self._sifted.write(self.run.path)
 
     def train(self) -> Path:
         """Train up to ``training.steps`` and return the run's folder.
@@ -157,6 +162,8 @@ class Trainer:
                     raise Interrupted(f"Stopped after step {self.step} of {config.training.steps}.")
             if self.stream.bad:
                 self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
+            if self.stream.too_long:
+                self.display.note(f"{self.stream.too_long} examples were left out for the length of their prompts.")
         if config.output.trackers:
             self.accelerator.end_training()
         return self.run.path
@@ -177,10 +184,19 @@ class Trainer:
         keep = self.config.output.keep_checkpoints
         return checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep)
 
+    def _sift(self) -> Sifted:
+        """Look at all training examples before the first step."""
+        with progress("Looking at the data") as told:
+            found = Sifted("train", sift(self.task, self.policy, "train", cache=CACHE, progress=told))
+        self.stream.admit("train", found.looked)
+        return found
+
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path != BUILTIN else []
         notes += self.task.notes()
+        if self._sifted is not None:
+            notes.append(self._sifted.note())
         size = sum(parameter.numel() for parameter in self.policy.model.parameters())
         if size > LARGE and self.config.optimizer.lr >= TINY_LR:
             notes.append(

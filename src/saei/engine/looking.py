@@ -1,0 +1,38 @@
+"""Looking at one example as training will: what is wrong with it is found here, and only here."""
+
+from __future__ import annotations
+
+from saei.data.base import Split, Task
+from saei.errors import DataError
+from saei.policy import Policy
+from saei.types import View
+
+
+class LongPromptError(DataError):
+    """A prompt over the length that was asked for: the example is left out, and nothing is wrong with it.
+
+    Attributes:
+        tokens: The prompt's tokens.
+    """
+
+    tokens: int = 0
+
+
+def look(task: Task, policy: Policy, index: int, split: Split) -> View:
+    """Return the clean view of an example.
+
+    Raises:
+        LongPromptError: If its prompt is longer than ``sampling.max_prompt_tokens``.
+        DataError: If it cannot be used.
+    """
+    view = policy.view(task.example(index, split))
+    limit, length = policy.sampling.max_prompt_tokens, len(view.prompt_ids_P)
+    if limit is not None and length > limit:
+        error = LongPromptError(
+            f"A prompt may have {limit} tokens.",
+            reason=f"Example '{view.example.id}' has {length}.",
+            remedy="Raise sampling.max_prompt_tokens or lower model.max_pixels to keep it.",
+        )
+        error.tokens = length
+        raise error
+    return view
