@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from saei.cli import main
 from saei.data.dataset import Dataset
+from saei.engine import sifting
 
 SMALL = (
     "training.prompts_per_step=3",
@@ -36,14 +37,27 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str]]]:
+def saei(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process and return its exit code, its output and what it said."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["saei", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def train(saei: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, list[str]]]:
     """Run ``saei train`` and return its exit code and what it said, line by line."""
 
     def run(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["saei", "train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0), capsys.readouterr().err.splitlines()
+        code, _, said = saei("train", *arguments)
+        return code, said.splitlines()
 
     return run
 
@@ -125,3 +139,32 @@ def test_too_many_bad_rows_of_a_few_are_refused(train: Callable[..., tuple[int, 
     assert code == 2
     assert any("training.max_bad_share" in line for line in said)
     assert any("of 18 at most 6 may not be" in line for line in said)
+
+
+def test_the_album_is_looked_at_before_training(
+    saei: Callable[..., tuple[int, str, str]], album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sifting, "CACHE", tmp_path / "sifted")
+    code, out, said = saei("data", "preview", "--data", album, "--rows", 2)
+    assert code == 0, said
+    assert out.count("image 600 x 800, seen as ") == 2
+    assert out.count("<|vision_end|>How many bars are red? Think inside <think>") == 2
+    assert "images from 'file_name'" in out
+    assert "Looked at 18 train examples." in out
+    code, out, said = saei("data", "check", "--data", album, "--list")
+    assert code == 0, said
+    assert ("Looked at 18 train" in out, "Looked at 5 eval" in out) == (True, True)
+    for row in (3, 11, 22):
+        assert out.count(f"row {row} of {album}") == 1
+    assert len(list((tmp_path / "sifted").iterdir())) == 2
+
+
+def test_a_mapping_that_cannot_work_is_refused_before_a_model_loads(
+    saei: Callable[..., tuple[int, str, str]], album: Path
+) -> None:
+    for command in ("preview", "check"):
+        columns = ("--set", "task.columns.answer=result")
+        code, out, said = saei("data", command, "--data", album, "--model", "nobody/nothing", *columns)
+        assert (code, out) == (2, "")
+        assert "--set task.columns.answer=answer" in said
+        assert "Loading" not in said

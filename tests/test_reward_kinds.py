@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from saei.builtin.vocabulary import LARGEST_NUMBER, SIGNS, WORDS
+from saei.config import SamplingConfig
 from saei.engine.stream import ViewStream
 from saei.errors import DataError, PluginLoadError, TrainingError
 from saei.policy import Policy
@@ -165,6 +166,8 @@ class _Golds:
 
 def test_unreadable_gold_answers_are_found_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     class Viewer:
+        sampling = SamplingConfig()
+
         def view(self, one: Example) -> Example:
             return one
 

@@ -119,12 +119,15 @@ class SamplingConfig(Section):
     Attributes:
         temperature: τ of the sampling distribution; 0 is greedy and only for evaluation.
         max_new_tokens: Longest response, the end-of-sequence token included.
+        max_prompt_tokens: Examples with a longer prompt, image tokens included, are left out; None takes what fits
+            the model's context.
         top_p: Nucleus; only for evaluation, since it changes the policy that the update assumes.
         top_k: Only for evaluation, likewise.
     """
 
     temperature: NonNegativeFloat = 1.0
     max_new_tokens: PositiveInt = 48
+    max_prompt_tokens: PositiveInt | None = None
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: PositiveInt | None = None
 
@@ -174,6 +177,8 @@ class TrainingConfig(Section):
             always draw so.
         max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
             of 64, up to half.
+        sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
+            used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
     """
 
     steps: PositiveInt = 80
@@ -184,6 +189,7 @@ class TrainingConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    sift: bool = False
 
 
 class EvaluationConfig(Section):

@@ -49,9 +49,17 @@ class Task(Strategy, ABC):
         """Return the config with whatever was open in it and is known now, such as a hub's revision; it is recorded."""
         return self.config
 
+    def splits(self) -> Sequence[Split]:
+        """Return the splits that the task has examples for."""
+        return ("train", "eval")
+
     def notes(self) -> Sequence[str]:
         """Return what the user should know about the examples, one sentence each; complete once ``size`` was asked."""
         return ()
+
+    def fingerprint(self, split: Split = "train") -> str:
+        """Return a text that changes whenever an example of the split may have."""
+        return self.pinned().model_dump_json()
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return which known way of solving the example a response took, None where the task knows none."""

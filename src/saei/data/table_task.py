@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,11 @@ class TableTask(Task, ABC):
             DataError: If the row cannot be used.
         """
 
+    def splits(self) -> Sequence[Split]:
+        """Return those of the two splits that the data has something for."""
+        both: tuple[Split, ...] = ("train", "eval")
+        return [split for split in both if self.source_split(split) is not None]
+
     def source_split(self, split: Split) -> str | None:
         """Return the name of a split in the data, None if the data has nothing for it."""
         return self.config.splits.get(split)
@@ -138,6 +144,20 @@ class TableTask(Task, ABC):
     def pinned(self) -> StrategyConfig:
         """Return the config with the revision that the hub's data was read at."""
         return self.config.model_copy(update={"revision": self._revision})
+
+    def fingerprint(self, split: Split = "train") -> str:
+        """Return a text that changes with the config, the table, and the image files that it names."""
+        table = self._table(split)
+        digest = hashlib.sha256(f"{self.pinned().model_dump_json()} {table.rows._fingerprint}".encode())
+        for number in table.numbers:
+            try:
+                images = self.item(table.rows[number], table, "").images
+            except DataError:
+                continue
+            for path in (image for image in images if isinstance(image, str)):
+                files = [root / path for root in table.roots if (root / path).is_file()]
+                digest.update(f"{path} {[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]}".encode())
+        return digest.hexdigest()
 
     def notes(self) -> Sequence[str]:
         """Return where columns and evaluation rows were found."""

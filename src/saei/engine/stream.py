@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import count
+from collections.abc import Iterable, Mapping
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
 
 from saei.data.base import Split, Task
+from saei.engine.looking import look
 from saei.engine.ranks import Ranks
 from saei.engine.seeding import derive
+from saei.engine.sifting import Looked, left_out
 from saei.errors import DataError
 from saei.policy import Policy
 from saei.rewards.base import Reward
@@ -54,7 +56,7 @@ class ViewStream:
         self.position = 0
         self.bad = 0
         self._seen: set[tuple[Split, int]] = set()
-        self._known_bad: dict[tuple[Split, int], str] = {}
+        self._left_out: dict[tuple[Split, int], Looked] = {}
         self._reported = 0
 
     def preflight(self) -> View:
@@ -70,10 +72,11 @@ class ViewStream:
                 reason=f"'{self._task.name()}' has none.",
                 remedy="Check the path, the split and the filters of the task.",
             )
-        looked_at = PREFLIGHT if size is None else min(PREFLIGHT, size)
-        views = [self._look(index, "train") for index in range(looked_at)]
+        looks = (self._look(index, "train") for index in (count() if size is None else range(size)))
+        first = list(islice(looks, PREFLIGHT))
         self._check("train")
-        return next(view for view in views if view is not None)
+        # Where all examples were looked at before, the first usable one may come later.
+        return next(view for view in chain(first, looks) if view is not None)
 
     def take(self, n: int) -> list[View]:
         """Return this process's share of the next ``n`` usable views, and move on by all of them.
@@ -90,27 +93,27 @@ class ViewStream:
             DataError: If the share of unusable examples exceeds the limit.
         """
         index: dict[int, int] = {}
-        found: dict[int, View | str] = {}
+        found: dict[int, View | Looked] = {}
         usable: list[int] = []
         while len(usable) < n:
             positions = range(self.position, self.position + n - len(usable))
             index |= {position: self._index(position) for position in positions}
             own = {position: self._view(index[position], "train") for position in self._ranks.share(positions)}
             found |= own
-            broken: dict[int, str] = {}
-            for part in self._ranks.gather({p: report for p, report in own.items() if isinstance(report, str)}):
-                broken |= part
+            unusable: dict[int, Looked] = {}
+            for part in self._ranks.gather({p: one for p, one in own.items() if isinstance(one, Looked)}):
+                unusable |= part
             for position in positions:
                 self.position += 1
-                self._note(index[position], "train", broken.get(position))
-                if position in broken:
-                    self.bad += 1
+                self._note(index[position], "train", unusable.get(position))
+                if position in unusable:
+                    self.bad += not unusable[position].too_long
                     self._check("train")
                 else:
                     usable.append(position)
         # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
         mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._ranks.share(usable)]
-        return [(position, view) for position, view in mine if isinstance(view, View)]
+        return [(position, view) for position, view in mine if not isinstance(view, Looked)]
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
         """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.
@@ -138,9 +141,20 @@ class ViewStream:
             )
         return views
 
+    def admit(self, split: Split, found: Iterable[Looked]) -> None:
+        """Take note of examples that were looked at already; what is wrong with them is not reported again."""
+        for one in found:
+            self._note(one.index, split, one if one.rule else None)
+        self._reported = len(self._bad())
+
+    @property
+    def too_long(self) -> int:
+        """How many of the training examples met so far are left out for the length of their prompts."""
+        return sum(one.too_long for (split, _), one in self._left_out.items() if split == "train")
+
     def unreported(self) -> list[str]:
         """Return what was wrong with each unusable example met since the last call, once each."""
-        new = list(self._known_bad.values())[self._reported :]
+        new = self._bad()[self._reported :]
         self._reported += len(new)
         return new
 
@@ -161,34 +175,49 @@ class ViewStream:
 
     def _look(self, index: int, split: Split) -> View | None:
         found = self._view(index, split)
-        self._note(index, split, found if isinstance(found, str) else None)
-        return None if isinstance(found, str) else found
+        self._note(index, split, found if isinstance(found, Looked) else None)
+        return None if isinstance(found, Looked) else found
 
-    def _view(self, index: int, split: Split) -> View | str:
-        """Return an example's view, or what is wrong with the example."""
-        if (split, index) in self._known_bad:
-            return self._known_bad[split, index]
+    def _view(self, index: int, split: Split) -> View | Looked:
+        """Return an example's view, or why the example is left out."""
+        if (split, index) in self._left_out:
+            return self._left_out[split, index]
         try:
-            example = self._task.example(index, split)
-            if self._reward is not None:
-                self._reward.check(example)
-            return self._policy.view(example)
+            return look(self._task, self._policy, index, split, reward=self._reward)
         except DataError as error:
-            return f"{split} example {index} is skipped: {error}"
+            return left_out(index, error)
 
-    def _note(self, index: int, split: Split, report: str | None) -> None:
+    def _note(self, index: int, split: Split, unusable: Looked | None) -> None:
         self._seen.add((split, index))
-        if report is not None:
-            self._known_bad[split, index] = report
+        if unusable is not None:
+            self._left_out.setdefault((split, index), unusable)
+
+    def _bad(self, *splits: Split) -> list[str]:
+        """Return what is wrong with each example that is left out for a mistake, of all splits if none is named."""
+        return [
+            f"{split} example {one.index} is skipped: {one.report}"
+            for (split, _), one in self._left_out.items()
+            if not one.too_long and (not splits or split in splits)
+        ]
 
     def _check(self, split: Split) -> None:
-        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``."""
+        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``.
+
+        Too long a prompt is no mistake, but some have to be short enough.
+        """
         size = self._task.size(split)
         few = PREFLIGHT if size is None else min(PREFLIGHT, size)
         seen = max(few, sum(known == split for known, _ in self._seen))
-        bad = [report for (known, _), report in self._known_bad.items() if known == split]
+        bad = self._bad(split)
         allowed = max(self._max_bad_share * seen, min(self._max_bad_share * PREFLIGHT, seen / 2))
-        if len(bad) > allowed or len(bad) == seen:
+        too_long = sum(one.too_long for (known, _), one in self._left_out.items() if known == split)
+        if not bad and too_long == seen:
+            raise DataError(
+                "Some prompts have to be short enough.",
+                reason=f"None of {seen} has at most {self._policy.sampling.max_prompt_tokens} tokens.",
+                remedy="Raise sampling.max_prompt_tokens, or lower model.max_pixels.",
+            )
+        if len(bad) > allowed or len(bad) + too_long == seen:
             raise DataError(
                 f"Some examples have to be usable, and of {seen} at most {int(allowed)} may not be.",
                 reason=f"{len(bad)} of {seen} are unusable; the first: {bad[0]}",

@@ -16,10 +16,12 @@ from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.grading import StepGrader
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.interrupt import Interrupted, StopRequest
+from saei.engine.progress import progress
 from saei.engine.ranks import claim_device, launch_options, ranks_of
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
 from saei.engine.seeding import derive, seed_globals
+from saei.engine.sifting import CACHE, Looked, Sifted, sift
 from saei.engine.step_data import StepData
 from saei.engine.stopwatch import Stopwatch
 from saei.engine.stream import ViewStream
@@ -135,6 +137,7 @@ class Trainer:
             reward=self.reward,
             ranks=self.ranks,
         )
+        self._sifted = self._sift() if config.training.sift and self.task.size("train") is not None else None
         self.step = 0
         self.budget = 0
         self._stopwatch = Stopwatch()
@@ -147,6 +150,9 @@ class Trainer:
         self.run = self.ranks.once(lambda: RunDir.create(config)) if resume is None else resume
         if resume:
             self.ranks.once(lambda: resume.record(config))
+        sifted = self._sifted
+        if sifted is not None:
+            self.ranks.once(lambda: sifted.write(self.run.path))
 
     def train(self) -> Path:
         """Train up to ``training.steps`` and return the run's folder.
@@ -174,6 +180,8 @@ class Trainer:
                     raise Interrupted(f"Stopped after step {self.step} of {config.training.steps}.")
             if self.stream.bad:
                 self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
+            if self.stream.too_long:
+                self.display.note(f"{self.stream.too_long} examples were left out for the length of their prompts.")
         if config.output.trackers:
             # Not end_training: it destroys the process group, which the module's wrapper then holds alone. Freed with
             # it under the interpreter's lock, the group joins threads that may be waiting for that lock.
@@ -210,10 +218,23 @@ class Trainer:
         reference.module = self.accelerator.prepare_model(reference.module, evaluation_mode=True)
         return reference
 
+    def _sift(self) -> Sifted:
+        """Look at all training examples before the first step; of several processes the first does it for all."""
+
+        def looked() -> list[Looked]:
+            with progress("Looking at the data") as told:
+                return sift(self.task, self.policy, "train", reward=self.reward, cache=CACHE, progress=told)
+
+        found = Sifted("train", self.ranks.once(looked))
+        self.stream.admit("train", found.looked)
+        return found
+
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
         notes += self.task.notes()
+        if self._sifted is not None:
+            notes.append(self._sifted.note())
         size = sum(parameter.numel() for parameter in self.policy.model.parameters() if parameter.requires_grad)
         if size > LARGE and self.config.optimizer.lr >= TINY_LR:
             notes.append(
