@@ -14,6 +14,7 @@ from typing import Any
 
 from saei.data.base import Split, Task
 from saei.engine.looking import LongPromptError, look
+from saei.engine.progress import progress
 from saei.errors import DataError
 from saei.policy import Policy
 
@@ -49,7 +50,7 @@ def sift(
     indices: Sequence[int] | None = None,
     workers: int | None = None,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Looked]:
     """Look at examples of a finite split, in threads: decoding and tokenizing run outside of Python's lock.
 
@@ -60,7 +61,7 @@ def sift(
         indices: Which examples; None for all.
         workers: Threads; None for one per core.
         cache: A folder where the result is remembered for as long as neither data nor processor change; None for none.
-        progress: Is told how many of how many are done.
+        told: Is told how many of how many are done.
 
     Raises:
         DataError: If the split cannot be read.
@@ -75,7 +76,7 @@ def sift(
     with ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as threads:
         for one in threads.map(lambda index: _look(task, policy, index, split), chosen):
             found.append(one)
-            progress(len(found), len(chosen))
+            told(len(found), len(chosen))
     if file is not None:
         _write(file, found)
     return found
@@ -120,6 +121,18 @@ class Sifted:
         """Write a line for each example that is left out."""
         lines = [json.dumps({"split": self.split, **asdict(one)}) + "\n" for one in self.dropped]
         (folder / DROPPED).write_text("".join(lines), encoding="utf-8")
+
+
+def sift_training(task: Task, policy: Policy) -> Sifted | None:
+    """Look at all training examples, with progress; None for a task without end.
+
+    Raises:
+        DataError: If the data cannot be read.
+    """
+    if task.size("train") is None:
+        return None
+    with progress("Looking at the data") as told:
+        return Sifted("train", sift(task, policy, "train", cache=CACHE, told=told))
 
 
 def _look(task: Task, policy: Policy, index: int, split: Split) -> Looked:

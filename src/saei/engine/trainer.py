@@ -14,11 +14,10 @@ from saei.engine import checkpoint
 from saei.engine.display import Display, PlainDisplay
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.interrupt import Interrupted, StopRequest
-from saei.engine.progress import progress
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
 from saei.engine.seeding import derive, seed_globals
-from saei.engine.sifting import CACHE, Sifted, sift
+from saei.engine.sifting import sift_training
 from saei.engine.stopwatch import Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.update import Updater
@@ -122,7 +121,9 @@ class Trainer:
             seed=config.seed,
         )
         self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
-        self._sifted = self._sift() if config.training.sift and self.task.size("train") is not None else None
+        self._sifted = sift_training(self.task, self.policy) if config.training.sift else None
+        if self._sifted is not None:
+            self.stream.admit("train", self._sifted.looked)
         self.step = 0
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
@@ -183,13 +184,6 @@ class Trainer:
         }
         keep = self.config.output.keep_checkpoints
         return checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep)
-
-    def _sift(self) -> Sifted:
-        """Look at all training examples before the first step."""
-        with progress("Looking at the data") as told:
-            found = Sifted("train", sift(self.task, self.policy, "train", cache=CACHE, progress=told))
-        self.stream.admit("train", found.looked)
-        return found
 
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
