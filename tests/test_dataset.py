@@ -248,6 +248,15 @@ def test_evaluation_on_rows_that_are_trained_on_is_refused(folder: Path) -> None
     assert Dataset(Dataset.Config(path=path)).size("train") == 2
 
 
+def test_all_rows_of_a_file_are_for_evaluation_where_none_is_for_training(folder: Path) -> None:
+    path = write(folder, row(), row(problem="And here?"))
+    for place in (path, str(folder)):
+        data = Dataset(Dataset.Config(path=place, splits={"eval": "test"}))
+        assert (data.size("eval"), data.splits()) == (2, ["eval"])
+        with pytest.raises(DataError, match="'train' split"):
+            data.size("train")
+
+
 def test_a_relative_path_becomes_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, row())
     monkeypatch.chdir(folder.parent)

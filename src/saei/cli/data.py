@@ -90,7 +90,7 @@ def check(
     found = []
     for split in sizes:
         with progress(f"Looking at {split}") as told:
-            found.append(Sifted(split, sift(built, policy, split, reward=reward, cache=CACHE, progress=told)))
+            found.append(Sifted(split, sift(built, policy, split, reward=reward, cache=CACHE, told=told)))
     if as_json:
         print(json.dumps({one.split: [asdict(row) for row in one.looked] for one in found}, indent=2))
         return

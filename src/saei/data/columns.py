@@ -120,3 +120,20 @@ def as_text(value: object, column: str, where: str) -> str:
 def without_markers(question: str) -> str:
     """Return a question without the markers that say where its images stand; templates put images first."""
     return _IMAGE_MARKER.sub("", question)
+
+
+def check_unique(ids: Sequence[object], column: str, where: str) -> None:
+    """Check that no id of a column comes twice.
+
+    Raises:
+        DataError: Naming the first that does.
+    """
+    seen: set[object] = set()
+    for number, value in enumerate(ids):
+        if value in seen:
+            raise DataError(
+                "Ids are unique.",
+                reason=f"{value!r} comes again in row {number} of {where}, column '{column}'.",
+                remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
+            )
+        seen.add(value)

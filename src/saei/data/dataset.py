@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-from saei.data.columns import AUTO, Columns, as_text, find_columns, without_markers
-from saei.data.table_task import Item, TableTask, check_unique
+from saei.data.columns import AUTO, Columns, as_text, check_unique, find_columns, without_markers
+from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,9 +155,9 @@ class TableTask(Task, ABC):
                 images = self.item(table.rows[number], table, "").images
             except DataError:
                 continue
-            for path in (image for image in images if isinstance(image, str)):
-                files = [root / path for root in table.roots if (root / path).is_file()]
-                digest.update(f"{path} {[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]}".encode())
+            paths = [image.get("path") if isinstance(image, Mapping) else image for image in images]
+            for path in (path for path in paths if isinstance(path, str)):
+                digest.update(f"{path} {_states(path, table.roots)}".encode())
         return digest.hexdigest()
 
     def notes(self) -> Sequence[str]:
@@ -230,18 +231,7 @@ class TableTask(Task, ABC):
         return table
 
 
-def check_unique(ids: Sequence[object], column: str, where: str) -> None:
-    """Check that no id of a column comes twice.
-
-    Raises:
-        DataError: Naming the first that does.
-    """
-    seen: set[object] = set()
-    for number, value in enumerate(ids):
-        if value in seen:
-            raise DataError(
-                "Ids are unique.",
-                reason=f"{value!r} comes again in row {number} of {where}, column '{column}'.",
-                remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
-            )
-        seen.add(value)
+def _states(path: str, roots: Sequence[Path]) -> list[tuple[int, int]]:
+    """Return size and time of change of the files that a path may mean; ``os.path`` also takes what is no path."""
+    states = [os.stat(file) for file in (os.path.join(root, path) for root in roots) if os.path.isfile(file)]
+    return [(state.st_size, state.st_mtime_ns) for state in states]

@@ -51,7 +51,7 @@ def sift(
     indices: Sequence[int] | None = None,
     workers: int | None = None,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Looked]:
     """Look at examples of a finite split, in threads: decoding and tokenizing run outside of Python's lock.
 
@@ -64,7 +64,7 @@ def sift(
         workers: Threads; None for one per core.
         cache: A folder where the result is remembered for as long as data, processor and reward stay the same;
             None for none.
-        progress: Is told how many of how many are done.
+        told: Is told how many of how many are done.
 
     Raises:
         DataError: If the split cannot be read.
@@ -79,7 +79,7 @@ def sift(
     with ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as threads:
         for one in threads.map(lambda index: _look(task, policy, index, split, reward), chosen):
             found.append(one)
-            progress(len(found), len(chosen))
+            told(len(found), len(chosen))
     if file is not None:
         _write(file, found)
     return found

@@ -223,7 +223,7 @@ class Trainer:
 
         def looked() -> list[Looked]:
             with progress("Looking at the data") as told:
-                return sift(self.task, self.policy, "train", reward=self.reward, cache=CACHE, progress=told)
+                return sift(self.task, self.policy, "train", reward=self.reward, cache=CACHE, told=told)
 
         found = Sifted("train", self.ranks.once(looked))
         self.stream.admit("train", found.looked)

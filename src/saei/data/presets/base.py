@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from saei.data.columns import as_text, without_markers
-from saei.data.table_task import Item, TableTask, check_unique
+from saei.data.columns import as_text, check_unique, without_markers
+from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError
 
