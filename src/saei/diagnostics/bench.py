@@ -175,7 +175,7 @@ def step_ways(trainer: Trainer, samplers: dict[str, Sampler]) -> dict[str, Way]:
 
     def step(sampler: Sampler) -> None:
         trainer.sampler = sampler
-        trainer._train_step()
+        trainer.train_step()
 
     return {name: partial(step, sampler) for name, sampler in samplers.items()}
 

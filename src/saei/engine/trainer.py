@@ -165,7 +165,7 @@ class Trainer:
             if self.step == 0:
                 self._write(self._evaluate())
             while self.step < config.training.steps:
-                self._write(self._train_step())
+                self._write(self.train_step())
                 last = self.step == config.training.steps
                 stopping = self.ranks.any(stop.requested)
                 if last or stopping or self.step % config.output.checkpoint_every == 0:
@@ -240,7 +240,8 @@ class Trainer:
         self.budget = int(state["budget"])
         self.step = int(state["step"])
 
-    def _train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
+        """Do one step, with the evaluation that is due after it, and return its metrics."""
         config, step = self.config, self.step
         progress = step / config.training.steps
         rank = [self.ranks.rank] if self.ranks.rank else []  # the first process is seeded like the only one
