@@ -107,7 +107,7 @@ def check(
 def _config(
     model: str, task: str | None, data: str | None, assignments: list[str] | None, plugins: list[str] | None
 ) -> RunConfig:
-    from saei.cli.evaluate import policy_config
+    from saei.cli.options import policy_config
     from saei.layers import nested
 
     layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
