@@ -54,7 +54,7 @@ def test_scoring_attacks_naively_with_the_same_gradient(script: Any) -> None:
     inputs = scoring.official_inputs(policy, view, responses)
     at_patches = scoring.naive_attack(policy, model, inputs, selected_NT)
     canvas = view.canvases[0].clone().requires_grad_()
-    patches = policy.pixels.inputs([canvas, canvas])["pixel_values"]
+    patches = policy.pixels.inputs([[canvas], [canvas]])["pixel_values"]
     (naive,) = torch.autograd.grad(patches, canvas, at_patches)
     with policy.open([view], grad="pixels", pixels=[canvas]) as prefix:
         (scores,) = prefix.score([responses], selected=[selected_NT])
