@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.utils import is_torchvision_available
 
 from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
@@ -48,8 +47,8 @@ EXAMPLES = (
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def policy(request: pytest.FixtureRequest) -> Policy:
-    if FAMILIES[request.param].torchvision and not is_torchvision_available():
-        pytest.skip("its processor needs torchvision: test_torchvision.py runs this file with it")
+    if missing := FAMILIES[request.param].missing:
+        pytest.skip(f"its processor needs {', '.join(missing)}: test_torchvision.py runs this file with it")
     return Policy(tiny_parts(FAMILIES[request.param]), ThinkBoxed(), sampling=SAMPLING)
 
 

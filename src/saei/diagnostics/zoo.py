@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 Fields: TypeAlias = Mapping[str, Any]
@@ -21,7 +22,7 @@ class Family:
         tokens: Its special tokens, by the attribute of the tokenizer that its processor looks for.
         placeholder: What its chat template writes for an image.
         processor: Fields of its processor.
-        torchvision: Whether its processor needs torchvision.
+        needs: Packages that its processor needs.
     """
 
     config: Callable[[Ids], Fields]
@@ -29,7 +30,12 @@ class Family:
     tokens: Mapping[str, str]
     placeholder: str
     processor: Fields = field(default_factory=dict)
-    torchvision: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What it needs and is not there."""
+        return tuple(name for name in self.needs if find_spec(name) is None)
 
 
 SIDE = 32
@@ -353,6 +359,9 @@ FAMILIES: Mapping[str, Family] = {
         {"image_seq_length": 4},
     ),
     "Idefics3": Family(_idefics3("idefics3"), _SPLIT_PIXELS, _SPLIT_TOKENS, "<image>", {"image_seq_len": 4}),
+    "SmolVLM": Family(
+        _idefics3("smolvlm"), _SPLIT_PIXELS, _SPLIT_TOKENS, "<image>", {"image_seq_len": 4}, needs=("num2words",)
+    ),
     "Gemma3": Family(
         _gemma3,
         _SQUARE,
@@ -392,7 +401,7 @@ FAMILIES: Mapping[str, Family] = {
         {"image_token": "[IMG]", **_named("[IMG_BREAK]", "[IMG_END]")},
         "[IMG]",
         {"patch_size": PATCH, "spatial_merge_size": 2},
-        torchvision=True,
+        needs=("torchvision",),
     ),
     "Llama4": Family(
         _llama4,
@@ -407,7 +416,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         "<|image|>",
         {"patch_size": PATCH},
-        torchvision=True,
+        needs=("torchvision",),
     ),
     "LFM2-VL": Family(
         _lfm2_vl,
@@ -428,6 +437,6 @@ FAMILIES: Mapping[str, Family] = {
             **_named(*(f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5))),
         },
         "<image>",
-        torchvision=True,
+        needs=("torchvision",),
     ),
 }

@@ -108,11 +108,6 @@ class Policy:
         return self.parts.model
 
     @property
-    def position_axes(self) -> int:
-        """Axes of the model's rotary positions."""
-        return 1 if getattr(self.model.base_model, "get_rope_index", None) is None else 3
-
-    @property
     def windowed(self) -> bool:
         """Whether some layers attend to a window of columns, in which padding between tokens would take a place."""
         config = self.model.config.get_text_config()

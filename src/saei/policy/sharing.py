@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from saei.types import CLEAN, Example, Response, View
+from saei.types import Example, Response, View
 
 if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
-_PROMPT, _ANSWERS = 5, (4, 2, 3)
-"""Tokens of the prompt and of the responses that are tried."""
+_ANSWERS = (4, 2, 3)
+"""Tokens of the responses that are tried, to a question without a picture."""
 
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""Largest deviation from the plain way, relative to the largest value; half precision is allowed 5 %."""
+_TOLERANCE = 1e-4
+"""Largest deviation from the plain way, relative to the largest value."""
+
+_HALF_TOLERANCE = 0.3
+"""The same in half precision, whose rounding alone was seen to make 0.1; a cache that is wrong shows even so."""
 
 
 def why_not_shared(policy: Policy) -> str | None:
@@ -28,17 +31,15 @@ def why_not_shared(policy: Policy) -> str | None:
     banned_V = policy.distribution.banned_V
     assert banned_V is not None
     free = (~banned_V).nonzero()[:, 0]
-    ids = free[torch.arange(_PROMPT + sum(_ANSWERS), device=free.device) * 7 % len(free)]
-    prompt, *answers = ids.split([_PROMPT, *_ANSWERS])
-    positions_KP = torch.arange(_PROMPT, device=ids.device).expand(policy.position_axes, -1)
-    view = View(Example("probe", "", ""), CLEAN, prompt, positions_KP)
-    responses = [Response(own, "", own, own, truncated=True) for own in answers]
+    ids = free[torch.arange(sum(_ANSWERS), device=free.device) * 7 % len(free)]
+    responses = [Response(own, "", own, own, truncated=True) for own in ids.split(_ANSWERS)]
+    view = policy.view(Example("probe", "?", ""))
     plain = _try(policy, view, responses, shared=False)
     try:
         shared = _try(policy, view, responses, shared=True)
     except Exception as error:  # a cache that was not made for it fails in its own way
         return f"its cache cannot be handed on ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
-    allowed = _TOLERANCE.get(next(policy.model.parameters()).dtype, 0.05)
+    allowed = _TOLERANCE if policy.model.dtype.itemsize >= 4 else _HALF_TOLERANCE
     for what, ours, reference in zip(("log-probabilities", "gradients"), shared, plain, strict=True):
         deviation = float((ours - reference).abs().max() / reference.abs().max())
         if not deviation <= allowed:
