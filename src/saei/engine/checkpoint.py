@@ -130,7 +130,7 @@ def state_of_rank(state: Mapping[str, Any], names: Sequence[str], ranks: Ranks) 
         CheckpointError: If states differed and there were more or fewer processes.
     """
     first = {name: state[name] for name in names}
-    written = [first, *state.get("others", [])]
+    written: list[dict[str, Any]] = [first, *state.get("others", [])]
     if len(written) == ranks.count:
         return written[ranks.rank]
     if all(_same(own, first) for own in written):

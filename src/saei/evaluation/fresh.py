@@ -45,13 +45,14 @@ def answer(
         batch: Views decoded together.
         own_seeds: One seed per view in place of ``seed``: no view's responses depend on which others there are.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
     answered = []
     for start in range(0, len(views), batch):
         part = views[start : start + batch]
+        if own_seeds is not None:
+            generator = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
         with policy.open(part) as prefix:
-            own = own_seeds and [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
-            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=own or generator)
+            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
         for view, own in zip(part, drawn, strict=True):
             grades = tuple(reward.grade(view.example, r.text, truncated=r.truncated) for r in own)
             answered.append(Answered(view, tuple(own), grades))
