@@ -172,8 +172,7 @@ class Trainer:
             if self.stream.bad:
                 self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
         if config.output.trackers:
-            # Not end_training: it destroys the process group, which the module's wrapper then holds alone. Freed with
-            # it under the interpreter's lock, the group joins threads that may be waiting for that lock.
+            # Not end_training: it destroys the process group before the module's wrapper is gone; see ranks.leave.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         return self.run.path
