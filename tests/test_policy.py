@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from groups import official_inputs
 from saei.config import EntropyConfig, SamplingConfig
@@ -456,3 +458,11 @@ def test_entropy_temperature_is_the_criterions_alone(
             (score,) = prefix.score([[own]])
         assert score.entropy_NT is not None
         torch.testing.assert_close(score.entropy_NT[0].detach(), expected[temperature], atol=2e-5, rtol=0)
+
+
+def test_a_composed_processor_saves_itself_as_others_ask_it_to(random_parts: Parts, tmp_path: Path) -> None:
+    """TRL and transformers' trainer call ``save_pretrained``, which knows nothing of a missing video part."""
+    processor = Policy(random_parts, ThinkBoxed()).processor
+    processor.save_pretrained(str(tmp_path / "new"))
+    ids = AutoTokenizer.from_pretrained(tmp_path / "new")("What is red + blue?").input_ids
+    assert ids == processor.tokenizer("What is red + blue?").input_ids

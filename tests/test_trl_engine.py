@@ -294,9 +294,6 @@ def test_three_steps_train_and_leave_a_record(make_run: Any) -> None:
     assert (folder / "checkpoints" / "checkpoint-3" / "model.safetensors").is_file()
 
 
-@pytest.mark.xfail(
-    reason="TRL's engine in two processes leaves with an error since branches came together", strict=False
-)
 @pytest.mark.slow
 def test_two_processes_train_whole_groups_each(tmp_path: Path) -> None:
     command = f"""

@@ -140,16 +140,22 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.engine.interrupt import Interrupted
+    from saei.engine.ranks import leave
 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
     folder = trainer.run.path
+    said = None
     try:
         trainer.train()
     except Interrupted as stopped:
-        _stop(str(stopped), folder, again)
+        said = str(stopped)
     except KeyboardInterrupt:
         _stop("Stopped at once.", folder, again)
+    del trainer
+    leave()
+    if said is not None:
+        _stop(said, folder, again)
     _say(f"Done: {folder}")
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -157,3 +158,15 @@ def ranks_of(accelerator: Any, config: RunConfig) -> Ranks:
             remedy="Leave model.device at auto.",
         )
     return Ranks(count, accelerator.process_index)
+
+
+def leave() -> None:
+    """Take leave of the other processes; nothing may hold a prepared module any more.
+
+    Threads of the process group need the interpreter's lock to free the tensors of their last messages. A group that a
+    wrapped module holds last is freed under that lock and waits for them for ever; threads of one that is left to the
+    interpreter's end find the lock gone and abort. Destroyed here, after the wrappers, it is freed without the lock.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # wrapper and hooks refer to each other
+        dist.destroy_process_group()

@@ -183,8 +183,7 @@ class Trainer:
             if self.stream.too_long:
                 self.display.note(f"{self.stream.too_long} examples were left out for the length of their prompts.")
         if config.output.trackers:
-            # Not end_training: it destroys the process group, which the module's wrapper then holds alone. Freed with
-            # it under the interpreter's lock, the group joins threads that may be waiting for that lock.
+            # Not end_training: it destroys the process group before the module's wrapper is gone; see ranks.leave.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         return self.run.path

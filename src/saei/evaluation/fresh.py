@@ -46,15 +46,14 @@ def answer(
         batch: Views decoded together.
         own_seeds: One seed per view in place of ``seed``: no view's responses depend on which others there are.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
     answered = []
     for start in range(0, len(views), batch):
         part = views[start : start + batch]
+        if own_seeds is not None:
+            generator = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
         with policy.open(part) as prefix:
-            source: torch.Generator | list[torch.Generator] = generator
-            if own_seeds:
-                source = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
-            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=source)
+            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
         attempts = [
             Attempt(view.example, r.text, r.truncated, len(r))
             for view, own in zip(part, drawn, strict=True)

@@ -77,8 +77,16 @@ def compose(
     parts |= {"tokenizer": tokenizer, "image_processor": image_processor}
     known = inspect.signature(cls.__init__).parameters
     own = {name: value for name, value in (settings or {}).items() if name in known and name not in parts}
+
+    def save(self: Any, folder: str | Path, **settings: Any) -> None:
+        if _is_whole(self):
+            cls.save_pretrained(self, folder, **settings)
+        else:
+            save_processor(self, Path(folder))
+
     # Of the same name, so that what is saved names the class that transformers has.
-    composed = type(cls.__name__, (cls,), {"check_argument_for_proper_class": check, "__module__": cls.__module__})
+    own_methods = {"check_argument_for_proper_class": check, "save_pretrained": save, "__module__": cls.__module__}
+    composed = type(cls.__name__, (cls,), own_methods)
     try:
         return composed(**parts, **own, chat_template=chat_template or tokenizer.chat_template)
     except Exception as error:  # each class has its own ways to miss something
@@ -87,9 +95,10 @@ def compose(
 
 def save_processor(processor: Any, folder: Path) -> None:
     """Write a processor, also one composed of parts, so that the Auto classes of transformers load it."""
-    if all(getattr(processor, part, None) is not None for part in processor.get_attributes()):
+    if _is_whole(processor):
         processor.save_pretrained(folder)
         return
+    folder.mkdir(parents=True, exist_ok=True)
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     if isinstance(processor.chat_template, str):
@@ -100,6 +109,10 @@ def save_processor(processor: Any, folder: Path) -> None:
     }
     own["processor_class"] = type(processor).__name__
     (folder / "processor_config.json").write_text(json.dumps(own, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _is_whole(processor: Any) -> bool:
+    return all(getattr(processor, part, None) is not None for part in processor.get_attributes())
 
 
 def _processor_class(config: Any) -> Any:
