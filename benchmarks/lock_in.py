@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +60,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coupling", default="faded")
     parser.add_argument("--bases", type=int, default=8, help="accepted ones")
+    parser.add_argument("--most-bases", type=int, help="built before one gives up (default: four times --bases)")
     parser.add_argument("--first-seed", type=int, default=400, help="of the bases; lower ones were used for tuning")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM")
     parser.add_argument("--steps", type=int, default=160)
@@ -70,7 +70,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     root = options.output / options.coupling
     with ThreadPoolExecutor(options.jobs) as pool:
-        gates = bases(root / "bases", options.coupling, options.bases, options.first_seed, options.jobs)
+        gates = bases(
+            root / "bases",
+            options.coupling,
+            options.bases,
+            options.most_bases or 4 * options.bases,
+            options.first_seed,
+            options.jobs,
+        )
         accepted = [gate for gate in gates if gate["accepted"]]
         jobs = {
             (arm, gate["seed"]): pool.submit(
@@ -84,27 +91,29 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         }
         curves = {key: read_curve(key[0], job.result()) for key, job in jobs.items()}
     seeds = [gate["seed"] for gate in accepted]
-    results = {arm: summary([curves[arm, seed] for seed in seeds]) for arm in options.arms}
+    results = {arm: summary([curves[arm, seed] for seed in seeds]) for arm in options.arms if seeds}
     if "GRPO" in results:
-        for arm in options.arms:
+        for arm in results:
             results[arm]["against GRPO"] = paired(results[arm]["accuracy"], results["GRPO"]["accuracy"])
     found = {"coupling": options.coupling, "steps": options.steps, "gates": gates, "arms": results}
     (root / "results.json").write_text(json.dumps(found, indent=2))
     show(found)
-    draw(list(curves.values()), root / "lock-in.png", f"lock-in, coupling {options.coupling}, {len(seeds)} bases")
+    if curves:
+        draw(list(curves.values()), root / "lock-in.png", f"lock-in, coupling {options.coupling}, {len(seeds)} bases")
     return found
 
 
-def bases(root: Path, coupling: str, wanted: int, first: int, jobs: int) -> list[dict[str, Any]]:
-    """Build bases from consecutive seeds until enough are accepted; return the gates of all that were needed."""
+def bases(root: Path, coupling: str, wanted: int, most: int, first: int, jobs: int) -> list[dict[str, Any]]:
+    """Build bases from consecutive seeds until enough are accepted or the most is built; return their gates."""
     gates: list[dict[str, Any]] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for start in count(first, jobs):
-            gates += pool.map(lambda seed: base(root / f"seed-{seed}", coupling, seed), range(start, start + jobs))
+        for start in range(first, first + most, jobs):
+            seeds = range(start, min(start + jobs, first + most))
+            gates += pool.map(lambda seed: base(root / f"seed-{seed}", coupling, seed), seeds)
             for end in range(len(gates) + 1):
                 if sum(gate["accepted"] for gate in gates[:end]) == wanted:
                     return gates[:end]
-    raise AssertionError("unreachable")
+    return gates
 
 
 def base(folder: Path, coupling: str, seed: int) -> dict[str, Any]:
