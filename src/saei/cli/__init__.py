@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saei import __version__
-from saei.cli import bench, build_tiny, data, demo, evaluate, list_, show, train
+from saei.cli import bench, build_tiny, data, demo, evaluate, init, list_, show, train
 from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
@@ -22,6 +22,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
+app.command(
+    "init", epilog=examples("saei init", "saei init geometry3k-7b-saei-lora", "saei init chartqa-3b-saei my.yaml")
+)(init.init)
 app.command(
     "train",
     epilog=examples(

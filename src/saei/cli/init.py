@@ -1,0 +1,46 @@
+"""``saei init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def init(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Such as geometry3k-7b-saei; without it, all are listed.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="New YAML file; by default RECIPE.yaml, here.")
+    ] = None,
+) -> None:
+    """Write a recipe: a commented configuration for a known data set, a model and a method."""
+    from saei.recipes import find, recipes
+
+    if recipe is None:
+        width = max(len(one.name) for one in recipes())
+        for one in recipes():
+            print(f"{one.name:<{width}}  {one.title}")
+        return
+    found = find(recipe)
+    file = Path(f"{found.name}.yaml") if file is None else file
+    _write(file, found.text(str(file)))
+    print(f"Wrote {file}: {found.title}.\nTrain it with:\n  {found.command(str(file))}")
+
+
+def _write(file: Path, text: str) -> None:
+    from saei.errors import ConfigError
+
+    try:
+        with file.open("x", encoding="utf-8") as opened:  # never over an existing file, whatever happens meanwhile
+            opened.write(text)
+    except FileExistsError as error:
+        raise ConfigError(
+            "init writes a new file.", reason=f"{file} exists.", remedy="Give another name behind the recipe's."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            "init writes a new file.", reason=f"{file}: {error.strerror}.", remedy="Give another path."
+        ) from error

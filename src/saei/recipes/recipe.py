@@ -1,0 +1,139 @@
+"""A recipe: one choice of data set, size, method and hardware, and the file that it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import yaml
+
+from saei.errors import ConfigError, nearest
+from saei.recipes.values import (
+    ASSUMED,
+    COMMON,
+    DATA,
+    HARDWARE,
+    METHODS,
+    OF_BOTH,
+    ON_HARDWARE,
+    OURS,
+    PAPER,
+    SIZES,
+    ZERO_STAGE,
+    Value,
+)
+
+SECTIONS = (
+    "model", "task", "template", "reward", "sampler", "selector", "criterion", "attack", "strength", "objective",
+    "sampling", "optimizer", "training", "evaluation", "seed",
+)  # fmt: skip
+"""The order in the file."""
+
+COMMENT_COLUMN = 40
+
+HEAD = """\
+# {name}: {title}.
+#
+# Each comment says whose the value is: the paper's (SaEI, arXiv 2512.10414), that of another project (NoisyRollout,
+# EasyR1, MM-Eureka), or ours. "Assumed" stands where the paper is silent. All other fields keep saei's defaults.
+# This project has not trained on such hardware yet: memory and time are estimates.
+#
+# Start it with
+#   {command}
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One choice of each; the attributes are keys of ``DATA``, ``SIZES``, ``METHODS`` and ``HARDWARE``."""
+
+    data: str
+    size: str
+    method: str
+    hardware: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``geometry3k-7b-saei``, with the hardware behind it where it is not eight GPUs."""
+        return "-".join(filter(None, (self.data, self.size, self.method, self.hardware)))
+
+    @property
+    def title(self) -> str:
+        """What it trains, in words."""
+        parts = (METHODS[self.method], DATA[self.data], SIZES[self.size], HARDWARE[self.hardware])
+        return f"{parts[0].title} on {parts[1].title}, {parts[2].title}, {parts[3].title}"
+
+    def command(self, file: str) -> str:
+        """Return the command that trains a file of it: LoRA by saei's own loop, all weights by TRL's with ZeRO."""
+        if self.hardware == "lora":
+            return f"saei train --config {file}"
+        return (
+            "accelerate launch --num_machines 1 --num_processes 8 --mixed_precision bf16 --use_deepspeed "
+            f"--zero_stage {ZERO_STAGE[self.size]} -m saei.cli train --engine trl --config {file} --name {self.name}"
+        )
+
+    def values(self) -> Mapping[str, Value]:
+        """Return what the file sets, by path, in the file's order; the narrower choice decides."""
+        layers = (
+            SIZES[self.size].values,
+            HARDWARE[self.hardware].values,
+            COMMON,
+            METHODS[self.method].values,
+            DATA[self.data].values,
+            ON_HARDWARE.get((self.size, self.hardware), ()),
+            OF_BOTH.get((self.data, self.method), ()),
+        )
+        found: dict[str, Value] = {}
+        for value in (one for layer in layers for one in layer):
+            found[value.path] = value
+        return dict(sorted(found.items(), key=lambda item: SECTIONS.index(item[0].partition(".")[0])))
+
+    def text(self, file: str) -> str:
+        """Return the file's text, YAML with a comment behind each value.
+
+        Args:
+            file: The path that it is written to, for the command in its head.
+        """
+        tree: dict[str, Any] = {}
+        for path, value in self.values().items():
+            *sections, field = path.split(".")
+            place = tree
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[field] = value
+        head = HEAD.format(name=self.name, title=self.title, command=self.command(file))
+        return head + "".join(f"{line}\n" for line in self._lines(tree))
+
+    def _lines(self, tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+        for name, value in tree.items():
+            if isinstance(value, Value):
+                written = yaml.safe_dump(value.value, default_flow_style=True).split("\n")[0]
+                yield f"{f'{indent}{name}: {written}':<{COMMENT_COLUMN}}# {self._whose(value)}"
+            else:
+                yield f"{indent}{name}:"
+                yield from self._lines(value, indent + "  ")
+
+    def _whose(self, value: Value) -> str:
+        """Return whose a value is; what another project's is in a recipe of SaEI is assumed."""
+        known = value.whose.startswith((PAPER, OURS, ASSUMED))
+        return value.whose if known or self.method != "saei" else f"{ASSUMED}: {value.whose}"
+
+
+def recipes() -> list[Recipe]:
+    """Return all recipes, by data set and size."""
+    return [Recipe(*choice) for choice in product(DATA, SIZES, METHODS, HARDWARE)]
+
+
+def find(name: str) -> Recipe:
+    """Return the recipe of a name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    known = {recipe.name: recipe for recipe in recipes()}
+    if name not in known:
+        raise ConfigError(f"'{name}' is no recipe.", remedy=nearest(name, known))
+    return known[name]
