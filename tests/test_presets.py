@@ -209,7 +209,7 @@ def test_mathvista_without_decoded_images_and_without_labels(tmp_path: Path) -> 
 
 VERSE = {
     "sample_index": TEXT, "problem_index": TEXT, "problem_version": TEXT, "question": TEXT, "image": PICTURE,
-    "answer": TEXT, "question_type": TEXT, "query_wo": TEXT, "query_cot": TEXT,
+    "answer": TEXT, "question_type": TEXT, "query_wo": TEXT, "query_cot": TEXT, "question_for_eval": TEXT,
     "metadata": {"split": TEXT, "source": TEXT, "subject": TEXT, "subfield": TEXT},
 }  # fmt: skip
 
@@ -218,7 +218,7 @@ def verse(index: int, version: str, **changes: Any) -> dict[str, Any]:
     row = {
         "sample_index": str(index), "problem_index": "1", "problem_version": version, "image": picture(),
         "question": "Find the angle.\nChoices:\nA:35°\nB:55°", "answer": "B", "question_type": "multi-choice",
-        "query_wo": "…", "query_cot": "…",
+        "query_wo": "…", "query_cot": "…", "question_for_eval": "",
         "metadata": {"split": "testmini", "source": "GeoQA", "subject": "Plane Geometry", "subfield": "Angle"},
     }  # fmt: skip
     return row | changes
@@ -226,20 +226,40 @@ def verse(index: int, version: str, **changes: Any) -> dict[str, Any]:
 
 def test_mathverse(tmp_path: Path) -> None:
     free = {"question_type": "free-form", "answer": "55°"}
-    rows = [verse(1, "Text Dominant"), verse(2, "Vision Only", question=""), verse(3, "Text Lite", **free)]
+    rows = [
+        verse(1, "Text Dominant"),
+        verse(2, "Vision Only", question="", question_for_eval="Find the angle.\nChoices:\nA:35°\nB:55°"),
+        verse(3, "Text Lite", **free),
+        verse(4, "Vision Only", question="", **free),
+        verse(5, "Text Lite", answer="C"),  # of an option that was not found
+    ]
     write(tmp_path, "testmini", VERSE, *rows)
-    text = verse(4, "Text Only", image="")
+    text = verse(6, "Text Only", image="")
     write(tmp_path, "testmini_text_only", VERSE | {"image": TEXT}, text)
-    first, drawn, written = evaluation("mathverse", tmp_path)
-    assert first.question == "Find the angle.\nChoices:\nA:35°\nB:55°"
+    first, drawn, written, drawn_free, unlisted = evaluation("mathverse", tmp_path)
+    asked = "Find the angle.\nChoices:\nA:35°\nB:55°\nAnswer with the letter of the option."
+    assert first.question == asked
     assert first.meta == {
         "version": "Text Dominant", "problem": "1", "question_type": "multi-choice", "answer_type": "letter",
-        "split": "testmini", "source": "GeoQA", "subject": "Plane Geometry", "subfield": "Angle",
+        "choices": ("35°", "55°"), "split": "testmini", "source": "GeoQA", "subject": "Plane Geometry",
+        "subfield": "Angle",
     }  # fmt: skip
-    assert drawn.question == "Answer the question in the image."
+    assert drawn.question == "Answer the question in the image. Answer with the letter of the option."
+    assert drawn.meta["choices"] == ("35°", "55°")
+    assert (written.question, drawn_free.question) == (asked.rpartition("\n")[0], "Answer the question in the image.")
     assert "answer_type" not in written.meta
+    assert "choices" not in unlisted.meta
     (alone,) = evaluation("mathverse", tmp_path, name="testmini_text_only")
-    assert (alone.images, alone.meta["version"], alone.id) == ((), "Text Only", "4")
+    assert (alone.images, alone.meta["version"], alone.id) == ((), "Text Only", "6")
+
+
+def test_mathverse_of_the_card_alone(tmp_path: Path) -> None:
+    """Without the column that repeats the question where it is drawn."""
+    features = {name: feature for name, feature in VERSE.items() if name != "question_for_eval"}
+    write(tmp_path, "testmini", features, {name: verse(1, "Vision Only", question="")[name] for name in features})
+    (drawn,) = evaluation("mathverse", tmp_path)
+    assert drawn.question.startswith("Answer the question in the image.")
+    assert "choices" not in drawn.meta
 
 
 VISION = {
@@ -322,12 +342,16 @@ def test_chartqa(tmp_path: Path) -> None:
     row = {"image": picture(), "query": "What is the value?", "label": ["14"], "human_or_machine": 0}
     for split in ("train", "val"):
         write(tmp_path, split, CHART, row)
-    write(tmp_path, "test", CHART, row, row | {"label": ["Yes", "No"], "human_or_machine": 1})
+    write(tmp_path, "test", CHART, row, row | {"label": ["[Peru, Chile]"], "human_or_machine": 1})
     one, two = evaluation("chartqa", tmp_path)
     assert (one.question, one.answer) == ("What is the value?", "14")
     assert one.meta == {"answer_type": "relaxed", "source": "human"}
-    assert two.answer == "[Yes, No]"
+    assert two.answer == "[Peru, Chile]"
     assert two.meta == {"answer_type": "list", "source": "machine"}
+    write(tmp_path, "test", CHART, row | {"label": ["[1]"]})
+    assert evaluation("chartqa", tmp_path)[0].meta["answer_type"] == "relaxed"
+    write(tmp_path, "test", CHART, row | {"label": ["Peru", "Chile"]})
+    refused("chartqa", tmp_path, r"has what its card says.*ValueError: 2 labels")
 
 
 SCIENCE = {

@@ -27,11 +27,17 @@ class ChartQA(Preset):
     columns = ("image", "query", "label", "human_or_machine")
 
     def convert(self, row: Mapping[str, Any]) -> Item:
-        """Return question, answer and chart; several labels are a list."""
+        """Return question, answer and chart; an answer of several parts is one text in square brackets.
+
+        Raises:
+            ValueError: If there is not exactly one label: the data set has one per question, in a list.
+        """
         labels = [row["label"]] if isinstance(row["label"], str) else row["label"]
-        several = len(labels) > 1
+        if len(labels) != 1:
+            raise ValueError(f"{len(labels)} labels")
+        answer = labels[0]
+        several = answer.startswith("[") and answer.endswith("]") and "," in answer
         writer = row["human_or_machine"]
         source = writer if isinstance(writer, str) else WRITERS[writer]
         meta = {"answer_type": "list" if several else "relaxed", "source": source}
-        answer = f"[{', '.join(labels)}]" if several else labels[0]
         return Item(row["query"], answer, image_of(row["image"]), meta=meta)

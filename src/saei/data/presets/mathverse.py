@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of
+from saei.data.presets.base import Preset, image_of, inline_options
 from saei.data.table_task import Item
 
+VISION_ONLY = "Vision Only"
 IN_THE_PICTURE = "Answer the question in the image."
+WITH_A_LETTER = "Answer with the letter of the option."
 
 
 class MathVerse(Preset):
@@ -40,11 +43,19 @@ class MathVerse(Preset):
         return self.config.name if split == "eval" else None
 
     def convert(self, row: Mapping[str, Any]) -> Item:
-        """Return question, answer and diagram; text alone has an empty image, and a question may be in the image."""
+        """Return question, answer and diagram; text alone has an empty image.
+
+        The version Vision Only has no question but the one in its image, which MathVerse's own queries ask for in
+        words; as they do, a multiple choice asks for the letter.
+        """
         version = row["problem_version"]
-        question = row["question"] or (IN_THE_PICTURE if version == "Vision Only" else "")
+        question = row["question"] or (IN_THE_PICTURE if version == VISION_ONLY else "")
         meta = {"version": version, "problem": row["problem_index"], "question_type": row["question_type"]}
         if row["question_type"] == "multi-choice":
             meta["answer_type"] = "letter"
+            options = inline_options(row.get("question_for_eval") or question)
+            if row["answer"] in string.ascii_uppercase[: len(options)]:
+                meta["choices"] = options
+            question = f"{question} {WITH_A_LETTER}" if version == VISION_ONLY else f"{question}\n{WITH_A_LETTER}"
         meta |= {name: value for name, value in (row.get("metadata") or {}).items() if value is not None}
         return Item(question, row["answer"], image_of(row["image"]), meta=meta)
