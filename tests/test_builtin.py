@@ -16,11 +16,11 @@ from saei.builtin.demonstrations import CLEAN, GUESSES, NOUNS, OPENINGS, VERBS, 
 from saei.builtin.gate import grades, respond
 from saei.builtin.general import SLOPPY, TASKS, Phase, Schedule, draw
 from saei.builtin.muon import orthogonalise
-from saei.builtin.shapes import draw_shapes
 from saei.builtin.vocabulary import SPECIAL, build_tokenizer
 from saei.data.bars import Bars
 from saei.data.digits import Digits
 from saei.data.images import COLOURS
+from saei.data.shapes import draw_shapes
 from saei.rewards.accuracy_format import AccuracyFormat
 
 UNKNOWN_TEXT = ["Hällo  wörld\t12.5%\n\n", " a  b ", "\\frac{1}{2} 漢字 🙂", "Wordlike words' looks", "-3 +4"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from saei.builtin.shapes import OPPOSITE, RELATIONS
 from saei.data.arithmetic import SIGNS, Problem, calculate
 from saei.data.images import COLOURS
+from saei.data.shapes import OPPOSITE, RELATIONS
 from saei.data.ways import GLANCE, STEPS
 from saei.types import Example
 

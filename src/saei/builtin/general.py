@@ -14,11 +14,11 @@ from saei.builtin.batches import Tools
 from saei.builtin.demonstrations import CLEAN, CONTENT_WEIGHT, Manner, content_words, demonstrate
 from saei.builtin.gate import grades
 from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
-from saei.builtin.shapes import draw_shapes
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import Bars, draw_chart
 from saei.data.base import Task
 from saei.data.digits import Digits, draw_pair
+from saei.data.shapes import draw_shapes
 from saei.types import Example
 
 TASKS = ("bars", "digits", "shapes")

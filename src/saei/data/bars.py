@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
+from saei.data.shifts import NOISY, Colour, colours_of, noise
 from saei.data.ways import way_of
 from saei.types import Example
 
@@ -21,6 +23,9 @@ KINDS = {
     2: ("read", "compare", "add", "subtract"),
     3: ("highest", "add-add", "add-subtract"),
 }
+Shift: TypeAlias = Literal["none", "colours", "more-bars", "rotated", "noisy"]
+MORE: Mapping[str, Colour] = {"purple": (130, 40, 170), "orange": (245, 120, 20)}
+"""The bars of ``more-bars``; they are never asked about and never the highest."""
 _SPLITS = {"train": 0, "eval": 1}
 
 
@@ -32,39 +37,55 @@ class Bars(Task):
 
         Attributes:
             level: 1 reads and compares, 2 also adds and subtracts two bars, 3 takes three or all.
+            shift: The same questions about other pictures. ``colours``: other shades. ``more-bars``: six bars, of which
+                a purple and an orange one are never asked about. ``rotated``: by a quarter turn, bars grow to the
+                right. ``noisy``: noise of 40 grey levels instead of 6.
         """
 
         type: Literal["bars"] = "bars"
         level: Literal[1, 2, 3] = 2
+        shift: Shift = "none"
 
     config: Config
 
     def example(self, index: int, split: Split = "train") -> Example:
         """Return chart ``index`` with its question."""
-        rng = np.random.default_rng([self.config.seed, _SPLITS[split], self.config.level, index])
-        return draw_chart(rng, self.config.level, f"bars-{self.config.level}-{split}-{index}")
+        level, shift = self.config.level, self.config.shift
+        rng = np.random.default_rng([self.config.seed, _SPLITS[split], level, index])
+        name = f"bars-{level}-{split}-{index}" if shift == "none" else f"bars-{level}-{shift}-{split}-{index}"
+        return draw_chart(rng, level, name, shift)
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
         return way_of(text)
 
 
-def draw_chart(rng: np.random.Generator, level: int, name: str) -> Example:
-    """Draw a chart and a question about it."""
+def draw_chart(rng: np.random.Generator, level: int, name: str, shift: Shift = "none") -> Example:
+    """Draw a chart and a question about it; shifts differ in nothing but the picture."""
     order = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))]
     heights = {colour: int(rng.integers(1, MAX_HEIGHT + 1)) for colour in order}
     problem = draw_problem(rng, KINDS[level], heights)
-    canvas = paint(heights) + rng.normal(0, NOISE, (SIDE, SIDE, 3))
-    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
+    grain = noise(rng, NOISY if shift == "noisy" else NOISE)
+    canvas = paint(_among_more(rng, heights) if shift == "more-bars" else heights, colours_of(shift))
+    if shift == "rotated":
+        canvas = np.rot90(canvas, -1)
+    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas + grain),), problem.meta())
 
 
-def paint(heights: dict[str, int]) -> NDArray[np.float64]:
+def _among_more(rng: np.random.Generator, heights: Mapping[str, int]) -> dict[str, int]:
+    """Return the bars among two more that are lower than the highest, in a new order."""
+    below = max(2, max(heights.values()))
+    every = {**heights, **{colour: int(rng.integers(1, below)) for colour in MORE}}
+    return {list(every)[i]: list(every.values())[i] for i in rng.permutation(len(every))}
+
+
+def paint(heights: Mapping[str, int], colours: Mapping[str, Colour] = COLOURS) -> NDArray[np.float64]:
     """Return the noiseless chart at full contrast, ``[64, 64, 3]`` in grey levels, bars from left to right."""
     canvas = blank()
     width = SIDE // len(heights)
     for place, (colour, height) in enumerate(heights.items()):
         left = place * width
-        canvas[SIDE - 2 - UNIT * height : SIDE - 2, left + 2 : left + width - 2] = COLOURS[colour]
+        canvas[SIDE - 2 - UNIT * height : SIDE - 2, left + 2 : left + width - 2] = {**MORE, **colours}[colour]
     return canvas
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, PAPER, SIDE, blank, to_image
+from saei.data.shifts import NOISY, colours_of, either_way, noise
 from saei.data.ways import way_of
 from saei.types import Example
 
@@ -23,6 +25,13 @@ KINDS = {
     2: ("read", "compare", "add", "subtract"),
     3: ("multiply",),
 }
+Shift: TypeAlias = Literal["none", "colours", "handwriting", "rotated", "noisy"]
+SLANT = (0.3, 0.5)
+"""Of ``handwriting``: pixels to the side per pixel upwards."""
+THICKER = 0.3
+"""Of ``handwriting``: ink on the pixels around the strokes, as a share of theirs."""
+TURN = (15.0, 30.0)
+"""Of ``rotated``, in degrees to either side."""
 _SPLITS = {"train": 0, "eval": 1}
 
 
@@ -38,25 +47,31 @@ class Digits(Task):
 
         Attributes:
             level: 1 reads and compares, 2 also adds and subtracts, 3 multiplies.
+            shift: The same questions about other pictures, of the same split's digits. ``colours``: other shades.
+                ``handwriting``: slanted and thicker. ``rotated``: each digit by 15 to 30 degrees. ``noisy``: noise of
+                40 grey levels.
         """
 
         type: Literal["digits"] = "digits"
         level: Literal[1, 2, 3] = 2
+        shift: Shift = "none"
 
     config: Config
 
     def example(self, index: int, split: Split = "train") -> Example:
         """Return pair ``index`` with its question."""
-        rng = np.random.default_rng([self.config.seed, _SPLITS[split], self.config.level, index])
-        return draw_pair(rng, self.config.level, split, f"digits-{self.config.level}-{split}-{index}")
+        level, shift = self.config.level, self.config.shift
+        rng = np.random.default_rng([self.config.seed, _SPLITS[split], level, index])
+        name = f"digits-{level}-{split}-{index}" if shift == "none" else f"digits-{level}-{shift}-{split}-{index}"
+        return draw_pair(rng, level, split, name, shift)
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
         return way_of(text)
 
 
-def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> Example:
-    """Draw two digits of a split, on cards of two colours in two places, and a question about them."""
+def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str, shift: Shift = "none") -> Example:
+    """Draw two digits of a split, on cards of two colours in two places, and a question; shifts change the picture."""
     images, labels = handwriting(split)
     chosen = rng.integers(len(labels), size=2)
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:2]]
@@ -66,9 +81,27 @@ def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str) -> 
     canvas = blank()
     for colour, index, place in zip(colours, chosen, places, strict=True):
         top, left = CELL * (int(place) // GRID), CELL * (int(place) % GRID)
-        share = np.kron(images[index], np.ones((CELL // 8, CELL // 8)))[:, :, None] / FULL_INK
-        canvas[top : top + CELL, left : left + CELL] = (1 - share) * (PAPER + np.array(COLOURS[colour])) / 2
+        share = _written(images[index], shift, rng)[:, :, None] / FULL_INK
+        canvas[top : top + CELL, left : left + CELL] = (1 - share) * (PAPER + np.array(colours_of(shift)[colour])) / 2
+    if shift == "noisy":
+        canvas += noise(rng, NOISY)
     return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
+
+
+def _written(digit: NDArray[np.float64], shift: Shift, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the ink of a digit on its card, ``[16, 16]`` in 0 to 16."""
+    ink = np.kron(digit, np.ones((CELL // 8, CELL // 8)))
+    if shift == "handwriting":
+        around = np.asarray(Image.fromarray(ink.astype(np.uint8)).filter(ImageFilter.MaxFilter(3)))
+        ink = (1 - THICKER) * ink + THICKER * around
+    picture = Image.fromarray(ink.astype(np.float32))
+    if shift == "handwriting":
+        slant = either_way(rng, *SLANT)
+        shear = (1, slant, -slant * CELL / 2, 0, 1, 0)
+        picture = picture.transform(picture.size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR)
+    elif shift == "rotated":
+        picture = picture.rotate(either_way(rng, *TURN), Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.float64)
 
 
 @cache

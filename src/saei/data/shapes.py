@@ -1,12 +1,17 @@
-"""Spatial relations between two coloured shapes, for the warm start of the built-in model."""
+"""Questions about how two coloured shapes lie to each other: spatial relations, no arithmetic."""
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from saei.data.bars import NOISE
+from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
+from saei.data.shifts import NOISY, Colour, colours_of, either_way, noise
+from saei.data.ways import way_of
 from saei.types import Example
 
 FORMS = ("circle", "square", "triangle")
@@ -15,10 +20,44 @@ CELL = 16  # pixels: shapes sit in the cells of a 4 x 4 grid
 JITTER = 1  # pixels off the cell's centre
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+Shift: TypeAlias = Literal["none", "colours", "rotated", "noisy"]
+TURN = (20.0, 70.0)
+"""Of ``rotated``, in degrees to either side."""
+TURNED_RADIUS = 5.5  # pixels: corners that are turned reach beyond the radius
+_SPLITS = {"train": 0, "eval": 1}
 
 
-def draw_shapes(rng: np.random.Generator, name: str) -> Example:
-    """Draw two shapes and ask how the first lies to the second, or whether it lies so.
+class Shapes(Task):
+    """Two coloured shapes: how the first lies to the second, or whether it lies so. Source: original."""
+
+    class Config(Task.Config):
+        """Fields of ``shapes``.
+
+        Attributes:
+            shift: The same questions about other pictures. ``colours``: other shades. ``rotated``: each shape by 20 to
+                70 degrees about its centre, and smaller. ``noisy``: noise of 40 grey levels instead of 6.
+        """
+
+        type: Literal["shapes"] = "shapes"
+        shift: Shift = "none"
+
+    config: Config
+
+    def example(self, index: int, split: Split = "train") -> Example:
+        """Return picture ``index`` with its question."""
+        shift = self.config.shift
+        rng = np.random.default_rng([self.config.seed, _SPLITS[split], index])
+        return draw_shapes(
+            rng, f"shapes-{split}-{index}" if shift == "none" else f"shapes-{shift}-{split}-{index}", shift
+        )
+
+    def strategy(self, example: Example, text: str) -> str | None:
+        """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
+        return way_of(text)
+
+
+def draw_shapes(rng: np.random.Generator, name: str, shift: Shift = "none") -> Example:
+    """Draw two shapes and ask how the first lies to the second, or whether it lies so; shifts differ in the picture.
 
     The example's meta has the ``kind`` (``check`` or ``choose``), the ``names`` of both shapes, the relation
     asked about and the ``truth``.
@@ -39,21 +78,27 @@ def draw_shapes(rng: np.random.Generator, name: str) -> Example:
         question = f"Is the {names[0]} {asked} or {OPPOSITE[asked]} the {names[1]}?"
         if axis == 0:
             question = f"Is the {names[0]} {asked} or {OPPOSITE[asked]} of the {names[1]}?"
+    centres = [cell * CELL + CELL // 2 + rng.integers(-JITTER, JITTER + 1, size=2) for cell in cells]
+    grain = noise(rng, NOISY if shift == "noisy" else NOISE)
     picture = Image.fromarray(blank().astype(np.uint8))
-    for cell, shape in zip(cells, names, strict=True):
-        x, y = (int(value) for value in cell * CELL + CELL // 2 + rng.integers(-JITTER, JITTER + 1, size=2))
-        _paint(ImageDraw.Draw(picture), shape, x, y)
-    canvas = np.asarray(picture, dtype=np.float64) + rng.normal(0, NOISE, (SIDE, SIDE, 3))
+    for (x, y), shape in zip(centres, names, strict=True):
+        colour, form = shape.split()
+        angle = either_way(rng, *TURN) if shift == "rotated" else 0.0
+        _paint(ImageDraw.Draw(picture), form, (int(x), int(y)), colours_of(shift)[colour], angle)
+    canvas = np.asarray(picture, dtype=np.float64) + grain
     meta = {"kind": kind, "names": names, "asked": asked, "truth": truth}
     return Example(name, question, answer, (to_image(canvas),), meta)
 
 
-def _paint(draw: ImageDraw.ImageDraw, shape: str, x: int, y: int) -> None:
-    colour, form = shape.split()
+def _paint(draw: ImageDraw.ImageDraw, form: str, centre: tuple[int, int], colour: Colour, angle: float) -> None:
+    """Paint a shape, turned by an angle in degrees."""
+    x, y = centre
     box = (x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS)
-    if form == "circle":
-        draw.ellipse(box, fill=COLOURS[colour])
+    if form != "circle" and angle:
+        draw.regular_polygon((x, y, TURNED_RADIUS * 2**0.5), 4 if form == "square" else 3, angle, fill=colour)
+    elif form == "circle":
+        draw.ellipse(box, fill=colour)
     elif form == "square":
-        draw.rectangle(box, fill=COLOURS[colour])
+        draw.rectangle(box, fill=colour)
     else:
-        draw.polygon([(x, box[1]), (box[0], box[3]), (box[2], box[3])], fill=COLOURS[colour])
+        draw.polygon([(x, box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour)
