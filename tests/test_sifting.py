@@ -17,12 +17,13 @@ from saei.config import SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import Plain, ThinkBoxed
 from saei.engine import Trainer, sifting
-from saei.engine.preview import preview
+from saei.engine.preview import preview, previewed
 from saei.engine.sifting import Sifted, sift
 from saei.engine.stream import ViewStream
 from saei.errors import DataError
 from saei.policy import Policy
 from saei.policy.loading import Parts
+from saei.rewards.accuracy_format import AccuracyFormat
 
 LONG = "How many of the bars are as high as the highest of the other bars in the image?"
 
@@ -77,6 +78,57 @@ def test_each_image_is_decoded_once(folder: Path, random_parts: Parts, decoded: 
     assert len(decoded) == 11
     assert [one.index for one in found] == list(range(12))
     assert [one.index for one in found if one.rule] == [7]
+
+
+def test_what_is_shown_is_decoded_once(folder: Path, random_parts: Parts, decoded: list[str]) -> None:
+    policy, reward = limited(random_parts, None), AccuracyFormat()
+    shown, found = previewed(task(folder), policy, "train", reward=reward, indices=range(5, 12), count=3)
+    assert [one.id for one in shown] == ["train-5", "train-6", "train-8"]
+    assert [one.index for one in found.looked] == list(range(5, 12))
+    assert [one.index for one in found.dropped] == [7]
+    assert len(decoded) == 6
+
+
+def test_a_run_that_sifts_decodes_each_image_once_before_its_first_step(
+    folder: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    with registered(Checksum):
+        config = tiny(
+            Path("builtin"),
+            tmp_path,
+            task={"type": "dataset", "path": str(folder)},
+            training__sift=True,
+            evaluation__examples=2,
+            evaluation__probe_examples=3,
+        )
+        Trainer(config, display=Quiet())
+    assert len(decoded) == 11 + 3 + 1  # to train on, to evaluate on, and the view that the sampler is checked with
+
+
+def unreadable(folder: Path) -> Path:
+    """Let the answer of one row of whole numbers be one that no response can be compared with."""
+    file = folder / "train.csv"
+    rows = file.read_text().splitlines()
+    rows[4] = rows[4].removesuffix("3") + "\\frac{1"
+    file.write_text("\n".join(rows))
+    return folder
+
+
+def test_an_unreadable_gold_answer_is_left_out(folder: Path, random_parts: Parts, tmp_path: Path) -> None:
+    policy, cache, reward = limited(random_parts, None), tmp_path / "sifted", AccuracyFormat()
+    data = task(unreadable(folder))
+    found = sift(data, policy, "train", reward=reward, cache=cache)
+    assert [one.index for one in found if one.rule] == [3, 7]
+    assert (found[3].tokens, found[3].too_long) == (None, False)
+    assert "gold answer has to be readable" in found[3].rule
+    assert [one.index for one in sift(data, policy, "train", cache=cache) if one.rule] == [7]  # another question
+    rules = Sifted("train", found).rules()
+    assert sorted(rules.values()) == [1, 1]
+
+    stream = ViewStream(data, policy, seed=0, max_bad_share=0.2, reward=reward)
+    stream.admit("train", found)
+    stream.preflight()
+    assert not {"train-3", "train-7"} & {view.example.id for view in stream.take(20)}
 
 
 def test_what_is_too_long_is_no_mistake(folder: Path, random_parts: Parts) -> None:

@@ -39,19 +39,16 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show examples as the model gets them: images, prompt, tokens; and how many could not be used."""
-    from saei.engine.preview import preview as seen
-    from saei.engine.sifting import Sifted, sift
+    from saei.engine.preview import previewed
 
     config = _config(model, task, data, set_, plugin)
     built: Task = config.task.build()
     chosen = _split(split, built)
     size = built.size(chosen)  # before the model loads: a mapping that cannot work is refused at once
-    policy = _policy(config)
+    policy, reward = _policy(config), config.reward.build()
     indices = range(look if size is None else min(look, size))
-    found = Sifted(chosen, sift(built, policy, chosen, reward=config.reward.build(), indices=indices))
+    shown, found = previewed(built, policy, chosen, reward=reward, indices=indices, count=rows)
     found.check()
-    usable = [one.index for one in found.looked if not one.rule][:rows]
-    shown = [seen(policy, policy.view(built.example(index, chosen))) for index in usable]
     if as_json:
         report = {"split": chosen, "size": size, "notes": list(built.notes()), "shown": [asdict(one) for one in shown]}
         print(json.dumps(report | {"looked": [asdict(one) for one in found.looked]}, indent=2, default=str))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from saei.data.base import Split, Task
+from saei.engine.looking import look
+from saei.engine.sifting import Looked, Sifted, left_out, sift
+from saei.errors import DataError
 from saei.policy import Policy
+from saei.rewards.base import Reward
 from saei.types import View
 
 
@@ -50,6 +55,35 @@ def preview(policy: Policy, view: View) -> Preview:
         prompt_text(policy, view.prompt_ids_P.tolist()),
         len(view.prompt_ids_P),
     )
+
+
+def previewed(
+    task: Task, policy: Policy, split: Split, *, reward: Reward, indices: Sequence[int], count: int
+) -> tuple[list[Preview], Sifted]:
+    """Return the first usable examples and what all are like, each image decoded once.
+
+    Args:
+        task: Where examples come from.
+        policy: Makes the views.
+        split: Which split.
+        reward: Says whether an example's gold answer can be read.
+        indices: Which examples are looked at.
+        count: How many are shown.
+    """
+    shown: list[Preview] = []
+    looked: list[Looked] = []
+    for index in indices:
+        if len(shown) == count:
+            break
+        try:
+            view = look(task, policy, index, split, reward=reward)
+        except DataError as error:
+            looked.append(left_out(index, error))
+        else:
+            shown.append(preview(policy, view))
+            looked.append(Looked(index, tokens=len(view.prompt_ids_P)))
+    rest = sift(task, policy, split, reward=reward, indices=indices[len(looked) :])
+    return shown, Sifted(split, [*looked, *rest])
 
 
 def prompt_text(policy: Policy, ids: list[int]) -> str:

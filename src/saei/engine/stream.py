@@ -73,9 +73,10 @@ class ViewStream:
                 remedy="Check the path, the split and the filters of the task.",
             )
         looks = (self._look(index, "train") for index in (count() if size is None else range(size)))
-        first = list(islice(looks, PREFLIGHT))
+        # Where all examples were looked at before, none is again but for a view, and the first usable may come later.
+        known = sum(split == "train" for split, _ in self._seen)
+        first = list(islice(looks, PREFLIGHT if size is None or known < size else 1))
         self._check("train")
-        # Where all examples were looked at before, the first usable one may come later.
         return next(view for view in chain(first, looks) if view is not None)
 
     def take(self, n: int) -> list[View]:

@@ -142,8 +142,9 @@ class Trainer:
         self.budget = 0
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
-        self._held_out = self.stream.held_out(config.evaluation.examples)
-        self._probe = self.stream.held_out(config.evaluation.probe_examples)
+        evaluation = config.evaluation
+        views = self.stream.held_out(max(evaluation.examples, evaluation.probe_examples))
+        self._held_out, self._probe = views[: evaluation.examples], views[: evaluation.probe_examples]
         if start is not None:
             self._load(start)
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
