@@ -39,6 +39,14 @@ def test_scoring(script: Any, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+def test_preparing(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "preparing.json"
+    sizes = {"--images": 23, "--side": 70, "--max-pixels": 6000, "--workers": 2, "--json": file}
+    found = script("preparing").main([str(word) for pair in sizes.items() for word in pair])
+    assert (found["images"], found["image_tokens"], found["decodes_per_image"]) == (23, 16, 1.0)
+    assert json.loads(file.read_text()) == found
+
+
 def small_scoring(more: dict[str, Any]) -> list[str]:
     sizes = {"--side": 64, "--responses": 4, "--tokens": 5, **more}
     return [str(word) for pair in sizes.items() for word in pair]
