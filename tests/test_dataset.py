@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -279,6 +281,60 @@ def test_a_missing_column_names_those_there_are(folder: Path) -> None:
     path = write(folder, {"images": ["a.png"], "question": "?", "answer": "1"})
     with pytest.raises(DataError, match=r"columns images, question, answer\. There is no column 'problem'"):
         task(path, columns={"question": "problem"}).size()
+
+
+def damaged(folder: Path, name: str) -> Path:
+    """Write a table as an interrupted download, or another mishap, leaves it."""
+    file = folder / name
+    rows = [row(answer=number) for number in range(5)]
+    if file.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(file)
+        whole = file.read_bytes()
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        file.write_bytes(pointer if name.startswith("pointer") else whole[: len(whole) // 2])
+    elif file.suffix == ".csv":
+        file.write_bytes("images,problem,answer\na.png,Wie groß?,3\n".encode("latin-1"))
+    elif name.startswith("page"):
+        file.write_text("<!DOCTYPE html><title>404</title>")
+    else:
+        text = "\n".join(map(json.dumps, rows)) if file.suffix == ".jsonl" else json.dumps(rows)
+        file.write_text(text[:-20])
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cut.parquet", "corrupted or this is not a parquet file."),
+        ("pointer.parquet", "corrupted or this is not a parquet file."),
+        ("cut.jsonl", "JSON parse error"),
+        ("cut.json", "decoding"),
+        ("page.json", "JSON parse error"),
+        ("latin.csv", "UnicodeDecodeError"),
+    ],
+)
+def test_a_damaged_table_says_what_is_wrong(folder: Path, name: str, said: str) -> None:
+    with pytest.raises(DataError) as refused:
+        task(str(damaged(folder, name))).size()
+    assert str(folder / name) in refused.value.reason
+    assert said in refused.value.reason
+    assert not refused.value.reason.endswith("..")
+    assert refused.value.remedy.startswith("If its download was interrupted, fetch it again.")
+
+
+def test_nothing_is_unpickled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(folder / "sprung"),)
+
+    for name in ("rows.pkl", "rows.parquet", "rows.jsonl"):
+        (folder / name).write_bytes(pickle.dumps([Trap()]))
+        with pytest.raises(DataError, match="readable"):
+            task(str(folder / name)).size()
+    (folder / "trap.png").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(DataError, match="has to open"):
+        task(write(folder, row(images=["trap.png"]))).example(0)
+    assert not (folder / "sprung").exists()
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "a.png"])

@@ -105,6 +105,19 @@ def test_a_split_that_the_hub_does_not_have(served: list[dict[str, Any]]) -> Non
         Dataset(Dataset.Config(path="some/set", splits={"train": "nothing"})).size()
 
 
+def test_a_revision_that_there_is_not(monkeypatch: pytest.MonkeyPatch, served: list[dict[str, Any]]) -> None:
+    def load_dataset(path: str, name: str | None = None, **options: Any) -> Any:
+        raise datasets.exceptions.DatasetNotFoundError(
+            f"Revision '{options['revision']}' doesn't exist for dataset '{path}' on the Hub."
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError) as refused:
+        Dataset(Dataset.Config(path="some/set", revision="v9")).size()
+    assert "Revision 'v9' doesn't exist" in refused.value.reason
+    assert refused.value.remedy.startswith("Correct task.revision")
+
+
 @pytest.mark.parametrize("answer", [ConnectionError("no route"), TimeoutError()])
 def test_without_the_hub_the_message_comes_fast(
     monkeypatch: pytest.MonkeyPatch, answer: Exception, tmp_path: Path

@@ -18,6 +18,13 @@ READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".pa
 EVALUATION = ("test", "validation", "valid", "val", "eval", "dev")
 """Names that a folder's table for evaluation may have, in this order, besides the one asked for."""
 
+USUAL = "Give a .jsonl, .json, .csv or .parquet file, a folder with one, or a hub id; check task.splits."
+DAMAGED = (
+    "If its download was interrupted, fetch it again. A .csv, .json or .jsonl file is UTF-8; a .jsonl file has one "
+    "object per line, a .json file a list of them."
+)
+"""What to do about a file that has the name of a table and is none."""
+
 _SHARD = re.compile(r"(.+)-\d+-of-\d+(?:-[0-9a-f]+)?")
 """The name of one of several files that are one table, as the hub has them."""
 
@@ -94,8 +101,8 @@ def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Ta
     except Exception as error:
         if optional and "Unknown split" in str(error):
             return None
-        missing = f"{type(error).__name__}: {error}. There is no {Path(source.path).absolute()} either"
-        raise _unreadable(where, missing) from error
+        missing = f"{_root(error)}. There is no {Path(source.path).absolute()} either"
+        raise _unreadable(where, missing, _hub_remedy(source, str(error))) from error
     return replace(_checked(rows, split, where, roots), revision=revision)
 
 
@@ -177,7 +184,7 @@ def _read(files: list[Path], folder: Path, split: str) -> Table:
     except Exception as error:
         if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
             raise _empty(where) from error
-        raise _unreadable(where, f"{type(error).__name__}: {error}") from error
+        raise _unreadable(where, _root(error), DAMAGED) from error
     return _checked(rows, split, where, tuple(dict.fromkeys((first.parent, folder))))
 
 
@@ -193,9 +200,24 @@ def _empty(where: str) -> DataError:
     )
 
 
-def _unreadable(where: str, reason: str) -> DataError:
+def _unreadable(where: str, reason: str, remedy: str = "") -> DataError:
     return DataError(
         "The data set has to be readable.",
-        reason=f"{where}: {reason}.",
-        remedy="Give a .jsonl, .json, .csv or .parquet file, a folder with one, or a hub id; check task.splits.",
+        reason=f"{where}: {reason.rstrip('.')}.",
+        remedy=remedy
+        or "Give a .jsonl, .json, .csv or .parquet file, a folder with one, or a hub id; check task.splits.",
     )
+
+
+def _root(error: BaseException) -> str:
+    """Return what went wrong first; ``datasets`` wraps it in an error that only says that there was one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".rstrip(".")
+
+
+def _hub_remedy(source: Source, said: str) -> str:
+    """Return what to do about a hub's data set; empty if nothing more than usual can be said."""
+    if source.revision is not None and "revision" in said.casefold():
+        return "Correct task.revision, a commit, branch or tag of the data set, or leave it out for the newest state."
+    return ""
