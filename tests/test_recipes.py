@@ -146,7 +146,9 @@ def test_its_command_is_parsed_by_launcher_and_saei(tmp_path: Path) -> None:
 
     from saei.cli import app
 
-    train = get_command(app).commands["train"]  # type: ignore[attr-defined]  # a group
+    commands = get_command(app).commands  # type: ignore[attr-defined]  # a group
+    assert "init" in commands
+    train = commands["train"]
     for recipe in ALL:
         program, *words = shlex.split(recipe.command("x.yaml"))
         if not recipe.hardware:
@@ -173,6 +175,26 @@ def test_it_trains_two_steps(recipe: Recipe, model: Path, samples: Path, tmp_pat
     run = trainer.train()
     assert (trainer.step, trainer.budget) == (2, 2 * 2 * 4)
     assert (run / "checkpoints" / "step-000002").is_dir()
+
+
+@pytest.mark.parametrize("name", [f"geometry3k-3b-{method}" for method in ("saei", "grpo-12", "noisyrollout")])
+def test_those_of_eight_gpus_train_inside_trl(name: str, model: Path, samples: Path, tmp_path: Path) -> None:
+    """In one process and without ZeRO; every other setting is the recipe's."""
+    pytest.importorskip("trl")
+    from saei.engine.trl_run import TRLRun
+
+    recipe = find(name)
+    parts = ("n",) if recipe.method == "grpo-12" else ("n_clean", "n_adversarial")
+    few = [f"sampler.{part}={4 // len(parts)}" for part in parts]
+    places = [f"model.path={model}", "model.device=cpu", f"task.path={samples / recipe.data}"]
+    small = [one for one in SMALL if not one.startswith("evaluation")]
+    config = read(recipe, tmp_path, *small, *few, *places, f"output.root={tmp_path}", "output.name=run")
+    run = TRLRun(config, {})
+    run.train()
+    assert run.trainer.state.global_step == 2
+    trained = {one for one, parameter in run.trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert not any("visual" in one for one in trained)
 
 
 @pytest.fixture

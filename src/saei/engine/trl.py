@@ -8,7 +8,7 @@ Old, current and reference log-probabilities all follow those.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -133,9 +133,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
     def _whole_model(self) -> Iterator[Policy]:
         """Yield our policy around the trainer's model: weights gathered, dropout and checkpointing off."""
         training = self.model.training
-        with ExitStack() as stack:
-            stack.enter_context(unwrap_model_for_generation(self.model_wrapped, self.accelerator))
-            stack.enter_context(self.accelerator.autocast())
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
             if self._trainer_policy is None:  # not before the model is on its device
                 self._trainer_policy = self._policy()
             self.model.eval()
@@ -150,6 +148,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
             self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy
         )
         policy.trainer = self
+        # The model's passes alone: pixels, their gradient among them, are float32 in every precision.
+        policy.module.forward = self.accelerator.autocast()(policy.module.forward)
         return policy
 
     def _context(self, policy: Policy) -> SamplingContext:
