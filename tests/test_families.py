@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
 from saei.config import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.zoo import FAMILIES, tiny_parts
+from saei.diagnostics.tiny import tiny_parts
+from saei.diagnostics.zoo import FAMILIES
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
@@ -29,7 +32,7 @@ COUNTS = (3, 1, 2, 2)
 
 
 def picture(height: int, width: int) -> Image.Image:
-    values = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    values = np.random.default_rng(height).integers(64, 192, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
 
@@ -44,7 +47,9 @@ EXAMPLES = (
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def policy(request: pytest.FixtureRequest) -> Policy:
-    return Policy(tiny_parts(request.param), ThinkBoxed(), sampling=SAMPLING)
+    if missing := FAMILIES[request.param].missing:
+        pytest.skip(f"its processor needs {', '.join(missing)}: test_torchvision.py runs this file with it")
+    return Policy(tiny_parts(FAMILIES[request.param]), ThinkBoxed(), sampling=SAMPLING)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,8 @@ def responses(policy: Policy, views: list[View]) -> list[list[Response]]:
 @pytest.fixture(params=[True, False], ids=["shared", "plain"])
 def shared(request: pytest.FixtureRequest, policy: Policy) -> Any:
     before = policy.shared_prefix
+    if request.param and not before:
+        pytest.skip("this family has the plain way only")
     policy.shared_prefix = request.param
     yield request.param
     policy.shared_prefix = before
@@ -81,7 +88,7 @@ def test_prompts_and_pixels_are_the_processors(policy: Policy, views: list[View]
         assert len(view.canvases) == len(example.images)
         ours = policy.pixels.inputs([view.canvases])
         for name, value in ours.items():
-            torch.testing.assert_close(value, official[name], atol=1e-5, rtol=0)
+            torch.testing.assert_close(value, official[name], atol=1e-6, rtol=0)
         for name, own in view.token_inputs.items():
             if name in official:
                 assert torch.equal(own[:-1], official[name][0])
@@ -161,36 +168,43 @@ def test_gradients_of_the_shared_way_are_the_plain_ones(
             torch.testing.assert_close(ours, reference, atol=tolerance, rtol=0)
 
 
+def slope(value: Callable[[float], float]) -> float:
+    """Derivative at 0 by central differences, of the steps the one that the next agrees with best.
+
+    Large steps feel the curvature, small ones the float32 in which some models norm and attend whatever their type.
+    """
+    steps = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
+    found = [(value(step) - value(-step)) / (2 * step) for step in steps]
+    return min(itertools.pairwise(found), key=lambda pair: abs(pair[0] - pair[1]))[1]
+
+
+@pytest.mark.parametrize("number", [0, 3], ids=["one image", "several"])
 def test_pixel_gradient_is_that_of_the_models_own_forward(
-    policy: Policy, views: list[View], responses: list[list[Response]]
+    policy: Policy, views: list[View], responses: list[list[Response]], number: int
 ) -> None:
-    """Finite differences of the model's own forward in float64, on inputs that move with the pixels."""
+    """Along the gradient on a random half of the pixels; the model's own forward moves with the pixels in float64."""
+    view, (response, *_) = views[number], responses[number]
     policy.model.double()
     try:
-        for number in (0, 3):
-            view, (response, *_) = views[number], responses[number]
-            ids_T = response.ids_T
-            generator = torch.Generator().manual_seed(number)
-            directions = [torch.randn(c.shape, generator=generator, dtype=torch.float64) for c in view.canvases]
+        point = [canvas.double().requires_grad_() for canvas in view.canvases]
+        with policy.open([view], grad="pixels", pixels=point) as prefix:
+            J = prefix.score([[response]], with_entropy=False)[0].logp_NT.sum()
+        gradient = torch.autograd.grad(J, point)
+        rng = np.random.default_rng(0)
+        along = [g.sign().where(g != 0, 1.0) * torch.from_numpy(rng.random(g.shape) < 0.5) for g in gradient]
 
-            def value(step: float, *, view: View = view, ids_T: Tensor = ids_T, directions: Any = directions) -> float:
-                moved = [c.double() + step * d for c, d in zip(view.canvases, directions, strict=True)]
-                inputs = official_inputs(policy, view, ids_T) | policy.pixels.inputs([moved])
-                logits = policy.model(**inputs).logits[0, len(view.prompt_ids_P) - 1 : -1]
-                assert policy.distribution.banned_V is not None
-                logp_TV = logits.masked_fill(policy.distribution.banned_V, -1e9).log_softmax(-1)
-                return float(logp_TV.gather(-1, ids_T[:, None]).sum())
-
-            point = [canvas.double().requires_grad_() for canvas in view.canvases]
-            with policy.open([view], grad="pixels", pixels=point) as prefix:
-                J = prefix.score([[response]], with_entropy=False)[0].logp_NT.sum()
-            grads = torch.autograd.grad(J, point)
-            along = sum(float((g * d).sum()) for g, d in zip(grads, directions, strict=True))
-            step = 1e-4
+        def value(step: float) -> float:
+            moved = [c.double() + step * d for c, d in zip(view.canvases, along, strict=True)]
+            inputs = official_inputs(policy, view, response.ids_T) | policy.pixels.inputs([moved])
             with torch.no_grad():
-                difference = (value(step) - value(-step)) / (2 * step)
-            # Log-probabilities leave in float32, and so do their gradients.
-            assert along == pytest.approx(difference, rel=1e-3, abs=1e-5)
+                logits_TV = policy.model(**inputs).logits[0, len(view.prompt_ids_P) - 1 : -1]
+            assert policy.distribution.banned_V is not None
+            logp_TV = logits_TV.masked_fill(policy.distribution.banned_V, -1e9).log_softmax(-1)
+            return float(logp_TV.gather(-1, response.ids_T[:, None]).sum())
+
+        ours = sum(float((g * d).sum()) for g, d in zip(gradient, along, strict=True))
+        assert ours > 1
+        assert ours == pytest.approx(slope(value), rel=5e-3)
     finally:
         policy.model.float()
 
@@ -213,7 +227,8 @@ def test_a_saved_folder_trains(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path / "model")
     loaded = Policy.load(ModelConfig(path=str(tmp_path / "model"), device="cpu"), ThinkBoxed(), sampling=SAMPLING)
     ours, theirs = (one.view(EXAMPLES[0]) for one in (policy, loaded))
-    assert ours.prompt_ids_P.tolist() == theirs.prompt_ids_P.tolist()
+    if type(loaded.tokenizer) is type(policy.tokenizer):  # transformers insists on its own class for some types
+        assert ours.prompt_ids_P.tolist() == theirs.prompt_ids_P.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.canvases, theirs.canvases, strict=True))
     with registered(Checksum):
         run = train(tiny(tmp_path / "model", tmp_path, training__steps=2, sampling__max_new_tokens=4))

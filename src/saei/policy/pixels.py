@@ -40,10 +40,12 @@ class PixelSpace:
     Args:
         process: The processor: from the pictures of one prompt to the image inputs of the model.
         max_pixels: Largest canvas where it is an original picture, which is scaled down to it; None for a default.
+        dtype: Type of the inputs that come from pixels, None for that of the canvases.
     """
 
-    def __init__(self, process: Process, max_pixels: int | None = None) -> None:
+    def __init__(self, process: Process, max_pixels: int | None = None, dtype: torch.dtype | None = None) -> None:
         self._process = process
+        self._dtype = dtype
         self._max_pixels = max_pixels or MAX_CANVAS
         self._maps: OrderedDict[tuple[Size, ...], PixelMap] = OrderedDict()
         self._steps: dict[tuple[Size, ...], list[Step]] = {}
@@ -101,34 +103,38 @@ class PixelSpace:
     def _inputs(self, canvases: Sequence[Tensor]) -> dict[str, Tensor]:
         pixels = self.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in canvases))
         values = pixels(canvases)
-        if pixels.stages:
-            # Resizes round. The value is the processor's own, the gradient that of the resize without rounding.
+        if pixels.rounds:
+            # The value is the processor's own, the gradient that of the same without rounding.
             with torch.no_grad():
                 rounded = [(canvas * 255).round() / 255 for canvas in canvases]
                 official = self._process([to_image(canvas) for canvas in rounded])[PIXELS].to(values)
                 rounding = official - pixels(rounded)
             values = values + rounding
+        if self._dtype is not None:
+            values = values.to(self._dtype)
         return {PIXELS: values, **{name: value.to(values.device) for name, value in pixels.extras.items()}}
 
     def _find_steps(self, pictures: list[Planes]) -> list[Step]:
         """Find the steps from pictures of certain sizes to their canvases."""
         steps: list[Step] = []
         output = self._output(pictures)
-        while (step := self._harmless(self._first_resizes, pictures, output)) is not None:
+        while step := self._harmless(self._first_resizes(pictures), pictures, output):
             steps, pictures = [*steps, step], _taken(step, pictures)
         step = tuple(self._shrinking(one) for one in pictures)
         if _sizes(smaller := _taken(step, pictures)) != _sizes(pictures):
             return [*steps, step, *self._find_steps(smaller)]
-        step = self._harmless(self._crops, pictures, output)
-        return steps if step is None else [*steps, step]
+        step = self._harmless(self._crops(pictures), pictures, output)
+        return [*steps, step] if step else steps
 
-    def _harmless(
-        self, find: Callable[[Sequence[Planes]], Step], pictures: Sequence[Planes], output: Mapping[str, Tensor]
-    ) -> Step | None:
-        """Return a step that changes the sizes of the pictures and nothing that the processor makes of them."""
-        step = find(pictures)
-        taken = _taken(step, pictures)
-        return step if _sizes(taken) != _sizes(pictures) and _same(output, self._output(taken)) else None
+    def _harmless(self, step: Step, pictures: Sequence[Planes], output: Mapping[str, Tensor]) -> Step | None:
+        """Return what of a step changes the sizes of pictures and nothing that the processor makes of them."""
+        kept: list[Callable[[Planes], Planes]] = [_kept] * len(pictures)
+        for number, change in enumerate(step):
+            trial = (*kept[:number], change, *kept[number + 1 :])
+            taken = _taken(trial, pictures)
+            if taken[number].shape != pictures[number].shape and _same(output, self._output(taken)):
+                kept[number] = change
+        return tuple(kept) if any(change is not _kept for change in kept) else None
 
     def _output(self, pictures: Sequence[Planes]) -> Mapping[str, Tensor]:
         return self._process([picture(one) for one in pictures])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
 Grad: TypeAlias = Literal["none", "pixels", "parameters"]
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,6 +74,25 @@ class Prefix:
     ) -> None:
         self._stack.close()
 
+    def _in_passes(
+        self, run: Callable[[Prefix, Sequence[Argument]], list[Result]], arguments: Sequence[Argument]
+    ) -> list[Result]:
+        """Run on all views together, or on those of one number of images at a time if rows feel each other's images.
+
+        They do where a mask says which tokens look at which images: what it leaves out is not left out everywhere.
+        """
+        counts = [len(view.canvases) for view in self._views]
+        masked = any(own.ndim > 2 for view in self._views for own in view.token_inputs.values())
+        if not masked or len(set(counts)) == 1:
+            return run(self, arguments)
+        results: dict[int, Result] = {}
+        for count in sorted(set(counts)):
+            numbers = [number for number, own in enumerate(counts) if own == count]
+            canvases = [canvas for number in numbers for canvas in self._canvases[number]]
+            part = Prefix(self._policy, [self._views[number] for number in numbers], self._grad, canvases)
+            results |= zip(numbers, run(part, [arguments[number] for number in numbers]), strict=True)
+        return [results[number] for number in range(len(counts))]
+
     def score(
         self,
         responses: Sequence[Sequence[Response]],
@@ -86,11 +107,22 @@ class Prefix:
             with_entropy: Whether entropies are wanted.
             selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
         """
+        masks: Sequence[Tensor | None] = [None] * len(responses) if selected is None else selected
+
+        def run(part: Prefix, own: Sequence[tuple[Sequence[Response], Tensor | None]]) -> list[Scores]:
+            chosen = [mask_NT for _, mask_NT in own if mask_NT is not None]
+            return part._score([spoken for spoken, _ in own], with_entropy, chosen or None)
+
+        return self._in_passes(run, list(zip(responses, masks, strict=True)))
+
+    def _score(
+        self, responses: Sequence[Sequence[Response]], with_entropy: bool, selected: Sequence[Tensor] | None
+    ) -> list[Scores]:
         policy = self._policy
         ids = [[response.ids_T for response in own] for own in responses]
         if not any(len(ids_T) for own in ids for ids_T in own):
             return [_padded(own, None, torch.zeros(0) if with_entropy else None) for own in ids]
-        layout = lay_out(self._views, ids, shared=policy.shared_prefix)
+        layout = lay_out(self._views, ids, shared=policy.shared_prefix, left=policy.windowed)
         rows, answers = layout.rows, layout.answers
         inputs = {
             **_arguments(rows),
@@ -134,6 +166,20 @@ class Prefix:
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
         """
+        if isinstance(generator, torch.Generator):
+            return self._in_passes(lambda part, own: part._sample(own, generator, sampling), counts)
+
+        def run(part: Prefix, own: Sequence[tuple[int, torch.Generator]]) -> list[list[Response]]:
+            return part._sample([count for count, _ in own], [source for _, source in own], sampling)
+
+        return self._in_passes(run, list(zip(counts, generator, strict=True)))
+
+    def _sample(
+        self,
+        counts: Sequence[int],
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None,
+    ) -> list[list[Response]]:
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:
             return [[] for _ in counts]

@@ -62,7 +62,9 @@ class Layout:
     target_M: Tensor
 
 
-def lay_out(views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, shared: bool) -> Layout:
+def lay_out(
+    views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, shared: bool, left: bool = False
+) -> Layout:
     """Lay out the responses of several views; tokens are ordered by view, response and position.
 
     A response's last token predicts nothing and is left out of the input; views without tokens to score take no row.
@@ -71,15 +73,18 @@ def lay_out(views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, sha
         views: One per entry of ``responses``.
         responses: For each view the int64 ids of its responses; at least one of all is not empty.
         shared: One row per view and what each response adds to it, or one row per response.
+        left: Pad shared prompts on the left, so that no padding comes between a prompt and what goes on from it.
     """
     numbers = [number for number, own in enumerate(responses) if any(len(ids_T) for ids_T in own)]
     spoken = [(views[number], [ids_T for ids_T in responses[number] if len(ids_T)]) for number in numbers]
     target_M = torch.cat([ids_T for _, own in spoken for ids_T in own])
-    return (_shared if shared else _plain)(numbers, spoken, target_M)
+    return _shared(numbers, spoken, target_M, left) if shared else _plain(numbers, spoken, target_M)
 
 
-def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
-    rows = stack([prompt_row(view) for view, _ in spoken])
+def _shared(
+    numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor, left: bool
+) -> Layout:
+    rows = stack([prompt_row(view) for view, _ in spoken], left=left)
     width, device = rows.ids_BS.shape[1], target_M.device
     going_on = [
         (parent, response_row(view, ids_T[:-1]))
@@ -90,7 +95,7 @@ def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]],
     answers = stack([row for _, row in going_on]) if going_on else None
     sources, place = [], rows.ids_BS.numel()
     for parent, (view, own) in enumerate(spoken):
-        last = parent * width + len(view.prompt_ids_P) - 1
+        last = parent * width + (width if left else len(view.prompt_ids_P)) - 1
         for ids_T in own:
             sources.append(torch.tensor([last], device=device))
             if answers is not None and len(ids_T) > 1:

@@ -56,7 +56,8 @@ class PixelMap:
     """What a processor does to the canvases of one prompt, without the rounding of its resizes.
 
     Attributes:
-        stages: The pictures that it resizes, in order; with none the map is exact.
+        stages: The pictures that it resizes, in order.
+        rounds: Whether the processor rounds, because it resizes or gives half precision; else the map is exact.
         factors: For canvases and stages the normalisation of each plane, ``[L, 1, 1]``: ``value * factor + shift``.
         shifts: The same for the shifts.
         constants: Normalised values that come from no pixel, such as padding.
@@ -69,6 +70,7 @@ class PixelMap:
     """
 
     stages: tuple[Stage, ...]
+    rounds: bool
     factors: tuple[Tensor, ...]
     shifts: tuple[Tensor, ...]
     constants: Tensor
@@ -151,7 +153,9 @@ class _Pass:
             output = dict(process(canvases))
         if PIXELS not in output:
             raise _no_map(f"it has no `{PIXELS}` in its output, only {', '.join(output)}")
-        self.pixels = output.pop(PIXELS).float()
+        pixels = output.pop(PIXELS)
+        self.pixels = pixels.float()
+        self.half = pixels.dtype.itemsize < 4
         self.extras = output
 
     def _seen(self, planes_LHW: Planes, resize: Resize) -> Planes:
@@ -206,6 +210,7 @@ def _output(
     used = _used(spelled[live].numpy(), sizes, stages, starts)
     return PixelMap(
         stages=tuple(stages),
+        rounds=bool(stages) or black.half,
         factors=tuple(factors),
         shifts=tuple(shifts),
         constants=constants,
@@ -235,11 +240,12 @@ def _check(process: Process, sizes: Sequence[Size], found: PixelMap, depths: Seq
     """Compare the map with the processor itself on random pictures."""
     rng = np.random.default_rng(0)
     random = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for size in sizes]
-    expected = process([picture(one) for one in random])[PIXELS].float()
+    expected = process([picture(one) for one in random])[PIXELS]
+    half = 0.0 if expected.dtype.itemsize >= 4 else torch.finfo(expected.dtype).eps * float(expected.abs().max())
     ours = found([torch.from_numpy(one).float() / 255 for one in random])
     blocks = torch.searchsorted(torch.from_numpy(starts - LEVELS), found.index.long(), right=True) - 1
     allowed = _TOLERANCE + _ROUNDING * torch.tensor(depths, dtype=torch.float32)[blocks].view(found.shape)
-    if bool(((ours - expected).abs() * found.std_C11.min() > allowed).any()):
+    if bool((((ours - expected.float()).abs() - half) * found.std_C11.min() > allowed).any()):
         raise _no_map("its output is not an affine function of the pixels")
 
 
