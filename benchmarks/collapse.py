@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,17 +23,24 @@ ARMS = {"GRPO": "clean", "SaEI": "mixed"}
 NUMBERS = ("eval/accuracy", "probe/entropy", "probe/zero_variance", "probe/distinct_answers", "probe/answer_entropy")
 
 
-def run(folder: Path, sampler: str, task: str, seed: int, steps: int, extra: list[str]) -> Path:
-    """Train one run in a process of its own unless it is complete; go on with one that was interrupted."""
+def run(folder: Path, flags: Mapping[str, object], extra: Sequence[str] = ()) -> Path:
+    """Train one run in a process of its own unless it is complete; go on with one that was interrupted.
+
+    Args:
+        folder: The run's; its log is written beside it.
+        flags: Options of ``saei train``, ``--steps`` among them.
+        extra: More words of the command.
+    """
     saei = [sys.executable, "-m", "saei.cli", "train", "--plain"]
     metrics = folder / "metrics.jsonl"
-    if metrics.exists() and json.loads(metrics.read_text().splitlines()[-1])["step"] >= steps:
+    if metrics.exists() and json.loads(metrics.read_text().splitlines()[-1])["step"] >= flags["--steps"]:
         return folder
     if found(folder / "checkpoints"):
         command = [*saei, "--resume", str(folder)]
     else:
-        flags = {"--sampler": sampler, "--task": task, "--seed": seed, "--steps": steps, "--name": folder.name}
-        command = [*saei, "--output", str(folder.parent), *(str(w) for pair in flags.items() for w in pair), *extra]
+        named = {**flags, "--name": folder.name, "--output": folder.parent}
+        command = [*saei, *(str(word) for pair in named.items() for word in pair), *extra]
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True)
     return folder
@@ -57,7 +65,12 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, float]]
     }
     with ThreadPoolExecutor(options.jobs) as pool:
         futures = {
-            key: pool.submit(run, folder, sampler, options.task, key[1], options.steps, extra)
+            key: pool.submit(
+                run,
+                folder,
+                {"--sampler": sampler, "--task": options.task, "--seed": key[1], "--steps": options.steps},
+                extra,
+            )
             for key, (folder, sampler) in jobs.items()
         }
         curves = {key: read_curve(key[0], future.result()) for key, future in futures.items()}

@@ -146,6 +146,8 @@ def expected_gradient(reward, n_clean, n_adversarial, baseline):
                 cap_R=torch.full((n,), 2.0, dtype=torch.float64),
                 n_responses=n,
                 n_tokens=n,
+                n_selected=n,
+                max_new_tokens=1,
             )
         )
         expectation = expectation + behaviour.sum().exp() * loss.value

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from saei.data.bars import Bars
 from saei.policy.loading import Parts
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
@@ -29,13 +30,47 @@ def test_every_script_is_in_the_readme() -> None:
 
 def test_scoring(script: Any, tmp_path: Path) -> None:
     file = tmp_path / "scoring.json"
-    small = {"--side": 64, "--responses": 4, "--tokens": 5, "--rounds": 1, "--json": file}
     with torch.random.fork_rng():
-        found = script("scoring").main([str(word) for pair in small.items() for word in pair])
+        found = script("scoring").main(small_scoring({"--rounds": 1, "--json": file}))
     assert (found["image_tokens"], found["responses"], found["attacked"], found["response_tokens"]) == (16, 4, 2, 5)
+    assert found["selected_tokens"] == 2 * 3
     assert found["largest_deviation"] < 2e-5  # the ways that are compared compute the same thing
-    assert set(found["ratios"]) == {"official_over_shared", "plain_over_shared", "attack_over_score"}
+    assert set(found["ratios"]) == set(script("scoring").RATIOS)
     assert json.loads(file.read_text()) == found
+
+
+def small_scoring(more: dict[str, Any]) -> list[str]:
+    sizes = {"--side": 64, "--responses": 4, "--tokens": 5, **more}
+    return [str(word) for pair in sizes.items() for word in pair]
+
+
+def test_scoring_attacks_naively_with_the_same_gradient(script: Any) -> None:
+    scoring = script("scoring")
+    with torch.random.fork_rng():
+        policy, model = scoring.build(96, 1, 5, None)
+    view = policy.view(Bars().example(0))
+    responses = scoring.draw_responses(policy, 2, 5)
+    selected_NT = scoring.selected_by(responses)
+    inputs = scoring.official_inputs(policy, view, responses)
+    at_patches = scoring.naive_attack(policy, model, inputs, selected_NT)
+    canvas = view.canvases[0].clone().requires_grad_()
+    patches = policy.pixels.inputs([canvas, canvas])["pixel_values"]
+    (naive,) = torch.autograd.grad(patches, canvas, at_patches)
+    with policy.open([view], grad="pixels", pixels=[canvas]) as prefix:
+        (scores,) = prefix.score([responses], selected=[selected_NT])
+    (own,) = torch.autograd.grad(scores.entropy_NT.sum() / selected_NT.sum(), canvas)
+    torch.testing.assert_close(own, naive, rtol=1e-3, atol=1e-5 * float(naive.abs().max()))
+
+
+@pytest.mark.slow
+def test_scoring_measures_memory_in_processes_of_their_own(script: Any) -> None:
+    with torch.random.fork_rng():
+        found = script("scoring").main(
+            [*small_scoring({"--rounds": 1, "--vocabulary": 20_000}), "--attack-only", "--memory"]
+        )
+    assert set(found["ratios"]) == {"attack_over_score", "attack_over_naive"}
+    logits = 2 * 5 * 20_000 * 4
+    assert all(size > logits for size in found["bytes"].values())
 
 
 def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
@@ -57,6 +92,43 @@ def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
             own = rows[view]["difference"]
             assert own["mean"] == pytest.approx(rows[view]["mean"] - rows["clean"]["mean"], abs=1e-9)
             assert own["low"] <= own["mean"] <= own["high"]
+    assert json.loads(file.read_text()) == found
+
+
+def test_vs_trl(script: Any, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    file = tmp_path / "vs_trl.json"
+    small = ["--image-tokens", "4", "--tokens", "6", "--shortest", "2", "--rounds", "1", "--no-memory"]
+    with torch.random.fork_rng():
+        found = script("vs_trl").main([*small, "--json", str(file)])
+    (size,) = found["sizes"]
+    assert size["image_tokens"] == 4
+    assert size["lengths"][0] == 2
+    assert size["lengths"][-1] == 6
+    # Both sides end their responses where they are told to.
+    assert size["mean_lengths"] == pytest.approx(dict.fromkeys(("TRL", "saei"), sum(size["lengths"]) / 12))
+    assert size["seconds"].keys() - size["ratios"].keys() == {"TRL, plain GRPO"}
+    assert json.loads(file.read_text()) == found
+
+
+def test_precision(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "precision.json"
+    found = script("precision").main(["--prompts", "3", "--batch", "2", "--json", str(file)])
+    assert set(found["ways"]) == {"bfloat16 weights", "autocast to bfloat16"}
+    for measures in found["ways"].values():
+        assert set(measures) == {"selection overlap", "sign agreement", "gradient cosine"}
+        # Another precision, so not all equal, but the same policy.
+        assert all(0.8 < interval["mean"] <= 1 for interval in measures.values())
+        assert measures["gradient cosine"]["mean"] < 1
+    assert json.loads(file.read_text()) == found
+
+
+def test_grading(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "grading.json"
+    found = script("grading").main(["--responses", "240", "--json", str(file)])
+    assert found["responses"] == 240
+    assert 0.4 < found["right"] < 0.9  # most of the ways to write an answer are right, and wrong ones are not
+    assert 0 < found["by_algebra"] < 0.2
     assert json.loads(file.read_text()) == found
 
 

@@ -10,15 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from saei.builtin import build_tiny, builtin_path
+from saei.builtin import General, build_tiny, builtin_path
 from saei.builtin.batches import Tools, demonstration_batch
 from saei.builtin.demonstrations import CLEAN, GUESSES, NOUNS, OPENINGS, VERBS, Manner, demonstrate
 from saei.builtin.gate import grades, respond
+from saei.builtin.general import SLOPPY, TASKS, Phase, Schedule, draw
 from saei.builtin.muon import orthogonalise
-from saei.builtin.recipe import SLOPPY
 from saei.builtin.shapes import draw_shapes
 from saei.builtin.vocabulary import SPECIAL, build_tokenizer
-from saei.builtin.warm_start import TASKS, Phase, Schedule, draw
 from saei.data.bars import Bars
 from saei.data.digits import Digits
 from saei.data.images import COLOURS
@@ -143,7 +142,7 @@ def test_sloppy_demonstrations_are_right_as_often_as_their_manner_says() -> None
     examples = [draw_shapes(rng, "x") for _ in range(4000)]
     found = [reward.grade(example, demonstrate("shapes", example, manner, rng)).correct for example in examples]
     assert np.mean(found) == pytest.approx(expected, abs=0.03)  # four standard errors
-    assert set(NOUNS) == set(TASKS)
+    assert set(NOUNS) == {*TASKS, "lock-in"}
 
 
 def test_shapes_answers_follow_from_the_picture() -> None:
@@ -194,16 +193,17 @@ def test_muon_orthogonalises() -> None:
 def test_the_recipe_is_deterministic_and_writes_a_plain_folder(tmp_path: Path) -> None:
     mix = (0.4, 0.4, 0.2)
     schedule = Schedule(clean=(Phase(1, (1, 0, 0)), Phase(1, mix)), sloppy=Phase(1, mix), batch=6)
+    recipe = General(schedule, gate_examples=4)
     state, lines = torch.random.get_rng_state(), []
-    first = build_tiny(tmp_path / "a", 3, schedule=schedule, gate_examples=4, progress=lines.append)
+    first = build_tiny(tmp_path / "a", recipe, 3, progress=lines.append)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(1)  # a seed's weights do not depend on what was drawn before
-    build_tiny(tmp_path / "b", 3, schedule=schedule, gate_examples=4)
+    build_tiny(tmp_path / "b", recipe, 3)
     assert not first.accepted
     assert lines
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
     assert all(torch.equal(one[key], other[key]) for key in one)
-    build_tiny(tmp_path / "c", 4, schedule=schedule, gate_examples=4)
+    build_tiny(tmp_path / "c", recipe, 4)
     third = load_file(tmp_path / "c" / "model.safetensors")
     assert not all(torch.equal(one[key], third[key]) for key in one)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "a")

@@ -20,6 +20,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from saei import registry
@@ -185,7 +186,7 @@ def test_data_by_file_and_by_folder_with_a_bad_row_named_and_counted(train: Call
     for name, path in (("file", file), ("folder", file.parent)):
         said = train("--data", path, "--name", name, "--steps", 4, *shares)
         assert said.code == 0, said.err
-        assert "row 3 of split" in said.err
+        assert f"row 3 of {file.absolute()}" in said.err
         assert "nothing.png" in said.err
         skipped = metrics(Path("runs") / name)[-1]["train/bad_examples"]
         assert skipped >= 1  # the four steps go once through the rows and on
@@ -209,8 +210,8 @@ def png_header(width: int, height: int) -> bytes:
         (lambda file: (file.parent / "images" / "0.png").write_bytes(png_header(60_000, 60_000)), ("pixels", "row 0")),
         (lambda file: file.write_text(""), ("at least one row", "rows.jsonl")),
         (
-            lambda file: file.write_text(file.read_text().replace("answer", "gold")),
-            ("columns.answer", "images, problem, gold"),
+            lambda file: file.write_text(file.read_text().replace("answer", "result")),
+            ("columns.answer=result", "images, problem, result"),
         ),
         (lambda file: file.unlink(), ("has to be readable", "rows.jsonl")),
     ],
@@ -303,7 +304,9 @@ def test_list_and_its_json(saei: Callable[..., Said]) -> None:
     assert said.code == 0
     assert "middle-third" in said.out
     rows = json.loads(saei("list", "attack", "--json").out)
-    assert [(row["kind"], row["name"]) for row in rows] == [("attack", name) for name in ("fgsm", "noise", "pgd")]
+    names = [row["name"] for row in rows if row["kind"] == "attack"]
+    assert len(names) == len(rows)
+    assert names == sorted({"diffusion-noise", "fgsm", "noise", "pgd"} | set(names))
     refused(saei("list", "atack"), "'atack' is not a kind", "'attack'")
 
 
@@ -359,18 +362,23 @@ def test_build_tiny_writes_only_new_folders(saei: Callable[..., Said], tmp_path:
     refused(saei("build-tiny", tmp_path / "file"), "new folder")
 
 
-def test_the_demo_goes_on_and_shows_both_runs(saei: Callable[..., Said], model: Path) -> None:
+def test_the_demo_goes_on_and_shows_all_runs(saei: Callable[..., Said], model: Path) -> None:
     sizes = [word for size in (*SMALL, f"model.path={model}") for word in ("--set", size)]
     clean, killed = Path("demo/bars-clean-steps1-seed0"), Path("demo/bars-mixed-steps1-seed0")
     killed.mkdir(parents=True)
     (killed / "config.yaml").write_text("of a run that was killed before its first checkpoint")
     said = saei("demo", "--output", "demo", "--steps", 1, *sizes)
     assert said.code == 0, said.err
-    assert (said.out.count("→"), Path("demo/bars-steps1-seed0.png").read_bytes()[:4]) == (9, b"\x89PNG")
+    picture = Image.open("demo/demo-steps1-seed0.png")
+    assert (said.out.count("→"), picture.format) == (12, "PNG")
     assert [line["step"] for line in metrics(killed)] == [0, 1]
+    assert {path.name for path in Path("demo").glob("lock-in-*")} == {
+        "lock-in-clean-steps1-seed0",
+        "lock-in-mixed-steps1-seed0",
+    }
     before = (clean / "metrics.jsonl").stat().st_mtime_ns
     again = saei("demo", "--output", "demo", "--steps", 1, *sizes)
-    assert again.err.count("Complete already") == 2
+    assert again.err.count("Complete already") == 4
     assert (clean / "metrics.jsonl").stat().st_mtime_ns == before
 
 

@@ -70,6 +70,13 @@ def asks(*parts: dict[str, str]) -> Callable[..., Any]:
         ),
         (check_reward, AccuracyFormat, "grade", lambda self, example, text, truncated=False: 1 / 0, "never raises"),
         (
+            check_reward,
+            AccuracyFormat,
+            "grade_all",
+            lambda self, attempts: AccuracyFormat().grade_all(attempts)[::-1],
+            "together as one by one",
+        ),
+        (
             check_template,
             ThinkBoxed,
             "messages",

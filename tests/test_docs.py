@@ -1,6 +1,8 @@
 """The examples of the documentation are complete plugin files, and they run."""
 
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,19 @@ def test_example_runs_as_a_plugin_file(page: Path, tmp_path: Path, monkeypatch: 
     assert entry.name in page.read_text().split("```bash")[1]
     strategy = load(page.stem, entry.name)()
     assert strategy.Config.model_validate(strategy.config.model_dump(mode="json")) == strategy.config
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_what_examples_import_exists(page: Path) -> None:
+    for node in ast.walk(ast.parse(code_of(page))):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        for name in names:
+            pytest.importorskip(name.partition(".")[0])  # an extra
+            module = import_module(name)
+            if isinstance(node, ast.ImportFrom):
+                assert all(hasattr(module, alias.name) for alias in node.names), (name, ast.unparse(node))
 
 
 def test_every_page_is_about_a_kind() -> None:

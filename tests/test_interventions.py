@@ -29,7 +29,8 @@ from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
 from saei.policy import Policy, Scores
-from saei.policy.loading import Parts, vision_tower
+from saei.policy.anatomy import vision_tower
+from saei.policy.loading import Parts
 from saei.policy.pixels import GRID, to_image
 from saei.strategy import StrategyConfig
 from saei.testing import check_criterion, registered
@@ -404,6 +405,23 @@ def test_an_unknown_need_is_refused(random_policy: Policy) -> None:
 
 
 # What must not happen
+
+
+@pytest.mark.parametrize("reselect", [False, True])
+def test_an_attack_needs_the_head_for_selected_tokens_only(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], reselect: bool
+) -> None:
+    """Two steps are two passes, and the hook makes the head one whose logits are computed once in each."""
+    rows: list[int] = []
+    head = random_policy.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    try:
+        apply(random_policy, views, responses, attack=PGD.Config(steps=2), reselect=reselect)
+    finally:
+        handle.remove()
+    spoken = [response for own in responses for response in own if len(response)]
+    chosen = sum(len(response if reselect else middle(response)) for response in spoken)
+    assert rows == [chosen] * 2
 
 
 def test_an_attack_leaves_no_trace(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:

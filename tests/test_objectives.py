@@ -11,8 +11,11 @@ from torch.distributions import Categorical, kl_divergence
 
 from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
+from saei.objectives.dapo import DAPO
+from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.objectives.grpo import GRPO
+from saei.objectives.gspo import GSPO
 from saei.objectives.kl import KL
 from saei.objectives.view_weight import view_weight
 from saei.strategy import StrategyConfig
@@ -43,8 +46,19 @@ def inputs_of(ratio_RT, advantages, **changes):
         cap_R=torch.full((len(rows),), 2.0).double(),
         n_responses=len(rows),
         n_tokens=int(mask_RT.sum()),
+        n_selected=int(mask_RT.sum()),
+        max_new_tokens=4,
     )
     return replace(inputs, **changes)
+
+
+def alone(term):
+    """Return the loss of a term beside GRPO's policy loss."""
+    return lambda inputs: term.loss(inputs, lambda values_RT: response_mean(values_RT, everywhere(inputs)))
+
+
+def everywhere(inputs):
+    return replace(inputs, selected_RT=inputs.mask_RT, n_selected=inputs.n_tokens)
 
 
 def gradient(loss, inputs):
@@ -144,6 +158,86 @@ class TestGRPO:
             GRPO.Config(**fields)
 
 
+class TestDrGRPO:
+    def test_by_hand(self):
+        inputs = inputs_of([[1.1, 1.5, 0.5], [1.5, 0.5]], [2.0, -1.0])
+        # Clipped gains 2.2, 2.4, 1.0 and -1.5, -0.8; two responses of at most four tokens.
+        close(DrGRPO().loss(inputs).value, -(2.2 + 2.4 + 1.0 - 1.5 - 0.8) / 8)
+        close(gradient(DrGRPO().loss, inputs), [[-2.2 / 8, 0.0, -1.0 / 8], [1.5 / 8, 0.0, 0.0]])
+
+    def test_selection_does_not_change_the_denominator(self):
+        inputs = inputs_of([[1.0, 1.0], [1.0]], [1.0, 1.0])
+        selected_RT = torch.tensor([[True, False], [True, False]])
+        close(DrGRPO().loss(replace(inputs, selected_RT=selected_RT, n_selected=2.0)).value, -2 / 8)
+
+    def test_advantages_are_not_scaled_unless_asked(self):
+        assert DrGRPO.Config().advantage.scale == "none"
+        assert DrGRPO.Config.model_validate({"advantage": {"baseline": "leave-one-out"}}).advantage.scale == "none"
+        assert DrGRPO.Config.model_validate({"advantage": {"scale": "group"}}).advantage.scale == "group"
+
+
+class TestDAPO:
+    def test_by_hand(self):
+        inputs = inputs_of([[1.1, 1.5, 0.5], [1.5, 0.5]], [2.0, -1.0])
+        # min(r, 1.28) * 2 = 2.2, 2.56, 1.0 and -max(r, 0.8) = -1.5, -0.8: one mean over five tokens.
+        close(DAPO().loss(inputs).value, -(2.2 + 2.56 + 1.0 - 1.5 - 0.8) / 5)
+        close(gradient(DAPO().loss, inputs), [[-2.2 / 5, 0.0, -1.0 / 5], [1.5 / 5, 0.0, 0.0]])
+
+    def test_the_denominator_is_the_selection_of_the_update_batch(self):
+        inputs = inputs_of([[1.0, 1.0], [1.0]], [1.0, 1.0])
+        selected_RT = torch.tensor([[True, False], [True, False]])
+        close(DAPO().loss(replace(inputs, selected_RT=selected_RT, n_selected=8.0)).value, -2 / 8)
+
+
+class TestGSPO:
+    def test_the_ratio_is_the_geometric_mean(self):
+        inputs = inputs_of([[8.0, 0.5, 2.0], [0.5, 0.5]], [2.0, -1.0])
+        loss = GSPO.Config(clip_low=0.2, clip_high=1.5).build().loss(inputs)
+        # Cube root of 8, not clipped; 0.5 is below 0.8.
+        close(loss.value, -(2.0 * 2.0 - 0.8) / 2)
+        close(loss.metrics["ratio_mean"], [2.0, 0.5])
+        close(loss.metrics["ratio_max"], [2.0, 0.5])
+        assert loss.metrics["clip_share"].tolist() == [0.0, 1.0]
+
+    def test_a_response_is_clipped_as_a_whole_and_its_tokens_share_its_gradient(self):
+        inputs = inputs_of([[8.0, 0.5, 2.0], [0.5, 0.5]], [2.0, -1.0])
+        objective = GSPO.Config(clip_low=0.2, clip_high=1.5).build()
+        close(gradient(objective.loss, inputs), [[-2.0 * 2.0 / 3 / 2] * 3, [0.0, 0.0, 0.0]])
+
+    def test_the_selected_tokens_are_the_response(self):
+        inputs = inputs_of([[1.21, 1.0, 99.0], [1.0]], [1.0, 1.0])
+        selected_RT = torch.tensor([[True, True, False], [False, False, False]])
+        objective = GSPO.Config(clip_high=1.0).build()
+        chosen = replace(inputs, selected_RT=selected_RT, n_selected=2.0)
+        close(objective.loss(chosen).value, -1.1 / 2)
+        close(gradient(objective.loss, chosen), [[-1.1 / 4, -1.1 / 4, 0.0], [0.0, 0.0, 0.0]])
+
+    def test_the_view_weight_is_of_the_sequence(self):
+        # Gaps log 4 and 0: their mean is log 2; token by token the weights would be 2 and 1.
+        inputs = inputs_of(
+            [[1.0, 1.0]],
+            [1.0],
+            behaviour_logp_RT=f64([[-3.0 - math.log(4.0), -3.0]]),
+            off_view_R=torch.tensor([True]),
+            beta_R=f64([0.5]),
+        )
+        loss = GSPO().loss(inputs)
+        close(loss.value, -math.sqrt(2.0))
+        close(loss.metrics["view_weight"], [math.sqrt(2.0)])
+
+
+@pytest.mark.parametrize(
+    ("objective", "entropy"),
+    [(GRPO, (2.0 + 4.0) / 2), (GSPO, (2.0 + 4.0) / 2), (DAPO, 10.0 / 4), (DrGRPO, 10.0 / 8)],
+)
+def test_terms_weigh_tokens_as_the_objective_does_and_cover_them_all(objective, entropy):
+    """The policy loss is left with nothing; the bonus still sees all four tokens of the two responses."""
+    inputs = inputs_of([[1.0] * 3, [1.0]], [1.0, 1.0], entropy_RT=f64([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]]))
+    inputs = replace(inputs, selected_RT=torch.zeros_like(inputs.mask_RT), n_selected=1.0)
+    bonus = {"type": "entropy-bonus", "coefficient": 0.1}
+    close(objective.Config(terms=(bonus,)).build().loss(inputs).value, -0.1 * entropy)
+
+
 class TestViewWeight:
     def weight(self, gap, *, beta=1.0, cap=2.0, off_view=True):
         inputs = inputs_of(
@@ -201,23 +295,23 @@ class TestKL:
         # reference / policy = 2 and 1/2: k3 = 2 - log 2 - 1 and 1/2 + log 2 - 1; their mean is 1/4.
         reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
         inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)
-        loss = KL.Config(coefficient=0.4).build().loss(inputs)
+        loss = alone(KL.Config(coefficient=0.4).build())(inputs)
         close(loss.value, 0.4 * 0.25)
         close(loss.metrics["mean"], [0.25])
-        close(gradient(KL.Config(coefficient=0.4).build().loss, inputs), [[0.2 * (1 - 2.0), 0.2 * (1 - 0.5)]])
+        close(gradient(alone(KL.Config(coefficient=0.4).build()), inputs), [[0.2 * (1 - 2.0), 0.2 * (1 - 0.5)]])
 
     def test_covers_all_response_tokens_not_only_the_selected(self):
         reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
         inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)
-        close(KL().loss(replace(inputs, selected_RT=torch.tensor([[True, False]]))).value, 0.01 * 0.25)
+        close(alone(KL())(replace(inputs, selected_RT=torch.tensor([[True, False]]))).value, 0.01 * 0.25)
 
     def test_bias_correction_multiplies_by_the_ratio(self):
         reference_RT = f64([[-3 + math.log(2.0) + math.log(1.5)]])
         inputs = inputs_of([[1.5]], [1.0], reference_logp_RT=reference_RT)
-        term = KL.Config(coefficient=1.0, bias_correction=True).build()
+        loss = alone(KL.Config(coefficient=1.0, bias_correction=True).build())
         k3 = 1.0 - math.log(2.0)
-        close(term.loss(inputs).value, 1.5 * k3)
-        close(gradient(term.loss, inputs), [[1.5 * k3 + 1.5 * (1 - 2.0)]])
+        close(loss(inputs).value, 1.5 * k3)
+        close(gradient(loss, inputs), [[1.5 * k3 + 1.5 * (1 - 2.0)]])
 
     @pytest.mark.parametrize("beta", [0.0, 1.0])
     def test_is_the_divergence_under_the_update_view_wherever_the_token_came_from(self, beta):
@@ -236,10 +330,10 @@ class TestKL:
             beta_R=torch.full((6,), beta).double(),
             cap_R=torch.full((6,), 1e6).double(),
         )
-        estimate_V = KL().loss(inputs).metrics["mean"]
+        estimate_V = alone(KL())(inputs).metrics["mean"]
         expected = kl_divergence(update, reference)
         torch.testing.assert_close((behaviour.probs * estimate_V).sum(), expected, rtol=1e-12, atol=1e-14)
-        own_view = KL().loss(replace(inputs, off_view_R=torch.zeros(6, dtype=torch.bool))).metrics["mean"]
+        own_view = alone(KL())(replace(inputs, off_view_R=torch.zeros(6, dtype=torch.bool))).metrics["mean"]
         torch.testing.assert_close((update.probs * own_view).sum(), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -247,7 +341,7 @@ class TestEntropyBonus:
     def test_by_hand(self):
         entropy_RT = f64([[1.0, 2.0, 3.0], [4.0, 100.0, 100.0]]).requires_grad_()
         inputs = inputs_of([[1.0] * 3, [1.0]], [0.0, 0.0], entropy_RT=entropy_RT)
-        loss = EntropyBonus.Config(coefficient=0.5).build().loss(inputs)
+        loss = alone(EntropyBonus.Config(coefficient=0.5).build())(inputs)
         close(loss.value, -0.5 * (2.0 + 4.0) / 2)
         close(loss.metrics["mean"], [2.0, 4.0])
         [slope] = torch.autograd.grad(loss.value, entropy_RT)
@@ -293,7 +387,7 @@ class Draft(Objective):
         breach = self.config.breach
         log_ratio_RT = inputs.logp_RT - inputs.old_logp_RT
         gain_RT = torch.where(inputs.selected_RT, log_ratio_RT, 0.0).exp() * inputs.advantage_R[:, None]
-        value = response_mean(-gain_RT, inputs.selected_RT, inputs)
+        value = response_mean(-gain_RT, inputs)
         metrics_R = per_response(gain_RT.detach(), inputs.selected_RT)
         Draft.calls += 1
         if breach == "reads undeclared":
@@ -325,11 +419,9 @@ class Draft(Objective):
         elif breach == "infinite metric":
             metrics_R = metrics_R + math.inf
         elif breach == "all tokens":
-            value = response_mean(-log_ratio_RT.where(inputs.mask_RT, 0.0).exp(), inputs.mask_RT, inputs)
+            value = response_mean(-log_ratio_RT.where(inputs.mask_RT, 0.0).exp(), everywhere(inputs))
         elif breach == "without advantage":
-            value = value + 0.01 * response_mean(
-                torch.where(inputs.selected_RT, log_ratio_RT, 0.0), inputs.selected_RT, inputs
-            )
+            value = value + 0.01 * response_mean(torch.where(inputs.selected_RT, log_ratio_RT, 0.0), inputs)
         elif breach == "sign":
             value = -value
         return Loss(value, {"gain": metrics_R})
@@ -380,8 +472,8 @@ class Careless(Term):
     class Config(StrategyConfig):
         type: Literal["test/careless"] = "test/careless"
 
-    def loss(self, inputs):
-        return Loss(-response_mean(inputs.entropy_RT, inputs.mask_RT, inputs))
+    def loss(self, inputs, aggregate):
+        return Loss(-aggregate(inputs.entropy_RT))
 
 
 def test_a_careless_term_is_named():

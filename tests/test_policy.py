@@ -284,6 +284,14 @@ def test_text_only_examples_have_no_canvas(random_policy: Policy) -> None:
     assert score.mask_NT.sum(1).tolist() == [len(r) for r in own]
 
 
+def test_empty_responses_have_entropies_where_they_are_asked_for(random_policy: Policy, views: list[View]) -> None:
+    nothing = Response(torch.empty(0, dtype=torch.long), "", torch.empty(0), torch.empty(0), truncated=False)
+    with random_policy.open(views[:1]) as prefix:
+        asked, other = (prefix.score([[nothing]], with_entropy=flag)[0].entropy_NT for flag in (True, False))
+    assert asked is not None
+    assert (asked.shape, other) == ((1, 0), None)
+
+
 def test_the_same_view_may_be_opened_with_two_pictures(random_policy: Policy, views: list[View]) -> None:
     (own,) = draw(random_policy, views[:1], [2])
     pictures = [views[0].canvases[0], 1 - views[0].canvases[0]]
@@ -348,6 +356,87 @@ def test_no_pass_holds_the_logits_of_all_tokens(
             gradients(random_policy, views, responses, shared=True)
         seen.append(largest.rows)
     assert seen == [4, tokens]  # one chunk at a time, forward and backward; the watch would see the whole
+
+
+def test_only_an_attack_does_without_the_heads_gradient(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saei.policy import module
+
+    seen: list[bool] = []
+    statistics = module.token_statistics
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["hidden_only"])
+        return statistics(*args, **kwargs)
+
+    monkeypatch.setattr(module, "token_statistics", watched)
+    grads: tuple[Grad, ...] = ("none", "pixels", "parameters")
+    for grad in grads:
+        with random_policy.open(views, grad=grad) as prefix:
+            prefix.score(responses)
+    assert seen == [False, True, False]
+
+
+@pytest.fixture
+def selected(responses: list[list[Response]]) -> list[Tensor]:
+    """Some tokens of each view, none of the second one, and marks on padding that mean nothing."""
+    generator = torch.Generator().manual_seed(3)
+    masks = [torch.rand(len(own), max(map(len, own)), generator=generator) < 0.4 for own in responses]
+    return [masks[0], torch.zeros_like(masks[1]), masks[2]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_selected_tokens_score_as_they_do_among_all(
+    random_policy: Policy,
+    views: list[View],
+    responses: list[list[Response]],
+    selected: list[Tensor],
+    shared: bool,
+) -> None:
+    random_policy.shared_prefix = shared
+    points = [[view.canvases[0].clone().requires_grad_() for view in views] for _ in range(2)]
+    found = []
+    for point, choice in zip(points, (None, selected), strict=True):
+        with random_policy.open(views, grad="pixels", pixels=point) as prefix:
+            found.append(prefix.score(responses, selected=choice))
+    sums = [torch.zeros(()), torch.zeros(())]
+    for every, some, chosen_NT in zip(*found, selected, strict=True):
+        assert torch.equal(every.mask_NT, some.mask_NT)
+        keep_NT = chosen_NT & some.mask_NT
+        for number, (full_NT, part_NT) in enumerate(
+            ((every.logp_NT, some.logp_NT), (every.entropy_NT, some.entropy_NT))
+        ):
+            assert full_NT is not None
+            assert part_NT is not None
+            torch.testing.assert_close(part_NT, torch.where(keep_NT, full_NT, 0.0), atol=1e-6, rtol=0)
+            sums[0] = sums[0] + (number + 1) * full_NT[keep_NT].sum()
+            sums[1] = sums[1] + (number + 1) * part_NT.sum()
+    gradients = [
+        torch.autograd.grad(value, point, allow_unused=True) for value, point in zip(sums, points, strict=True)
+    ]
+    for whole, part in zip(*gradients, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-7, rtol=1e-4)
+
+
+def test_only_selected_tokens_pass_the_head(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], selected: list[Tensor]
+) -> None:
+    rows: list[int] = []
+    head = random_policy.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    try:
+        with random_policy.open(views) as prefix:
+            prefix.score(responses, selected=selected)
+    finally:
+        handle.remove()
+    kept = [
+        int(own_T[: len(response)].sum())
+        for chosen_NT, own in zip(selected, responses, strict=True)
+        for own_T, response in zip(chosen_NT, own, strict=True)
+    ]
+    assert rows == [sum(kept)]
+    assert 0 < sum(kept) < sum(len(r) for own in responses for r in own)
 
 
 def test_entropy_temperature_is_the_criterions_alone(

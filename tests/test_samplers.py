@@ -267,6 +267,8 @@ class Liar(Clean):
             torch.rand(1)
         if about == "parameters":
             next(ctx.policy.module.parameters()).requires_grad_(False)
+        if about == "source":
+            ctx = replace(ctx, source=None)
         groups = super().draw(views, ctx)
         if about == "size":
             groups = [replace(group, responses=group.responses[:1]) for group in groups]
@@ -299,6 +301,7 @@ class Liar(Clean):
         ("order", "first view is the one given"),
         ("origin", "drawn from"),
         ("grid", "8-bit picture"),
+        ("source", r"ctx\.generators"),
         ("state", "restored from its state"),
     ],
 )

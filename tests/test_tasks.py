@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from saei.data.arithmetic import Problem
@@ -19,7 +20,7 @@ from saei.data.bars import Bars
 from saei.data.base import Task
 from saei.data.digits import Digits, handwriting
 from saei.data.images import COLOURS
-from saei.data.templates import ThinkBoxed
+from saei.data.templates import Plain, ThinkAnswer, ThinkBoxed, ThinkBoxedSystem
 from saei.types import Example
 
 LEVELS = {
@@ -184,3 +185,33 @@ def test_think_boxed_messages() -> None:
     assert all(literal in text for literal in ThinkBoxed.literals)
     (bare,) = ThinkBoxed(ThinkBoxed.Config(instruction="")).messages(Example("x", "How many?", "3"))
     assert bare["content"] == [{"type": "text", "text": "How many?"}]
+
+
+def test_the_other_templates() -> None:
+    picture = Image.new("RGB", (4, 4))
+    example = Example("x", "How many?", "3", (picture,))
+    system, turn = ThinkBoxedSystem().messages(example)
+    assert (system["role"], turn["role"]) == ("system", "user")
+    assert turn["content"] == [{"type": "image"}, {"type": "text", "text": "How many?"}]
+    assert all(literal in system["content"][0]["text"] for literal in ThinkBoxedSystem.literals)
+    assert ThinkBoxedSystem(ThinkBoxedSystem.Config(instruction="")).messages(example) == [turn]
+    assert Plain().messages(example) == [turn]
+    (tagged,) = ThinkAnswer().messages(example)
+    text = tagged["content"][1]["text"]
+    assert text.startswith("How many? ")
+    assert all(literal in text for literal in ThinkAnswer.literals)
+    assert "boxed" not in text
+
+
+@pytest.mark.parametrize("template", [ThinkBoxed, ThinkBoxedSystem, ThinkAnswer])
+def test_a_wording_has_a_version(template: Any) -> None:
+    assert template.Config().model_dump()["version"] == 1
+    with pytest.raises(ValidationError):
+        template.Config(version=2)
+
+
+def test_a_wording_is_frozen() -> None:
+    wordings = {template: template.Config().instruction for template in (ThinkBoxed, ThinkBoxedSystem, ThinkAnswer)}
+    boxed = "Think inside <think> </think>, then answer in \\boxed{}."
+    tagged = "Think inside <think> </think>, then answer inside <answer> </answer>."
+    assert wordings == {ThinkBoxed: boxed, ThinkBoxedSystem: boxed, ThinkAnswer: tagged}

@@ -266,7 +266,7 @@ def test_a_damaged_state_is_named(random_policy: Policy, tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
     run = train(tiny(model, tmp_path, training__steps=1)).run
-    frozen = tiny(model, tmp_path, training__steps=2, model__freeze_vision=True)
+    frozen = tiny(model, tmp_path, training__steps=2, model__freeze=["vision"])
     with pytest.raises(CheckpointError, match="belong to the model"):
         Trainer(frozen, resume=run, display=Quiet())
 
@@ -309,6 +309,21 @@ def test_too_many_bad_examples_are_refused(random_policy: Policy) -> None:
     late.preflight()
     with pytest.raises(DataError, match="of 72 are unusable"):
         late.take(100)
+
+
+def test_a_small_data_set_may_have_a_few_bad_examples(random_policy: Policy) -> None:
+    views = stream(random_policy, examples=23, broken=(3, 11, 22))
+    views.preflight()
+    assert len(views.take(200)) == 200  # ten epochs, in which three bad examples are still three
+    assert len(views.unreported()) == 3
+    stream(random_policy, examples=8, broken=(1, 2, 3, 4)).preflight()
+    with pytest.raises(DataError, match=r"of 8 at most 4 may not be. 5 of 8"):
+        stream(random_policy, examples=8, broken=(1, 2, 3, 4, 5)).preflight()
+    with pytest.raises(DataError, match=r"of 23 at most 6 may not be. 7 of 23"):
+        stream(random_policy, examples=23, broken=tuple(range(1, 8))).preflight()
+    large = stream(random_policy, examples=200, broken=tuple(range(64, 74)))  # all of them met late
+    large.preflight()
+    large.take(400)
 
 
 def test_tasks_without_a_usable_example_are_refused(random_policy: Policy, model: Path, tmp_path: Path) -> None:
@@ -393,15 +408,6 @@ def test_strategies_see_the_share_of_the_training_done(model: Path, tmp_path: Pa
         train(tiny(model, tmp_path, sampler__intervention={"strength": "ramp"}, training__steps=4))
     assert Ramp.seen[0] == 0.0  # the check before training
     assert Ramp.seen[1:] == [0.0, 0.25, 0.5, 0.75]
-
-
-def test_freeze_vision(model: Path, tmp_path: Path) -> None:
-    config = tiny(model, tmp_path, model__freeze_vision=True, optimizer__weight_decay=0.5, training__steps=1)
-    run = train(config).run.path
-    start, end = load_file(model / "model.safetensors"), weights(run)
-    moved = {name for name in start if not torch.equal(start[name], end[name])}
-    assert moved
-    assert not any("visual" in name for name in moved)
 
 
 def test_the_reference_is_the_model_that_the_run_began_with(model: Path, tmp_path: Path) -> None:

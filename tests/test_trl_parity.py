@@ -5,13 +5,17 @@ logits. What both are given is the batch: ids, masks, advantages, old and refere
 """
 
 import copy
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from saei.objectives.advantages import AdvantageConfig, advantages
 from saei.objectives.base import ObjectiveInput
+from saei.objectives.dapo import DAPO
+from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
+from saei.objectives.gspo import GSPO
 from saei.types import Example, Grade, Group, ScoredGroup, View
 
 pytest.importorskip("trl")
@@ -20,8 +24,18 @@ VOCABULARY = 24
 PROMPT = 4
 LENGTHS = [6, 1, 4, 6, 2, 5, 3, 6]
 TRUNCATED = [True, False, False, True, False, False, False, False]
+MAX_NEW_TOKENS = 9
 KL_COEFFICIENT = 0.04
-STEP = 0.03
+
+CLIP_LOW, CLIP_HIGH = 0.2, 0.28
+
+# Ours, TRL's arguments for the same, and a step after which some ratios are clipped and some are not.
+LOSSES = {
+    "grpo": (GRPO, {"loss_type": "grpo"}, 0.03),
+    "dr-grpo": (DrGRPO, {"loss_type": "dr_grpo", "scale_rewards": "none"}, 0.05),
+    "dapo": (DAPO, {"loss_type": "dapo"}, 0.02),
+    "gspo": (GSPO, {"loss_type": "grpo", "importance_sampling_level": "sequence"}, 0.03),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +59,7 @@ def model():
 
 
 @pytest.fixture
-def trl_trainer(model, tmp_path):
+def make_trainer(model, tmp_path):
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -56,29 +70,35 @@ def trl_trainer(model, tmp_path):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), pad_token="<pad>", eos_token="<eos>"
     )
-    trainer = GRPOTrainer(
-        model=copy.deepcopy(model),
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            per_device_train_batch_size=len(LENGTHS),
-            num_generations=len(LENGTHS),
-            max_completion_length=max(LENGTHS),
-            loss_type="grpo",
-            epsilon=0.2,
-            epsilon_high=0.28,
-            beta=0.0,
-        ),
-        train_dataset=Dataset.from_list([{"prompt": "w3 w4 w5 w6"}] * len(LENGTHS)),
-        processing_class=tokenizer,
-    )
-    # With a beta from the start, TRL would load its reference model from a hub id; the batch brings it here.
-    trainer.beta = KL_COEFFICIENT
-    trainer.current_gradient_accumulation_steps = 1
-    return trainer
+
+    def make(micro_batches, *, bias_correction=False, **arguments):
+        trainer = GRPOTrainer(
+            model=copy.deepcopy(model),
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=GRPOConfig(
+                output_dir=str(tmp_path),
+                use_cpu=True,
+                bf16=False,
+                report_to="none",
+                per_device_train_batch_size=len(LENGTHS) // micro_batches,
+                gradient_accumulation_steps=micro_batches,
+                num_generations=len(LENGTHS),
+                max_completion_length=MAX_NEW_TOKENS,
+                epsilon=CLIP_LOW,
+                epsilon_high=CLIP_HIGH,
+                beta=0.0,
+                use_bias_correction_kl=bias_correction,
+                **arguments,
+            ),
+            train_dataset=Dataset.from_list([{"prompt": "w3 w4 w5 w6"}] * len(LENGTHS)),
+            processing_class=tokenizer,
+        )
+        # With a beta from the start, TRL would load its reference model from a hub id; the batch brings it here.
+        trainer.beta = KL_COEFFICIENT
+        trainer.current_gradient_accumulation_steps = micro_batches
+        return trainer
+
+    return make
 
 
 def token_logp(model, prompt_ids, response_ids, mask_RT):
@@ -106,72 +126,120 @@ def batch(model):
     }
 
 
-def our_loss(objective, model, data):
-    mask_RT, rows = data["mask"], len(LENGTHS)
-    return objective.loss(
-        ObjectiveInput(
-            logp_RT=token_logp(model, data["prompt_ids"], data["response_ids"], mask_RT),
-            old_logp_RT=data["old"],
-            behaviour_logp_RT=data["old"],
-            mask_RT=mask_RT,
-            selected_RT=mask_RT,
-            advantage_R=data["advantages"],
-            truncated_R=torch.tensor(TRUNCATED),
-            off_view_R=torch.zeros(rows, dtype=torch.bool),
-            beta_R=torch.zeros(rows),
-            cap_R=torch.full((rows,), 2.0),
-            n_responses=rows,
-            n_tokens=float(mask_RT.sum()),
-            reference_logp_RT=data["reference"],
-        )
+def our_inputs(model, data, *, mask_truncated):
+    mask_RT, rows, truncated_R = data["mask"], len(LENGTHS), torch.tensor(TRUNCATED)
+    n_tokens = float((mask_RT & ~(truncated_R & mask_truncated)[:, None]).sum())
+    return ObjectiveInput(
+        logp_RT=token_logp(model, data["prompt_ids"], data["response_ids"], mask_RT),
+        old_logp_RT=data["old"],
+        behaviour_logp_RT=data["old"],
+        mask_RT=mask_RT,
+        selected_RT=mask_RT,
+        advantage_R=data["advantages"],
+        truncated_R=truncated_R,
+        off_view_R=torch.zeros(rows, dtype=torch.bool),
+        beta_R=torch.zeros(rows),
+        cap_R=torch.full((rows,), 2.0),
+        n_responses=rows,
+        n_tokens=n_tokens,
+        n_selected=n_tokens,
+        max_new_tokens=MAX_NEW_TOKENS,
+        reference_logp_RT=data["reference"],
     )
 
 
-def trl_loss(trainer, data, *, mask_truncated):
+def rows_of(inputs, rows):
+    tensors = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    return replace(inputs, **{name: x[rows] for name, x in tensors.items() if isinstance(x, torch.Tensor)})
+
+
+def trl_loss(trainer, data, *, mask_truncated, micro_batches):
     keep = ~(torch.tensor(TRUNCATED)[:, None] & mask_truncated)
-    return trainer._compute_loss(
-        trainer.model,
-        {
-            "prompt_ids": data["prompt_ids"],
-            "prompt_mask": torch.ones_like(data["prompt_ids"]),
-            "completion_ids": data["response_ids"],
-            # As TRL does for truncated completions: scored like padding, hence not part of the loss.
-            "completion_mask": (data["mask"] & keep).long(),
-            "advantages": data["advantages"],
-            "old_per_token_logps": data["old"],
-            "ref_per_token_logps": data["reference"],
-        },
+    # As TRL does for truncated completions: scored like padding, hence not part of the loss.
+    mask_RT = data["mask"] & keep
+    batch = {
+        "prompt_ids": data["prompt_ids"],
+        "prompt_mask": torch.ones_like(data["prompt_ids"]),
+        "completion_ids": data["response_ids"],
+        "completion_mask": mask_RT.long(),
+        "advantages": data["advantages"],
+        "old_per_token_logps": data["old"],
+        "ref_per_token_logps": data["reference"],
+    }
+    size = len(LENGTHS) // micro_batches
+    return sum(
+        trainer._compute_loss(
+            trainer.model,
+            {name: x[start : start + size] for name, x in batch.items()} | {"num_items_in_batch": mask_RT.sum()},
+        )
+        for start in range(0, len(LENGTHS), size)
     )
 
 
-@pytest.mark.parametrize("bias_correction", [False, True])
-@pytest.mark.parametrize("mask_truncated", [False, True])
-def test_loss_and_gradients_equal_trl_over_several_off_policy_updates(
-    model, trl_trainer, mask_truncated, bias_correction
+def assert_several_updates_equal(
+    model, trainer, objective, *, step, mask_truncated=False, micro_batches=1, ours_in=(slice(None),)
 ):
-    trl_trainer.args.use_bias_correction_kl = bias_correction
-    ours, theirs = copy.deepcopy(model).train(), trl_trainer.model.train()
+    ours, theirs = copy.deepcopy(model).train(), trainer.model.train()
     data = batch(model)
-    kl = {"type": "kl", "coefficient": KL_COEFFICIENT, "bias_correction": bias_correction}
-    objective = GRPO.Config(clip_low=0.2, clip_high=0.28, terms=(kl,), mask_truncated=mask_truncated).build()
     clip_shares = []
     for _ in range(4):
-        loss = our_loss(objective, ours, data)
-        trl_value = trl_loss(trl_trainer, data, mask_truncated=mask_truncated)
-        torch.testing.assert_close(loss.value, trl_value, rtol=1e-5, atol=1e-6)
-        clip_shares.append(loss.metrics["clip_share"].nanmean().item())
-        gradients = torch.autograd.grad(loss.value, ours.parameters())
+        inputs = our_inputs(ours, data, mask_truncated=mask_truncated)
+        losses = [objective.loss(rows_of(inputs, rows)) for rows in ours_in]
+        value = sum(loss.value for loss in losses)
+        trl_value = trl_loss(trainer, data, mask_truncated=mask_truncated, micro_batches=micro_batches)
+        torch.testing.assert_close(value, trl_value, rtol=1e-5, atol=1e-6)
+        clip_shares.append(torch.cat([loss.metrics["clip_share"] for loss in losses]).nanmean().item())
+        gradients = torch.autograd.grad(value, ours.parameters())
         trl_gradients = torch.autograd.grad(trl_value, theirs.parameters())
         torch.testing.assert_close(gradients, trl_gradients, rtol=1e-5, atol=2e-6)
         with torch.no_grad():
             for policy in (ours, theirs):
                 for parameter, gradient in zip(policy.parameters(), gradients, strict=True):
-                    parameter -= STEP * gradient
+                    parameter -= step * gradient
     assert clip_shares[0] == 0.0
-    assert all(0.1 < share < 0.9 for share in clip_shares[1:])
+    assert all(0.1 < share < 0.9 for share in clip_shares[1:]), clip_shares
 
 
-@pytest.mark.parametrize("scale", ["group", "batch"])
+def config_of(name, *, bias_correction=False, mask_truncated=False):
+    objective, arguments, step = LOSSES[name]
+    kl = {"type": "kl", "coefficient": KL_COEFFICIENT, "bias_correction": bias_correction}
+    config = objective.Config(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, terms=(kl,), mask_truncated=mask_truncated)
+    return config.build(), arguments, step
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradients_equal_trl_over_several_off_policy_updates(
+    model, make_trainer, name, micro_batches, mask_truncated
+):
+    """TRL's micro-batches are halves; ours are cut elsewhere and must not differ from the whole."""
+    objective, arguments, step = config_of(name, mask_truncated=mask_truncated)
+    assert_several_updates_equal(
+        model,
+        make_trainer(micro_batches, **arguments),
+        objective,
+        step=step,
+        mask_truncated=mask_truncated,
+        micro_batches=micro_batches,
+        ours_in=(slice(None),) if micro_batches == 1 else (slice(0, 1), slice(1, 6), slice(6, None)),
+    )
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "dapo"])
+def test_a_corrected_kl_equals_trl(model, make_trainer, name):
+    """Not so for `gspo`: TRL multiplies the divergence of a token by the sequence's ratio, which corrects no bias."""
+    objective, arguments, step = config_of(name, bias_correction=True)
+    trainer = make_trainer(1, bias_correction=True, **arguments)
+    assert_several_updates_equal(model, trainer, objective, step=step)
+
+
+def test_dapo_is_bnpo_on_a_single_micro_batch(model, make_trainer):
+    objective, _, step = config_of("dapo")
+    assert_several_updates_equal(model, make_trainer(1, loss_type="bnpo"), objective, step=step)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_default_advantages_equal_trl(scale):
     from trl.trainer.utils import nanstd
 
@@ -188,8 +256,10 @@ def test_default_advantages_equal_trl(scale):
         )
         for row in rewards.tolist()
     ]
-    std = nanstd(rewards, dim=1, keepdim=True) if scale == "group" else nanstd(rewards)
-    expected = (rewards - rewards.mean(dim=1, keepdim=True)) / (std + 1e-4)
+    expected = rewards - rewards.mean(dim=1, keepdim=True)
+    if scale != "none":
+        std = nanstd(rewards, dim=1, keepdim=True) if scale == "group" else nanstd(rewards)
+        expected = expected / (std + 1e-4)
     actual = [list(group.advantages) for group in advantages(groups, AdvantageConfig(scale=scale))]
     # TRL computes its n / (n - 1) in float32.
     torch.testing.assert_close(torch.tensor(actual, dtype=torch.float64), expected, rtol=1e-7, atol=1e-12)

@@ -20,9 +20,14 @@ from saei.data.templates import ThinkBoxed
 from saei.engine.update import Updater
 from saei.errors import TrainingError
 from saei.objectives.base import Loss, ObjectiveInput
+from saei.objectives.clipped import ClippedSurrogate
+from saei.objectives.dapo import DAPO
+from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
+from saei.objectives.gspo import GSPO
 from saei.policy import Policy
-from saei.policy.loading import Parts, vision_tower
+from saei.policy.anatomy import vision_tower
+from saei.policy.loading import Parts
 from saei.types import ADVERSARIAL, Grade, Group, ScoredGroup, TrainGroup, View, ViewWeight
 
 LENGTHS = ((8, 3), (1, 6), (4, 2), (7, 5))
@@ -110,7 +115,7 @@ def update(
     *,
     lr: float = 0.0,
     max_grad_norm: float = 1e9,
-    objective: GRPO | None = None,
+    objective: ClippedSurrogate | None = None,
     reference: Policy | None = None,
     **training: Any,
 ) -> tuple[dict[str, float], list[list[Tensor]]]:
@@ -327,6 +332,38 @@ def test_token_selection_does_not_depend_on_micro_batches(
     (whole,) = update(policy, groups, objective=objective)[1]
     (parts,) = update(policy, groups, objective=objective, micro_groups=1)[1]
     assert_same_gradient(parts, whole)
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+@pytest.mark.parametrize("selected", [None, 2])
+def test_global_counts(
+    policy: Policy, make: Callable[..., list[TrainGroup]], selected: int | None, mask_truncated: bool
+) -> None:
+    groups = make("crossed")
+    selector = None if selected is None else {"type": "top-k", "count": selected}
+    objective = Watched(GRPO.Config.model_validate({"token_selector": selector, "mask_truncated": mask_truncated}))
+    update(policy, groups, objective=objective, micro_groups=1)
+    responses = [response for one in groups for response in one.group.responses]
+    kept = [len(response) for response in responses if not (mask_truncated and response.truncated)]
+    assert 0 < sum(kept) < sum(map(len, responses)) or not mask_truncated
+    for inputs in objective.inputs:
+        assert inputs.n_responses == 8
+        assert inputs.n_tokens == sum(kept)
+        assert inputs.n_selected == sum(min(length, selected or length) for length in kept)
+        assert inputs.max_new_tokens == 8
+
+
+@pytest.mark.parametrize("objective", [DAPO, DrGRPO, GSPO])
+def test_micro_groups_make_the_same_step_under_every_objective(
+    policy: Policy, make: Callable[..., list[TrainGroup]], objective: type[ClippedSurrogate]
+) -> None:
+    groups = make("crossed")
+    config = {"token_selector": {"type": "top-k", "share": "1/2"}, "terms": ["entropy-bonus"], "mask_truncated": True}
+    loss = objective(objective.Config.model_validate(config))
+    whole, (expected,) = update(policy, groups, objective=loss)
+    parts, (gradient,) = update(policy, groups, objective=loss, micro_groups=1)
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert_same_gradient(gradient, expected)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(

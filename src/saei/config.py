@@ -16,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -32,18 +33,54 @@ from saei.registry import (
 from saei.strategy import Section, strategy_kind
 
 BUILTIN = "builtin"
+BUILTIN_LOCK_IN = "builtin:lock-in"
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on frozen weights (arXiv 2106.09685), through peft.
+
+    Attributes:
+        rank: Rank of an adapter; peft's ``r``.
+        alpha: What an adapter adds is scaled by ``alpha / rank``; peft's ``lora_alpha``.
+        dropout: peft's ``lora_dropout``. Only 0: the policy never leaves eval mode, so that the distribution that is
+            sampled is the one that is trained.
+        target_modules: Linear layers that get an adapter, by the end of their names, such as ``q_proj``; None for all
+            of them. They are looked for in the language model, without its output layer.
+        vision: Look for them in the vision tower and the projector, too.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: NonNegativeFloat = 0.0
+    target_modules: tuple[str, ...] | None = None
+    vision: bool = False
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, dropout: float) -> float:
+        if dropout > 0:
+            raise ValueError(
+                "The distribution that is sampled has to be the one that is trained, so the policy never leaves eval "
+                "mode, where dropout does nothing. Leave model.lora.dropout at 0; a smaller model.lora.rank or "
+                "optimizer.weight_decay keeps an adapter small"
+            )
+        return dropout
 
 
 class ModelConfig(Section):
     """Which policy is trained.
 
     Attributes:
-        path: ``builtin``, a local folder or a hub id of a Hugging Face image-text-to-text model.
+        path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), a local folder or a hub id of a
+            Hugging Face image-text-to-text model, or of a peft adapter to one: with ``lora`` it is trained on,
+            without it is merged into the weights.
         revision: Hub revision; pinned revisions are recorded with the run.
         dtype: Type of the weights; ``auto`` takes the checkpoint's.
         device: ``auto`` takes an accelerator when there is one.
         attention: Attention implementation of transformers.
-        freeze_vision: Train the language model only.
+        freeze: Parts that are not trained: the ``vision`` tower, the ``projector`` from its features to the language
+            model, the ``language`` model with its embeddings and output layer.
+        lora: Train low-rank adapters instead of the weights; None trains the weights.
         shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
             row per response.
         threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
@@ -57,11 +94,23 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    freeze_vision: bool = False
+    freeze: tuple[Literal["vision", "projector", "language"], ...] = ()
+    lora: LoraConfig | None = None
     shared_prefix: bool = True
     threads: PositiveInt | None = None
     min_pixels: PositiveInt | None = None
     max_pixels: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.freeze and self.lora is not None:
+            raise ValueError(
+                "Under model.lora all weights are frozen and only adapters are trained. Leave model.freeze out; "
+                "model.lora.vision and model.lora.target_modules say where adapters are."
+            )
+        if set(self.freeze) == {"vision", "projector", "language"}:
+            raise ValueError("Something has to be trained. Leave a part out of model.freeze, or set model.lora.")
+        return self
 
 
 class SamplingConfig(Section):
@@ -70,12 +119,15 @@ class SamplingConfig(Section):
     Attributes:
         temperature: τ of the sampling distribution; 0 is greedy and only for evaluation.
         max_new_tokens: Longest response, the end-of-sequence token included.
+        max_prompt_tokens: Examples with a longer prompt, image tokens included, are left out; None takes what fits
+            the model's context.
         top_p: Nucleus; only for evaluation, since it changes the policy that the update assumes.
         top_k: Only for evaluation, likewise.
     """
 
     temperature: NonNegativeFloat = 1.0
     max_new_tokens: PositiveInt = 48
+    max_prompt_tokens: PositiveInt | None = None
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: PositiveInt | None = None
 
@@ -118,9 +170,15 @@ class TrainingConfig(Section):
         prompts_per_step: Groups a step, over all processes.
         ppo_epochs: Passes over a step's groups.
         minibatch_groups: Groups per optimiser step, None for all of the step's.
-        micro_groups: Groups per forward and backward pass, None for all of the minibatch's.
+        micro_groups: Groups per forward and backward pass of a process, None for all of the minibatch's.
         mixed_precision: Accelerate's autocast.
-        max_bad_share: Share of unusable examples above which the run stops.
+        seed_per: ``step``: the groups of a step share one source of randomness. ``group``: each has its own, and each
+            example of an evaluation too, so that results do not depend on the number of processes. Several processes
+            always draw so.
+        max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
+            of 64, up to half.
+        sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
+            used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
     """
 
     steps: PositiveInt = 80
@@ -129,7 +187,9 @@ class TrainingConfig(Section):
     minibatch_groups: PositiveInt | None = None
     micro_groups: PositiveInt | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    sift: bool = False
 
 
 class EvaluationConfig(Section):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from saei.errors import ConfigError, nearest
 from saei.registry import entries, load
-from saei.strategy import Open, default_type, strategy_kind, typed
+from saei.strategy import Open, default_type, section_of, strategy_kind, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,20 @@ def _message(item: Any, place: _Place) -> str:
         name = str(item["loc"][-1])
         known = nearest(name, place.section.model_fields) if place.section else ""
         if name == "intervention":
-            known += " Only samplers that intervene have an `intervention`, such as `mixed`."
+            known += f" {_where_interventions_are(place)}"
         return f"There is no such field. {known}".rstrip()
     if item["type"] == "missing":
         return "This field is required."
     message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
     return f"{message}." if item["type"] == "value_error" else f"{message}. Got {item['input']!r}."
+
+
+def _where_interventions_are(place: _Place) -> str:
+    section, own = place.section, place.path.rpartition(".")[0]
+    for field in section.model_fields if section else ():
+        if section and strategy_kind(section, field) == "sampler":
+            return f"That of the sampler that this one draws with stands at `{own}.{field}.intervention`."
+    return "Only samplers that intervene have an `intervention`, such as `mixed`."
 
 
 def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Place:
@@ -71,7 +79,7 @@ def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Pl
             kind, default = strategy_kind(section, word), default_type(section, word)
             annotation = section.model_fields[word].annotation
             item_kind = _item_kind(annotation)
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            section = section_of(annotation)
             shown = shown or (word if section else "")
         path.append(str(word))
         if kind:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from saei.config import RunConfig, validate
 from saei.errors import ConfigError
 from saei.registry import load, load_plugin
-from saei.strategy import default_type, strategy_kind, type_of, typed
+from saei.strategy import default_type, section_of, strategy_kind, type_of, typed
 
 ALIASES: Mapping[str, str] = {
     "intervention": "sampler.intervention",
@@ -68,8 +68,8 @@ def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, 
             continue
         kind = strategy_kind(section, key)
         if kind is None:
-            inner = section.model_fields[key].annotation
-            if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
+            inner = section_of(section.model_fields[key].annotation)
+            if inner is not None and isinstance(value, Mapping):
                 below = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
                 value = merge(inner, _mapping(below), value)
             merged[key] = value

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
@@ -149,26 +150,35 @@ def load_plugin(plugin: str) -> None:
         if not plugin.endswith(".py"):
             importlib.import_module(plugin)
             return
-        path = Path(plugin).expanduser().resolve()
-        module_name = f"saei_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        if module_name in sys.modules:
-            return
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
+        load_file(Path(plugin))
     except Exception as error:
         raise PluginLoadError(
             f"The plugin '{plugin}' has to be importable.",
             reason=f"{type(error).__name__}: {error}.",
             remedy=remedy,
         ) from error
+
+
+def load_file(file: Path) -> ModuleType:
+    """Return the module of a Python file, which runs once in a process, as an imported module does.
+
+    Raises:
+        Exception: Whatever the file raises; the next call runs it anew.
+    """
+    path = file.expanduser().resolve()
+    name = f"saei_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses and pickles look for it there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def resolve(kind: str, *, optional: bool = False) -> Callable[[object], StrategyConfig | None]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
@@ -164,6 +165,15 @@ def strategy_kind(section: type[BaseModel], field: str) -> str | None:
         if isinstance(meta, Open):
             return meta.kind
     return None
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field of this type holds, also one that may be None; None for any other field."""
+    if NoneType in get_args(annotation):
+        (annotation, *rest) = (option for option in get_args(annotation) if option is not NoneType)
+        if rest:
+            return None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def default_type(section: type[BaseModel], field: str) -> str | None:

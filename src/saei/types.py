@@ -135,12 +135,14 @@ class Grade:
         correct: Whether the final answer is right; collapse and zero variance are counted on this.
         parts: Named unweighted components, such as ``{"accuracy": 1.0, "format": 0.0}``.
         answer: The final answer read from the response, None if none could be read.
+        reason: Why it is right or wrong, in a few printable words.
     """
 
     reward: float
     correct: bool
     parts: Mapping[str, float] = field(default_factory=dict)
     answer: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

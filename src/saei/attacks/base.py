@@ -39,6 +39,8 @@ class BlockSpace:
         scale: Factor on every step and radius, the intervention's strength.
         grid: Spacing of legal values, None for a continuous block; 1/255 for 8-bit pixels.
         editable: bool tensor that broadcasts to the block, None where everything may move.
+        redraw: Applies a change to the picture that the block was made from, float32 ``[C, h, w]`` on the 8-bit grid
+            at its own resolution, and returns the block that the changed picture makes; None where there is none.
     """
 
     low: float | Tensor = 0.0
@@ -47,6 +49,7 @@ class BlockSpace:
     scale: float = 1.0
     grid: float | None = None
     editable: Tensor | None = None
+    redraw: Callable[[Callable[[Tensor], Tensor]], Tensor] | None = None
 
     def length(self, value: Fraction, unit: str) -> float | Tensor:
         """Return a step or radius in the block's coordinates, the strength included.
@@ -91,11 +94,18 @@ class Attack(Strategy, ABC):
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
     origin: ClassVar[str] = ADVERSARIAL
     """Origin of the views that the attack makes."""
+    jointly: ClassVar[bool] = True
+    """Whether a call of the criterion serves all examples. If not, the intervention attacks one group at a time."""
 
     @property
     def ball(self) -> Ball:
         """The ball that the result lies in, around the start."""
         return "linf"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the attack may draw from its generator; one that never does is run on many groups at once."""
+        return True
 
     @abstractmethod
     def attack(

@@ -61,6 +61,11 @@ class GradientAttack(Attack):
     def steps(self) -> int:
         """Number of steps; 0 is the identity."""
 
+    @property
+    def draws(self) -> bool:
+        """Only with a random start."""
+        return self.config.random_start
+
     def normalise(self, gradient: Tensor) -> Tensor:
         """Return the direction of a step of length 1: the corner of the l-infinity ball."""
         return gradient.sign()

@@ -1,5 +1,16 @@
-"""The built-in model: a tiny vision-language model that learns on a CPU, and its recipe."""
+"""The built-in models: tiny vision-language models that learn on a CPU, and their recipes."""
 
-from saei.builtin.recipe import GateReport, build_tiny, builtin_path
+from pathlib import Path
 
-__all__ = ["GateReport", "build_tiny", "builtin_path"]
+from saei.builtin.general import General
+from saei.builtin.lock_in import COUPLINGS, LockIn
+from saei.builtin.recipe import Gate, Recipe, build_tiny
+from saei.config import BUILTIN, ModelConfig
+from saei.policy.loading import model_path
+
+__all__ = ["COUPLINGS", "Gate", "General", "LockIn", "Recipe", "build_tiny", "builtin_path"]
+
+
+def builtin_path(name: str = BUILTIN) -> Path:
+    """Return the folder of a built-in model, which the Auto classes of transformers load."""
+    return Path(model_path(ModelConfig(path=name)))

@@ -16,11 +16,17 @@ from saei.types import Example
 
 OPENINGS = ("I", "let me", "so I")
 VERBS = ("see", "read", "look at")
-NOUNS = {"bars": ("chart", "bars"), "digits": ("digits", "image"), "shapes": ("image", "shapes")}
+NOUNS = {
+    "bars": ("chart", "bars"),
+    "digits": ("digits", "image"),
+    "shapes": ("image", "shapes"),
+    "lock-in": ("chart", "bars"),
+}
 GUESSES = ("it is", "it looks like", "I guess", "maybe it is about")
 
 _CAREFUL = ((0.15, 0.75, 0.10), (0.10, 0.75, 0.15))  # how often each opening and each verb
 _HASTY = ((0.60, 0.10, 0.30), (0.35, 0.05, 0.60))
+_ANY = ((1 / 3, 1 / 3, 1 / 3), (1 / 3, 1 / 3, 1 / 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Manner:
         glance_right: Share of glances that guess the right answer.
         misread: Share of single readings that are off, in step-by-step responses.
         unboxed: Share of responses that forget the box.
+        telling: Whether the opening words hint at what follows; else all are equally likely.
     """
 
     variety: bool = False
@@ -40,23 +47,26 @@ class Manner:
     glance_right: float = 1.0
     misread: float = 0.0
     unboxed: float = 0.0
+    telling: bool = True
 
 
 CLEAN = Manner()
 
 
 def demonstrate(task: str, example: Example, manner: Manner, rng: np.random.Generator) -> str:
-    """Return one response to an example of ``bars``, ``digits`` or ``shapes`` in the given manner."""
+    """Return one response to an example of a task of ``NOUNS`` in the given manner."""
     noun = NOUNS[task][rng.integers(2) if manner.variety else 0]
     if rng.random() < manner.glance:
-        opening, verb = (_pick(rng, *words) for words in zip((OPENINGS, VERBS), _HASTY, strict=True))
+        weights = _HASTY if manner.telling else _ANY
+        opening, verb = (_pick(rng, *words) for words in zip((OPENINGS, VERBS), weights, strict=True))
         right = rng.random() < manner.glance_right
         answer = example.answer if right else _wrong(example, rng)
         thought = f"{opening} {verb} the {noun}, {GLANCE} {GUESSES[rng.integers(len(GUESSES))]} {answer}"
     else:
         opening, verb = "let me", "read"
         if manner.variety:
-            opening, verb = (_pick(rng, *words) for words in zip((OPENINGS, VERBS), _CAREFUL, strict=True))
+            weights = _CAREFUL if manner.telling else _ANY
+            opening, verb = (_pick(rng, *words) for words in zip((OPENINGS, VERBS), weights, strict=True))
         steps, answer = _relation(example, manner, rng) if task == "shapes" else _steps(example, manner, rng)
         thought = f"{opening} {verb} the {noun} {STEPS}: {steps}"
     final = f" {answer}" if rng.random() < manner.unboxed else f" \\boxed{{{answer}}}"
@@ -113,6 +123,11 @@ def _sign(values: Sequence[int]) -> str:
 
 def _pick(rng: np.random.Generator, options: Sequence[str], weights: Sequence[float]) -> str:
     return options[int(rng.choice(len(options), p=weights))]
+
+
+CONTENT_WEIGHT = 4.0
+"""Of words that say what was seen, against 1 for wording, where a model learns to see. Later all weigh the same: there
+it has to learn how often each word comes, or its samples are littered with numbers."""
 
 
 def content_words() -> list[str]:

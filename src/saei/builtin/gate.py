@@ -1,4 +1,4 @@
-"""The gate: whether a warm-started model is a base that reinforcement can work on."""
+"""Responses of a bare model and their grades: what a gate looks at."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saei.builtin.batches import Tools
 from saei.rewards.accuracy_format import AccuracyFormat
+from saei.rewards.base import Attempt
 from saei.types import Example, Grade
 
 MAX_TOKENS = 48
@@ -18,19 +19,49 @@ MAX_TOKENS = 48
 
 @torch.no_grad()
 def respond(
-    model: Any, tools: Tools, examples: Sequence[Example], *, generator: torch.Generator | None = None
+    model: Any,
+    tools: Tools,
+    examples: Sequence[Example],
+    *,
+    begin: str = "",
+    generator: torch.Generator | None = None,
 ) -> list[str]:
-    """Return one response per example: sampled at temperature 1, or greedy without a generator."""
+    """Return one response per example: sampled at temperature 1, or greedy without a generator.
+
+    Args:
+        model: The model.
+        tools: Its tokenizer and image processor.
+        examples: What is asked.
+        begin: What every response is made to begin with.
+        generator: Source of the draws.
+    """
+    texts = [""] * len(examples)
+    for rows, prompt_RP in _batches(tools, examples, begin):
+        ids = _continue(model, tools, [examples[i] for i in rows], prompt_RP, generator)
+        for i, text in zip(rows, tools.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+            texts[i] = begin + text
+    return texts
+
+
+@torch.no_grad()
+def next_token(model: Any, tools: Tools, examples: Sequence[Example], begin: str) -> Tensor:
+    """Return ``[R, V]`` probabilities of the token that follows ``begin`` in a response to each example."""
+    found: list[Tensor] = [torch.empty(0)] * len(examples)
+    for rows, prompt_RP in _batches(tools, examples, begin):
+        output = model(**tools.inputs(model, [examples[i] for i in rows], prompt_RP), logits_to_keep=1)
+        for i, probability_V in zip(rows, output.logits[:, -1].softmax(-1), strict=True):
+            found[i] = probability_V
+    return torch.stack(found)
+
+
+def _batches(tools: Tools, examples: Sequence[Example], begin: str) -> list[tuple[list[int], Tensor]]:
+    """Return the numbers of examples with prompts of one length, which need no padding, and the prompts' ids."""
     by_length: dict[int, list[int]] = defaultdict(list)
-    prompts = [tools.prompt(example) for example in examples]
+    begin_ids = tools.tokenizer(begin).input_ids
+    prompts = [tools.prompt(example) + begin_ids for example in examples]
     for index, prompt in enumerate(prompts):
         by_length[len(prompt)].append(index)
-    texts = [""] * len(examples)
-    for rows in by_length.values():  # equal lengths need no padding
-        ids = _continue(model, tools, [examples[i] for i in rows], torch.tensor([prompts[i] for i in rows]), generator)
-        for i, text in zip(rows, tools.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-            texts[i] = text
-    return texts
+    return [(rows, torch.tensor([prompts[i] for i in rows])) for rows in by_length.values()]
 
 
 def _continue(
@@ -66,9 +97,13 @@ def _continue(
 
 
 def grades(
-    model: Any, tools: Tools, examples: Sequence[Example], *, generator: torch.Generator | None = None
+    model: Any,
+    tools: Tools,
+    examples: Sequence[Example],
+    *,
+    begin: str = "",
+    generator: torch.Generator | None = None,
 ) -> list[Grade]:
-    """Return the grade of one response per example."""
-    reward = AccuracyFormat()
-    texts = respond(model, tools, examples, generator=generator)
-    return [reward.grade(example, text) for example, text in zip(examples, texts, strict=True)]
+    """Return the grade of one response per example; the arguments are those of ``respond``."""
+    texts = respond(model, tools, examples, begin=begin, generator=generator)
+    return AccuracyFormat().grade_all(list(map(Attempt, examples, texts)))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saei import __version__
-from saei.cli import build_tiny, demo, evaluate, list_, show, train
+from saei.cli import bench, build_tiny, data, demo, evaluate, list_, show, train
 from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
@@ -41,7 +41,18 @@ app.command(
 app.command("list", epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", epilog=examples("saei show pgd", "saei show training"))(show.show)
 app.command("demo", epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
+app.command(
+    "bench", epilog=examples("saei bench", "saei bench --model runs/bars-mixed-20260101-120000 --rounds 3 --json")
+)(bench.bench)
 app.command("build-tiny", epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+data_app.command(
+    "preview",
+    epilog=examples("saei data preview --data my_photos", "saei data preview --task mathvista --rows 5 --look 1000"),
+)(data.preview)
+data_app.command("check", epilog=examples("saei data check --data my_photos --list"))(data.check)
+app.add_typer(data_app, name="data")
 
 
 def _version(asked: bool) -> None:

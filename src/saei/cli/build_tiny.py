@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+class RecipeName(StrEnum):
+    """What a tiny model can be built for."""
+
+    general = "general"
+    lock_in = "lock-in"
+
+
+class CouplingName(StrEnum):
+    """What can tie the strategy to the look of a chart; ``saei.builtin.COUPLINGS`` says how."""
+
+    faded = "faded"
+    reversed = "reversed"
+    crisp = "crisp"
+    orthogonal = "orthogonal"
+    none = "none"
+
+
 def build_tiny(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the model.")],
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of weights, data and order.")] = 0,
+    recipe: Annotated[
+        RecipeName, typer.Option(help="general is the built-in model's, lock-in that of the task lock-in.")
+    ] = RecipeName.general,
+    coupling: Annotated[
+        CouplingName | None,
+        typer.Option(help="lock-in: the look that makes it go step by step; faded without this option."),
+    ] = None,
 ) -> None:
-    """Build a tiny model from nothing, minutes on one CPU core, and say whether it passes the built-in one's gate."""
+    """Build a tiny model from nothing, minutes on one CPU core, and say whether it passes its recipe's gate."""
     from saei.errors import ConfigError
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -22,7 +47,16 @@ def build_tiny(
             reason=f"{output} exists and is not an empty folder.",
             remedy="Give another, or remove it.",
         )
+    if coupling is not None and recipe is not RecipeName.lock_in:
+        raise ConfigError(
+            "--coupling belongs to the recipe lock-in.",
+            reason=f"--recipe is '{recipe.value}'.",
+            remedy="Leave --coupling out, or give --recipe lock-in.",
+        )
+    from saei.builtin import General, LockIn
     from saei.builtin import build_tiny as build
 
-    print(build(output, seed, progress=lambda text: print(text, file=sys.stderr, flush=True)))
-    print(f"Train it with:\n  saei train --model {output}")
+    chosen = LockIn((coupling or CouplingName.faded).value) if recipe is RecipeName.lock_in else General()
+    print(build(output, chosen, seed, progress=lambda text: print(text, file=sys.stderr, flush=True)))
+    task = " --task lock-in" if recipe is RecipeName.lock_in else ""
+    print(f"Train it with:\n  saei train --model {output}{task}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saei.cli.options import AsJson, Assignments, Plugins
+from saei.cli.options import AsJson, Assignments, Plugins, policy_config, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -43,8 +42,7 @@ def evaluate(
     """Measure a policy on held-out examples, clean view: accuracy and how varied its answers are."""
     from saei.layers import nested
 
-    flags = {"task.type": "dataset" if data else task, "task.path": data}
-    layers = [nested(path, value) for path, value in flags.items() if value is not None]
+    layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
     config = policy_config(model, layers, set_ or [], plugin or [])
     print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -64,32 +62,6 @@ def evaluate(
         _show(report, metrics)
 
 
-def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[str], plugins: list[str]) -> RunConfig:
-    """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
-
-    Raises:
-        SaeiError: If the run cannot be read or a field is wrong.
-    """
-    from saei.config import RunConfig, dump, validate
-    from saei.layers import load_config, merge, nested, parse_assignment
-    from saei.registry import load_plugin
-
-    folder = Path(model).expanduser()
-    run = folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
-    if not (run / "config.yaml").is_file():
-        return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
-    from saei.engine import checkpoint
-    from saei.engine.rundir import RunDir
-
-    for plugin in plugins:
-        load_plugin(plugin)
-    data = dump(RunDir.open(run)[1])
-    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
-        data = merge(RunConfig, data, layer)
-    return validate(data)
-
-
 def measure(
     config: RunConfig, sampling: dict[str, Any], *, examples: int, responses: int, seed: int
 ) -> tuple[int, dict[str, float]]:
@@ -102,13 +74,14 @@ def measure(
 
     task = config.task.build()
     policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
-    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+    reward = config.reward.build()
+    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
     views = stream.held_out(examples)
-    for report in stream.unreported():
+    for report in (*task.notes(), *stream.unreported()):
         print(report, file=sys.stderr)
     answered = answer(
         policy,
-        config.reward.build(),
+        reward,
         views,
         responses=responses,
         sampling=config.sampling.model_copy(update=sampling),

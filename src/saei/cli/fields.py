@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from saei.strategy import default_type, field_docs, strategy_kind
+from saei.strategy import StrategyConfig, field_docs, section_of, strategy_kind
 
 
 class Row(NamedTuple):
@@ -26,25 +26,37 @@ class Row(NamedTuple):
     meaning: str
 
 
-def field_rows(section: type[BaseModel], prefix: str = "") -> list[Row]:
-    """Return one row per field; the fields of inner sections follow under their path, ``type`` is left out."""
+def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | None = None) -> list[Row]:
+    """Return one row per field; an inner section's fields stand under its path, ``type`` is left out.
+
+    A section that may be None has a row of its own before them.
+
+    Args:
+        section: The section or a strategy's config.
+        prefix: Path of the section.
+        values: What stands there by default, where that differs from the section's own defaults.
+    """
     docs = field_docs(section)
     rows = []
     for name, field in section.model_fields.items():
-        inner = field.annotation
+        inner = section_of(field.annotation) if strategy_kind(section, name) is None else None
         if name == "type":
             continue
-        if strategy_kind(section, name) is None and isinstance(inner, type) and issubclass(inner, BaseModel):
-            rows += field_rows(inner, f"{prefix}{name}.")
-        else:
+        value = getattr(values, name) if values else field.get_default(call_default_factory=True)
+        if inner is None or field.annotation is not inner:
             meaning = re.sub(r"\bNone\b", "null", docs.get(name, "").replace("``", "`"))
-            rows.append(Row(prefix + name, default_type(section, name) or _default(field), meaning))
+            rows.append(Row(prefix + name, _default(field, value), meaning))
+        if inner is not None:
+            rows += field_rows(inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None)
     return rows
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: FieldInfo, value: Any) -> str:
     if field.is_required():
         return "required"
-    value: Any = field.get_default(call_default_factory=True)
+    if isinstance(value, StrategyConfig):
+        return value.type
+    if isinstance(value, str):
+        return value
     text = json.dumps(value, default=str)
     return text[1:-1] if text.startswith('"') else text

@@ -1,10 +1,15 @@
-"""Options that several commands share, and the examples below a help page."""
+"""What several commands share: options, the configuration of a policy, and the examples below a help page."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from saei.config import RunConfig
 
 FLAG = " "
 """Metavar of an option that takes no value."""
@@ -18,6 +23,57 @@ Assignments: TypeAlias = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Any field, such as attack.step=4/255; repeatable."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
+
+
+def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
+    """Return what ``--task`` and ``--data`` set: data alone is of the task ``dataset``.
+
+    Raises:
+        ConfigError: If the task reads no data.
+    """
+    if task is not None and data is not None:
+        from saei.errors import ConfigError
+        from saei.registry import entries, load
+
+        known = task in [entry.name for entry in entries("task")]  # a plugin's task is registered later
+        if known and "path" not in load("task", task).Config.model_fields:
+            raise ConfigError(
+                "--data is read by the task dataset, or by the task of a known data set.",
+                reason=f"--task is '{task}', which makes its examples.",
+                remedy="Leave one of the two out.",
+            )
+    return {"task.type": task or ("dataset" if data else None), "task.path": data}
+
+
+def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[str], plugins: list[str]) -> RunConfig:
+    """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
+
+    Raises:
+        SaeiError: If the run cannot be read or a field is wrong.
+    """
+    from saei.config import RunConfig, dump, validate
+    from saei.layers import load_config, merge, nested, parse_assignment
+    from saei.registry import load_plugin
+
+    folder = Path(model).expanduser()
+    run = folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
+    if not (run / "config.yaml").is_file():
+        return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
+    from saei.engine import checkpoint
+    from saei.engine.rundir import RunDir
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    data = dump(RunDir.open(run)[1])
+    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
+    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
+        data = merge(RunConfig, data, layer)
+    return validate(data)
+
+
+def first_process() -> bool:
+    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def examples(*commands: str) -> str:

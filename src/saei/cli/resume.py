@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saei.cli.options import first_process
+
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
@@ -48,6 +50,6 @@ def continued(
             reason=f"{folder} has done {done} of {asked.training.steps}.",
             remedy=f"Train on with --steps, for example --steps {2 * done}.",
         )
-    if different:
+    if different and first_process():
         run.record(asked)
     return run, asked

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from saei.cli.options import FLAG, Assignments, Plugins
+from saei.cli.options import FLAG, Assignments, Plugins, first_process, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
+
+
+class Engine(StrEnum):
+    """Which loop trains."""
+
+    saei = "saei"
+    trl = "trl"
+
 
 WHAT, HOW, RUN = "What is trained", "How (names of strategies: saei list)", "The run"
 
@@ -23,7 +32,7 @@ def train(
         typer.Option(metavar="MODEL", help="builtin, a folder, or a hub id.", rich_help_panel=WHAT),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Task, such as bars or digits.", rich_help_panel=WHAT)
+        str | None, typer.Option(metavar="NAME", help="Task, such as bars or geometry3k.", rich_help_panel=WHAT)
     ] = None,
     data: Annotated[
         str | None,
@@ -31,7 +40,7 @@ def train(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="mixed (SaEI) or clean (plain GRPO).", rich_help_panel=HOW),
+        typer.Option(metavar="NAME", help="mixed (SaEI), clean (plain GRPO), noisy, dynamic.", rich_help_panel=HOW),
     ] = None,
     selector: Annotated[
         str | None,
@@ -61,6 +70,15 @@ def train(
         typer.Option(metavar="RUN", help="Go on with a run's folder from its newest checkpoint.", rich_help_panel=RUN),
     ] = None,
     set_: Assignments = None,
+    engine: Annotated[
+        Engine, typer.Option(help="saei's own loop, or TRL's for vLLM and DeepSpeed ZeRO.", rich_help_panel=RUN)
+    ] = Engine.saei,
+    trl: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="With --engine trl: an argument of its GRPOConfig.", rich_help_panel=RUN
+        ),
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", metavar=FLAG, help="Plain lines instead of the live display.")
     ] = False,
@@ -69,14 +87,9 @@ def train(
     from saei.errors import ConfigError
     from saei.layers import load_config, nested
 
-    if data and task not in (None, "dataset"):
-        raise ConfigError(
-            "--data is read by the task dataset.", reason=f"--task is '{task}'.", remedy="Leave one of the two out."
-        )
     flags = {
         "model.path": model,
-        "task.type": "dataset" if data else task,
-        "task.path": data,
+        **task_flags(task, data),
         "sampler.type": sampler,
         "selector.type": selector,
         "attack.type": attack,
@@ -86,10 +99,22 @@ def train(
         "output.name": name,
         "output.root": None if output is None else str(output),
     }
+    if trl and engine is not Engine.trl:
+        raise ConfigError("--trl belongs to --engine trl.", remedy="Leave it out, or give --engine trl.")
     layers: list[dict[str, Any]] = [nested(path, value) for path, value in flags.items() if value is not None]
     if resume is None:
-        start(load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or []), plain=plain)
+        resolved = load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or [])
+        if engine is Engine.trl:
+            _start_trl(resolved, trl or [])
+        else:
+            start(resolved, plain=plain)
         return
+    if engine is Engine.trl:
+        raise ConfigError(
+            "saei resumes runs of its own engine.",
+            reason="TRL's checkpoints hold no state of samplers and streams.",
+            remedy="Start a new run from its last checkpoint: --model.",
+        )
     if config or plugin:
         raise ConfigError(
             "A resumed run takes its configuration and plugins from its folder.",
@@ -111,7 +136,7 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         plain: Plain lines also on a terminal.
         again: The command that goes on after an interrupt; empty for ``saei train --resume``.
     """
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    _say(f"Loading {config.model.path} ...")
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.engine.interrupt import Interrupted
@@ -125,8 +150,36 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         _stop(str(stopped), folder, again)
     except KeyboardInterrupt:
         _stop("Stopped at once.", folder, again)
-    print(f"Done: {folder}", file=sys.stderr)
+    _say(f"Done: {folder}")
     return folder
+
+
+def _start_trl(config: RunConfig, assignments: list[str]) -> None:
+    from importlib.util import find_spec
+
+    import yaml
+
+    from saei.errors import ConfigError
+
+    if find_spec("trl") is None:
+        raise ConfigError("--engine trl needs TRL.", reason="It is not installed.", remedy="pip install 'saei[trl]'")
+    extra: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not name or not equals:
+            raise ConfigError(
+                "--trl takes NAME=VALUE.", reason=f"Got '{assignment}'.", remedy="For example --trl use_vllm=true."
+            )
+        extra[name] = yaml.safe_load(value)
+    _say(f"Loading {config.model.path} ...")
+    from saei.engine.trl_run import TRLRun
+
+    _say(f"Done: {TRLRun(config, extra).train()}")
+
+
+def _say(text: str) -> None:
+    if first_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _stop(said: str, folder: Path, again: str) -> NoReturn:
@@ -141,5 +194,5 @@ def _stop(said: str, folder: Path, again: str) -> NoReturn:
         )
     else:
         how = f"It wrote no checkpoint yet: remove {folder} and start anew."
-    print(f"{said} {how}", file=sys.stderr)
+    _say(f"{said} {how}")
     sys.exit(130)

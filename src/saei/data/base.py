@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from saei.strategy import Strategy, StrategyConfig
@@ -19,6 +19,8 @@ class Task(Strategy, ABC):
     """
 
     kind: ClassVar[str] = "task"
+    fetches: ClassVar[bool] = False
+    """Whether the default config reads from a hub; the contract suite does not, and leaves such tasks to their own."""
 
     class Config(StrategyConfig):
         """Fields of every task.
@@ -42,6 +44,22 @@ class Task(Strategy, ABC):
     def size(self, split: Split = "train") -> int | None:
         """Return the number of examples of a split, None for a generator without end."""
         return None
+
+    def pinned(self) -> StrategyConfig:
+        """Return the config with whatever was open in it and is known now, such as a hub's revision; it is recorded."""
+        return self.config
+
+    def splits(self) -> Sequence[Split]:
+        """Return the splits that the task has examples for."""
+        return ("train", "eval")
+
+    def notes(self) -> Sequence[str]:
+        """Return what the user should know about the examples, one sentence each; complete once ``size`` was asked."""
+        return ()
+
+    def fingerprint(self, split: Split = "train") -> str:
+        """Return a text that changes whenever an example of the split may have."""
+        return self.pinned().model_dump_json()
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return which known way of solving the example a response took, None where the task knows none."""

@@ -24,7 +24,7 @@ def blank() -> NDArray[np.float64]:
     return np.full((SIDE, SIDE, 3), PAPER)
 
 
-def to_image(canvas: NDArray[np.float64]) -> Image.Image:
+def to_image(canvas: NDArray[np.float64], contrast: float = CONTRAST) -> Image.Image:
     """Return an RGB image of a canvas under light that is redder to the right and bluer to the bottom.
 
     The light tells of every patch where it lies, which a small model with relative positions is slow to find
@@ -32,8 +32,9 @@ def to_image(canvas: NDArray[np.float64]) -> Image.Image:
 
     Args:
         canvas: ``[64, 64, 3]`` in units of 8-bit grey levels at full contrast.
+        contrast: Share of the 8-bit range that the image uses.
     """
     ramp = np.linspace(-SHADE, SHADE, SIDE)
     lit = canvas + np.stack(np.broadcast_arrays(ramp[None, :], 0.0, ramp[:, None]), axis=-1)
-    pixels = 127.5 + CONTRAST * (np.clip(lit, 0, 255) - 127.5)
+    pixels = 127.5 + contrast * (np.clip(lit, 0, 255) - 127.5)
     return Image.fromarray(np.rint(pixels).astype(np.uint8))

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saei.errors import DataError
 
 MAX_PIXELS = 64_000_000
 """Default limit: above any photograph, far below what exhausts memory (192 MB as RGB)."""
 
+Image.init()  # else Pillow knows only some of its decoders
+_SAFE: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+FORMATS = tuple(name for name in _SAFE if name in Image.OPEN)
+"""Decoders that files are shown to, whatever their names end in; others run programs (EPS) or are no pictures."""
 
-def open_image(item: object, folder: Path | None, max_pixels: int, *, where: str) -> Image.Image:
-    """Return an image as RGB, its size checked before a single pixel is decoded.
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
+
+
+def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: str) -> Image.Image:
+    """Return an image upright and as RGB, its size checked before a single pixel is decoded.
 
     Args:
         item: A PIL image, encoded bytes, a path, or the mapping with ``bytes`` and ``path`` that
             ``datasets`` gives for an undecoded image.
-        folder: Where relative paths start and where all paths must stay; None if there are no local files.
+        roots: Folders that paths have to stay in; relative ones start at the first that has the file.
         max_pixels: Largest number of pixels allowed.
         where: Names the image in errors, as the beginning of a sentence.
 
     Raises:
-        DataError: If the image is missing, outside the folder, unreadable or too large.
+        DataError: If the image is missing, outside the folders, unreadable or too large.
     """
     if isinstance(item, Mapping):
         item = item.get("bytes") or item.get("path")
@@ -33,9 +43,9 @@ def open_image(item: object, folder: Path | None, max_pixels: int, *, where: str
         if isinstance(item, Image.Image):
             image = item
         elif isinstance(item, bytes):
-            image = Image.open(io.BytesIO(item))
+            image = Image.open(io.BytesIO(item), formats=FORMATS)
         elif isinstance(item, str):
-            image = Image.open(_inside(item, folder, where))
+            image = Image.open(_inside(item, roots, where), formats=FORMATS)
         else:
             raise TypeError(f"{type(item).__name__} is no image")
         if image.width * image.height > max_pixels:
@@ -44,7 +54,7 @@ def open_image(item: object, folder: Path | None, max_pixels: int, *, where: str
                 reason=f"{where} has {image.width} x {image.height}.",
                 remedy="Scale it down or raise `max_image_pixels`.",
             )
-        return image.convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -53,22 +63,64 @@ def open_image(item: object, folder: Path | None, max_pixels: int, *, where: str
             reason=f"{where} was refused unopened: {error}",
             remedy="Scale it down.",
         ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            "Every image has to open.",
+            reason=f"{where} did not{_named(item)}: it is none of {', '.join(FORMATS)}.",
+            remedy="Save it as JPEG or PNG, or remove the row.",
+        ) from error
     except Exception as error:  # decoders raise whatever a broken file makes them raise
         raise DataError(
             "Every image has to open.",
-            reason=f"{where} did not: {type(error).__name__}: {error}.",
-            remedy="Repair or remove the file; paths are relative to the data.",
+            reason=f"{where} did not{_named(item)}: {type(error).__name__}: {error}.",
+            remedy="Repair or replace the file, or remove the row.",
         ) from error
 
 
-def _inside(path: str, folder: Path | None, where: str) -> Path:
-    if folder is None:
-        raise FileNotFoundError(f"'{path}' is a path, but the data is not local")
-    found = (folder / path).resolve()
-    if not found.is_relative_to(folder.resolve()):
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any mode as 8-bit RGB: the first frame, transparent pixels laid on white."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255 instead of scaling
+        return Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _named(item: object) -> str:
+    return f" ('{item}')" if isinstance(item, str) else ""
+
+
+def _inside(path: str, roots: Sequence[Path], where: str) -> Path:
+    if _URL.match(path):
+        raise DataError(
+            "Images are read from disk and never fetched.",
+            reason=f"{where} is '{path[:100]}'.",
+            remedy="Download it beside the data and give its path.",
+        )
+    if not roots:
+        raise FileNotFoundError("it is a path, and the data has no folder")
+    found = [(root / _as_stored(root, path)).resolve() for root in roots]
+    inside = [file for file in found if any(file.is_relative_to(root.resolve()) for root in roots)]
+    if not inside:
         raise DataError(
             "An image path has to stay inside the folder of the data.",
             reason=f"{where} points to '{path}'.",
             remedy="Move the image into the folder and give its path relative to it.",
         )
-    return found
+    for file in inside:
+        if file.is_file():
+            return file
+    raise DataError(
+        "Every image has to open.",
+        reason=f"{where} did not: there is no file '{path}' in {roots[0]}.",
+        remedy="Correct the path, which starts at the folder of the table, or remove the row.",
+    )
+
+
+def _as_stored(root: Path, path: str) -> str:
+    """Return the path in the Unicode form that the disk has: file names from a Mac are decomposed, tables seldom."""
+    forms = (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    return next((form for form in forms if (root / form).exists()), path)

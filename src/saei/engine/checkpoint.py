@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from saei.engine.ranks import Ranks
 from saei.errors import CheckpointError
 from saei.policy import Policy
 
@@ -113,3 +114,40 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             remedy="Delete this checkpoint; the run then goes on from the one before.",
         ) from error
     return dict(state)
+
+
+def state_of_rank(state: Mapping[str, Any], names: Sequence[str], ranks: Ranks) -> dict[str, Any]:
+    """Return a process's own part of a checkpoint's state: that of the process of the same rank that wrote it.
+
+    A run may go on in another number of processes if all states were the same, as those of built-in strategies are.
+
+    Args:
+        state: What ``load_state`` returned.
+        names: Names of what has a state.
+        ranks: The processes that go on.
+
+    Raises:
+        CheckpointError: If states differed and there were more or fewer processes.
+    """
+    first = {name: state[name] for name in names}
+    written: list[dict[str, Any]] = [first, *state.get("others", [])]
+    if len(written) == ranks.count:
+        return written[ranks.rank]
+    if all(_same(own, first) for own in written):
+        return first
+    raise CheckpointError(
+        "Strategies whose states differ between processes go on in as many processes.",
+        reason=f"{len(written)} wrote the checkpoint, {ranks.count} were launched.",
+        remedy=f"Launch {len(written)}.",
+    )
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Return whether two states are equal, tensors bit for bit."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return torch.equal(left, right)
+    return bool(left == right)

@@ -38,6 +38,21 @@ class Display(Protocol):
         """Show a sentence."""
 
 
+class SilentDisplay:
+    """Nothing: what a process shows beside the one that shows everything."""
+
+    @contextmanager
+    def open(self, config: RunConfig, run: Path) -> Iterator[None]:
+        """Show nothing while training."""
+        yield
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+
 class PlainDisplay:
     """One line per evaluation, and one every ten seconds in between."""
 

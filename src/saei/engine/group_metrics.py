@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
+from saei.engine.ranks import Ranks
 from saei.evaluation.metrics import mean
 from saei.policy import Policy
 from saei.types import CLEAN, Group, ScoredGroup
 
+T = TypeVar("T")
 
-def group_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+
+def group_metrics(scored: Sequence[ScoredGroup], ranks: Ranks | None = None) -> dict[str, float]:
     """Return reward, accuracy, length, truncated share and entropy by origin, zero variance, and the interventions'.
 
     Zero variance is counted on accuracy, all right and all wrong apart: a format reward would hide it.
+
+    Args:
+        scored: This process's groups.
+        ranks: The processes whose groups are meant, all; None for this one alone.
     """
+    ranks = ranks or Ranks()
     values: dict[str, list[float]] = defaultdict(list)
     for one in scored:
         for n, (response, grade) in enumerate(zip(one.group.responses, one.grades, strict=True)):
@@ -34,15 +43,27 @@ def group_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
         values["all_wrong"].append(float(not any(grade.correct for grade in one.grades)))
         for name, number in one.group.metrics.items():
             values[f"intervention/{name}"].append(number)
-    found = {name: mean(numbers) for name, numbers in values.items()}
+    found = {name: mean(numbers) for name, numbers in joined(ranks.gather(dict(values))).items()}
     found["zero_variance"] = found["all_right"] + found["all_wrong"]
-    left_alone = Counter(one.group.untouched for one in scored if one.group.untouched)
-    found["untouched"] = sum(left_alone.values()) / len(scored)
-    return found | {f"untouched/{reason}": count / len(scored) for reason, count in left_alone.items()}
+    groups = ranks.total(len(scored))
+    left_alone = Counter(
+        reason for own in ranks.gather([one.group.untouched for one in scored]) for reason in own if reason
+    )
+    found["untouched"] = sum(left_alone.values()) / groups
+    return found | {f"untouched/{reason}": count / groups for reason, count in left_alone.items()}
+
+
+def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
+    """Return the lists of several mappings, joined by name."""
+    whole: dict[str, list[T]] = {}
+    for part in parts:
+        for name, values in part.items():
+            whole.setdefault(name, []).extend(values)
+    return whole
 
 
 @torch.no_grad()
-def view_divergence(policy: Policy, groups: Sequence[Group]) -> dict[str, float]:
+def view_divergence(policy: Policy, groups: Sequence[Group], ranks: Ranks | None = None) -> dict[str, float]:
     """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
 
     Estimated on the intervened view's own responses by ``mean(exp(-d) - 1 + d)``, d the difference of their
@@ -55,13 +76,14 @@ def view_divergence(policy: Policy, groups: Sequence[Group]) -> dict[str, float]
             views.append(group.views[0])
             responses.append([group.responses[n] for n in own])
             origins.append([group.origin(n) for n in own])
-    if not views:
-        return {}
-    with policy.open(views) as prefix:
-        scores = prefix.score(responses, with_entropy=False)
+    scores = []
+    if views:
+        with policy.open(views) as prefix:
+            scores = prefix.score(responses, with_entropy=False)
     by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
     for score, own_responses, own_origins in zip(scores, responses, origins, strict=True):
         for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):
             difference_T = response.behaviour_logp_T - score.logp_NT[n, : len(response)]
-            by_origin[origin].append((-difference_T).exp() - 1 + difference_T)
-    return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in by_origin.items()}
+            by_origin[origin].append(((-difference_T).exp() - 1 + difference_T).cpu())
+    everywhere = joined((ranks or Ranks()).gather(dict(by_origin)))
+    return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}

@@ -8,30 +8,37 @@ from typing import Any
 
 import torch
 
-from saei.config import BUILTIN, RunConfig
+from saei.config import RunConfig, SamplingConfig
 from saei.data.base import Task, Template
 from saei.engine import checkpoint
-from saei.engine.display import Display, PlainDisplay
+from saei.engine.answers import answer_together
+from saei.engine.display import Display, PlainDisplay, SilentDisplay
+from saei.engine.grading import StepGrader
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.interrupt import Interrupted, StopRequest
+from saei.engine.progress import progress
+from saei.engine.ranks import claim_device, launch_options, ranks_of
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
 from saei.engine.seeding import derive, seed_globals
+from saei.engine.sifting import CACHE, Looked, Sifted, sift
+from saei.engine.step_data import StepData
 from saei.engine.stopwatch import Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.update import Updater
-from saei.errors import CheckpointError, ConfigError
+from saei.errors import CheckpointError
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.fresh import answer
+from saei.evaluation.fresh import Answered
 from saei.evaluation.probe import probe_metrics
 from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective
 from saei.policy import Policy
+from saei.policy.loading import BUILTIN_FOLDERS
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
-from saei.types import Grade, Group, Response, ScoredGroup, View
+from saei.types import View
 
 LARGE = 50_000_000
 TINY_LR = 1e-4
@@ -45,7 +52,8 @@ class Trainer:
     """Trains a policy: draw groups, grade them, take advantages, update; evaluate and checkpoint in between.
 
     Everything random is seeded by the run's seed and the step, so that equal configurations give equal runs on the
-    same machine, and a resumed run is the run that was never stopped.
+    same machine, and a resumed run is the run that was never stopped. Started by a launcher, this is one of several
+    processes that train together; the first of them writes.
 
     Args:
         config: The run's configuration.
@@ -74,24 +82,22 @@ class Trainer:
         if self.objective.token_selector is not None:
             check_needs(self.objective.token_selector.needs)
         start = checkpoint.latest(resume.checkpoints) if resume else None
+        claim_device()
+        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         model = config.model if start is None else config.model.model_copy(update={"path": str(start)})
         self.policy = Policy.load(model, template, sampling=config.sampling, entropy=config.entropy)
-        reference = None
-        if "reference" in self.objective.needs:
-            reference = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
             cpu=self.policy.device.type == "cpu",
             log_with=list(config.output.trackers) or None,
             project_dir=str(config.output.root),
+            **launch_options(),
         )
-        if self.accelerator.num_processes > 1:
-            raise ConfigError(
-                "saei trains in one process.",
-                reason=f"{self.accelerator.num_processes} were launched.",
-                remedy="Start it without a launcher.",
-            )
+        self.ranks = ranks_of(self.accelerator, config)
+        self._per_group = self.ranks.seeds_per_group(config.training)
+        if not self.ranks.main:
+            self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
         self.optimizer: Any = torch.optim.AdamW(
             parameters,
@@ -108,6 +114,9 @@ class Trainer:
         self.policy.module, self.optimizer, self.scheduler = self.accelerator.prepare(
             self.policy.module, self.optimizer, self.scheduler
         )
+        reference = None
+        if "reference" in self.objective.needs:
+            reference = self._reference(template)
         self.updater = Updater(
             self.policy,
             self.objective,
@@ -118,18 +127,32 @@ class Trainer:
             max_grad_norm=config.optimizer.max_grad_norm,
             reference=reference,
             seed=config.seed,
+            ranks=self.ranks,
         )
-        self.stream = ViewStream(self.task, self.policy, seed=config.seed, max_bad_share=config.training.max_bad_share)
+        self.stream = ViewStream(
+            self.task,
+            self.policy,
+            seed=config.seed,
+            max_bad_share=config.training.max_bad_share,
+            reward=self.reward,
+            ranks=self.ranks,
+        )
+        self._sifted = self._sift() if config.training.sift and self.task.size("train") is not None else None
         self.step = 0
+        self.budget = 0
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
         self._held_out = self.stream.held_out(config.evaluation.examples)
         self._probe = self.stream.held_out(config.evaluation.probe_examples)
         if start is not None:
             self._load(start)
-        self.run = resume or RunDir.create(config)
+        config = self.config = config.model_copy(update={"task": self.task.pinned()})
+        self.run = self.ranks.once(lambda: RunDir.create(config)) if resume is None else resume
         if resume:
-            resume.record(config)
+            self.ranks.once(lambda: resume.record(config))
+        sifted = self._sifted
+        if sifted is not None:
+            self.ranks.once(lambda: sifted.write(self.run.path))
 
     def train(self) -> Path:
         """Train up to ``training.steps`` and return the run's folder.
@@ -138,7 +161,7 @@ class Trainer:
             Interrupted: If a signal asked to stop; a checkpoint was written.
         """
         config = self.config
-        self.run.rewind(self.step if self.step else -1)
+        self.ranks.once(lambda: self.run.rewind(self.step if self.step else -1))
         if config.output.trackers:
             self.accelerator.init_trackers(self.run.path.name)
         heard = "Stopping after this step and its checkpoint. Once more stops at once."
@@ -148,16 +171,22 @@ class Trainer:
             if self.step == 0:
                 self._write(self._evaluate())
             while self.step < config.training.steps:
-                self._write(self._train_step())
+                self._write(self.train_step())
                 last = self.step == config.training.steps
-                if last or stop.requested or self.step % config.output.checkpoint_every == 0:
+                stopping = self.ranks.any(stop.requested)
+                if last or stopping or self.step % config.output.checkpoint_every == 0:
                     self.save()
-                if stop.requested and not last:
+                if stopping and not last:
                     raise Interrupted(f"Stopped after step {self.step} of {config.training.steps}.")
             if self.stream.bad:
                 self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
+            if self.stream.too_long:
+                self.display.note(f"{self.stream.too_long} examples were left out for the length of their prompts.")
         if config.output.trackers:
-            self.accelerator.end_training()
+            # Not end_training: it destroys the process group, which the module's wrapper then holds alone. Freed with
+            # it under the interpreter's lock, the group joins threads that may be waiting for that lock.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         return self.run.path
 
     def save(self) -> Path:
@@ -166,24 +195,51 @@ class Trainer:
         Raises:
             CheckpointError: If the disk refuses.
         """
+        own = {name: state_of(strategy) for name, strategy in self._stateful.items()}
+        first, *others = self.ranks.gather(own)
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "stream": self.stream.state_dict(),
-            **{name: state_of(strategy) for name, strategy in self._stateful.items()},
+            "budget": self.budget,
+            "others": others,
+            **first,
         }
         keep = self.config.output.keep_checkpoints
-        return checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep)
+        return self.ranks.once(lambda: checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep))
+
+    def _reference(self, template: Template) -> Policy:
+        """Return the policy that the run began with: under LoRA the same model with its adapters switched off."""
+        config = self.config
+        if config.model.lora is not None:
+            return self.policy.without_adapter()
+        reference = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
+        reference.module = self.accelerator.prepare_model(reference.module, evaluation_mode=True)
+        return reference
+
+    def _sift(self) -> Sifted:
+        """Look at all training examples before the first step; of several processes the first does it for all."""
+
+        def looked() -> list[Looked]:
+            with progress("Looking at the data") as told:
+                return sift(self.task, self.policy, "train", reward=self.reward, cache=CACHE, told=told)
+
+        found = Sifted("train", self.ranks.once(looked))
+        self.stream.admit("train", found.looked)
+        return found
 
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
-        notes = list(self.policy.parts.notes) if self.config.model.path != BUILTIN else []
-        size = sum(parameter.numel() for parameter in self.policy.model.parameters())
+        notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
+        notes += self.task.notes()
+        if self._sifted is not None:
+            notes.append(self._sifted.note())
+        size = sum(parameter.numel() for parameter in self.policy.model.parameters() if parameter.requires_grad)
         if size > LARGE and self.config.optimizer.lr >= TINY_LR:
             notes.append(
-                f"optimizer.lr={self.config.optimizer.lr:g} suits the built-in model; a model of "
-                f"{size / 1e6:.0f} million parameters is usually trained at about 1e-6: --set optimizer.lr=1e-6."
+                f"optimizer.lr={self.config.optimizer.lr:g} suits the built-in model; {size / 1e6:.0f} million "
+                "parameters are usually trained at about 1e-6: --set optimizer.lr=1e-6."
             )
         return notes
 
@@ -202,45 +258,65 @@ class Trainer:
                 remedy="Resume the run that wrote it.",
             ) from error
         self.stream.load_state_dict(state["stream"])
+        own = checkpoint.state_of_rank(state, list(self._stateful), self.ranks)
         for name, strategy in self._stateful.items():
-            restore(strategy, state[name])
+            restore(strategy, own[name])
+        self.budget = int(state["budget"])
         self.step = int(state["step"])
 
-    def _train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
+        """Do one step, with the evaluation that is due after it, and return its metrics; nothing else is written."""
         config, step = self.config, self.step
         progress = step / config.training.steps
-        seed_globals(derive(config.seed, "globals", step))
-        with self._stopwatch.phase("data"):
-            views = self.stream.take(config.training.prompts_per_step)
-        for report in self.stream.unreported():
-            self.display.note(report)
+        rank = [self.ranks.rank] if self.ranks.rank else []  # the first process is seeded like the only one
+        seed_globals(derive(config.seed, "globals", step, *rank))
+        data = StepData(self.stream, seed=config.seed, step=step)
+        grader = StepGrader(self.reward)
+
+        def take(n: int) -> list[View]:
+            with self._stopwatch.phase("data"):
+                return data.take(n)
+
         context = SamplingContext(
             policy=self.policy,
-            grade=self._grade,
+            grade=grader,
             progress=progress,
-            generator=torch.Generator().manual_seed(derive(config.seed, "sample", step)),
+            generator=torch.Generator().manual_seed(derive(config.seed, "sample", step, *rank)),
             phase=self._stopwatch.phase,
+            more=take,
+            total=self.ranks.total,
+            source=data.source if self._per_group else None,
         )
-        groups = self.sampler.draw(views, context)
+        groups = self.sampler.draw(take(config.training.prompts_per_step), context)
+        for report in self.stream.unreported():
+            self.display.note(report)
         with self._stopwatch.phase("reward"):
-            scored = [ScoredGroup(group, tuple(self._grade_group(group))) for group in groups]
-        found = group_metrics(scored)
+            scored = grader.score(groups)
+        found = group_metrics(scored, self.ranks)
+        sampled = self.ranks.total(sum(len(group.responses) for group in groups))
+        self.budget += sampled
         evaluating = (step + 1) % config.evaluation.every == 0 or step + 1 == config.training.steps
         if evaluating:
             with self._stopwatch.phase("evaluate"):
-                found |= view_divergence(self.policy, groups)
-                keep_samples(self.run, step + 1, scored, images=config.evaluation.adversarial_images)
+                found |= view_divergence(self.policy, groups, self.ranks)
+                if self.ranks.main:
+                    keep_samples(self.run, step + 1, scored, images=config.evaluation.adversarial_images)
         guarded = [self.sampler.guard(one, context) for one in scored]
         kept = [one for one in guarded if one is not None and one.grades]
-        found["dropped"] = 1 - len(kept) / len(scored)
-        if kept:
+        rewards = self.ranks.gather([one.rewards for one in kept])
+        found["dropped"] = 1 - sum(map(len, rewards)) / self.ranks.total(len(scored))
+        if any(rewards):
             with self._stopwatch.phase("update"):
-                train_groups = advantages(kept, self.objective.config.advantage)
-                found |= self.updater.run(train_groups, step=step, progress=progress)
+                pooled = [reward for part in rewards for own in part for reward in own]
+                train_groups = advantages(kept, self.objective.config.advantage, pooled)
+                positions = [data.position(one.group) for one in kept]
+                found |= self.updater.run(train_groups, step=step, progress=progress, positions=positions)
         for strategy in self._stateful.values():
             observe_all(strategy, found)
         self.step += 1
         metrics = {f"train/{name}": value for name, value in found.items()}
+        metrics["train/sampled_responses"] = float(sampled)
+        metrics["train/budget"] = float(self.budget)
         metrics["train/bad_examples"] = float(self.stream.bad)
         metrics["train/lr"] = float(self.scheduler.get_last_lr()[0])
         return metrics | (self._evaluate() if evaluating else {})
@@ -249,37 +325,32 @@ class Trainer:
         """Measure sampled accuracy and the collapse probe on held-out examples, clean view."""
         config = self.config.evaluation
         with self._stopwatch.phase("evaluate"):
-            answered = answer(
-                self.policy,
-                self.reward,
-                self._held_out,
-                responses=config.responses,
-                sampling=self.config.sampling,
-                seed=derive(self.config.seed, "evaluate", self.step),
-            )
-            probed = answer(
-                self.policy,
-                self.reward,
-                self._probe,
-                responses=config.probe_responses,
-                sampling=self.config.sampling.model_copy(update={"temperature": 1.0}),
-                seed=derive(PROBE_SEED, self.step),
-            )
+            seed = derive(self.config.seed, "evaluate", self.step)
+            answered = self._answer(self._held_out, config.responses, self.config.sampling, seed)
+            whole = self.config.sampling.model_copy(update={"temperature": 1.0})
+            probed = self._answer(self._probe, config.probe_responses, whole, derive(PROBE_SEED, self.step))
         accuracy = {f"eval/{name}": value for name, value in accuracy_metrics(answered).items()}
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self.task).items()}
 
+    def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[Answered]:
+        return answer_together(
+            self.policy,
+            self.reward,
+            views,
+            responses=responses,
+            sampling=sampling,
+            seed=seed,
+            per_example=self._per_group,
+            ranks=self.ranks,
+        )
+
     def _write(self, metrics: dict[str, float]) -> None:
         metrics |= self._stopwatch.read()
-        self.run.append({"step": self.step, **metrics})
+        if self.ranks.main:
+            self.run.append({"step": self.step, **metrics})
         if self.config.output.trackers:
             self.accelerator.log(metrics, step=self.step)
         self.display.step(self.step, metrics)
-
-    def _grade(self, view: View, responses: Sequence[Response]) -> Sequence[Grade]:
-        return [self.reward.grade(view.example, one.text, truncated=one.truncated) for one in responses]
-
-    def _grade_group(self, group: Group) -> Sequence[Grade]:
-        return self._grade(group.views[0], group.responses)
 
 
 def _updates_per_step(config: RunConfig) -> int:

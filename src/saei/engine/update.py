@@ -12,9 +12,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.config import TrainingConfig
+from saei.engine.group_metrics import joined
+from saei.engine.ranks import Ranks
 from saei.engine.seeding import derive
 from saei.entropy.base import Selector
 from saei.errors import TrainingError
+from saei.evaluation.metrics import mean
 from saei.interventions.stats import token_stats
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.policy import Policy, Scores
@@ -34,6 +37,7 @@ class Updater:
         max_grad_norm: Gradients are clipped to this norm.
         reference: The reference policy, for terms that need it.
         seed: Seed of the order of minibatches.
+        ranks: The processes that train together; counts, minibatches and metrics are those of all.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Updater:
         max_grad_norm: float,
         reference: Policy | None,
         seed: int,
+        ranks: Ranks | None = None,
     ) -> None:
         self._policy = policy
         self._objective = objective
@@ -58,29 +63,48 @@ class Updater:
         self._max_grad_norm = max_grad_norm
         self._reference = reference
         self._seed = seed
+        self._ranks = ranks or Ranks()
 
-    def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
+    def run(
+        self, groups: Sequence[TrainGroup], *, step: int, progress: float, positions: Sequence[int] | None = None
+    ) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
+
+        Args:
+            groups: This process's groups, of which there may be none; all processes together need one.
+            step: Steps done.
+            progress: Share of the training done, in [0, 1].
+            positions: Positions of the groups' examples, which put the groups of all processes in the order that they
+                have in one; None for that of ``groups``.
 
         Raises:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
         """
-        size = self._config.minibatch_groups or len(groups)
-        on_policy = self._config.ppo_epochs == 1 and size >= len(groups)
-        prepared = self._prepare(groups, on_policy=on_policy, step=step, progress=progress)
+        own = range(len(groups)) if positions is None else positions
+        everywhere = sorted(position for part in self._ranks.gather(list(own)) for position in part)
+        size = self._config.minibatch_groups or len(everywhere)
+        on_policy = self._config.ppo_epochs == 1 and size >= len(everywhere)
+        prepared = self._prepare(groups, own, on_policy=on_policy, step=step, progress=progress)
+        by_position = dict(zip(own, prepared, strict=True))
         log = _Log()
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
-            order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
-            for start in range(0, len(groups), size):
-                self._optimiser_step([prepared[i] for i in sorted(order[start : start + size])], log)
-        return log.summary()
+            order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
+            for start in range(0, len(everywhere), size):
+                minibatch = [everywhere[i] for i in sorted(order[start : start + size])]
+                self._optimiser_step([by_position[p] for p in minibatch if p in by_position], log)
+        return log.summary(self._ranks)
 
-    def _prepare(self, groups: Sequence[TrainGroup], *, on_policy: bool, step: int, progress: float) -> list[_Prepared]:
+    def _prepare(
+        self, groups: Sequence[TrainGroup], positions: Sequence[int], *, on_policy: bool, step: int, progress: float
+    ) -> list[_Prepared]:
         """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
         generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
         prepared = []
-        for group in groups:
+        per_group = self._ranks.seeds_per_group(self._config)
+        for group, position in zip(groups, positions, strict=True):
+            if per_group:
+                generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step, position))
             selected_NT = self._select(group, progress, generator)
             # The first minibatch sees the old policy itself; later ones see a policy that has moved.
             old_logp_NT = None if on_policy else self._score(self._policy, group)
@@ -92,16 +116,18 @@ class Updater:
         return prepared
 
     def _optimiser_step(self, batch: Sequence[_Prepared], log: _Log) -> None:
-        n_responses = float(sum(len(one.group.advantages) for one in batch))
-        n_tokens = float(max(1, sum(self._kept_tokens(one.group) for one in batch)))
-        size = self._config.micro_groups or len(batch)
+        counts = self._counts(batch)
+        size = self._config.micro_groups or max(1, len(batch))
         loss = 0.0
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
-            result = self._objective.loss(self._inputs(part, n_responses, n_tokens))
-            self._accelerator.backward(result.value, inputs=self._parameters())
+            with self._ranks.alone(self._policy.module):
+                result = self._objective.loss(self._inputs(part, counts))
+                # Counts are those of all processes, so gradients are to be summed; their mean is taken.
+                self._accelerator.backward(result.value * self._ranks.count, inputs=self._parameters())
             loss += float(result.value.detach())
             log.add([group.group.origin(n) for group, n in _rows([one.group for one in part])], result.metrics)
+        self._ranks.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
         norm = float(self._accelerator.clip_grad_norm_(self._parameters(), self._max_grad_norm))
         if not math.isfinite(norm) and self._config.mixed_precision != "fp16":  # fp16's scaler skips such steps itself
             raise TrainingError(
@@ -117,11 +143,26 @@ class Updater:
     def _parameters(self) -> list[Tensor]:
         return [parameter for parameter in self._policy.module.parameters() if parameter.requires_grad]
 
-    def _kept_tokens(self, group: TrainGroup) -> int:
+    def _counts(self, batch: Sequence[_Prepared]) -> dict[str, float]:
+        """Return the global counts of ``ObjectiveInput`` by field."""
         masked = self._objective.config.mask_truncated
-        return sum(len(response) for response in group.group.responses if not (masked and response.truncated))
+        n_responses = n_tokens = n_selected = 0
+        for one in batch:
+            responses = [group.group.responses[n] for group, n in _rows([one.group])]
+            kept = [n for n, response in enumerate(responses) if not (masked and response.truncated)]
+            n_responses += len(responses)
+            own = sum(len(responses[n]) for n in kept)
+            n_tokens += own
+            n_selected += own if one.selected_NT is None else int(one.selected_NT[kept].sum())
+        own_counts = self._ranks.gather((n_responses, n_tokens, n_selected))
+        n_responses, n_tokens, n_selected = (sum(numbers) for numbers in zip(*own_counts, strict=True))
+        return {
+            "n_responses": float(n_responses),
+            "n_tokens": float(max(1, n_tokens)),
+            "n_selected": float(max(1, n_selected)),
+        }
 
-    def _inputs(self, batch: Sequence[_Prepared], n_responses: float, n_tokens: float) -> ObjectiveInput:
+    def _inputs(self, batch: Sequence[_Prepared], counts: Mapping[str, float]) -> ObjectiveInput:
         groups, needs = [one.group for one in batch], self._objective.needs
         scores = _score_groups(self._policy, groups, grad=True, with_entropy="entropy" in needs)
         logp_RT, mask_RT = _stack([own.logp_NT for own in scores]), _stack([own.mask_NT for own in scores])
@@ -151,8 +192,8 @@ class Updater:
             off_view_R=column([g.group.updated_on[n] != g.group.sampled_from[n] for g, n in rows], torch.bool),
             beta_R=column([weight.beta for weight in weights]),
             cap_R=column([weight.cap for weight in weights]),
-            n_responses=n_responses,
-            n_tokens=n_tokens,
+            **counts,
+            max_new_tokens=self._policy.sampling.max_new_tokens,
             entropy_RT=_stack([_entropy(own) for own in scores]) if "entropy" in needs else None,
             reference_logp_RT=constant([one.reference_logp_NT for one in batch]),
         )
@@ -229,17 +270,13 @@ class _Log:
         self._losses.append(loss)
         self._norms.append(norm)
 
-    def summary(self) -> dict[str, float]:
-        found = {
-            "loss": sum(self._losses) / len(self._losses),
-            "grad_norm": sum(self._norms) / len(self._norms),
-        }
-        for name, by_origin in self._values.items():
-            reduce = max if name.endswith("_max") else _mean
+    def summary(self, ranks: Ranks) -> dict[str, float]:
+        losses = [sum(shares) for shares in zip(*ranks.gather(self._losses), strict=True)]
+        found = {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
+        parts = ranks.gather(self._values)
+        for name in dict.fromkeys(name for part in parts for name in part):
+            by_origin = joined([part.get(name, {}) for part in parts])
+            reduce = max if name.endswith("_max") else mean
             found[name] = reduce([value for values in by_origin.values() for value in values])
             found |= {f"{origin}/{name}": reduce(values) for origin, values in by_origin.items()}
         return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 2**22
-"""Logits held at once: 16 MiB in float32."""
+from saei.entropy.fused import FLOOR, Kernel, fused_statistics, is_plain_linear
 
-_FLOOR = -1e9
-"""Stands for the log-probability of banned ids, so that 0 · log 0 is 0 and not NaN."""
+CHUNK_ELEMENTS = 2**23
+"""Logits held at once: 32 MiB in float32. A product with few rows of a large vocabulary would read the head in vain."""
 
 
 def token_entropy(logits: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
@@ -40,12 +39,14 @@ def token_statistics(
     banned_V: Tensor | None = None,
     entropy_temperature: float | None = None,
     with_entropy: bool = True,
+    hidden_only: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log-probabilities of ids and entropies under ``softmax(head(hidden) / temperature)``.
 
-    Logits are made in chunks of rows and, under grad, made again in the backward pass, so that no ``[M, V]`` tensor
-    ever exists at once. Gradients reach the hidden states and the head.
+    Logits are made in chunks of rows, so that no ``[M, V]`` tensor ever exists at once. Gradients reach the hidden
+    states and the head. A plain linear head that gets none is fused with the statistics; any other has its logits made
+    again in the backward pass: with the product for the head's own gradient nothing would be saved.
 
     Args:
         hidden_Md: Hidden states that predict the tokens.
@@ -55,6 +56,8 @@ def token_statistics(
         banned_V: bool, ids of probability 0.
         entropy_temperature: Temperature of the entropy, None for the same.
         with_entropy: Whether entropies are wanted.
+        hidden_only: Nobody asks for the head's gradient, nor, where entropies are wanted, for the log-probabilities':
+            so it is in an attack.
         chunk_elements: Logits held at once.
 
     Returns:
@@ -75,6 +78,19 @@ def token_statistics(
 
     width = banned_V.shape[0] if banned_V is not None else int(head(hidden_Md[:1].detach()).shape[-1])
     rows = max(1, chunk_elements // width)
+    if (
+        isinstance(head, nn.Linear)
+        and is_plain_linear(head)
+        and torch.is_grad_enabled()
+        and hidden_Md.requires_grad
+        and (hidden_only or not any(parameter.requires_grad for parameter in head.parameters()))
+    ):
+        own = temperature if entropy_temperature is None else entropy_temperature
+        kernel = Kernel(temperature, own, banned_V, with_entropy, rows)
+        wanted = {"entropy"} if with_entropy else {"logp"}
+        return fused_statistics(
+            hidden_Md, ids_M, head, kernel, differentiated=wanted if hidden_only else wanted | {"logp"}
+        )
     # One chunk needs no second computation: its logits fit anyway.
     again = torch.is_grad_enabled() and len(ids_M) > rows
     parts = [
@@ -90,7 +106,7 @@ def _entropy(logits_MV: Tensor) -> Tensor:
 
 
 def _entropy_of(logp_MV: Tensor) -> Tensor:
-    return (logp_MV.exp() * -logp_MV.clamp_min(_FLOOR)).sum(-1)
+    return (logp_MV.exp() * -logp_MV.clamp_min(FLOOR)).sum(-1)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
 from saei.config import SamplingConfig
 from saei.policy import Policy
-from saei.rewards.base import Reward
+from saei.rewards.base import Attempt, Reward
 from saei.types import Grade, Response, View
 
 
@@ -31,6 +32,7 @@ def answer(
     sampling: SamplingConfig,
     seed: int,
     batch: int = 32,
+    own_seeds: Sequence[int] | None = None,
 ) -> list[Answered]:
     """Sample and grade ``responses`` fresh responses per view.
 
@@ -42,14 +44,24 @@ def answer(
         sampling: How they are drawn.
         seed: Seed of the draws.
         batch: Views decoded together.
+        own_seeds: One seed per view in place of ``seed``: no view's responses depend on which others there are.
     """
     generator = torch.Generator().manual_seed(seed)
     answered = []
     for start in range(0, len(views), batch):
         part = views[start : start + batch]
         with policy.open(part) as prefix:
-            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
-        for view, own in zip(part, drawn, strict=True):
-            grades = tuple(reward.grade(view.example, r.text, truncated=r.truncated) for r in own)
-            answered.append(Answered(view, tuple(own), grades))
+            source: torch.Generator | list[torch.Generator] = generator
+            if own_seeds:
+                source = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
+            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=source)
+        attempts = [
+            Attempt(view.example, r.text, r.truncated, len(r))
+            for view, own in zip(part, drawn, strict=True)
+            for r in own
+        ]
+        grades = iter(reward.grade_all(attempts))
+        answered += [
+            Answered(view, tuple(own), tuple(islice(grades, len(own)))) for view, own in zip(part, drawn, strict=True)
+        ]
     return answered

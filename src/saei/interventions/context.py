@@ -17,16 +17,25 @@ def _untimed(name: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def _no_more(n: int) -> Sequence[View]:
+    return ()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class SamplingContext:
     """The policy and the circumstances of one step.
 
     Attributes:
         policy: The current policy.
-        grade: Grades a view's responses.
+        grade: Grades a view's responses; no response of a step is graded twice.
         progress: Share of the training done, in [0, 1].
-        generator: Source of all randomness, on the CPU.
+        generator: Source of randomness, on the CPU. What belongs to one group is drawn from ``generator_of(view)``,
+            which is the same unless groups have sources of their own.
         phase: ``with ctx.phase("attack"):`` accounts the time spent inside.
+        more: ``ctx.more(n)`` moves on in the examples and returns up to n further clean views; of several processes,
+            which all have to ask for the same n, each gets its share.
+        total: ``ctx.total(number)`` adds up a number over all processes, which all have to call it equally often.
+        source: Each group's own source of randomness, by one of its views; None where groups share ``generator``.
     """
 
     policy: Policy
@@ -34,3 +43,14 @@ class SamplingContext:
     progress: float
     generator: torch.Generator
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
+    more: Callable[[int], Sequence[View]] = field(default=_no_more)
+    total: Callable[[int], int] = field(default=int)
+    source: Callable[[View], torch.Generator] | None = None
+
+    def generator_of(self, view: View) -> torch.Generator:
+        """Return the source of randomness of a view's group."""
+        return self.generator if self.source is None else self.source(view)
+
+    def generators(self, views: Sequence[View]) -> torch.Generator | list[torch.Generator]:
+        """Return the source of randomness for drawing from views: one for all, or one for each."""
+        return self.generator if self.source is None else [self.source(view) for view in views]

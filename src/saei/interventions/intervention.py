@@ -15,6 +15,7 @@ from saei.entropy.summary import selection_summary
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength
 from saei.interventions.context import SamplingContext
+from saei.interventions.originals import redrawing
 from saei.interventions.stats import check_needs, token_stats
 from saei.policy import Policy
 from saei.policy.pixels import GRID
@@ -120,6 +121,8 @@ class Intervention:
             outcomes.append(Outcome(view, reason) if reason else None)
         open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
         size = self.config.micro_groups or max(1, len(open_groups))
+        if not self.attack.jointly or (ctx.source is not None and self.attack.draws):
+            size = 1  # an attack takes one source of randomness, and each group has its own
         for start in range(0, len(open_groups), size):
             batch = open_groups[start : start + size]
             attacked = self._attack([views[i] for i in batch], [responses[i] for i in batch], ctx)
@@ -147,7 +150,7 @@ class Intervention:
                 point,
                 space=self._space(views, ctx),
                 progress=ctx.progress,
-                generator=ctx.generator,
+                generator=ctx.generator_of(views[0]),
             )
         moved = iter(point)
         outcomes = []
@@ -164,9 +167,12 @@ class Intervention:
         scale = self.strength.at(ctx.progress)
         blocks, examples = [], []
         for number, view in enumerate(views):
-            for canvas in view.canvases:
-                std_C11 = ctx.policy.pixels.map((canvas.shape[-2], canvas.shape[-1])).std_C11.to(canvas.device)
-                blocks.append(BlockSpace(units={"pixel": 1.0, "normalised": std_C11}, scale=scale, grid=GRID))
+            pixels, images = ctx.policy.pixels, view.example.images
+            std_C11 = pixels.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in view.canvases)).std_C11
+            units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11.to(ctx.policy.device)}
+            for place in range(len(view.canvases)):
+                redraw = redrawing(pixels, images, place)
+                blocks.append(BlockSpace(units=units, scale=scale, grid=GRID, redraw=redraw))
                 examples.append(number)
         return Space("pixels", tuple(blocks), tuple(examples))
 
@@ -205,7 +211,11 @@ class _GroupCriterion:
         """Return ``J_B``, one value per group, differentiable in the point's blocks."""
         criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
         with self._ctx.policy.open(self._views, grad="pixels", pixels=point) as prefix:
-            scores = prefix.score(self._responses, with_entropy=criterion.with_entropy or reselect)
+            scores = prefix.score(
+                self._responses,
+                with_entropy=criterion.with_entropy or reselect,
+                selected=None if reselect else self.selected,
+            )
             values = []
             for number, own in enumerate(scores):
                 if reselect and own.entropy_NT is not None:
@@ -231,5 +241,7 @@ class _GroupCriterion:
     @torch.no_grad()
     def _select(self, number: int) -> Tensor:
         return self._intervention.selector.select(
-            self._stats[number], progress=self._ctx.progress, generator=self._ctx.generator
+            self._stats[number],
+            progress=self._ctx.progress,
+            generator=self._ctx.generator_of(self._views[number]),
         )

@@ -34,7 +34,9 @@ class AdvantageConfig(Section):
     scale: Literal["group", "per-origin", "batch", "none"] = "group"
 
 
-def advantages(groups: Sequence[ScoredGroup], config: AdvantageConfig) -> list[TrainGroup]:
+def advantages(
+    groups: Sequence[ScoredGroup], config: AdvantageConfig, rewards: Sequence[float] | None = None
+) -> list[TrainGroup]:
     """Return each group with one advantage per response, computed in float64.
 
     Equal rewards have advantage 0 exactly. So has a response without another to compare it with: alone in its
@@ -43,10 +45,14 @@ def advantages(groups: Sequence[ScoredGroup], config: AdvantageConfig) -> list[T
     difference between origins into an advantage of thousands.
 
     Args:
-        groups: All groups of the step; ``scale: batch`` takes its standard deviation over them.
+        groups: Groups of the step.
         config: Baseline and scale.
+        rewards: Rewards of all groups of the step, in all processes, whose standard deviation ``scale: batch`` takes;
+            None for those of ``groups``.
     """
-    batch_std = _std(np.array([reward for scored in groups for reward in scored.rewards]))
+    if rewards is None:
+        rewards = [reward for scored in groups for reward in scored.rewards]
+    batch_std = _std(np.array(rewards))
     return [TrainGroup(scored, _of_group(scored, config, batch_std)) for scored in groups]
 
 

@@ -1,32 +1,53 @@
 """From values per token to one number per update batch.
 
-An aggregation such as ``response_mean`` takes ``(values_RT, mask_RT, inputs)`` and returns this micro-batch's share
-of a mean over the whole update batch, so that the shares of all micro-batches and processes add up to that mean.
+An aggregation takes ``(values_RT, inputs)`` and returns this micro-batch's share of a number for the whole update
+batch, over ``inputs.selected_RT``, so that the shares of all micro-batches and processes add up. Values have to be
+finite also where they do not count.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from saei.objectives.base import ObjectiveInput
+if TYPE_CHECKING:
+    from saei.objectives.base import ObjectiveInput
 
 
-def response_mean(values_RT: Tensor, mask_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
-    """Return the mean over responses of the mean over their masked tokens, GRPO's aggregation.
+def response_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
+    """Return the mean over responses of the mean over their selected tokens, GRPO's aggregation.
 
-    The denominators are each response's own number of masked tokens and ``inputs.n_responses``. A response
-    without a masked token adds 0 and still counts.
-
-    Args:
-        values_RT: Finite values, also where they are masked out.
-        mask_RT: bool, the tokens that count.
-        inputs: The micro-batch, for its global counts.
+    The denominators are each response's own number of selected tokens and ``inputs.n_responses``. A response
+    without a selected token adds 0 and still counts.
 
     Source: https://arxiv.org/abs/2402.03300, equation 3.
     """
-    mean_R = (values_RT * mask_RT).sum(dim=1) / mask_RT.sum(dim=1).clamp(min=1)
+    selected_RT = inputs.selected_RT
+    mean_R = (values_RT * selected_RT).sum(dim=1) / selected_RT.sum(dim=1).clamp(min=1)
     return mean_R.sum() / inputs.n_responses
+
+
+def token_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
+    """Return the mean over the selected tokens of the whole update batch: a response counts by its length.
+
+    The denominator is ``inputs.n_selected``.
+
+    Source: https://arxiv.org/abs/2503.14476, section 3.3.
+    """
+    return (values_RT * inputs.selected_RT).sum() / inputs.n_selected
+
+
+def constant_length_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
+    """Return the mean over responses of the sum over their selected tokens, divided by the longest length allowed.
+
+    The denominator, ``inputs.n_responses * inputs.max_new_tokens``, does not depend on what was sampled: every token
+    weighs the same, in short and in long responses and in every update.
+
+    Source: https://arxiv.org/abs/2503.20783.
+    """
+    return (values_RT * inputs.selected_RT).sum() / (inputs.n_responses * inputs.max_new_tokens)
 
 
 @torch.no_grad()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
 from saei.objectives.advantages import AdvantageConfig
+from saei.objectives.aggregation import response_mean
 from saei.registry import OptionalSelectorField, TermField
 from saei.strategy import Strategy, StrategyConfig
+
+Aggregate: TypeAlias = Callable[[Tensor], Tensor]
+"""From one value per response token, ``[R, T]``, to one number, weighing tokens as the objective does."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,7 +35,9 @@ class ObjectiveInput:
         beta_R: Exponent of the view weight per response.
         cap_R: Cap of the view weight per response.
         n_responses: Responses of the whole update batch, over all micro-batches and processes.
-        n_tokens: Unmasked tokens of the whole update batch.
+        n_tokens: Response tokens of the whole update batch; truncated responses that are masked do not count.
+        n_selected: Those of them that the policy loss uses.
+        max_new_tokens: Longest response that sampling allows.
         entropy_RT: Entropy of the current policy with graph, nats; only if an objective needs ``entropy``.
         reference_logp_RT: Log-probabilities of the reference; only if one needs ``reference``.
     """
@@ -47,6 +54,8 @@ class ObjectiveInput:
     cap_R: Tensor
     n_responses: float
     n_tokens: float
+    n_selected: float
+    max_new_tokens: int
     entropy_RT: Tensor | None = None
     reference_logp_RT: Tensor | None = None
 
@@ -78,14 +87,20 @@ class Term(Strategy, ABC):
         return frozenset()
 
     @abstractmethod
-    def loss(self, inputs: ObjectiveInput) -> Loss:
-        """Return the term's contribution, coefficient included; lower is better."""
+    def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
+        """Return the term's contribution, coefficient included; lower is better.
+
+        Args:
+            inputs: The micro-batch.
+            aggregate: Weighs response tokens as the objective's policy loss does, also those that it does not use.
+        """
 
 
 class Objective(Strategy, ABC):
     """A policy loss with its terms.
 
-    To add one: derive, nest a ``Config``, implement ``policy_loss``.
+    To add one: derive, nest a ``Config``, implement ``policy_loss``; one that weighs tokens in another way than GRPO
+    overrides ``aggregate``.
     """
 
     kind: ClassVar[str] = "objective"
@@ -126,6 +141,13 @@ class Objective(Strategy, ABC):
     def policy_loss(self, inputs: ObjectiveInput) -> Loss:
         """Return the policy loss of the selected tokens, without terms."""
 
+    def aggregate(self, values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
+        """Return this micro-batch's share of the update batch's loss, from the values of its selected tokens.
+
+        The terms are aggregated by it, too: their coefficients mean the same beside each token's loss.
+        """
+        return response_mean(values_RT, inputs)
+
     def loss(self, inputs: ObjectiveInput) -> Loss:
         """Return policy loss plus terms; metrics of a term are prefixed by its name."""
         if self.config.mask_truncated:
@@ -133,8 +155,10 @@ class Objective(Strategy, ABC):
             inputs = replace(inputs, mask_RT=keep_RT, selected_RT=inputs.selected_RT & keep_RT)
         total = self.policy_loss(inputs)
         value, metrics = total.value, dict(total.metrics)
+        # A term acts on every response token, whichever of them the policy loss uses.
+        everywhere = replace(inputs, selected_RT=inputs.mask_RT, n_selected=inputs.n_tokens)
         for term in self.terms:
-            extra = term.loss(inputs)
+            extra = term.loss(inputs, partial(self.aggregate, inputs=everywhere))
             value = value + extra.value
             metrics |= {f"{term.name()}/{name}": number for name, number in extra.metrics.items()}
         return Loss(value, metrics)

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeFloat
 
-from saei.objectives.aggregation import per_response, response_mean
-from saei.objectives.base import Loss, ObjectiveInput, Term
+from saei.objectives.aggregation import per_response
+from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.strategy import StrategyConfig
 
 
 class EntropyBonus(Term):
-    """``-coefficient`` times the mean token entropy under the update view, in nats.
+    """``-coefficient`` times the mean token entropy under the update view, in nats; the objective says which mean.
 
     Metric: ``mean``, the entropy without its coefficient.
 
@@ -37,9 +37,9 @@ class EntropyBonus(Term):
         """The current policy's entropy."""
         return frozenset({"entropy"})
 
-    def loss(self, inputs: ObjectiveInput) -> Loss:
+    def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
         """Return the negative bonus over all response tokens."""
         assert inputs.entropy_RT is not None, "EntropyBonus needs the policy's entropy."
         entropy_RT = torch.where(inputs.mask_RT, inputs.entropy_RT, 0.0)
-        value = -self.config.coefficient * response_mean(entropy_RT, inputs.mask_RT, inputs)
+        value = -self.config.coefficient * aggregate(entropy_RT)
         return Loss(value, {"mean": per_response(entropy_RT, inputs.mask_RT)})

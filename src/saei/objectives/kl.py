@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeFloat
 
-from saei.objectives.aggregation import per_response, response_mean
-from saei.objectives.base import Loss, ObjectiveInput, Term
+from saei.objectives.aggregation import per_response
+from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.view_weight import view_weight
 from saei.strategy import StrategyConfig
 
@@ -31,8 +31,8 @@ class KL(Term):
 
         Attributes:
             coefficient: Weight of the penalty.
-            bias_correction: Multiply k3 by the ratio to the old policy, gradient included. The penalty's gradient
-                is then that of the divergence itself, which plain k3's is not even at ratio 1
+            bias_correction: Multiply k3 by the token's ratio to the old policy, gradient included. The penalty's
+                gradient is then that of the divergence itself, which plain k3's is not even at ratio 1
                 (https://arxiv.org/abs/2512.02556); GRPO's original penalty goes without.
         """
 
@@ -47,7 +47,7 @@ class KL(Term):
         """The reference's log-probabilities."""
         return frozenset({"reference"})
 
-    def loss(self, inputs: ObjectiveInput) -> Loss:
+    def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
         """Return the penalty over all response tokens."""
         assert inputs.reference_logp_RT is not None, "KL needs the reference's log-probabilities."
         difference_RT = torch.where(inputs.mask_RT, inputs.reference_logp_RT - inputs.logp_RT, 0.0)
@@ -56,5 +56,5 @@ class KL(Term):
             k3_RT = k3_RT * torch.where(inputs.mask_RT, inputs.logp_RT - inputs.old_logp_RT, 0.0).exp()
         weight_RT = view_weight(inputs, torch.ones_like(inputs.beta_R))
         penalty_RT = k3_RT * weight_RT
-        value = self.config.coefficient * response_mean(penalty_RT, inputs.mask_RT, inputs)
+        value = self.config.coefficient * aggregate(penalty_RT)
         return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT)})

@@ -9,8 +9,8 @@ from saei.objectives.base import ObjectiveInput
 
 
 @torch.no_grad()
-def view_weight(inputs: ObjectiveInput, beta_R: Tensor) -> Tensor:
-    """Return the detached weight ``min(cap, exp(beta * (old_logp - behaviour_logp)))`` per token, ``[R, T]``.
+def view_weight(inputs: ObjectiveInput, beta_R: Tensor, gap_RT: Tensor | None = None) -> Tensor:
+    """Return the detached weight ``min(cap, exp(beta * gap))`` per token, ``[R, T]``.
 
     It is exactly 1 for a response trained under its own view, where the two log-probabilities differ only by how
     they were computed, where beta is 0, and on padding.
@@ -18,10 +18,13 @@ def view_weight(inputs: ObjectiveInput, beta_R: Tensor) -> Tensor:
     Args:
         inputs: The micro-batch.
         beta_R: 0 ignores the gap, 1 corrects it fully up to the cap.
+        gap_RT: None for ``old_logp - behaviour_logp`` of each token; an objective whose ratio is not that of a token
+            gives the gap in its own measure.
 
     Source: original; the form is a truncated importance weight.
     """
-    gap_RT = inputs.old_logp_RT - inputs.behaviour_logp_RT
+    if gap_RT is None:
+        gap_RT = inputs.old_logp_RT - inputs.behaviour_logp_RT
     weight_RT = torch.minimum(torch.exp(beta_R[:, None] * gap_RT), inputs.cap_R[:, None])
     counts_RT = inputs.mask_RT & (inputs.off_view_R & (beta_R != 0))[:, None]
     return torch.where(counts_RT, weight_RT, 1.0)

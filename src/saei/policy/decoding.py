@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,13 @@ def decode(
     distribution: Distribution,
     sampling: SamplingConfig,
     eos_ids: Tensor,
-    generator: torch.Generator,
+    uniform: Callable[[int], Tensor],
     drop_ended: bool = True,
 ) -> Draw:
     """Sample until every row ended or the length limit is reached.
 
-    One uniform number per row and position is drawn from the generator on the CPU whether or not the row is still
-    live, so that what one row does never changes another's draws. Rows that ended leave the batch once they
-    are half of it.
+    There is one uniform number per row and position whether or not the row is still live, so that what one row does
+    never changes another's draws. Rows that ended leave the batch once they are half of it.
 
     Args:
         first_RV: Logits of the first token of each row.
@@ -52,7 +51,7 @@ def decode(
         distribution: The policy's distribution.
         sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
         eos_ids: The ids that end a response.
-        generator: Source of all randomness, on the CPU.
+        uniform: From a position to float64 numbers in [0, 1), one per row, on the CPU; see ``uniforms``.
         drop_ended: Whether rows may leave the cache.
     """
     total, device = first_RV.shape[0], first_RV.device
@@ -65,7 +64,7 @@ def decode(
     rows = torch.arange(total, device=device)
     logits = first_RV
     for position in range(limit):
-        uniform_R = torch.rand(total, generator=generator, dtype=torch.float64).to(device)
+        uniform_R = uniform(position).to(device)
         logp_LV, entropy_L = _log_probabilities(logits, distribution, sampling)
         chosen = logp_LV.argmax(-1) if sampling.temperature == 0 else inverse_cdf(logp_LV, uniform_R[rows])
         ids_RT[rows, position] = chosen
@@ -85,6 +84,25 @@ def decode(
                 rows, chosen = rows[keep], chosen[keep]
             logits = step(chosen, rows, cache).logits_BV
     return Draw(ids_RT, logp_RT, entropy_RT, length_R, ~ended_R)
+
+
+def uniforms(
+    generator: torch.Generator | Sequence[torch.Generator], counts: Sequence[int], limit: int
+) -> Callable[[int], Tensor]:
+    """Return the uniform numbers of each position's rows, ``float64 [R]``, to be asked for in order.
+
+    Args:
+        generator: One source for all rows, which moves on position by position; or one per part of the rows, which
+            moves on by the whole limit at once, so that no part depends on how long the others' rows are.
+        counts: Rows of each part.
+        limit: Positions.
+    """
+    if isinstance(generator, torch.Generator):
+        total = sum(counts)
+        return lambda position: torch.rand(total, generator=generator, dtype=torch.float64)
+    parts = zip(generator, counts, strict=True)
+    ahead_TR = torch.cat([torch.rand(limit, n, generator=own, dtype=torch.float64) for own, n in parts], dim=1)
+    return lambda position: ahead_TR[position]
 
 
 def inverse_cdf(logp_LV: Tensor, uniform_L: Tensor) -> Tensor:

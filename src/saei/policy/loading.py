@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saei.config import BUILTIN, ModelConfig
+from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
+from saei.data.hub import hub_answers
 from saei.errors import ModelError, SaeiError
+from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
+from saei.policy.anatomy import freeze
 from saei.policy.patches import use_patch_products
 from saei.policy.processors import load_processor
 
+BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
+"""Folders of the models that ship with the package, below ``saei/builtin``."""
+
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
-
-HUB_TIMEOUT = 5.0
-"""Seconds after which the hub counts as out of reach and only its local cache is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Parts:
         chat_template: The template of a conversation, None to use the tokenizer's own.
         notes: What the user should know about how the parts were found.
         processor: The processor that has them as parts, None to compose the model's own of them.
+        adapter: peft's wrapper of the model, whose linear layers have adapters in them; None without.
     """
 
     model: Any
@@ -42,10 +46,11 @@ class Parts:
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
     processor: Any = None
+    adapter: Any = None
 
 
 def load_parts(config: ModelConfig) -> Parts:
-    """Load model, tokenizer and image processor.
+    """Load model, tokenizer and image processor, and put adapters into the model where they are asked for.
 
     Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
     package, the processor is composed of tokenizer and image processor, and ``notes`` say so.
@@ -57,6 +62,11 @@ def load_parts(config: ModelConfig) -> Parts:
     from transformers.utils import logging
 
     path = _reachable(config)
+    saved = saved_adapter(path, config.revision)
+    asked = config
+    if saved is not None:
+        config = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
+        path = _base_of(saved, config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -72,12 +82,26 @@ def load_parts(config: ModelConfig) -> Parts:
         raise _not_loadable(config, "an image-text-to-text model", error) from error
     _refuse_random_weights(config, found)
     device = config.device if config.device != "auto" else _best_device()
-    model = model.to(device).eval()
+    model = model.to(device)
+    model, adapter = _adapted(asked, model, saved, path)
+    model.eval()
     use_patch_products(model)
     _set_threads(config, model)
-    if config.freeze_vision:
-        vision_tower(model).requires_grad_(False)
-    return _with_processors(config, path, model)
+    return replace(_with_processors(config, path, model), adapter=adapter)
+
+
+def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: str) -> tuple[Any, Any]:
+    """Return the model and peft's wrapper of it, None where its own weights are trained, but for the frozen parts."""
+    if config.lora is not None:
+        if saved is not None:
+            return model, load_adapter(model, saved, config.lora)
+        base = str(Path(path).resolve()) if Path(model_path(config)).expanduser().is_dir() else config.path
+        return model, new_adapter(model, config.lora, base=base, revision=config.revision)
+    if saved is not None:
+        model = merge_adapter(model, saved)
+        model.requires_grad_(True)
+    freeze(model, config.freeze)
+    return model, None
 
 
 def _reachable(config: ModelConfig) -> str:
@@ -95,7 +119,7 @@ def _reachable(config: ModelConfig) -> str:
         return path
     if path.startswith(("/", ".")) or path.count("/") > 1:
         raise _not_found(config, "there is no such folder")
-    if _hub_answers():
+    if hub_answers():
         return path
     cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
     if not isinstance(cached, str):
@@ -103,14 +127,15 @@ def _reachable(config: ModelConfig) -> str:
     return str(Path(cached).parent)
 
 
-def _hub_answers() -> bool:
-    from huggingface_hub import constants, get_session
-
+def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
-    except Exception:  # whatever the transport raises, the hub is out of reach
-        return False
-    return True
+        return _reachable(config)
+    except ModelError as error:
+        raise ModelError(
+            "An adapter needs the model that it belongs to.",
+            reason=error.reason,
+            remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
+        ) from error
 
 
 def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:
@@ -133,26 +158,9 @@ def _set_threads(config: ModelConfig, model: Any) -> None:
 
 
 def model_path(config: ModelConfig) -> str:
-    """Return the folder or hub id of a model, ``builtin`` resolved."""
-    return str(files("saei") / "builtin" / "tiny") if config.path == BUILTIN else config.path
-
-
-def vision_tower(model: Any) -> Any:
-    """Return the vision encoder of a model.
-
-    Raises:
-        ModelError: If it has none that can be found.
-    """
-    base = model.base_model
-    for name in ("visual", "vision_tower", "vision_model"):
-        tower = getattr(base, name, None)
-        if tower is not None:
-            return tower
-    raise ModelError(
-        "The vision tower has to be found to freeze it.",
-        reason=f"{type(base).__name__} has none under a known name.",
-        remedy="Set model.freeze_vision=false.",
-    )
+    """Return the folder or hub id of a model, built-in ones resolved."""
+    folder = BUILTIN_FOLDERS.get(config.path)
+    return config.path if folder is None else str(files("saei") / "builtin" / folder)
 
 
 def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
@@ -168,7 +176,14 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
     notes = (note,) if note else ()
-    return Parts(model, processor.tokenizer, processor.image_processor, processor.chat_template, notes, processor)
+    return Parts(
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+        chat_template=processor.chat_template,
+        notes=notes,
+        processor=processor,
+    )
 
 
 def _best_device() -> str:

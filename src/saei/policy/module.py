@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,15 @@ class Continuation:
 class Targets:
     """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
 
-    Places count through the hidden states of all rows, flat, those of a continuation last.
+    Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` says that
+    the head's gradient is not wanted.
     """
 
     source_M: Tensor
     target_M: Tensor
     distribution: Distribution
     with_entropy: bool
+    hidden_only: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,21 +73,25 @@ class PolicyModule(nn.Module):
         self._readout = readout
 
     def forward(
-        self, inputs: Mapping[str, Any], targets: Targets | None = None, continuation: Continuation | None = None
-    ) -> tuple[Tensor, Tensor | None] | NextToken:
+        self, inputs: Mapping[str, Any] | None, targets: Targets | None = None, continuation: Continuation | None = None
+    ) -> tuple[Tensor, Tensor | None] | NextToken | Tensor:
         """Score tokens, or without targets return the next token's logits.
 
         Args:
-            inputs: Arguments of the base model's forward.
+            inputs: Arguments of the base model's forward; None returns a zero that depends on every trained parameter,
+                for a backward pass in which processes add up their gradients.
             targets: What to score.
             continuation: Rows to score that go on from those of ``inputs``, which then have to ask for a cache.
 
         Returns:
             ``(logp_M, entropy_M or None)`` in float32 nats, or ``NextToken``.
         """
+        if inputs is None:
+            firsts = [p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
+            return 0.0 * torch.stack([first.float() for first in firsts]).sum()
         hidden_BSd, cache = hidden_states(self.model, **inputs)
         if targets is None:
-            return NextToken(self._logits(hidden_BSd[:, -1]).float(), cache)
+            return NextToken(self._head()(hidden_BSd[:, -1]).float(), cache)
         hidden_Md = hidden_BSd.flatten(0, 1)
         if continuation is not None:
             _fork(cache, hidden_BSd.shape[0], continuation.parent_R)
@@ -95,16 +101,20 @@ class PolicyModule(nn.Module):
         statistics: tuple[Tensor, Tensor | None] = token_statistics(
             hidden_Md.index_select(0, targets.source_M),
             targets.target_M,
-            self._logits,
+            self._head(),
             temperature=distribution.temperature,
             banned_V=distribution.banned_V,
             entropy_temperature=distribution.entropy_temperature,
             with_entropy=targets.with_entropy,
+            hidden_only=targets.hidden_only,
         )
         return statistics
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._readout(self.model.get_output_embeddings()(hidden))
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse."""
+        layer: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+        readout = self._readout
+        return layer if readout == Readout() else lambda hidden: readout(layer(hidden))
 
 
 def _fork(cache: Any, rows: int, parent_R: Tensor) -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from saei.data.open_image import to_rgb
 from saei.errors import DataError, SaeiError
 from saei.policy.resizing import Planes, Resize, picture, planes, resizes
 from saei.policy.tracing import PIXELS, PixelMap, Process, Size, trace
@@ -63,7 +64,7 @@ class PixelSpace:
         if not images:
             return ()
         try:
-            pictures = [planes(_rgb(image)) for image in images]
+            pictures = [planes(to_rgb(image)) for image in images]
             sizes = _sizes(pictures)
             if sizes not in self._steps:
                 self._steps[sizes] = self._find_steps(pictures)
@@ -170,14 +171,6 @@ class PixelSpace:
 def to_image(canvas: Tensor) -> Image.Image:
     """Return the RGB picture of a canvas; exact, since canvases are on the 8-bit grid."""
     return picture((canvas.detach().cpu() * 255).round().to(torch.uint8).numpy())
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return a picture as RGB; transparent pixels are laid on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def _kept(planes_CHW: Planes) -> Planes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from saei.config import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, ModelError
+from saei.policy.adapters import SwitchedOff, save_adapter
 from saei.policy.backbone import find_readout, pixel_dtype
 from saei.policy.loading import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
@@ -86,13 +88,25 @@ class Policy:
         *,
         sampling: SamplingConfig | None = None,
         entropy: EntropyConfig | None = None,
-    ) -> Policy:
+    ) -> Self:
         """Load a policy from a folder or a hub.
 
         Raises:
             ModelError: If the model or its processors do not load.
         """
-        parts = load_parts(model)
+        return cls.around(load_parts(model), model, template, sampling=sampling, entropy=entropy)
+
+    @classmethod
+    def around(
+        cls,
+        parts: Parts,
+        model: ModelConfig,
+        template: Template,
+        *,
+        sampling: SamplingConfig | None = None,
+        entropy: EntropyConfig | None = None,
+    ) -> Self:
+        """Return the policy of parts that were loaded as ``model`` says."""
         return cls(
             parts,
             template,
@@ -168,9 +182,22 @@ class Policy:
         """
         return Prefix(self, views, grad, pixels)
 
+    def without_adapter(self) -> Policy:
+        """Return the policy with its adapters switched off: LoRA's reference, in the memory of the same weights."""
+        assert self.parts.adapter is not None
+        below = copy(self)
+        below.module = SwitchedOff(self.parts.adapter, self.module)
+        return below
+
     def save(self, folder: Path) -> None:
-        """Write model and processor as one folder that the Auto classes of transformers load."""
-        self.model.save_pretrained(folder)
+        """Write model and processor as one folder that the Auto classes of transformers load.
+
+        Under LoRA the adapter takes the model's place, as peft writes it.
+        """
+        if self.parts.adapter is None:
+            self.model.save_pretrained(folder)
+        else:
+            save_adapter(self.parts.adapter, folder)
         save_processor(self.processor, folder)
 
     def _positions(self, prompt: Prompt) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.config import SamplingConfig
-from saei.policy.decoding import Draw, decode
+from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
 from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
 from saei.types import Response, View
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
 Grad: TypeAlias = Literal["none", "pixels", "parameters"]
-Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
@@ -31,8 +30,8 @@ class Scores:
     """Teacher-forced statistics of one view's N responses, right-padded to the longest of them.
 
     Attributes:
-        logp_NT: float32 log-probability of each token, 0 on padding.
-        entropy_NT: float32 entropy in nats, 0 on padding; None if it was not asked for.
+        logp_NT: float32 log-probability of each token, 0 on padding and on tokens that were not selected.
+        entropy_NT: float32 entropy in nats, 0 likewise; None if it was not asked for.
         mask_NT: bool, True on response tokens.
     """
 
@@ -74,9 +73,7 @@ class Prefix:
     ) -> None:
         self._stack.close()
 
-    def _in_passes(
-        self, run: Callable[[Prefix, Sequence[Argument]], list[Result]], arguments: Sequence[Argument]
-    ) -> list[Result]:
+    def _in_passes(self, run: Callable[[Prefix, Sequence[int]], list[Result]]) -> list[Result]:
         """Run on all views together, or on those of one number of images at a time if rows feel each other's images.
 
         They do where a mask says which tokens look at which images: what it leaves out is not left out everywhere.
@@ -84,29 +81,43 @@ class Prefix:
         counts = [len(view.canvases) for view in self._views]
         masked = any(own.ndim > 2 for view in self._views for own in view.token_inputs.values())
         if not masked or len(set(counts)) == 1:
-            return run(self, arguments)
+            return run(self, range(len(counts)))
         results: dict[int, Result] = {}
         for count in sorted(set(counts)):
             numbers = [number for number, own in enumerate(counts) if own == count]
             canvases = [canvas for number in numbers for canvas in self._canvases[number]]
             part = Prefix(self._policy, [self._views[number] for number in numbers], self._grad, canvases)
-            results |= zip(numbers, run(part, [arguments[number] for number in numbers]), strict=True)
+            results |= zip(numbers, run(part, numbers), strict=True)
         return [results[number] for number in range(len(counts))]
 
-    def score(self, responses: Sequence[Sequence[Response]], *, with_entropy: bool = True) -> list[Scores]:
+    def score(
+        self,
+        responses: Sequence[Sequence[Response]],
+        *,
+        with_entropy: bool = True,
+        selected: Sequence[Tensor] | None = None,
+    ) -> list[Scores]:
         """Score responses under their views.
 
         Args:
             responses: For each view its responses; all of them may be empty for a view.
             with_entropy: Whether entropies are wanted.
+            selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
         """
-        return self._in_passes(lambda part, own: part._score(own, with_entropy), responses)
 
-    def _score(self, responses: Sequence[Sequence[Response]], with_entropy: bool) -> list[Scores]:
+        def run(part: Prefix, numbers: Sequence[int]) -> list[Scores]:
+            chosen = None if selected is None else [selected[number] for number in numbers]
+            return part._score([responses[number] for number in numbers], with_entropy, chosen)
+
+        return self._in_passes(run)
+
+    def _score(
+        self, responses: Sequence[Sequence[Response]], with_entropy: bool, selected: Sequence[Tensor] | None
+    ) -> list[Scores]:
         policy = self._policy
         ids = [[response.ids_T for response in own] for own in responses]
         if not any(len(ids_T) for own in ids for ids_T in own):
-            return [_padded(own, None, None) for own in ids]
+            return [_padded(own, None, torch.zeros(0) if with_entropy else None) for own in ids]
         layout = lay_out(self._views, ids, shared=policy.shared_prefix, left=policy.windowed)
         rows, answers = layout.rows, layout.answers
         inputs = {
@@ -121,8 +132,14 @@ class Prefix:
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
-        targets = Targets(layout.source_M, layout.target_M, distribution, with_entropy)
+        source_M, target_M, keep_M = layout.source_M, layout.target_M, _flat(selected, ids)
+        if keep_M is not None:
+            source_M, target_M = source_M[keep_M], target_M[keep_M]
+        targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only=self._grad == "pixels")
         logp_M, entropy_M = policy.module(inputs, targets, continuation)
+        if keep_M is not None:
+            logp_M = _at(keep_M, logp_M)
+            entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)
         counts = [sum(map(len, own)) for own in ids]
         logps = logp_M.split(counts)
         entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)
@@ -130,24 +147,39 @@ class Prefix:
 
     @torch.no_grad()
     def sample(
-        self, counts: Sequence[int], *, generator: torch.Generator, sampling: SamplingConfig | None = None
+        self,
+        counts: Sequence[int],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None = None,
     ) -> list[list[Response]]:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
         Args:
             counts: How many responses each view gets.
-            generator: Source of all randomness, on the CPU.
+            generator: Source of all randomness, on the CPU; several, one per view, make the responses to a view
+                independent of the views that it is opened with.
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
         """
-        return self._in_passes(lambda part, own: part._sample(own, generator, sampling), counts)
+
+        def run(part: Prefix, numbers: Sequence[int]) -> list[list[Response]]:
+            own = generator if isinstance(generator, torch.Generator) else [generator[number] for number in numbers]
+            return part._sample([counts[number] for number in numbers], own, sampling)
+
+        return self._in_passes(run)
 
     def _sample(
-        self, counts: Sequence[int], generator: torch.Generator, sampling: SamplingConfig | None
+        self,
+        counts: Sequence[int],
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None,
     ) -> list[list[Response]]:
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:
             return [[] for _ in counts]
+        if not isinstance(generator, torch.Generator):
+            generator = [generator[number] for number in wanted]
         draw = self._draw(wanted, [counts[number] for number in wanted], sampling, generator)
         policy = self._policy
         ids = [row[:length].cpu() for row, length in zip(draw.ids_RT, draw.length_R.tolist(), strict=True)]
@@ -165,7 +197,11 @@ class Prefix:
         return [[next(drawn) for _ in range(count)] for count in counts]
 
     def _draw(
-        self, wanted: list[int], counts: list[int], sampling: SamplingConfig | None, generator: torch.Generator
+        self,
+        wanted: list[int],
+        counts: list[int],
+        sampling: SamplingConfig | None,
+        generator: torch.Generator | Sequence[torch.Generator],
     ) -> Draw:
         policy = self._policy
         views = [self._views[number] for number in wanted]
@@ -206,7 +242,7 @@ class Prefix:
             distribution=policy.distribution if sampling is None else policy.distribution_of(sampling),
             sampling=sampling or policy.sampling,
             eos_ids=policy.eos_ids,
-            generator=generator,
+            uniform=uniforms(generator, counts, (sampling or policy.sampling).max_new_tokens),
             drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
 
@@ -241,6 +277,24 @@ def _position_argument(positions_KBS: Tensor) -> Tensor:
     return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
 
 
+def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """Return which of all response tokens, in the order of a layout, are selected; None if there is no choice."""
+    if selected is None:
+        return None
+    return torch.cat(
+        [
+            own_T[: len(ids_T)]
+            for selected_NT, own in zip(selected, ids, strict=True)
+            for own_T, ids_T in zip(selected_NT, own, strict=True)
+        ]
+    )
+
+
+def _at(keep_M: Tensor, values_m: Tensor) -> Tensor:
+    """Return the values at the places that are kept, 0 elsewhere."""
+    return values_m.new_zeros(keep_M.shape).masked_scatter(keep_M, values_m)
+
+
 def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | None) -> Scores:
     lengths = [len(ids_T) for ids_T in ids]
     width = max(lengths, default=0)
@@ -252,7 +306,7 @@ def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | No
     mask_NT = torch.arange(width, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
     if logp_M is None or not ids:
         zeros = torch.zeros(len(ids), width, device=device)
-        return Scores(zeros, zeros, mask_NT)
+        return Scores(zeros, None if entropy_M is None else zeros, mask_NT)
     return Scores(spread(logp_M), None if entropy_M is None else spread(entropy_M), mask_NT)
 
 

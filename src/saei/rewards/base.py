@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from saei.strategy import Strategy
 from saei.types import Example, Grade
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Attempt:
+    """One response to be graded.
+
+    Attributes:
+        example: The problem with its gold answer.
+        text: The decoded response without special tokens.
+        truncated: Whether the length limit ended the response.
+        length: Tokens of the response, None where they are not known.
+    """
+
+    example: Example
+    text: str
+    truncated: bool = False
+    length: int | None = None
+
+
 class Reward(Strategy, ABC):
-    """Grades responses. To add one: derive, nest a ``Config``, implement ``grade``."""
+    """Grades responses. To add one: derive, nest a ``Config``, implement ``grade``.
+
+    Override ``grade_all`` where many responses together are cheaper than one after another, or where the length in
+    tokens matters; override ``check`` where a gold answer can be one that no response could be compared with.
+    """
 
     kind: ClassVar[str] = "reward"
 
@@ -24,4 +47,15 @@ class Reward(Strategy, ABC):
             example: The problem with its gold answer.
             text: The decoded response without special tokens.
             truncated: Whether the length limit ended the response.
+        """
+
+    def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        """Return the grade of each response, the same as one by one."""
+        return [self.grade(one.example, one.text, truncated=one.truncated) for one in attempts]
+
+    def check(self, example: Example) -> None:
+        """Check that responses to an example can be graded.
+
+        Raises:
+            DataError: If its gold answer cannot be read.
         """

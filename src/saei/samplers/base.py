@@ -26,7 +26,10 @@ class Sampler(Strategy, ABC):
 
     @abstractmethod
     def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
-        """Return one group per clean view, each with ``group_size`` responses."""
+        """Return one group per clean view, each with ``group_size`` responses.
+
+        The groups stand in the order of their views: the given ones, then those that ``ctx.more`` was asked for.
+        """
 
     def check(self, policy: Policy, view: View) -> None:
         """Find out on one view, before any long work, whether the sampler can do its work with this policy.

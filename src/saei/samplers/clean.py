@@ -36,7 +36,7 @@ class Clean(Sampler):
         """Return one group per view."""
         n = self.config.n
         with ctx.phase("sample"), ctx.policy.open(views) as prefix:
-            drawn = prefix.sample([n] * len(views), generator=ctx.generator)
+            drawn = prefix.sample([n] * len(views), generator=ctx.generators(views))
         return [
             Group(view.example, (view,), tuple(own), (0,) * n, (0,) * n) for view, own in zip(views, drawn, strict=True)
         ]

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from saei.data.base import Split, Task, Template
-from saei.rewards.base import Reward
+from saei.rewards.base import Attempt, Reward
 from saei.strategy import Strategy, StrategyConfig
 from saei.testing.rules import config_of, random_state_untouched, require
 from saei.types import Example
@@ -85,8 +85,10 @@ def check_reward(subject: Strategy | StrategyConfig) -> None:
     name = config.type
     require(isinstance(reward, Reward), name, "the config of a reward builds a Reward")
     example = Example("e", "How many?", "7")
+    texts = (*HOSTILE, "<think>it is 7</think> \\boxed{7}")
+    alone: list[tuple[float, bool]] = []
     with random_state_untouched(name):
-        for text in (*HOSTILE, "<think>it is 7</think> \\boxed{7}"):
+        for text in texts:
             grades = []
             for truncated in (False, False, True):
                 try:
@@ -96,6 +98,10 @@ def check_reward(subject: Strategy | StrategyConfig) -> None:
             require(all(math.isfinite(grade.reward) for grade in grades), name, "rewards are finite")
             same = (grades[0].reward, grades[0].correct) == (grades[1].reward, grades[1].correct)
             require(same, name, "the same response has the same grade")
+            alone.append((grades[0].reward, grades[0].correct))
+        together = reward.grade_all([Attempt(example, text) for text in texts])
+        same = [(grade.reward, grade.correct) for grade in together] == alone
+        require(same, name, "responses have the same grades together as one by one, in their order")
 
 
 def _same(left: Example, right: Example) -> bool:

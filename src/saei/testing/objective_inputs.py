@@ -26,6 +26,7 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
         return scale * torch.randn(shape, dtype=torch.float64, generator=generator)
 
     mask_RT = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    selected_RT = mask_RT & (torch.arange(max(LENGTHS)) != 1) & (torch.tensor(LENGTHS) != 2)[:, None]
     logp_RT = -normal(1.0).abs() - 0.1
     old_logp_RT = logp_RT + normal(0.1)
     extra = {"entropy_RT": normal(1.0).abs().requires_grad_(), "reference_logp_RT": logp_RT + normal(0.3)}
@@ -34,7 +35,7 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
         old_logp_RT=old_logp_RT,
         behaviour_logp_RT=old_logp_RT + normal(0.5),
         mask_RT=mask_RT,
-        selected_RT=mask_RT & (torch.arange(max(LENGTHS)) != 1) & (torch.tensor(LENGTHS) != 2)[:, None],
+        selected_RT=selected_RT,
         advantage_R=torch.tensor([1.2, -0.7, -0.4, 0.9, 0.3], dtype=torch.float64),
         truncated_R=torch.tensor([True, False, False, False, False]),
         off_view_R=torch.tensor([False, False, True, True, True]),
@@ -42,6 +43,8 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
         cap_R=torch.full((len(LENGTHS),), 2.0, dtype=torch.float64),
         n_responses=float(2 * len(LENGTHS)),
         n_tokens=float(2 * sum(LENGTHS)),
+        n_selected=float(2 * selected_RT.sum()),
+        max_new_tokens=8,
         **{field: extra[field] for need, field in OPTIONAL.items() if need in needs},
     )
 

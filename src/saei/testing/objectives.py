@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from saei.objectives.aggregation import response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
 from saei.strategy import Strategy, StrategyConfig
 from saei.testing.objective_inputs import LENGTHS, OPTIONAL, copies, objective_inputs, padded, some_rows
@@ -56,8 +58,8 @@ def check_term(subject: Strategy | StrategyConfig) -> None:
     config = config_of(subject)
     term = config.build()
     require(isinstance(term, Term), config.type, "the config of a term builds a Term")
-    _check_needs(term.loss, term.needs, config.type)
-    _check_loss(term.loss, lambda: config.build().loss, objective_inputs(term.needs), config.type)
+    _check_needs(_alone(term), term.needs, config.type)
+    _check_loss(_alone(term), lambda: _alone(config.build()), objective_inputs(term.needs), config.type)
 
 
 def _check_needs(loss: LossFunction, needs: frozenset[str], name: str) -> None:
@@ -136,6 +138,15 @@ def _check_policy_loss(objective: Objective, inputs: ObjectiveInput, name: str) 
         name,
         "on the old policy, making a response with a positive advantage likelier lowers the policy loss",
     )
+
+
+def _alone(term: Term) -> LossFunction:
+    """Return a term's loss as it is beside GRPO's policy loss."""
+
+    def loss(inputs: ObjectiveInput) -> Loss:
+        return term.loss(inputs, partial(response_mean, inputs=replace(inputs, selected_RT=inputs.mask_RT)))
+
+    return loss
 
 
 def _gradients(loss: LossFunction, inputs: ObjectiveInput) -> list[Tensor]:

@@ -16,7 +16,8 @@ from saei.strategy import Strategy, StrategyConfig
 def registered(kind: str) -> list[StrategyConfig]:
     """Return the default config of every registered strategy of a kind, saei's and others', sorted by name.
 
-    Strategies whose config has a field without default are left out: they have no default to check.
+    Strategies whose config has a field without default are left out: they have no default to check; so are tasks
+    that read from a hub.
 
     Raises:
         ConfigError: If two distributions claim the same name.
@@ -27,6 +28,7 @@ def registered(kind: str) -> list[StrategyConfig]:
         config.model_validate({})
         for config in configs
         if not any(field.is_required() for field in config.model_fields.values())
+        and not getattr(config.strategy, "fetches", False)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,19 +38,50 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
     require(isinstance(sampler, Sampler), name, "the config of a sampler builds a Sampler")
     require(isinstance(sampler.group_size, int) and sampler.group_size > 0, name, "its group_size is a positive number")
     before = _state(policy)
+    further: list[View] = []
     with random_state_untouched(name):
-        groups = _draw(sampler, policy, views)
+        groups = _draw(sampler, policy, views, further=further)
     _check_untouched(name, policy, before)
-    require(len(groups) == len(views), name, "there is one group per view")
-    for view, group in zip(views, groups, strict=True):
+    looked_at = [*views, *further]
+    require(len(groups) == len(looked_at), name, "there is one group per view, those of ctx.more included")
+    for view, group in zip(looked_at, groups, strict=True):
         _check_group(sampler, policy, view, group)
         _check_guard(sampler, policy, group)
     require(_same(groups, _draw(config.build(), policy, views)), name, "the same arguments give the same groups")
+    _check_sources(config, policy, views)
     _check_state(config, sampler, policy, views)
 
 
-def _draw(sampler: Sampler, policy: Policy, views: Sequence[View], progress: float = 0.0) -> list[Group]:
-    return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded()))
+def _draw(
+    sampler: Sampler,
+    policy: Policy,
+    views: Sequence[View],
+    progress: float = 0.0,
+    further: list[View] | None = None,
+) -> list[Group]:
+    """Draw with as many further views as are asked for, the given ones over again, and add them to ``further``."""
+    given = [] if further is None else further
+
+    def more(n: int) -> list[View]:
+        fresh = [replace(views[(len(given) + i) % len(views)]) for i in range(n)]
+        given.extend(fresh)
+        return fresh
+
+    return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded(), more=more))
+
+
+def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
+    """Where groups have sources of their own, results do not depend on which of them a process draws."""
+
+    def draw(seed: int) -> list[Group]:
+        own = {id(view.example): torch.Generator().manual_seed(number) for number, view in enumerate(views)}
+        shared = torch.Generator().manual_seed(seed)
+        ctx = SamplingContext(policy, _grade, 0.0, shared, source=lambda view: own[id(view.example)])
+        groups: list[Group] = config.build().draw(views, ctx)
+        return groups
+
+    rule = "what belongs to a group is drawn from ctx.generators(views) or ctx.generator_of(view)"
+    require(_same(draw(1), draw(2)), config.type, rule)
 
 
 def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:
@@ -81,9 +113,9 @@ def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
     require(view.example is clean.example, name, "all views of a group look at its example")
     same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
     require(same, name, "all views of a group have canvases of the same sizes")
-    for canvas in view.canvases:
-        stored = policy.pixels.canvas(to_image(canvas)).to(canvas)
-        require(torch.equal(stored, canvas), name, "a canvas is what the policy sees of its 8-bit picture")
+    stored = policy.pixels.canvases([to_image(canvas) for canvas in view.canvases])
+    for canvas, again in zip(view.canvases, stored, strict=True):
+        require(torch.equal(again.to(canvas), canvas), name, "a canvas is what the policy sees of its 8-bit picture")
 
 
 def _check_origin(name: str, policy: Policy, group: Group) -> None:

@@ -1,0 +1,153 @@
+"""``saei data``: looking at data before training on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saei.cli.options import FLAG, AsJson, Assignments, Plugins, task_flags
+
+if TYPE_CHECKING:
+    from saei.config import RunConfig
+    from saei.data.base import Split, Task
+    from saei.engine.preview import Preview
+    from saei.engine.sifting import Sifted
+    from saei.policy import Policy
+
+Model = Annotated[
+    str, typer.Option(metavar="MODEL", help="Whose prompt and tokens: builtin, a run, a folder, or a hub id.")
+]
+TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help="Task, such as geometry3k.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Your data: a file, a folder, or a hub id.")]
+
+
+def preview(
+    model: Model = "builtin",
+    task: TaskName = None,
+    data: Data = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="train or eval; by default train, where there is one.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Examples that are shown.")] = 3,
+    look: Annotated[int, typer.Option(min=1, metavar="N", help="Examples that are counted.")] = 64,
+    set_: Assignments = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show examples as the model gets them: images, prompt, tokens; and how many could not be used."""
+    from saei.engine.preview import preview as seen
+    from saei.engine.sifting import Sifted, sift
+
+    config = _config(model, task, data, set_, plugin)
+    built: Task = config.task.build()
+    chosen = _split(split, built)
+    size = built.size(chosen)  # before the model loads: a mapping that cannot work is refused at once
+    policy = _policy(config)
+    indices = range(look if size is None else min(look, size))
+    found = Sifted(chosen, sift(built, policy, chosen, reward=config.reward.build(), indices=indices))
+    found.check()
+    usable = [one.index for one in found.looked if not one.rule][:rows]
+    shown = [seen(policy, policy.view(built.example(index, chosen))) for index in usable]
+    if as_json:
+        report = {"split": chosen, "size": size, "notes": list(built.notes()), "shown": [asdict(one) for one in shown]}
+        print(json.dumps(report | {"looked": [asdict(one) for one in found.looked]}, indent=2, default=str))
+        return
+    for note in built.notes():
+        print(note)
+    for one in shown:
+        _show(one)
+    _count(found, size)
+
+
+def check(
+    model: Model = "builtin",
+    task: TaskName = None,
+    data: Data = None,
+    every: Annotated[bool, typer.Option("--list", metavar=FLAG, help="Name each example that is left out.")] = False,
+    set_: Assignments = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at every example, in parallel; the result is remembered, also for trainings with training.sift=true."""
+    from saei.engine.progress import progress
+    from saei.engine.sifting import CACHE, Sifted, sift
+    from saei.errors import ConfigError
+
+    config = _config(model, task, data, set_, plugin)
+    built: Task = config.task.build()
+    sizes = {split: built.size(split) for split in built.splits()}
+    if None in sizes.values():
+        raise ConfigError(
+            "saei data check takes a task with an end.",
+            reason=f"'{built.name()}' makes its examples.",
+            remedy="Use saei data preview.",
+        )
+    policy, reward = _policy(config), config.reward.build()
+    found = []
+    for split in sizes:
+        with progress(f"Looking at {split}") as told:
+            found.append(Sifted(split, sift(built, policy, split, reward=reward, cache=CACHE, told=told)))
+    if as_json:
+        print(json.dumps({one.split: [asdict(row) for row in one.looked] for one in found}, indent=2))
+        return
+    for note in built.notes():
+        print(note)
+    for one in found:
+        _count(one, sizes[one.split])
+        for row in one.dropped if every else []:
+            print(f"  {one.split} example {row.index}: {row.report}")
+    for one in found:
+        one.check()
+
+
+def _config(
+    model: str, task: str | None, data: str | None, assignments: list[str] | None, plugins: list[str] | None
+) -> RunConfig:
+    from saei.cli.options import policy_config
+    from saei.layers import nested
+
+    layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
+    return policy_config(model, layers, assignments or [], plugins or [])
+
+
+def _policy(config: RunConfig) -> Policy:
+    from saei.policy import Policy
+
+    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    return Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
+
+
+def _split(asked: str | None, task: Task) -> Split:
+    from saei.errors import ConfigError
+
+    if asked is None:
+        return task.splits()[0]
+    known: dict[str, Split] = {"train": "train", "eval": "eval"}
+    if asked in known:
+        return known[asked]
+    raise ConfigError("--split is train or eval.", reason=f"Got '{asked}'.", remedy="task.splits maps them to yours.")
+
+
+def _show(one: Preview) -> None:
+    print(f"\n{one.id}: {one.tokens} prompt tokens, answer {one.answer!r}")
+    for (width, height), (seen_width, seen_height) in one.images:
+        print(f"  image {width} x {height}, seen as {seen_width} x {seen_height}")
+    if one.meta:
+        print("  " + ", ".join(f"{name} {value!r}" for name, value in one.meta.items()))
+    print("\n".join(f"  | {line}" for line in one.prompt.splitlines()))
+
+
+def _count(found: Sifted, size: int | None) -> None:
+    of = "" if size is None or size == len(found.looked) else f" of {size}"
+    print(f"\nLooked at {len(found.looked)}{of} {found.split} examples.")
+    lengths = sorted(one.tokens for one in found.looked if one.tokens is not None)
+    if lengths:
+        at = {name: lengths[int(share * (len(lengths) - 1))] for name, share in (("median", 0.5), ("90 %", 0.9))}
+        print(f"  prompt tokens: median {at['median']}, 90 % up to {at['90 %']}, longest {lengths[-1]}")
+    print(f"  left out: {len(found.dropped)}, of these too long {sum(one.too_long for one in found.dropped)}")
+    for rule, count in found.rules().most_common():
+        print(f"    {count}: {rule}")

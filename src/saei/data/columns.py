@@ -1,0 +1,139 @@
+"""Which column of a table holds what: as asked, or found by its name where that is obvious."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from saei.errors import DataError
+from saei.strategy import Section
+
+AUTO = "auto"
+
+_IMAGE_MARKER = re.compile(r"<image\d*>")
+
+NAMES: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "images": (
+        ("images", "image"),
+        ("file_name", "filename", "image_path", "image_file", "photo", "photos", "picture", "pictures", "img"),
+        ("path", "file"),
+    ),
+    "question": (("question", "problem"), ("prompt", "query"), ("text", "instruction")),
+    "answer": (("answer",), ("label", "solution", "ground_truth", "gold", "target"), ("answers", "labels")),
+}
+"""For each role the names by which its column is found: the first tier of which the table has one counts."""
+
+
+class Columns(Section):
+    """Which column holds what; ``auto`` finds the column where its name is obvious.
+
+    Attributes:
+        images: An image or a list of images: PIL images, encoded bytes, or paths, relative to the folder of the
+            table. None for text alone.
+        question: The question; ``<image>`` markers in it are dropped.
+        answer: The gold answer: text or a number.
+        id: A unique id; None for the row's number.
+    """
+
+    images: str | None = AUTO
+    question: str = AUTO
+    answer: str = AUTO
+    id: str | None = None
+
+
+def find_columns(asked: Columns, names: Sequence[str], where: str) -> Columns:
+    """Return the columns with every ``auto`` replaced by a column of the table.
+
+    Args:
+        asked: What the configuration says.
+        names: The table's columns.
+        where: Names the table in errors.
+
+    Raises:
+        DataError: If a column is missing, or none or several could be meant; all of them at once.
+    """
+    meant = {role: [column] if column != AUTO else _candidates(role, names) for role, column in asked}
+    clear = {role: columns[0] for role, columns in meant.items() if len(columns) == 1 and columns[0] in (*names, None)}
+    free = [name for name in names if name not in clear.values()]
+    reasons, remedies = [], []
+    for role, columns in meant.items():
+        path = f"--set task.columns.{role}="
+        choices = [path + name for name in (columns if len(columns) > 1 else free if len(free) == 1 else ["NAME"])]
+        if role in clear:
+            continue
+        if len(columns) > 1:
+            reasons.append(f"The {role} may be in {' or '.join(map(repr, columns))}.")
+        elif columns:
+            reasons.append(f"There is no column '{columns[0]}' (columns.{role}).")
+        else:
+            known = ", ".join(name for tier in NAMES[role] for name in tier)
+            reasons.append(f"No column has a name for the {role} (columns.{role}), such as {known}.")
+            if role == "images":
+                choices.append(f"{path}null for text alone")
+        remedies.append(", or ".join(choices))
+    if reasons:
+        raise DataError(
+            "Images, question and answer need a column each.",
+            reason=f"{where} has the columns {', '.join(names)}. {' '.join(reasons)}",
+            remedy=f"Name them: {'; '.join(remedies)}.",
+        )
+    return Columns.model_validate(clear)
+
+
+def _candidates(role: str, names: Sequence[str]) -> list[str]:
+    """Return the table's columns that are called as the first tier with any of its names says."""
+    plain = {name: name.strip().casefold().replace(" ", "_").replace("-", "_") for name in names}
+    for tier in NAMES[role]:
+        found = [name for name in names if plain[name] in tier]
+        if found:
+            return found
+    return []
+
+
+def as_text(value: object, column: str, where: str) -> str:
+    """Return a cell as text; whole numbers lose the ``.0`` that a table's column type gave them.
+
+    Raises:
+        DataError: If it is empty or neither text nor a number.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if not isinstance(value, str | int | float | None):
+        raise DataError(
+            "Questions and answers are text or numbers.",
+            reason=f"Column '{column}' holds a {type(value).__name__} in {where}.",
+            remedy="Write it as text, or name another column.",
+        )
+    text = "" if value is None else str(value).strip()
+    if not text:
+        raise DataError(
+            "Every row needs a question and an answer.",
+            reason=f"Column '{column}' is empty in {where}.",
+            remedy="Fill it in or remove the row.",
+        )
+    return text
+
+
+def without_markers(question: str) -> str:
+    """Return a question without the markers that say where its images stand; templates put images first."""
+    return _IMAGE_MARKER.sub("", question)
+
+
+def check_unique(ids: Sequence[object], column: str, where: str) -> None:
+    """Check that no id of a column comes twice.
+
+    Raises:
+        DataError: Naming the first that does.
+    """
+    seen: set[object] = set()
+    for number, value in enumerate(ids):
+        if value in seen:
+            raise DataError(
+                "Ids are unique.",
+                reason=f"{value!r} comes again in row {number} of {where}, column '{column}'.",
+                remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
+            )
+        seen.add(value)

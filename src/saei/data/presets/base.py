@@ -1,0 +1,103 @@
+"""The seam of presets: known data sets, whose columns need not be named."""
+
+from __future__ import annotations
+
+import re
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from saei.data.columns import as_text, check_unique, without_markers
+from saei.data.table_task import Item, TableTask
+from saei.data.tables import Table
+from saei.errors import DataError
+
+_OPTION = re.compile(r"^\s*\(?([A-Z])[.):：．、]\s*(\S.*?)\s*$", re.MULTILINE)  # noqa: RUF001  # full-width signs
+
+
+class Preset(TableTask, ABC):
+    """A data set with known columns. To add one: derive, nest a ``Config`` with its path, implement ``convert``.
+
+    ``Example.meta`` tells the graders what they compare (``answer_type``, ``choices``, ``precision``, ``unit``;
+    what is absent is read from the gold answer), and evaluation by what results are grouped.
+    """
+
+    fetches: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]]
+    """The columns that ``convert`` cannot do without."""
+    id_column: ClassVar[str | None] = None
+
+    @abstractmethod
+    def convert(self, row: Mapping[str, Any]) -> Item:
+        """Return what a row says.
+
+        Raises:
+            ValueError: If a cell is not as the data set's card says.
+        """
+
+    def check(self, table: Table) -> str | None:
+        """Look for the columns.
+
+        Raises:
+            DataError: If one is missing or ids repeat.
+        """
+        missing = [column for column in self.columns if column not in table.rows.column_names]
+        if missing:
+            raise DataError(
+                f"The task {self.name()} needs the columns {', '.join(self.columns)}.",
+                reason=f"{table.where} has no {', '.join(missing)}; it has {', '.join(table.rows.column_names)}.",
+                remedy="Pin a revision with these columns (task.revision), or use the task dataset and name yours.",
+            )
+        if self.id_column is not None and self.id_column in table.rows.column_names:
+            check_unique(table.rows[self.id_column], self.id_column, table.where)
+        return None
+
+    def item(self, row: Mapping[str, Any], table: Table, where: str) -> Item:
+        """Return what a row says, the question without image markers.
+
+        Raises:
+            DataError: If a cell is empty or not as the data set's card says.
+        """
+        try:
+            item = self.convert(row)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise DataError(
+                f"A row of {self.name()} has what its card says.",
+                reason=f"{where}: {type(error).__name__}: {error}.",
+                remedy="Pin a revision that has (task.revision), or remove the row.",
+            ) from error
+        question = as_text(without_markers(item.question), "question", where)
+        id_ = str(row[self.id_column]) if self.id_column is not None and self.id_column in row else None
+        return replace(item, question=question, answer=as_text(item.answer, "answer", where), id=id_)
+
+
+def image_of(*cells: object) -> list[object]:
+    """Return the first cell that holds an image as a list of one, an empty list if none does."""
+    filled = [cell for cell in cells if cell and not (isinstance(cell, Mapping) and not any(cell.values()))]
+    return filled[:1]
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """Return a question with one line per option, in letters."""
+    lines = [f"({letter}) {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
+    return "\n".join([question, *lines])
+
+
+def inline_options(question: str) -> tuple[str, ...]:
+    """Return the texts of the options that a question lists line by line as ``A. …``; empty if it lists none."""
+    found = _OPTION.findall(question)
+    in_order = [letter for letter, _ in found] == list(string.ascii_uppercase[: len(found)])
+    return tuple(text for _, text in found) if len(found) > 1 and in_order else ()
+
+
+def letter(index: int, count: int) -> str:
+    """Return the letter of option ``index`` of ``count``.
+
+    Raises:
+        ValueError: If there is no such option.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"option {index} of {count}")
+    return string.ascii_uppercase[index]

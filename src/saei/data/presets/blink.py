@@ -1,0 +1,44 @@
+"""BLINK (arXiv 2404.12390)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from saei.data.base import Split
+from saei.data.presets.base import Preset, image_of
+from saei.data.table_task import Item
+
+IMAGES = ("image_1", "image_2", "image_3", "image_4")
+
+
+class BLINK(Preset):
+    """What people see at a glance, as multiple choices about one to four images; 14 configurations.
+
+    Answers of the split ``test`` are hidden, so ``val`` is evaluated on.
+    """
+
+    class Config(Preset.Config):
+        """Fields of ``blink``.
+
+        Attributes:
+            name: The configuration, such as ``Counting`` or ``Spatial_Relation``.
+        """
+
+        type: Literal["blink"] = "blink"
+        path: str = "BLINK-Benchmark/BLINK"
+        name: str = "Counting"
+        splits: Mapping[Split, str] = {"eval": "val"}
+
+    config: Config
+    columns = (*IMAGES, "prompt", "choices", "answer")
+
+    def convert(self, row: Mapping[str, Any]) -> Item:
+        """Return the prompt, which has the options, the letter of the answer, and the images in their order."""
+        found = re.fullmatch(r"\(([A-Z])\)", row["answer"])
+        if found is None:
+            raise ValueError(f"answer '{row['answer']}' is no letter in brackets")
+        images = [image for name in IMAGES for image in image_of(row[name])]
+        meta = {"answer_type": "letter", "choices": tuple(row["choices"]), "config": self.config.name}
+        return Item(row["prompt"], found[1], images, meta=meta)

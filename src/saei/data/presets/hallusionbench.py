@@ -1,0 +1,49 @@
+"""HallusionBench (arXiv 2310.14566), and the groups that its scores are taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal
+
+from saei.data.base import Split
+from saei.data.presets.base import Preset, image_of
+from saei.data.table_task import Item
+
+ANSWERS = {"1": "yes", "0": "no"}
+KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
+VISUAL_SUPPLEMENT = "VS"
+
+
+class HallusionBench(Preset):
+    """Yes-or-no questions about figures and their altered copies: 951 with an image, 178 without (``non_image``)."""
+
+    class Config(Preset.Config):
+        """Fields of ``hallusionbench``."""
+
+        type: Literal["hallusionbench"] = "hallusionbench"
+        path: str = "lmms-lab/HallusionBench"
+        splits: Mapping[Split, str] = {"eval": "image"}
+
+    config: Config
+    columns = (*KEYS, "visual_input", "question", "gt_answer", "image")
+
+    def convert(self, row: Mapping[str, Any]) -> Item:
+        """Return question, yes or no, and the figure, if there is one."""
+        meta = {"answer_type": "yes-no", **{key: str(row[key]) for key in (*KEYS, "visual_input")}}
+        return Item(row["question"], ANSWERS[str(row["gt_answer"])], image_of(row["image"]), meta=meta)
+
+
+def figure_group(meta: Mapping[str, Any]) -> Hashable | None:
+    """Return the group of all questions about one figure (fAcc), None for a question that is in none.
+
+    A supplement question without its figure (figure 0) stays out of fAcc. The category belongs to the key: sets of
+    both categories have the same numbers.
+    """
+    if meta["category"] == VISUAL_SUPPLEMENT and meta["figure_id"] == "0":
+        return None
+    return tuple(meta[key] for key in ("category", "subcategory", "set_id", "figure_id"))
+
+
+def question_group(meta: Mapping[str, Any]) -> Hashable:
+    """Return the group of one question about all figures of its set (qAcc)."""
+    return tuple(meta[key] for key in ("category", "subcategory", "set_id", "question_id"))

@@ -1,0 +1,50 @@
+"""MathVerse (arXiv 2403.14624)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from saei.data.base import Split
+from saei.data.presets.base import Preset, image_of
+from saei.data.table_task import Item
+
+IN_THE_PICTURE = "Answer the question in the image."
+
+
+class MathVerse(Preset):
+    """788 problems, each in versions that move what is told from the text into the diagram: 3940 questions.
+
+    Letters are graded by rules exactly; free-form answers only approximately, as MathVerse's own scores come from a
+    judge model.
+    """
+
+    class Config(Preset.Config):
+        """Fields of ``mathverse``.
+
+        Attributes:
+            name: The configuration, which is also the name of its one split: with diagrams, or the text alone.
+        """
+
+        type: Literal["mathverse"] = "mathverse"
+        path: str = "AI4Math/MathVerse"
+        name: Literal["testmini", "testmini_text_only"] = "testmini"
+        splits: Mapping[Split, str] = {"eval": "testmini"}
+
+    config: Config
+    columns = ("sample_index", "problem_index", "problem_version", "question", "image", "answer", "question_type")
+    id_column = "sample_index"
+
+    def source_split(self, split: Split) -> str | None:
+        """Return the configuration's name, which is that of its split."""
+        return self.config.name if split == "eval" else None
+
+    def convert(self, row: Mapping[str, Any]) -> Item:
+        """Return question, answer and diagram; text alone has an empty image, and a question may be in the image."""
+        version = row["problem_version"]
+        question = row["question"] or (IN_THE_PICTURE if version == "Vision Only" else "")
+        meta = {"version": version, "problem": row["problem_index"], "question_type": row["question_type"]}
+        if row["question_type"] == "multi-choice":
+            meta["answer_type"] = "letter"
+        meta |= {name: value for name, value in (row.get("metadata") or {}).items() if value is not None}
+        return Item(question, row["answer"], image_of(row["image"]), meta=meta)

@@ -1,0 +1,201 @@
+"""Finding and reading one split of a data set as a table: in a local file, in a local folder or on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from saei.data.hub import hub_rows
+from saei.data.reading import csv_options, without_decoding
+from saei.errors import DataError
+
+READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+"""Which reader of ``datasets`` takes which local file."""
+
+EVALUATION = ("test", "validation", "valid", "val", "eval", "dev")
+"""Names that a folder's table for evaluation may have, in this order, besides the one asked for."""
+
+_SHARD = re.compile(r"(.+)-\d+-of-\d+(?:-[0-9a-f]+)?")
+"""The name of one of several files that are one table, as the hub has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a data set lies.
+
+    Attributes:
+        path: A local file, a local folder or a hub id.
+        name: The configuration of a hub data set.
+        revision: The git revision of a hub data set.
+    """
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+
+    @property
+    def local(self) -> Path | None:
+        """The file or folder, None if the data is on the hub."""
+        path = Path(self.path).expanduser()
+        return path if path.exists() or looks_local(self.path) else None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Table:
+    """The rows of one split.
+
+    Attributes:
+        rows: A ``datasets.Dataset``, its images not decoded.
+        split: The name of the split in the data.
+        where: Names the table in messages.
+        roots: Folders that image paths have to stay in; relative ones start at the first that has the file.
+        numbers: Which of the rows belong to the split.
+        revision: The commit of the hub's data set, None for local data.
+    """
+
+    rows: Any
+    split: str
+    where: str
+    roots: tuple[Path, ...]
+    numbers: Sequence[int]
+    revision: str | None = None
+
+
+def looks_local(path: str) -> bool:
+    """Return whether a path can only be meant as a local one, whether it exists or not."""
+    return Path(path).suffix in READERS or path.startswith((".", "~", "/")) or path.count("/") > 1
+
+
+def read_table(source: Source, split: str, *, optional: bool = False, limit: int | None = None) -> Table | None:
+    """Return a split of a data set.
+
+    Args:
+        source: Where the data lies.
+        split: The name of the split in the data.
+        optional: Whether the data may do without it, as rows for evaluation can be held out: None is returned then.
+            One table alone is never the optional one.
+        limit: Only the first rows.
+
+    Raises:
+        DataError: If the data cannot be read or has no rows.
+    """
+    path = source.local
+    table = _on_hub(source, split, optional, limit) if path is None else _in_files(source, path, split, optional)
+    return None if table is None else replace(table, numbers=table.numbers[:limit])
+
+
+def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Table | None:
+    where = f"split '{split}' of {source.path}"
+    try:
+        rows, roots, revision = hub_rows(source.path, source.name, source.revision, split, limit)
+    except Exception as error:
+        if optional and "Unknown split" in str(error):
+            return None
+        missing = f"{type(error).__name__}: {error}. There is no {Path(source.path).absolute()} either"
+        raise _unreadable(where, missing) from error
+    return replace(_checked(rows, split, where, roots), revision=revision)
+
+
+def _in_files(source: Source, path: Path, split: str, optional: bool) -> Table | None:
+    if not path.exists():
+        raise DataError(
+            "The data set has to be readable.",
+            reason=f"There is no {path}.",
+            remedy="Correct the path; relative ones start at the folder that the command is run in.",
+        )
+    if path.is_file():
+        return None if optional else _read([path], path.parent, split)
+    folder = path / source.name if source.name is not None and (path / source.name).is_dir() else path
+    files = _evaluation_files(folder, split) if optional else _training_files(folder, split)
+    return _read(files, path, split) if files else None
+
+
+def _evaluation_files(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split for evaluation; empty if there are none."""
+    return next(filter(None, (_named(folder, name) for name in (split, *EVALUATION))), [])
+
+
+def _training_files(folder: Path, split: str) -> list[Path]:
+    found = _named(folder, split) or _main([file for file in _tables(folder) if _split_of(file) not in EVALUATION])
+    if found:
+        return found
+    tables = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.suffix in READERS]
+    if not tables:
+        raise DataError(
+            "A folder of images needs a table with their questions and answers.",
+            reason=f"{folder} holds no {', '.join(READERS)} file.",
+            remedy='Put one beside the images, such as metadata.csv with the columns "image,question,answer".',
+        )
+    named = ", ".join(tables[:8]) + (" and more" if len(tables) > 8 else "")
+    raise DataError(
+        "Which table is meant has to be clear.",
+        reason=f"{folder} has {named}; none is called '{split}'.",
+        remedy=f"Rename it to {split} with its ending, name it with --set task.splits.train=NAME, or give the file.",
+    )
+
+
+def _tables(folder: Path) -> list[Path]:
+    found = folder.glob("*") if folder.is_dir() else []
+    return sorted(file for file in found if file.suffix in READERS and file.is_file())
+
+
+def _named(folder: Path, split: str) -> list[Path]:
+    """Return the files called as the split, here or in the hub's folder for data, or those of a folder called so."""
+    beside = [file for place in (folder, folder / "data") for file in _tables(place) if _split_of(file) == split]
+    return beside or _main(_tables(folder / split))
+
+
+def _split_of(file: Path) -> str:
+    shard = _SHARD.fullmatch(file.stem)
+    return shard[1] if shard else file.stem
+
+
+def _main(tables: list[Path]) -> list[Path]:
+    """Return the only table, or the one called metadata; empty if that is not clear."""
+    called = [file for file in tables if file.stem == "metadata"]
+    return called[:1] or (tables if len({_split_of(file) for file in tables}) == 1 else [])
+
+
+def _read(files: list[Path], folder: Path, split: str) -> Table:
+    import datasets
+
+    first = files[0]
+    where = str(first) if len(files) == 1 else str(first.with_name(f"{_split_of(first)}-*{first.suffix}"))
+    if first.suffix not in READERS:
+        raise _unreadable(where, f"a {first.suffix or 'nameless'} file is none of {', '.join(READERS)}")
+    if first.stat().st_size == 0:  # which `datasets` answers with a StopIteration
+        raise _empty(where)
+    datasets.disable_progress_bars()  # a local table takes a moment
+    try:
+        options = csv_options(first) if READERS[first.suffix] == "csv" else {}
+        rows = datasets.load_dataset(
+            READERS[first.suffix], data_files=[str(file) for file in files], split="train", **options
+        )
+    except Exception as error:
+        if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
+            raise _empty(where) from error
+        raise _unreadable(where, f"{type(error).__name__}: {error}") from error
+    return _checked(rows, split, where, tuple(dict.fromkeys((first.parent, folder))))
+
+
+def _checked(rows: Any, split: str, where: str, roots: tuple[Path, ...]) -> Table:
+    if len(rows) == 0:
+        raise _empty(where)
+    return Table(without_decoding(rows), split, where, roots, range(len(rows)))
+
+
+def _empty(where: str) -> DataError:
+    return DataError(
+        "A data set needs at least one row.", reason=f"{where} is empty.", remedy="Check the file, or task.splits."
+    )
+
+
+def _unreadable(where: str, reason: str) -> DataError:
+    return DataError(
+        "The data set has to be readable.",
+        reason=f"{where}: {reason}.",
+        remedy="Give a .jsonl, .json, .csv or .parquet file, a folder with one, or a hub id; check task.splits.",
+    )

@@ -1,0 +1,198 @@
+"""What the shared prefix, the attack and a whole step cost on a user's model, as ratios measured in one run."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saei.config import EvaluationConfig, OutputConfig, RunConfig
+from saei.diagnostics.cost import Way, keep_memory, peak_growth, race, ratio
+from saei.diagnostics.synthetic import Coin, Noise, draw_responses
+from saei.engine import Trainer
+from saei.errors import ConfigError
+from saei.interventions import Intervention
+from saei.interventions.context import SamplingContext
+from saei.policy import Policy
+from saei.samplers.base import Sampler
+from saei.samplers.clean import Clean
+from saei.samplers.mixing import Mixing
+from saei.types import Grade, Response, View
+
+SCORE = "score half of the responses, one row each"
+NAIVE_ATTACK = "attack along them, one row each"
+ATTACK = "attack along them, shared prefix"
+PLAIN = "score all + backward, one row each"
+SHARED = "score all + backward, shared prefix"
+PLAIN_STEP = "training step, plain GRPO"
+SAEI_STEP = "training step, SaEI"
+
+RATIOS = {
+    "attack_over_score": (ATTACK, SCORE),
+    "attack_over_naive": (ATTACK, NAIVE_ATTACK),
+    "shared_over_plain": (SHARED, PLAIN),
+    "saei_step_over_plain_step": (SAEI_STEP, PLAIN_STEP),
+}
+"""Name, numerator and denominator of each ratio."""
+
+_MANY = 10**6
+"""Steps of a run, so that neither evaluation nor checkpoint falls into a step that is timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        side: Of the square picture, in pixels.
+        prompts: Of a training step.
+        responses: To each prompt; half of them are attacked, and adversarial in SaEI's step.
+        tokens: Of every response.
+        rounds: In each of which every way runs once.
+    """
+
+    side: int = 256
+    prompts: int = 2
+    responses: int = 12
+    tokens: int = 64
+    rounds: int = 5
+
+
+def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
+    """Measure a model; the run's task, reward and sizes give way to synthetic ones.
+
+    Responses are exactly as long as asked: the end of a response is banned. Seconds are process CPU time where the
+    model is on a CPU, else wall time; bytes are the growth of memory at its peak, None where it cannot be told.
+
+    Args:
+        config: Names the model and the intervention.
+        sizes: What is measured.
+
+    Raises:
+        SaeiError: If the model or the configuration cannot be used.
+    """
+    if not isinstance(config.sampler, Mixing.Config) or sizes.responses < 2:
+        raise ConfigError(
+            "The benchmark needs a sampler with an intervention and two responses at least.",
+            reason=f"The sampler is '{config.sampler.type}', with {sizes.responses} responses.",
+            remedy="Choose the sampler `mixed`.",
+        )
+    keep_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            step_config(config, side=sizes.side, prompts=sizes.prompts, tokens=sizes.tokens, folder=Path(folder))
+        )
+        policy = trainer.policy
+        assert policy.distribution.banned_V is not None
+        policy.distribution.banned_V[policy.eos_ids] = True
+        view = policy.view(trainer.task.example(0))
+        responses = draw_responses(policy, sizes.responses, sizes.tokens)
+        adversarial = sizes.responses // 2
+        mixed = config.sampler.model_copy(
+            update={"n_clean": sizes.responses - adversarial, "n_adversarial": adversarial}
+        )
+        ways = passes(policy, view, responses, Intervention(config.sampler.intervention))
+        ways |= step_ways(trainer, {PLAIN_STEP: Clean(Clean.Config(n=sizes.responses)), SAEI_STEP: mixed.build()})
+        if not policy.shared_prefix:
+            ways = {name: way for name, way in ways.items() if name not in (ATTACK, SHARED)}
+        # Before the race: memory is measured in forked processes, which have to come before any backward pass.
+        memory = {name: peak_growth(way, policy.device) for name, way in ways.items()}
+        seconds = race(ways, sizes.rounds, policy.device)
+    return {
+        "model": config.model.path,
+        "parameters": sum(parameter.numel() for parameter in policy.model.parameters()),
+        "device": str(policy.device),
+        "dtype": str(policy.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "prompt_tokens": len(view.prompt_ids_P),
+        "image_tokens": int((view.prompt_ids_P == policy.model.config.image_token_id).sum()),
+        **asdict(sizes),
+        "torch": torch.__version__,
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "peak_bytes": memory,
+        "ratios": {
+            name: ratio(seconds[over], seconds[under])
+            for name, (over, under) in RATIOS.items()
+            if over in seconds and under in seconds
+        },
+    }
+
+
+def passes(policy: Policy, view: View, responses: Sequence[Response], intervention: Intervention) -> dict[str, Way]:
+    """Return the passes of a step by name; half of the responses are attacked."""
+    half = responses[: len(responses) // 2]
+
+    def attack(shared: bool) -> None:
+        with shared_prefix(policy, shared):
+            generator = torch.Generator().manual_seed(0)
+            intervention.apply([view], [half], SamplingContext(policy, _no_grades, 0.0, generator))
+
+    def update(shared: bool) -> None:
+        with shared_prefix(policy, shared):
+            policy.model.zero_grad()
+            logp(policy, view, responses).mean().backward()
+
+    def score() -> None:
+        with shared_prefix(policy, False), policy.open([view]) as prefix:
+            prefix.score([half], with_entropy=False)
+
+    return {
+        SCORE: score,
+        NAIVE_ATTACK: partial(attack, shared=False),
+        ATTACK: partial(attack, shared=True),
+        PLAIN: partial(update, shared=False),
+        SHARED: partial(update, shared=True),
+    }
+
+
+def logp(policy: Policy, view: View, responses: Sequence[Response]) -> Tensor:
+    """Return log-probabilities ``[N, T]`` with gradient to the parameters."""
+    with policy.open([view], grad="parameters") as prefix:
+        return prefix.score([responses], with_entropy=False)[0].logp_NT
+
+
+@contextmanager
+def shared_prefix(policy: Policy, shared: bool) -> Iterator[None]:
+    """Have the policy score with a shared prefix or with one row per response."""
+    before = policy.shared_prefix
+    policy.shared_prefix = shared
+    try:
+        yield
+    finally:
+        policy.shared_prefix = before
+
+
+def step_ways(trainer: Trainer, samplers: dict[str, Sampler]) -> dict[str, Way]:
+    """Return whole training steps of one trainer, one way per sampler."""
+
+    def step(sampler: Sampler) -> None:
+        trainer.sampler = sampler
+        trainer.train_step()
+
+    return {name: partial(step, sampler) for name, sampler in samplers.items()}
+
+
+def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:
+    """Return a configuration whose steps do nothing but train, on synthetic examples."""
+    return config.model_copy(
+        update={
+            "task": Noise.Config(side=side),
+            "reward": Coin.Config(),
+            "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
+            "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),
+            "evaluation": EvaluationConfig(every=_MANY, examples=1, probe_examples=1),
+            "output": OutputConfig(root=folder, name=f"{side}-{tokens}"),
+        }
+    )
+
+
+def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
+    return [Grade(0.0, False) for _ in responses]

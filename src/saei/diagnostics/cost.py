@@ -1,0 +1,96 @@
+"""Measuring cost: CPU time in turns, and the growth of memory over one call."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+Way = Callable[[], object]
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_TOP_PAD = 64 * 2**20
+
+
+def keep_memory() -> bool:
+    """Tell glibc's allocator to keep what was freed, and return whether there is one that listens.
+
+    Without it a tensor above some size costs a page fault per page each time it is made, so that of two ways the one
+    with the larger tensors pays for the allocator and not for its arithmetic.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another libc, or Windows, which takes no None
+        return False
+    return all(mallopt(option, value) for option, value in _KEPT)
+
+
+_KEPT = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _TOP_PAD))
+
+
+def seconds_of(way: Way, device: torch.device) -> float:
+    """Return what one call takes: process CPU time on a CPU, wall time on an accelerator that is waited for."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    start = clock()
+    way()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def race(ways: Mapping[str, Way], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the seconds of every way, once a round, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            spent = seconds_of(way, device)
+            if number:
+                seconds[name].append(spent)
+    return seconds
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Return the median over rounds of one way's seconds by another's."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def peak_growth(way: Way, device: torch.device) -> int | None:
+    """Return by how many bytes memory grows at its peak while a way runs once; None where it cannot be told.
+
+    On an accelerator it is the memory of tensors. On a CPU it is the resident set, of a forked process that ends with
+    the call: what ran before leaves nothing behind that would be used again. Call it before any backward pass of this
+    process, whose threads a fork does not take along.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        way()
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu" or sys.platform != "linux":
+        return None
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+            before = _kilobytes("VmRSS")
+            way()
+            os.write(send, str(_kilobytes("VmHWM") - before).encode())
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive) as answer:
+        grown = answer.read()
+    os.waitpid(child, 0)
+    return 1024 * int(grown) if grown else None
+
+
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))

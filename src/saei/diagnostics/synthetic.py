@@ -1,0 +1,66 @@
+"""Examples, rewards and responses whose size is chosen and whose content does not matter."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import PositiveInt
+
+from saei.data.base import Split, Task
+from saei.policy import Policy
+from saei.rewards.base import Reward
+from saei.strategy import StrategyConfig
+from saei.types import Example, Grade, Response
+
+
+class Noise(Task):
+    """Questions about square pictures of random pixels. It is not registered: nothing can be learnt from it."""
+
+    class Config(Task.Config):
+        """Fields.
+
+        Attributes:
+            side: Of the picture, in pixels.
+        """
+
+        type: Literal["noise-pictures"] = "noise-pictures"
+        side: PositiveInt = 256
+
+    config: Config
+
+    def example(self, index: int, split: Split = "train") -> Example:
+        """Return a question whose picture is a pure function of seed, split and index."""
+        random = np.random.default_rng([self.config.seed, split == "eval", index])
+        pixels = random.integers(0, 256, (self.config.side, self.config.side, 3), dtype=np.uint8)
+        return Example(f"{split}-{index}", "What is red + yellow?", "3", (Image.fromarray(pixels),))
+
+
+class Coin(Reward):
+    """Right or wrong by a checksum of the text, so that a group of several responses has both. Not registered."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["coin"] = "coin"
+
+    config: Config
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        """Return a grade of 1 or 0."""
+        right = zlib.crc32(text.encode()) % 2 == 1
+        return Grade(float(right), right)
+
+
+def draw_responses(policy: Policy, count: int, tokens: int) -> list[Response]:
+    """Return responses of random tokens, all of one length, with random entropies to select by."""
+    generator = torch.Generator().manual_seed(0)
+    assert policy.distribution.banned_V is not None
+    allowed = (~policy.distribution.banned_V).nonzero()[:, 0].cpu()
+    drawn = allowed[torch.randint(len(allowed), (count, tokens), generator=generator)].to(policy.device)
+    entropy_NT = torch.rand(count, tokens, generator=generator).to(policy.device)
+    zeros_T = torch.zeros(tokens, device=policy.device)
+    return [Response(ids_T, "", zeros_T, own, truncated=True) for ids_T, own in zip(drawn, entropy_NT, strict=True)]

@@ -1,0 +1,42 @@
+"""Looking at one example as training will: what is wrong with it is found here, and only here."""
+
+from __future__ import annotations
+
+from saei.data.base import Split, Task
+from saei.errors import DataError
+from saei.policy import Policy
+from saei.rewards.base import Reward
+from saei.types import View
+
+
+class LongPromptError(DataError):
+    """A prompt over the length that was asked for: the example is left out, and nothing is wrong with it.
+
+    Attributes:
+        tokens: The prompt's tokens.
+    """
+
+    tokens: int = 0
+
+
+def look(task: Task, policy: Policy, index: int, split: Split, *, reward: Reward | None = None) -> View:
+    """Return the clean view of an example whose gold answer the reward, if there is one, can read.
+
+    Raises:
+        LongPromptError: If its prompt is longer than ``sampling.max_prompt_tokens``.
+        DataError: If it cannot be used.
+    """
+    example = task.example(index, split)
+    if reward is not None:
+        reward.check(example)
+    view = policy.view(example)
+    limit = policy.sampling.max_prompt_tokens
+    if limit is not None and (length := len(view.prompt_ids_P)) > limit:
+        error = LongPromptError(
+            f"A prompt may have {limit} tokens.",
+            reason=f"Example '{view.example.id}' has {length}.",
+            remedy="Raise sampling.max_prompt_tokens or lower model.max_pixels to keep it.",
+        )
+        error.tokens = length
+        raise error
+    return view

@@ -1,0 +1,290 @@
+"""SaEI's sampling inside TRL's ``GRPOTrainer``: for vLLM, ZeRO and what else TRL and accelerate bring along.
+
+TRL keeps its loop, loss and optimiser. Ours are the responses and the pictures: ``rollout_func`` draws groups with a
+sampler of ours, and ``_generate``, the one method that is overridden, hands on the pictures that the update shall see.
+Old, current and reference log-probabilities all follow those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from saei.config import EntropyConfig, ModelConfig, SamplingConfig
+from saei.data.base import Template
+from saei.engine.seeding import derive
+from saei.errors import ConfigError, DataError
+from saei.interventions.context import SamplingContext
+from saei.policy import Policy
+from saei.policy.loading import Parts
+from saei.policy.pixels import to_image
+from saei.policy.prefix import Grad, Prefix, Scores
+from saei.samplers.base import Sampler
+from saei.samplers.clean import Clean
+from saei.strategy import StrategyConfig
+from saei.types import Example, Grade, Group, Response, View
+
+__all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
+
+
+class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
+    """TRL's trainer with a sampler of ours.
+
+    Groups are rank-local: each process draws, attacks and returns whole groups. Without vLLM our policy wrapper
+    draws, which computes a prompt once for all of its responses; with vLLM TRL's own call does, and the
+    wrapper scores its responses for the entropies that the attack needs.
+
+    vLLM's importance correction compares the trainer's log-probabilities with vLLM's. For a response that is trained
+    under another picture than it was drawn from (``update_on: clean``) the difference is the gap between the views, not
+    a mismatch of samplers: its log-probabilities are handed on as unknown, for which TRL's correction is 1.
+
+    Args:
+        sampler: Draws groups of ``num_generations`` responses.
+        parts: The model, as given to TRL, with its tokenizer and image processor.
+        model_config: What the parts were loaded by; None for the defaults of shared prefix and largest canvas.
+        entropy: Which distribution the criterion's entropy is taken of.
+        **kwargs: TRL's arguments, among them ``processing_class``, the model's whole processor.
+
+    Raises:
+        ConfigError: If TRL's arguments cannot be used with whole groups and one definition of the policy.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampler: Sampler,
+        parts: Parts,
+        model_config: ModelConfig | None = None,
+        entropy: EntropyConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._sampler = sampler
+        self._parts = parts
+        self._model_config = model_config or ModelConfig()
+        self._entropy = entropy
+        self._trainer_policy: _TrainerPolicy | None = None
+        self._seen: list[list[Any] | None] | None = None
+        super().__init__(rollout_func=self._rollout, **kwargs)
+        self._check()
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """Return what TRL returns, with the pictures that the update shall see."""
+        *drawn, _, tool_images = super()._generate(prompts)
+        return (*drawn, self._seen, tool_images)
+
+    def _check(self) -> None:
+        args, size = self.args, self._sampler.group_size
+        rows = args.per_device_train_batch_size * args.steps_per_generation
+        whole = "Every process draws and attacks whole groups."
+        if self.num_generations != size:
+            raise ConfigError(
+                "num_generations has to be the sampler's group size.",
+                reason=f"It is {self.num_generations}, the sampler draws {size}.",
+                remedy=f"Set num_generations={size}.",
+            )
+        if rows % size:
+            raise ConfigError(
+                whole,
+                reason=f"per_device_train_batch_size x steps_per_generation is {rows}, a group has {size} responses.",
+                remedy=f"Make it a multiple of {size}.",
+            )
+        if args.top_p < 1 or args.top_k or args.min_p or args.repetition_penalty != 1:
+            raise ConfigError(
+                "Training samples from the policy itself.",
+                reason="top_p, top_k, min_p or repetition_penalty is set.",
+                remedy="Leave these out.",
+            )
+        if self.is_fsdp_enabled:
+            raise ConfigError(
+                "The attack needs the weights as a whole.",
+                reason="FSDP shards them, and the pass to the pixels does not go through its wrapper.",
+                remedy="Use DDP or DeepSpeed ZeRO.",
+            )
+
+    def _rollout(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Draw the groups of this process; called by TRL inside ``_generate``."""
+        training = self.model.training
+        sampler = self._sampler if training else Clean(Clean.Config(n=self.num_generations_eval))
+        asked = _one_per_group(prompts, sampler.group_size)
+        with self._whole_model() as policy:
+            views = [policy.view(_example(number, prompt)) for number, prompt in enumerate(asked)]
+            for view, prompt in zip(views, asked, strict=True):
+                self._check_prompt(view, prompt)
+            groups = sampler.draw(views, self._context(policy))
+        if training:
+            self._log_groups(groups)
+        seen = [group.views[where] for group in groups for where in group.updated_on]
+        pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in seen]
+        self._seen = pictures if any(pictures) else None
+        return {
+            "prompt_ids": [view.prompt_ids_P.tolist() for view in seen],
+            "completion_ids": [response.ids_T.tolist() for group in groups for response in group.responses],
+            "logprobs": [own for group in groups for own in sampling_logps(group)] if self.use_vllm else None,
+        }
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[Policy]:
+        """Yield our policy around the trainer's model: weights gathered, dropout and checkpointing off."""
+        training = self.model.training
+        with ExitStack() as stack:
+            stack.enter_context(unwrap_model_for_generation(self.model_wrapped, self.accelerator))
+            stack.enter_context(self.accelerator.autocast())
+            if self._trainer_policy is None:  # not before the model is on its device
+                self._trainer_policy = self._policy()
+            self.model.eval()
+            try:
+                yield self._trainer_policy
+            finally:
+                self.model.train(training)
+
+    def _policy(self) -> _TrainerPolicy:
+        sampling = SamplingConfig(temperature=self.args.temperature, max_new_tokens=self.args.max_completion_length)
+        policy = _TrainerPolicy.around(
+            self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy
+        )
+        policy.trainer = self
+        return policy
+
+    def _context(self, policy: Policy) -> SamplingContext:
+        seed = derive(self.args.seed, "sample", self.state.global_step, self._step, self.accelerator.process_index)
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        return SamplingContext(policy, _no_grades, progress, torch.Generator().manual_seed(seed))
+
+    def _check_prompt(self, view: View, prompt: Any) -> None:
+        """Hold our prompt against TRL's processor: its token types and pictures go with our ids."""
+        theirs = self.processing_class.apply_chat_template(
+            conversation=[prompt], add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"][0]
+        if list(theirs) != view.prompt_ids_P.tolist():
+            raise DataError(
+                "The processor and saei have to read a prompt alike.",
+                reason=f"The processor makes {len(theirs)} tokens of it, saei {len(view.prompt_ids_P)}.",
+                remedy="Give the processor that belongs to the model; prompts are messages with their images.",
+            )
+
+    def _log_groups(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            self._log_metric("saei/untouched", float(group.untouched is not None))
+            for name, value in group.metrics.items():
+                self._log_metric(f"saei/{name}", value)
+
+
+def sampling_logps(group: Group) -> list[list[float | None]]:
+    """Return what vLLM's correction shall compare with: for responses trained under another view, unknown."""
+    return [
+        response.behaviour_logp_T.tolist() if drawn == trained else [None] * len(response)
+        for response, drawn, trained in zip(group.responses, group.sampled_from, group.updated_on, strict=True)
+    ]
+
+
+class _TrainerPolicy(Policy):
+    """Our policy around the model of a TRL trainer."""
+
+    trainer: SaeiGRPOTrainer
+
+    def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
+        """Open views; with vLLM their responses come from there."""
+        return (_VLLMPrefix if self.trainer.use_vllm else Prefix)(self, views, grad, pixels)
+
+
+class _VLLMPrefix(Prefix):
+    """Open views whose responses vLLM draws."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        counts: Sequence[int],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None = None,
+    ) -> list[list[Response]]:
+        """Draw responses, seeded by vLLM itself, and score them for their entropies."""
+        policy = self._policy
+        assert isinstance(policy, _TrainerPolicy)
+        rows = [view for view, count in zip(self._views, counts, strict=True) for _ in range(count)]
+        pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in rows]
+        ids, logps = policy.trainer._generate_single_turn(
+            [view.prompt_ids_P.tolist() for view in rows],
+            pictures if any(pictures) else None,
+            {},
+            counts[0] if len(set(counts)) == 1 else 1,  # vLLM takes a prompt once if all have as many responses
+        )
+        texts = policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        drawn = iter(map(self._response, ids, logps, texts))
+        responses = [[next(drawn) for _ in range(count)] for count in counts]
+        return [
+            [replace(one, entropy_T=entropy_T[: len(one)]) for one, entropy_T in zip(own, entropy_NT, strict=True)]
+            for own, entropy_NT in zip(responses, map(_entropy, self.score(responses)), strict=True)
+        ]
+
+    def _response(self, ids: Sequence[int], logps: Sequence[float | None], text: str) -> Response:
+        policy = self._policy
+        ids_T = torch.tensor(ids, dtype=torch.long, device=policy.device)
+        known = [torch.nan if value is None else value for value in logps]
+        logp_T = torch.tensor(known, dtype=torch.float32, device=policy.device)
+        truncated = not len(ids_T) or not bool(torch.isin(ids_T[-1], policy.eos_ids))
+        return Response(ids_T, text, logp_T, torch.zeros_like(logp_T), truncated)
+
+
+class _Given(Template):
+    """The messages that the data set holds."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["given"] = "given"
+
+    config: Config
+
+    def messages(self, example: Example) -> list[Mapping[str, Any]]:
+        """Return them, pictures as placeholders."""
+        return list(example.meta["messages"])
+
+
+def _example(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:
+    """Return a conversation of TRL's as an example."""
+    pictures, messages = [], []
+    for message in prompt:
+        parts = message["content"]
+        if isinstance(parts, str):
+            parts = [{"type": "text", "text": parts}]
+        pictures += [part["image"] for part in parts if part["type"] == "image"]
+        kept = [{"type": "image"} if part["type"] == "image" else part for part in parts]
+        messages.append({"role": message["role"], "content": kept})
+    return Example(str(number), "", "", tuple(pictures), {"messages": messages})
+
+
+def _one_per_group(prompts: Sequence[Any], size: int) -> list[Any]:
+    """Return each group's prompt.
+
+    Raises:
+        ConfigError: If this process was not given whole groups.
+    """
+    groups = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    if any(len(group) < size or any(prompt != group[0] for prompt in group) for group in groups):
+        raise ConfigError(
+            "Every process draws and attacks whole groups.",
+            reason=f"The {len(prompts)} prompts of this one are not groups of {size}.",
+            remedy=f"Make per_device_train_batch_size x steps_per_generation a multiple of {size}.",
+        )
+    return [group[0] for group in groups]
+
+
+def _entropy(scores: Scores) -> Tensor:
+    assert scores.entropy_NT is not None
+    return scores.entropy_NT
+
+
+def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
+    raise ConfigError(
+        "TRL grades responses after all of them are drawn.",
+        reason="A gate or sampler asked for grades before.",
+        remedy="Use the gate `always` and the samplers `clean`, `mixed` or `noisy`.",
+    )

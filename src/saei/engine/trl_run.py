@@ -1,0 +1,169 @@
+"""A run of ``saei train --engine trl``: model, examples, reward and records, trained by TRL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, Features, Image, List, Value
+from transformers import TrainerCallback
+
+from saei.config import RunConfig, dump
+from saei.data.base import Template
+from saei.engine.display import PlainDisplay
+from saei.engine.rundir import RunDir
+from saei.engine.seeding import derive, seed_globals
+from saei.engine.stream import ViewStream
+from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
+from saei.engine.trl_arguments import grpo_arguments
+from saei.errors import ConfigError
+from saei.policy import Policy
+from saei.policy.loading import load_parts
+from saei.rewards.base import Attempt, Reward
+from saei.types import Example
+
+FEATURES = {
+    "prompt": [{"role": Value("string"), "content": Value("string")}],
+    "images": List(Image()),
+    "example": Value("string"),
+}
+
+
+class TRLRun:
+    """A run that TRL trains.
+
+    The folder has ``config.yaml``, ``metrics.jsonl`` with TRL's own names, and TRL's checkpoints, each a model folder.
+
+    Args:
+        config: The run's configuration.
+        extra: Further arguments of TRL's ``GRPOConfig``.
+
+    Raises:
+        SaeiError: For whatever in configuration, model or data cannot work, before any long work.
+    """
+
+    def __init__(self, config: RunConfig, extra: Mapping[str, Any]) -> None:
+        state = PartialState(cpu=config.model.device == "cpu")
+        if state.num_processes > 1 and config.output.name is None:
+            raise ConfigError(
+                "Processes that train together write into one folder.",
+                reason=f"{state.num_processes} were launched, and the run has no name.",
+                remedy="Give --name.",
+            )
+        RunDir.check_new(config)
+        # All that can be refused is, before a model is loaded or a folder made.
+        grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
+        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
+        parts = load_parts(config.model)
+        template: Template = config.template.build()
+        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+        task, reward = config.task.build(), config.reward.build()
+        stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
+        sampler = config.sampler.build()
+        sampler.check(policy, stream.preflight())
+        config = config.model_copy(update={"task": task.pinned()})
+        state.wait_for_everyone()
+        if state.is_main_process:
+            self.run = RunDir.create(config)
+        else:
+            assert config.output.name is not None
+            self.run = RunDir(config.output.root / config.output.name)
+        arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
+        with state.main_process_first():
+            examples = _dataset(stream, template, config, self.run.path / "examples")
+        self._notes = [*task.notes(), *stream.unreported()]
+        self.trainer = SaeiGRPOTrainer(
+            sampler=sampler,
+            parts=parts,
+            model_config=config.model,
+            entropy=config.entropy,
+            model=parts.adapter or parts.model,
+            reward_funcs=_reward(reward, set(policy.eos_ids.tolist())),
+            args=GRPOConfig(**arguments),
+            train_dataset=examples,
+            processing_class=policy.processor,
+            callbacks=[_Record(self.run)],
+        )
+
+    def train(self) -> Path:
+        """Train, and return the run's folder."""
+        if self.trainer.accelerator.is_main_process:
+            for note in self._notes:
+                PlainDisplay().note(note)
+        self.trainer.train()
+        return self.run.path
+
+
+def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: Path) -> Dataset:
+    """Return the examples of all steps in the stream's order; unusable ones were met and left out."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for _ in range(config.training.steps * config.training.prompts_per_step):
+            example = stream.take(1)[0].example
+            yield {
+                "prompt": [_flat(message) for message in template.messages(example)],
+                "images": list(example.images),
+                "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
+            }
+
+    # Without one, datasets hashes `rows` with all that it holds on to: the model's weights, in every process.
+    fingerprint = hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16]
+    return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
+
+
+def _flat(message: Mapping[str, Any]) -> dict[str, str]:
+    """Return a message whose content is text; TRL puts the pictures before the first user's.
+
+    Raises:
+        ConfigError: If a picture stands behind text.
+    """
+    content = message["content"]
+    if isinstance(content, str):
+        return {"role": message["role"], "content": content}
+    kinds = [part["type"] for part in content]
+    if "image" in kinds[kinds.index("text") if "text" in kinds else len(kinds) :]:
+        raise ConfigError(
+            "TRL puts pictures before the text.",
+            reason="The template puts one behind it.",
+            remedy="Use another template, or train with saei's own engine.",
+        )
+    return {"role": message["role"], "content": "".join(part.get("text") or "" for part in content)}
+
+
+def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
+    def graded(
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        example: Sequence[str],
+        images: Sequence[Any],
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float]:
+        attempts = []
+        for completion, ids, text, pictures in zip(completions, completion_ids, example, images, strict=True):
+            number, question, answer, meta = json.loads(text)
+            truncated = not ids or ids[-1] not in eos_ids
+            graded_example = Example(number, question, answer, tuple(pictures or ()), meta)
+            attempts.append(Attempt(graded_example, completion[0]["content"], truncated, len(ids)))
+        grades = reward.grade_all(attempts)
+        for grade in grades:
+            log_metric("saei/accuracy", float(grade.correct))
+        return [grade.reward for grade in grades]
+
+    graded.__name__ = reward.name()
+    return graded
+
+
+class _Record(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Writes what TRL logs into the run's metrics."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self._run.append({"step": state.global_step, **logs})

@@ -1,0 +1,168 @@
+"""Token statistics of a linear head whose weights get no gradient: the hidden states' gradient is made on the way.
+
+The gradient of a token's statistic with respect to its hidden state needs nothing but that token's logits. So it is
+computed while they are at hand, and the backward pass only scales it: the head is multiplied twice, forth and back,
+where a checkpoint multiplies it three times, and what is kept is as large as the hidden states.
+
+M tokens, m of a chunk of them, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+FLOOR = -1e9
+"""Stands for the logit or log-probability of banned ids, so that 0 · log 0 is 0 and not NaN."""
+
+
+def is_plain_linear(head: object) -> bool:
+    """Return whether calling the head is a product with its weight and nothing else.
+
+    Adapters, quantised and parametrised layers are other classes or have other weights; hooks and a replaced
+    ``forward`` may do anything.
+    """
+    return (
+        type(head) is nn.Linear
+        and type(head.weight) is nn.Parameter
+        and "forward" not in vars(head)
+        and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks)
+    )
+
+
+def fused_statistics(
+    hidden_Md: Tensor, ids_M: Tensor, head: nn.Linear, kernel: Kernel, *, differentiated: Set[str]
+) -> tuple[Tensor, Tensor | None]:
+    """Return log-probabilities of ids and entropies; the gradient reaches the hidden states and not the head.
+
+    Args:
+        hidden_Md: Hidden states that predict the tokens.
+        ids_M: int64 ids.
+        head: A plain linear layer.
+        kernel: The distribution.
+        differentiated: Which of ``logp`` and ``entropy`` will be differentiated. The other may be as well, at the price
+            of computing its logits again.
+
+    Returns:
+        ``logp_M`` and ``entropy_M`` (None if not wanted) in nats.
+    """
+    weight_Vd, bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    device = hidden_Md.device.type
+    if torch.is_autocast_enabled(device):
+        # As the layer itself would do; a Function's backward pass runs outside of the context.
+        dtype = torch.get_autocast_dtype(device)
+        hidden_Md, weight_Vd = hidden_Md.to(dtype), weight_Vd.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
+    with torch.autocast(device, enabled=False):
+        statistics: tuple[Tensor, Tensor | None] = _Fused.apply(  # type: ignore[no-untyped-call]
+            hidden_Md, ids_M, weight_Vd, bias_V, kernel, tuple(sorted(differentiated))
+        )
+    return statistics
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kernel:
+    """Statistics under ``softmax(logits / temperature)`` and their slopes, in chunks of rows.
+
+    Attributes:
+        temperature: Divides the logits.
+        entropy_temperature: The same for the entropies.
+        banned_V: bool, ids of probability 0; None for none.
+        with_entropy: Whether entropies are wanted.
+        rows: Rows of a chunk.
+    """
+
+    temperature: float
+    entropy_temperature: float
+    banned_V: Tensor | None
+    with_entropy: bool
+    rows: int
+
+    def __call__(
+        self, hidden_Md: Tensor, ids_M: Tensor, weight_Vd: Tensor, bias_V: Tensor | None, slopes_of: Set[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return ``[M]`` statistics by name, and for those in ``slopes_of`` their gradients ``[M, d]``."""
+        chunks = zip(hidden_Md.split(self.rows), ids_M.split(self.rows), strict=True)
+        parts = [self._chunk(hidden_md, ids_m, weight_Vd, bias_V, slopes_of) for hidden_md, ids_m in chunks]
+        statistics, slopes = ([part[which] for part in parts] for which in (0, 1))
+        return _joined(statistics), _joined(slopes)
+
+    def _chunk(
+        self, hidden_md: Tensor, ids_m: Tensor, weight_Vd: Tensor, bias_V: Tensor | None, slopes_of: Set[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        logits_mV = linear(hidden_md, weight_Vd, bias_V)
+        logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
+        if self.banned_V is not None:
+            logits_mV.masked_fill_(self.banned_V, FLOOR)
+        logp_mV = own_mV = _log_softmax(logits_mV, self.temperature)
+        if self.with_entropy and self.entropy_temperature != self.temperature:
+            own_mV = _log_softmax(logits_mV, self.entropy_temperature)
+        logp_m = logp_mV.gather(-1, ids_m[:, None])[:, 0]
+        if self.banned_V is not None:
+            logp_m.masked_fill_(self.banned_V[ids_m], -torch.inf)
+        statistics, slopes = {"logp": logp_m}, {}
+        # From here on the two buffers are written over: what they hold is needed only once.
+        p_mV = torch.exp(logp_mV, out=logits_mV)
+        if "logp" in slopes_of:
+            drawn_md = weight_Vd[ids_m]
+            if self.banned_V is not None:
+                drawn_md.masked_fill_(self.banned_V[ids_m, None], 0.0)
+            slopes["logp"] = (drawn_md - p_mV.to(weight_Vd.dtype) @ weight_Vd) / self.temperature
+        if self.with_entropy:
+            if own_mV is not logp_mV:
+                p_mV = torch.exp(own_mV, out=p_mV)
+            terms_mV = own_mV.mul_(p_mV)
+            entropy_m = 0.0 - terms_mV.sum(-1)  # a difference, since a negated zero is -0.0
+            statistics["entropy"] = entropy_m
+            if "entropy" in slopes_of:
+                slope_mV = terms_mV.addcmul_(p_mV, entropy_m[:, None])
+                slopes["entropy"] = slope_mV.to(weight_Vd.dtype) @ weight_Vd / -self.entropy_temperature
+        return statistics, slopes
+
+
+class _Fused(torch.autograd.Function):
+    """Saves the slopes of the forward pass, and the hidden states for those that were not foreseen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_Md: Tensor,
+        ids_M: Tensor,
+        weight_Vd: Tensor,
+        bias_V: Tensor | None,
+        kernel: Kernel,
+        foreseen: tuple[str, ...],
+    ) -> tuple[Tensor, Tensor | None]:
+        statistics, slopes = kernel(hidden_Md, ids_M, weight_Vd, bias_V, frozenset(foreseen))
+        ctx.kernel, ctx.foreseen = kernel, foreseen
+        ctx.save_for_backward(hidden_Md, ids_M, weight_Vd, bias_V, *(slopes[name] for name in foreseen))
+        ctx.set_materialize_grads(False)
+        return statistics["logp"], statistics.get("entropy")
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_logp_M: Tensor | None, grad_entropy_M: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None, None, None]:
+        hidden_Md, ids_M, weight_Vd, bias_V, *saved = ctx.saved_tensors
+        slopes = dict(zip(ctx.foreseen, saved, strict=True))
+        given = {"logp": grad_logp_M, "entropy": grad_entropy_M}
+        wanted = {name: grad_M for name, grad_M in given.items() if grad_M is not None}
+        if missing := wanted.keys() - slopes.keys():
+            slopes |= ctx.kernel(hidden_Md, ids_M, weight_Vd, bias_V, missing)[1]
+        terms = [(grad_M[:, None] * slopes[name]).to(hidden_Md.dtype) for name, grad_M in wanted.items()]
+        return sum(terms[1:], start=terms[0]) if terms else None, None, None, None, None, None
+
+
+def _log_softmax(logits_mV: Tensor, temperature: float) -> Tensor:
+    return (logits_mV if temperature == 1 else logits_mV / temperature).log_softmax(-1)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

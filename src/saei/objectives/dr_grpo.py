@@ -1,0 +1,35 @@
+"""Dr. GRPO: the clipped policy loss without GRPO's normalisation by length and by standard deviation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from saei.objectives.advantages import AdvantageConfig
+from saei.objectives.aggregation import constant_length_mean
+from saei.objectives.base import ObjectiveInput
+from saei.objectives.clipped import ClippedSurrogate
+
+
+class DrGRPO(ClippedSurrogate):
+    """GRPO with a constant in place of each response's length, and advantages that are not scaled.
+
+    A mean per response lets a token of a long response weigh less than one of a short response, so that wrong answers
+    grow long; a division by the standard deviation favours questions that are nearly always or nearly never solved.
+    The constant is ``sampling.max_new_tokens``.
+
+    Source: https://arxiv.org/abs/2503.20783.
+    """
+
+    class Config(ClippedSurrogate.Config):
+        """Advantages are differences to the group's mean; ``advantage.scale`` brings the division back."""
+
+        type: Literal["dr-grpo"] = "dr-grpo"
+        advantage: AdvantageConfig = AdvantageConfig(scale="none")
+
+    config: Config
+
+    def aggregate(self, values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
+        """Return the sum over tokens, divided by responses times the longest length allowed."""
+        return constant_length_mean(values_RT, inputs)

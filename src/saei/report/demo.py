@@ -1,0 +1,127 @@
+"""The demonstration's picture: for each task what is asked, what was answered, and the runs side by side."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from saei.engine.rundir import read_jsonl
+from saei.report.compare import COLOURS, Curve, read_curve
+
+Panel = tuple[str, str, str]
+"""Metric, title and unit."""
+
+ACCURACY: Panel = ("eval/accuracy", "sampled accuracy", "share right")
+ENTROPY: Panel = ("probe/entropy", "probe entropy", "nats per token")
+ZERO_VARIANCE: Panel = ("probe/zero_variance", "groups all right or all wrong", "share of examples")
+STEPS: Panel = ("probe/strategy/steps", "answered step by step", "share of responses")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One task of the demonstration.
+
+    Attributes:
+        title: What happens there, in a line.
+        caption: What has to be known to read the row.
+        panels: What is drawn over the training steps.
+        runs: Label and folder of each run; the last one's pictures are shown.
+    """
+
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    runs: tuple[tuple[str, Path], ...]
+
+    @property
+    def curves(self) -> list[Curve]:
+        """The evaluations of each run."""
+        return [read_curve(label, folder) for label, folder in self.runs]
+
+
+def draw(stories: Sequence[Story], file: Path) -> None:
+    """Write a PNG with a row per story."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15.5, 5.1 * len(stories)), layout="constrained")
+    for part, story in zip(figure.subfigures(len(stories), 1, squeeze=False)[:, 0], stories, strict=True):
+        part.suptitle(story.title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+        part.supxlabel(textwrap.fill(story.caption, 190), fontsize=9, x=0.01, ha="left", color="#4c5a67")
+        left, right = part.subfigures(1, 2, width_ratios=(1.15, len(story.panels)))
+        _example(left, story)
+        axes = right.subplots(1, len(story.panels))
+        for axis, panel in zip(axes, story.panels, strict=True):
+            _curves(axis, panel, story.curves)
+        axes[0].legend(frameon=False)
+    figure.savefig(file, dpi=110)
+
+
+def rows(story: Story) -> list[tuple[str, ...]]:
+    """Return label and first → last value of each panel's number, one row per run."""
+    table = []
+    for curve in story.curves:
+        first, last = curve.points[0], curve.points[-1]
+        table.append(
+            (curve.label, *(f"{_text(first, metric)} → {_text(last, metric)}" for metric, _, _ in story.panels))
+        )
+    return table
+
+
+def _text(point: Any, metric: str) -> str:
+    """Return a number: a strategy that no response took has none and counts as 0, one that was not finite is none."""
+    value = point.get(metric, 0.0)
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _curves(axis: Any, panel: Panel, curves: Sequence[Curve]) -> None:
+    metric, name, unit = panel
+    for number, curve in enumerate(curves):
+        steps = [point["step"] for point in curve.points]
+        values = [point.get(metric, 0.0) for point in curve.points]
+        axis.plot(steps, values, marker="o", markersize=3.5, linewidth=2, color=COLOURS[number], label=curve.label)
+    axis.set(title=name, ylabel=unit, xlabel="training step")
+    axis.set_ylim(0, 1.04 if unit.startswith("share") else 1.15 * max(axis.dataLim.y1, 1e-6))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _example(part: Any, story: Story) -> None:
+    """Show a group of the last step: the views, the question, and what each run answered to the clean one."""
+    pictures, text = part.subfigures(2, 1, height_ratios=(1, 1.1))
+    shown = _views(story.runs[-1][1])
+    for axis, (name, image) in zip(pictures.subplots(1, max(2, len(shown))), shown.items(), strict=False):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    for axis in pictures.axes:
+        axis.set_axis_off()
+    lines: list[str] = []
+    for label, folder in story.runs:
+        kept = read_jsonl(folder / "samples.jsonl")
+        if not kept:
+            continue
+        last = next(line for line in kept if line["step"] == kept[-1]["step"])
+        lines = lines or [f"“{last['question']}”  Right: {last['answer']}", ""]
+        lines += [f"{label}, last step:", *textwrap.wrap(_printable(last["text"]), 44), ""]
+    text.text(0.02, 0.98, "\n".join(lines), va="top", fontsize=8.5, family="monospace", parse_math=False)
+
+
+def _printable(text: str) -> str:
+    """Return a policy's text with a mark for what no font draws."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _views(run: Path) -> dict[str, Image.Image]:
+    """Return the views of the first group that the last evaluation step kept, by origin."""
+    files = sorted((run / "images").glob("step-*.png"))
+    if not files:
+        return {}
+    step = files[-1].name.split("-")[1]
+    first = next(file for file in files if file.name.split("-")[1] == step)
+    group = first.stem.rsplit("-", 3)[0]  # the name goes on with the view's number, its origin and the picture's place
+    own = [file for file in files if file.stem.rsplit("-", 3)[0] == group]
+    return {file.stem.rsplit("-", 2)[1]: Image.open(file).convert("RGB") for file in own}

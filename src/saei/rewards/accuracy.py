@@ -1,0 +1,89 @@
+"""What the rewards of a right answer in an asked form share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from pydantic import PositiveFloat
+
+from saei.rewards.base import Attempt, Reward
+from saei.rewards.graders.grading import check_gold, grade_answers
+from saei.rewards.graders.infer import key_of
+from saei.rewards.graders.workers import TIME_LIMIT_S
+from saei.rewards.judge import Judge, judge_all
+from saei.strategy import StrategyConfig
+from saei.types import Example, Grade
+
+
+class Accuracy(Reward):
+    """A weighted sum of accuracy and form.
+
+    Accuracy is decided by the grader of the example's type of answer. To add a convention: implement
+    ``final_answer`` and ``well_formed``, and give the weights.
+    """
+
+    class Config(StrategyConfig):
+        """Fields of every reward of accuracy and form.
+
+        Attributes:
+            accuracy: Weight of a right answer.
+            format: Weight of the asked form.
+            time_limit: CPU seconds of algebra for one answer; an answer that takes longer is wrong.
+            judge: A model that decides on free-form answers which rules call wrong; None for rules alone. Its
+                grades are marked by the part `judged`.
+        """
+
+        type: str
+        accuracy: float
+        format: float
+        time_limit: PositiveFloat = TIME_LIMIT_S
+        judge: Judge | None = None
+
+    config: Config
+
+    @abstractmethod
+    def final_answer(self, text: str) -> str | None:
+        """Return the final answer of a response, None if it gives none."""
+
+    @abstractmethod
+    def well_formed(self, text: str) -> bool:
+        """Return whether a response has the asked form."""
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        """Return the grade of one response."""
+        return self.grade_all([Attempt(example, text, truncated)])[0]
+
+    def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        """Return the grade of each response; what needs algebra is shared among worker processes."""
+        config = self.config
+        answers = [self.final_answer(one.text) for one in attempts]
+        pairs = [(one.example, answer) for one, answer in zip(attempts, answers, strict=True)]
+        verdicts = grade_answers(pairs, time_limit_s=config.time_limit)
+        asked: list[int] = []
+        if config.judge is not None:
+            asked = [
+                n
+                for n, (example, answer) in enumerate(pairs)
+                if answer and not verdicts[n].correct and key_of(example).type in config.judge.types
+            ]
+            opinions = judge_all(config.judge, [(pairs[n][0], str(pairs[n][1])) for n in asked])
+            for n, opinion in zip(asked, opinions, strict=True):
+                verdicts[n] = opinion
+        grades = []
+        for n, (one, verdict) in enumerate(zip(attempts, verdicts, strict=True)):
+            formed = self.well_formed(one.text)
+            parts = {"accuracy": float(verdict.correct), "format": float(formed)}
+            if config.judge is not None:
+                parts["judged"] = float(n in asked)
+            reward = config.accuracy * verdict.correct + config.format * formed
+            grades.append(Grade(reward, verdict.correct, parts, answers[n], verdict.reason))
+        return grades
+
+    def check(self, example: Example) -> None:
+        """Check that the gold answer can be read as the type of answer that it is.
+
+        Raises:
+            DataError: If it cannot.
+        """
+        check_gold(example)

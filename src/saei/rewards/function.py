@@ -1,0 +1,92 @@
+"""A Python function as reward."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from saei.errors import PluginLoadError, TrainingError
+from saei.registry import load_file
+from saei.rewards.base import Reward
+from saei.rewards.graders.tidy import shown
+from saei.strategy import StrategyConfig
+from saei.types import Example, Grade
+
+
+class Function(Reward):
+    """The value of a Python function, named by where it is imported from.
+
+    .. code-block:: python
+
+        def reward(example: Example, text: str, *, truncated: bool) -> float | Grade: ...
+
+    A number is the reward; a ``Grade`` says also which answer was read and whether it is right. What the function
+    raises, and a reward that is not finite, stops the run with the example and the response.
+    """
+
+    class Config(StrategyConfig):
+        """Fields of ``function``.
+
+        Attributes:
+            path: `package.module:function`, or `./file.py:function`; a relative file starts at the working folder.
+            correct_from: A number that the function returns counts as a right answer from here on.
+        """
+
+        type: Literal["function"] = "function"
+        path: str
+        correct_from: float = 1.0
+
+        @field_validator("path")
+        @classmethod
+        def _absolute(cls, path: str) -> str:
+            module, colon, name = path.rpartition(":")
+            if not colon or not module or not name.isidentifier():
+                raise ValueError(f"A function is named `module:function` or `file.py:function`; got '{path}'.")
+            return f"{Path(module).expanduser().resolve()}:{name}" if module.endswith(".py") else path
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._function = _load(config.path)
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        """Return the grade of one response.
+
+        Raises:
+            TrainingError: From what the function raised, or if it returned no finite number.
+        """
+        try:
+            found = self._function(example, text, truncated=truncated)
+            grade = found if isinstance(found, Grade) else Grade(float(found), float(found) >= self.config.correct_from)
+            if not math.isfinite(grade.reward):
+                raise ValueError(f"the reward is {grade.reward}")
+        except Exception as error:
+            raise TrainingError(
+                "A reward function has to return a finite number or a Grade for every response.",
+                reason=f"{self.config.path} on example {example.id} with the response '{shown(text)}': "
+                f"{type(error).__name__}: {error}.",
+                remedy="Mend the function, and resume the run.",
+            ) from error
+        return grade
+
+
+def _load(path: str) -> Callable[..., Any]:
+    source, _, name = path.rpartition(":")
+    try:
+        module = load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        function = getattr(module, name)
+        if not callable(function):
+            raise TypeError(f"it is a {type(function).__name__}, which cannot be called")
+    except Exception as error:
+        raise PluginLoadError(
+            f"The reward function '{path}' has to be importable.",
+            reason=f"{type(error).__name__}: {error}.",
+            remedy="Give `module:function` of an installed module, or `./file.py:function`.",
+        ) from error
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,89 @@
+r"""The grader of expressions: by text and by value here; what needs algebra is asked of the workers."""
+
+from __future__ import annotations
+
+import re
+
+from saei.rewards.graders.key import AnswerKey
+from saei.rewards.graders.quantities import quantity, same_quantity, unnamed
+from saei.rewards.graders.tidy import shown, tidy
+from saei.rewards.graders.units import split_unit
+from saei.rewards.graders.verdict import Question, Verdict
+
+MAX_LENGTH = 400  # characters; longer answers are not given to algebra
+MAX_DEPTH = 24
+MAX_DIGITS = 60  # of one number
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_NO_SYMBOLS = re.compile(r"\\(?:text|mathrm|operatorname|begin|end)\s*\{[^{}]*\}")
+_ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\\circ\b|\{\s*\\circ\s*\})")
+_TOWER = re.compile(r"\d\s*(?:\^|\*\*)\s*[{(]?\s*-?(?:\d{5}|\d+\s*(?:\^|\*\*))")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_LONG_WORD = re.compile(r"[A-Za-z]{4,}")
+_FUNCTIONS = re.compile(r"\b(?:sqrt|sinh?|cosh?|tanh?|arcsin|arccos|arctan|log|exp)\b")
+
+
+def expression(answer: str, key: AnswerKey) -> Verdict | Question:
+    """The same mathematical expression: the same text, the same value, or equal by algebra."""
+    neat, gold = tidy(answer), tidy(key.gold)
+    if neat and _compact(neat) == _compact(gold):
+        return Verdict(True, "the same text")
+    given, wanted = quantity(answer), quantity(key.gold)
+    if given is not None and wanted is not None:
+        return same_quantity(given, wanted, key)
+    reason = unfit(neat)
+    if reason:
+        return Verdict(False, reason)
+    left, right = unnamed(gold), unnamed(neat)
+    if "=" not in left and "=" not in right:  # x = 5 and 5 say the same
+        gold, neat = left, right
+    if _compact(neat) == _compact(gold):
+        return Verdict(True, "the same text")
+    (gold, unit), (neat, other) = _without_unit(gold), _without_unit(neat)
+    if unit and other and unit != other:
+        return Verdict(False, f"in {other}, not in {unit}")
+    if _letters(gold) != _letters(neat) and _letters(gold).casefold() == _letters(neat).casefold():
+        return Verdict(False, f"other symbols: '{shown(answer)}'")
+    return Question(_in_radians(gold), _in_radians(neat))
+
+
+def unfit(neat: str) -> str:
+    """Return why a tidied answer is not worth algebra, an empty text if it is."""
+    if not neat:
+        return "an empty answer"
+    if len(neat) > MAX_LENGTH:
+        return f"longer than {MAX_LENGTH} characters"
+    depth = deepest = 0
+    for sign in neat:
+        depth += (sign in "([{") - (sign in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        return f"brackets nested deeper than {MAX_DEPTH}"
+    if re.search(rf"\d{{{MAX_DIGITS + 1}}}", neat):
+        return f"a number of more than {MAX_DIGITS} digits"
+    if _TOWER.search(neat):
+        return "a power too large to work out"
+    words = _FUNCTIONS.sub("", _NO_SYMBOLS.sub("", neat))
+    words = _COMMAND.sub("", words)
+    if _LONG_WORD.search(words):
+        return f"words, not an expression: '{shown(neat)}'"
+    return ""
+
+
+def _in_radians(text: str) -> str:
+    """Write the degrees inside of a trigonometric function as radians; elsewhere a degree sign is a unit."""
+    return _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIGONOMETRIC.search(text) else text
+
+
+def _without_unit(text: str) -> tuple[str, str | None]:
+    r"""Take off a unit that is marked as text; a bare one may be a symbol."""
+    return split_unit(text) if "\\text" in text or "\\mathrm" in text else (text, None)
+
+
+def _compact(text: str) -> str:
+    return re.sub(r"\s+(?![A-Za-z])|(?<![A-Za-z])\s+", "", text)
+
+
+def _letters(text: str) -> str:
+    """Return the symbols of an expression, each once; neither commands nor words of text."""
+    text = _NO_SYMBOLS.sub("", text)
+    return "".join(sorted(set(re.findall(r"[A-Za-z]", _COMMAND.sub("", _FUNCTIONS.sub("", text))))))

@@ -1,0 +1,114 @@
+"""From answers to verdicts: each by the grader of its type, in one batch, so that workers share what needs algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+from saei.errors import DataError
+from saei.rewards.graders import quantities, words
+from saei.rewards.graders.expressions import expression, unfit
+from saei.rewards.graders.infer import key_of
+from saei.rewards.graders.key import AnswerKey, bad_gold
+from saei.rewards.graders.lists import grade_list, items
+from saei.rewards.graders.tidy import shown, tidy
+from saei.rewards.graders.verdict import Question, Verdict
+from saei.rewards.graders.workers import TIME_LIMIT_S, workers
+from saei.types import Example
+
+MAX_LENGTH = 2000  # characters; a longer answer is right only as the same text
+
+GRADERS: Mapping[str, Callable[[str, AnswerKey], Verdict | Question]] = {
+    "letter": words.letter,
+    "yes-no": words.yes_no,
+    "integer": quantities.integer,
+    "number": quantities.number,
+    "relaxed": quantities.relaxed,
+    "expression": expression,
+    "list": grade_list,
+    "choice": words.choice,
+    "text": words.text,
+}
+"""The grader of each type of answer."""
+
+
+def grade_answers(pairs: Sequence[tuple[Example, str | None]], *, time_limit_s: float = TIME_LIMIT_S) -> list[Verdict]:
+    """Return the verdict on each answer; one that is None could not be found in its response.
+
+    Args:
+        pairs: Examples and the final answers to them.
+        time_limit_s: CPU seconds of algebra for one answer.
+
+    Raises:
+        TrainingError: If algebra is needed and its workers cannot be started.
+    """
+    found = [_without_algebra(example, answer) for example, answer in pairs]
+    questions = [one for one in found if isinstance(one, Question)]
+    verdicts = iter(workers.compare(questions, time_limit_s) if questions else ())
+    return [next(verdicts) if isinstance(one, Question) else one for one in found]
+
+
+def check_gold(example: Example) -> None:
+    """Check that the gold answer can be read as what its type asks for.
+
+    Raises:
+        DataError: If it cannot: an answer could then never be graded.
+    """
+    key = key_of(example)
+    wrong = _what_is_wrong(key)
+    if wrong:
+        how = "inferred from it" if key.inferred else "as the example says"
+        raise bad_gold(
+            example,
+            f"The gold answer has to be readable as the type '{key.type}', {how}: {wrong}.",
+            "Correct the row, or give it another `answer_type`; `text` takes any answer.",
+            f"'{shown(example.answer)}'" + (f" and the options {list(key.choices)}" if key.choices else ""),
+        )
+
+
+def _without_algebra(example: Example, answer: str | None) -> Verdict | Question:
+    if answer is None:
+        return Verdict(False, "no final answer")
+    try:
+        key = key_of(example)
+        if _what_is_wrong(key):
+            return Verdict(False, "the gold answer cannot be read")
+    except DataError:
+        return Verdict(False, "the gold answer cannot be read")
+    if key.inferred and words.same_answer(answer, key.gold):
+        return Verdict(True, "the same text or number")
+    if not answer.strip():
+        return Verdict(False, "an empty answer")
+    if len(answer) > MAX_LENGTH:
+        correct = words.same_answer(answer, key.gold)
+        return Verdict(correct, "the same text" if correct else f"longer than {MAX_LENGTH} characters")
+    return GRADERS[key.type](answer, key)
+
+
+@lru_cache(maxsize=8192)
+def _what_is_wrong(key: AnswerKey) -> str:
+    """Return what is wrong with a gold answer, an empty text if nothing is."""
+    gold = key.gold
+    if not gold.strip():
+        return "it is empty"
+    if key.type == "letter":
+        letter = words.letter_of(gold)
+        if letter is None:
+            return "it is no single letter"
+        return "no option has this letter" if key.choices and ord(letter) - ord("A") >= len(key.choices) else ""
+    if key.type == "choice":
+        return "" if words.place_of(gold, key.choices) is not None else "it is none of the options' texts"
+    if key.type == "yes-no":
+        return "" if words.polarity_of(gold) is not None else "it is neither yes nor no"
+    if key.type in ("integer", "number"):
+        found = quantities.quantity(gold)
+        if found is None:
+            return "it is no number"
+        whole = found.value.rational and found.value.number == int(found.value.number)
+        return "it is no whole number" if key.type == "integer" and not whole else ""
+    if key.type == "list":
+        return "" if items(tidy(gold)) else "it has no items"
+    if key.type == "expression" and quantities.quantity(gold) is None:
+        neat = tidy(gold)
+        return unfit(neat) or workers.unreadable(neat)
+    return ""

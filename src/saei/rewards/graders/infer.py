@@ -1,0 +1,85 @@
+"""Which type of answer an example asks for: what it says, or what its gold answer looks like."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from saei.errors import nearest
+from saei.rewards.graders.key import ANSWER_TYPES, AnswerKey, AnswerType, bad_gold
+from saei.rewards.graders.lists import items
+from saei.rewards.graders.quantities import quantity
+from saei.rewards.graders.tidy import plain_words, tidy
+from saei.rewards.graders.words import POLARITY
+from saei.types import Example
+
+_LETTER = re.compile(r"\(?[A-Z]\)?[.):]?")
+_MATHS = re.compile(r"[\\^=<>]|\d|\b[A-Za-z]\b")
+
+
+def key_of(example: Example) -> AnswerKey:
+    """Return what an answer to an example is compared with.
+
+    Raises:
+        DataError: If the example's ``meta`` says something about the answer that cannot be.
+    """
+    meta = example.meta
+    choices = tuple(str(choice) for choice in meta.get("choices") or ())
+    type_ = meta.get("answer_type")
+    if type_ is not None and type_ not in ANSWER_TYPES:
+        raise bad_gold(
+            example, "`answer_type` has to be a known type of answer.", nearest(str(type_), ANSWER_TYPES), repr(type_)
+        )
+    unit = meta.get("unit")
+    return AnswerKey(
+        type_ or infer(example.answer, choices),
+        example.answer,
+        inferred=type_ is None,
+        choices=choices,
+        precision=None if meta.get("precision") is None else int(_number(example, "precision")),
+        unit=str(unit).strip() or None if unit is not None else None,
+        tolerance=None if meta.get("tolerance") is None else _number(example, "tolerance"),
+    )
+
+
+def infer(gold: str, choices: tuple[str, ...] = ()) -> AnswerType:
+    r"""Return the type of answer that a gold answer looks like; the first rule that fits.
+
+    1. One of the ``choices``: ``choice``.
+    2. A capital letter alone, also ``(B)`` or ``B.``: ``letter``.
+    3. Yes, no, true or false: ``yes-no``.
+    4. A whole number, with a unit or ``x =`` or without: ``integer``. Another written number (``13.9``, ``3/4``,
+       ``8\sqrt{3}``, ``50%``): ``number``.
+    5. In square brackets, or several numbers between commas: ``list``.
+    6. With a digit, a backslash, one of ``^ = < >`` or a letter standing alone: ``expression``.
+    7. Anything else: ``text``.
+    """
+    neat = tidy(gold)
+    if choices and any(plain_words(neat) == plain_words(tidy(choice)) for choice in choices):
+        return "choice"
+    if _LETTER.fullmatch(neat):
+        return "letter"
+    if plain_words(neat) in POLARITY:
+        return "yes-no"
+    found = quantity(gold)
+    if found is not None:
+        value = found.value
+        whole = value.rational and value.number == int(value.number) and value.decimals is None and not value.percent
+        return "integer" if whole else "number"
+    if neat.startswith("[") and neat.endswith("]"):
+        return "list"
+    parts = items(neat)
+    if len(parts) > 1 and neat[0] not in "([{\\" and all(quantity(part) is not None for part in parts):
+        return "list"
+    return "expression" if _MATHS.search(neat) else "text"
+
+
+def _number(example: Example, name: str) -> float:
+    value: Any = example.meta[name]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < 1000:
+        raise bad_gold(example, f"`{name}` has to be a number from 0 on.", "Correct the row.", f"{name} {value!r}")
+    return number

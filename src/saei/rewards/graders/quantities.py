@@ -1,0 +1,141 @@
+"""Graders of numbers: an integer, a number with precision and unit, a number that may be 5 % off."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+
+from saei.rewards.graders.key import AnswerKey
+from saei.rewards.graders.tidy import plain_words, shown, tidy
+from saei.rewards.graders.units import split_unit, unit_of
+from saei.rewards.graders.value import Real, Value, decimal, read, same, times
+from saei.rewards.graders.verdict import Verdict
+
+RELAXED = 0.05  # ChartQA's relaxed accuracy (arXiv 2203.10244)
+TELLING = 3  # significant digits from which a decimal number stands for the exact one that it rounds
+_NAME = re.compile(
+    r"(?:(?:m\s*)?\\(?:angle|triangle|overline|widehat)\s*\{?\s*[A-Za-z0-9]{1,3}\s*\}?"
+    r"|(?:\\?[A-Za-z]{1,3}|\\[a-z]+)'*(?:_\{?\w{1,6}\}?)?(?:\(\w{1,3}\))?)"
+    r"\s*(?:=|\\approx|\\sim)\s*(?P<rest>[^=]*)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A value and the unit it is in, None if none is named."""
+
+    value: Value
+    unit: str | None
+
+
+@lru_cache(maxsize=8192)
+def quantity(text: str) -> Quantity | None:
+    """Return the number and the unit that an answer gives, also as ``x = 5``; None if it gives no number."""
+    if len(text) > 1000:
+        return None
+    neat = unnamed(tidy(text)).removeprefix("\\approx").strip()
+    value, unit = read(neat), None
+    if value is not None:
+        return Quantity(value, split_unit(neat)[1] if "circ" in neat else None)
+    rest, unit = split_unit(neat)
+    value = read(rest) if unit is not None else None
+    return None if value is None else Quantity(value, unit)
+
+
+def unnamed(neat: str) -> str:
+    r"""Return what follows ``x =`` or ``\angle ABC =``; the text itself if it names nothing."""
+    found = _NAME.fullmatch(neat)
+    return found["rest"].strip() if found else neat
+
+
+def integer(answer: str, key: AnswerKey) -> Verdict:
+    """The same whole number, in any exact form: ``5.0`` and ``10/2`` are 5, and 4.9999 is not."""
+    return _compare(answer, key)
+
+
+def number(answer: str, key: AnswerKey) -> Verdict:
+    """The same number to the precision of the gold answer, in the same unit if both name one."""
+    return _compare(answer, key)
+
+
+def relaxed(answer: str, key: AnswerKey) -> Verdict:
+    """A number at most 5 % off the gold answer; other gold answers as text, in any case."""
+    gold = quantity(key.gold)
+    if gold is None:
+        correct = plain_words(tidy(answer)) == plain_words(tidy(key.gold))
+        return Verdict(correct, "the same text" if correct else f"another text: '{shown(answer)}'")
+    given = quantity(answer)
+    if given is None:
+        return Verdict(False, f"no number: '{shown(answer)}'")
+    tolerance = RELAXED if key.tolerance is None else key.tolerance
+    if not given.value.worked_out and gold.value.worked_out:
+        return Verdict(False, "a calculation that is not worked out")
+    if near(given.value, gold.value, tolerance):
+        return Verdict(True, f"within {tolerance:.0%}")
+    return Verdict(False, f"{_text(given.value)} is off by more than {tolerance:.0%}")
+
+
+def _compare(answer: str, key: AnswerKey) -> Verdict:
+    gold, given = quantity(key.gold), quantity(answer)
+    assert gold is not None, "checked when the example was read"
+    if given is None:
+        return Verdict(False, f"no number: '{shown(answer)}'")
+    return same_quantity(given, gold, key)
+
+
+def same_quantity(given: Quantity, gold: Quantity, key: AnswerKey) -> Verdict:
+    """Compare two numbers with their units; a unit that only one of them names is taken for granted."""
+    unit = unit_of(key.unit) or gold.unit
+    if unit is not None and given.unit is not None and given.unit != unit and "unit" not in (given.unit, unit):
+        return Verdict(False, f"in {given.unit}, not in {unit}")
+    return same_number(given.value, gold.value, key)
+
+
+def same_number(given: Value, gold: Value, key: AnswerKey) -> Verdict:
+    """Compare two numbers by the rules of the gold answer's precision."""
+    if not given.worked_out and gold.worked_out:
+        return Verdict(False, "a calculation that is not worked out")
+    pairs = _readings(given, gold)
+    if any(same(a, b) for a, b in pairs):
+        return Verdict(True, "the same number")
+    if key.tolerance is not None and near(given, gold, key.tolerance):
+        return Verdict(True, f"within a factor of {key.tolerance:g}")
+    if key.type == "integer":
+        return Verdict(False, f"another number: {_text(given)}")
+    decimals = key.precision
+    if decimals is None and gold.decimals and gold.digits >= TELLING:
+        decimals = gold.decimals
+    if decimals is not None and any(_rounds(a, b, decimals) for a, b in pairs):
+        return Verdict(True, f"the same to {decimals} decimals")
+    approximate = given.decimals is not None and given.digits >= TELLING and not gold.rational
+    if approximate and _rounds(given.number, gold.number, given.decimals or 0):
+        return Verdict(True, f"the gold answer to {given.decimals} decimals")
+    return Verdict(False, f"another number: {_text(given)}")
+
+
+def near(given: Value, gold: Value, tolerance: float) -> bool:
+    """Return whether a number is within a relative tolerance of another; of 0 only 0 is."""
+    share = Decimal(repr(tolerance))
+    return any(abs(decimal(a) - decimal(b)) <= share * abs(decimal(b)) for a, b in _readings(given, gold))
+
+
+def _readings(given: Value, gold: Value) -> list[tuple[Real, Real]]:
+    """Return the pairs of numbers to compare: 50% is one half, and it is the 50 of an answer in percent."""
+    pairs = [(given.number, gold.number)]
+    if given.percent and not gold.percent:
+        pairs.append((times(given.number, 100), gold.number))
+    if gold.percent and not given.percent:
+        pairs.append((given.number, times(gold.number, 100)))
+    return pairs
+
+
+def _rounds(given: Real, gold: Real, decimals: int) -> bool:
+    """Return whether two numbers are at most half a unit of the last decimal apart."""
+    return abs(decimal(given) - decimal(gold)) <= Decimal(5).scaleb(-decimals - 1)
+
+
+def _text(value: Value) -> str:
+    number = value.number
+    return shown(str(number), 24) if not isinstance(number, Decimal) else f"{number:.6g}"

@@ -1,0 +1,141 @@
+r"""Graders of answers in words: a letter, yes or no, the text of an option, any text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+
+from saei.rewards.graders.key import AnswerKey
+from saei.rewards.graders.tidy import plain_words, shown, tidy
+from saei.rewards.graders.value import read, same
+from saei.rewards.graders.verdict import Verdict
+
+POLARITY: Mapping[str, bool] = {"yes": True, "true": True, "no": False, "false": False}
+MAX_NUMBER = 64  # characters; longer strings are compared as text only
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?", re.ASCII)
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_LETTER = re.compile(
+    r"(?:(?:option|choice)\s+)?(?:\((?P<round>[A-Za-z])\)|(?P<bare>[A-Za-z]))(?:\s*(?P<mark>[.:),-])|\s*$|\s+)\s*(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def letter(answer: str, key: AnswerKey) -> Verdict:
+    """A letter, alone or before its option: ``C``, ``(c)``, ``C. 40``, ``Option C``; or, with choices, its text."""
+    gold = letter_of(key.gold)
+    assert gold is not None, "checked when the example was read"
+    if key.choices:
+        return _chosen(answer, key, ord(gold) - ord("A"))
+    given = letter_of(answer)
+    if given is None:
+        return Verdict(False, f"no single letter in '{shown(answer)}'")
+    return Verdict(given == gold, f"letter {given}")
+
+
+def choice(answer: str, key: AnswerKey) -> Verdict:
+    """The text of an option, or its letter: the answer has to mean the option that the gold answer is the text of."""
+    place = place_of(key.gold, key.choices)
+    assert place is not None, "checked when the example was read"
+    return _chosen(answer, key, place)
+
+
+def yes_no(answer: str, key: AnswerKey) -> Verdict:
+    """Yes or no, also true or false: the first word, unless the other one follows."""
+    gold = polarity_of(key.gold)
+    given = polarity_of(answer)
+    if given is None:
+        return Verdict(False, f"neither yes nor no: '{shown(answer)}'")
+    return Verdict(given == gold, "yes" if given else "no")
+
+
+def text(answer: str, key: AnswerKey) -> Verdict:
+    """The same text up to white space and case, or the same rational number."""
+    correct = same_answer(answer.casefold(), key.gold.casefold())
+    return Verdict(correct, "the same text" if correct else f"another text: '{shown(answer)}'")
+
+
+def same_answer(given: str, gold: str) -> bool:
+    """Return whether two answers are the same text up to white space, or the same rational number."""
+    given, gold = " ".join(given.split()), " ".join(gold.split())
+    if given == gold:
+        return bool(gold)
+    number = _number(gold)
+    return number is not None and _number(given) == number
+
+
+def letter_of(answer: str) -> str | None:
+    """Return the one letter that an answer gives, None if it gives none or several."""
+    neat = _TEXT_COMMAND.sub(r"\1", tidy(answer))
+    found = _LETTER.fullmatch(neat.strip(" .*"))
+    if found is None:
+        return None
+    rest = found["rest"]
+    if rest and not (found["mark"] or found["round"]):
+        return None  # "a cat" names no option
+    if re.match(r"(?:(?:and|or|,|&|/)\s*)?\(?[A-Za-z]\)?(?:[\s.,:)]|$)", rest) and len(plain_words(rest)) < 4:
+        return None  # "A, C" names two
+    return (found["round"] or found["bare"]).upper()
+
+
+def polarity_of(answer: str) -> bool | None:
+    """Return True for yes, False for no, None for neither or both."""
+    words = plain_words(_TEXT_COMMAND.sub(r"\1", tidy(answer)))
+    if words in ("1", "0"):
+        return words == "1"
+    first = re.match(r"(yes|no|true|false)(?:$|\s*[.,;:!\-(])", words)
+    if first is None:
+        return None
+    said = {POLARITY[word] for word in re.findall(r"\b(?:yes|no|true|false)\b", words)}
+    return POLARITY[first[1]] if len(said) == 1 else None
+
+
+def place_of(answer: str, choices: tuple[str, ...]) -> int | None:
+    """Return which option an answer is the text of; None for none."""
+    options = [_option(one) for one in choices]
+    given = _option(answer)
+    if given in options:
+        return options.index(given)
+    number = read(answer)
+    if number is None:
+        return None
+    for place, one in enumerate(choices):
+        value = read(one)
+        if value is not None and same(value.number, number.number):
+            return place
+    return None
+
+
+def _chosen(answer: str, key: AnswerKey, gold: int) -> Verdict:
+    """Grade by which option an answer means: by its text, else by its letter, and not by both against each other."""
+    place = place_of(answer, key.choices)
+    if place is not None:  # options may have the same text twice
+        correct = place == gold or _option(key.choices[place]) == _option(key.choices[gold])
+        return Verdict(correct, f"the text of option {_name(place)}")
+    given = letter_of(answer)
+    if given is None or ord(given) - ord("A") >= len(key.choices):
+        return Verdict(False, f"none of the options: '{shown(answer)}'")
+    place = ord(given) - ord("A")
+    found = _LETTER.fullmatch(_TEXT_COMMAND.sub(r"\1", tidy(answer)).strip(" .*"))
+    beside = place_of(found["rest"], key.choices) if found and found["rest"] else None
+    if beside is not None and _option(key.choices[beside]) != _option(key.choices[place]):
+        return Verdict(False, f"letter {given} with the text of option {_name(beside)}")
+    return Verdict(place == gold, f"letter {given}")
+
+
+def _option(text: str) -> str:
+    return plain_words(tidy(text))
+
+
+def _name(place: int) -> str:
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
+
+
+def _number(text: str) -> Fraction | None:
+    compact = text.replace(" ", "").replace(",", "") if len(text) <= MAX_NUMBER else ""
+    if not _NUMBER.fullmatch(compact):
+        return None
+    numerator, _, denominator = compact.partition("/")
+    if denominator and int(denominator) == 0:
+        return None
+    return Fraction(numerator) / Fraction(denominator or 1)

@@ -1,0 +1,86 @@
+"""Sampling until enough groups teach something: DAPO's dynamic sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from saei.interventions import InterventionConfig
+from saei.policy import Policy
+from saei.registry import SamplerField
+from saei.samplers.base import Sampler, SamplingContext
+from saei.strategy import Strategy, StrategyConfig
+from saei.types import Grade, Group, ScoredGroup, View
+
+
+class Dynamic(Sampler):
+    """Another sampler whose groups without variance are replaced by groups of further examples (arXiv 2503.14476).
+
+    A group has no variance if its responses are all right or all wrong. DAPO counts it so, on accuracy; a format
+    reward would hide it. Such groups are drawn and graded but not trained on, and their responses count as sampled.
+    Each round draws as many further examples as are still missing. After the last round the step trains on the
+    groups that there are, fewer than ``training.prompts_per_step`` or none, where verl's recipe for DAPO stops the run.
+    """
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            of: The sampler that draws; an intervention stands at ``sampler.of.intervention``.
+            max_rounds: Rounds of drawing in a step, the first included.
+        """
+
+        type: Literal["dynamic"] = "dynamic"
+        of: SamplerField = "clean"  # type: ignore[assignment]  # names are resolved by the validator
+        max_rounds: PositiveInt = 10
+
+        @property
+        def intervention(self) -> InterventionConfig | None:
+            """The other sampler's intervention, None if it has none."""
+            return getattr(self.of, "intervention", None)
+
+    config: Config
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self.of: Sampler = self.config.of.build()
+
+    @property
+    def group_size(self) -> int:
+        """The other sampler's."""
+        return self.of.group_size
+
+    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+        """Return all groups that were drawn, also those that ``guard`` will drop."""
+        groups = self.of.draw(views, ctx)
+        missing = ctx.total(len(views) - self._varying(groups, ctx))
+        for _ in range(self.config.max_rounds - 1):
+            further = ctx.more(missing) if missing else ()
+            if not ctx.total(len(further)):
+                break
+            drawn = self.of.draw(further, ctx) if further else []
+            missing -= ctx.total(self._varying(drawn, ctx))
+            groups += drawn
+        return groups
+
+    def _varying(self, groups: Sequence[Group], ctx: SamplingContext) -> int:
+        with ctx.phase("reward"):
+            return sum(_varies(ctx.grade(group.views[0], group.responses)) for group in groups)
+
+    def check(self, policy: Policy, view: View) -> None:
+        """Ask the other sampler."""
+        self.of.check(policy, view)
+
+    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+        """Drop a group without variance; ask the other sampler about the rest."""
+        return self.of.guard(scored, ctx) if _varies(scored.grades) else None
+
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the other sampler."""
+        return {"of": self.of}
+
+
+def _varies(grades: Sequence[Grade]) -> bool:
+    return len({grade.correct for grade in grades}) > 1

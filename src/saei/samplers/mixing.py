@@ -1,0 +1,120 @@
+"""What samplers share that mix clean and intervened responses in one group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.policy import Policy
+from saei.samplers.base import Sampler, SamplingContext
+from saei.strategy import Strategy, StrategyConfig
+from saei.types import Group, Response, ScoredGroup, View, ViewWeight
+
+
+class Mixing(Sampler):
+    """Some responses from the clean view, the others from views that an intervention made from them.
+
+    A group that the intervention leaves alone draws its remaining responses from the clean view: the budget is
+    kept and the case is counted.
+    """
+
+    class Config(StrategyConfig):
+        """Fields of every mixing sampler.
+
+        Attributes:
+            n_clean: Responses from the clean view; the attack's criterion is taken over these.
+            n_adversarial: Responses from intervened views.
+            views: Intervened views per group, which share ``n_adversarial``; more than one differ only where the
+                selector or the attack is random.
+            intervention: How those views are made.
+            update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
+                literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
+                (arXiv 2504.13055). ``perturbed``: all under the intervened view.
+            beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
+            weight_cap: Largest view weight.
+        """
+
+        n_clean: PositiveInt = 6
+        n_adversarial: PositiveInt = 6
+        views: PositiveInt = 1
+        intervention: InterventionConfig = InterventionConfig()
+        update_on: Literal["sampled", "clean", "perturbed"] = "sampled"
+        beta: NonNegativeFloat = 0.0
+        weight_cap: PositiveFloat = 2.0
+
+    config: Config
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self.intervention = Intervention(self.config.intervention)
+
+    @property
+    def group_size(self) -> int:
+        """``n_clean + n_adversarial``."""
+        return self.config.n_clean + self.config.n_adversarial
+
+    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+        """Return one group per view, clean responses first."""
+        policy, config = ctx.policy, self.config
+        with ctx.phase("sample"), policy.open(views) as prefix:
+            clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generators(views))
+        with ctx.phase("attack"):
+            outcomes_by_view = [self.intervention.apply(views, clean, ctx) for _ in range(config.views)]
+        outcomes = list(zip(*outcomes_by_view, strict=True))
+        share = _shares(config.n_adversarial, config.views)
+        intervened = [outcome.view for own in outcomes for outcome in own]
+        with ctx.phase("sample"), policy.open(intervened) as prefix:
+            drawn = iter(prefix.sample(share * len(views), generator=ctx.generators(intervened)))
+        return [
+            self._group(view, own, clean_responses, [next(drawn) for _ in own])
+            for view, own, clean_responses in zip(views, outcomes, clean, strict=True)
+        ]
+
+    def _group(
+        self, view: View, outcomes: Sequence[Outcome], clean: list[Response], drawn: list[list[Response]]
+    ) -> Group:
+        numbers = count(1)
+        places = [0 if outcome.untouched else next(numbers) for outcome in outcomes]
+        by_place = sorted(zip(places, drawn, strict=True), key=lambda pair: pair[0])
+        attacked = [outcome for outcome in outcomes if not outcome.untouched]
+        sampled_from = (*((0,) * len(clean)), *(place for place, own in by_place for _ in own))
+        updated_on = {
+            "sampled": sampled_from,
+            "clean": (0,) * len(sampled_from),
+            "perturbed": tuple(max(place, min(1, len(attacked))) for place in sampled_from),
+        }[self.config.update_on]
+        return Group(
+            example=view.example,
+            views=(view, *(outcome.view for outcome in attacked)),
+            responses=(*clean, *(response for _, own in by_place for response in own)),
+            sampled_from=sampled_from,
+            updated_on=updated_on,
+            view_weight=ViewWeight(self.config.beta, self.config.weight_cap),
+            untouched=None if attacked else outcomes[0].untouched,
+            metrics=_mean([outcome.metrics for outcome in attacked]),
+        )
+
+    def check(self, policy: Policy, view: View) -> None:
+        """Find out whether the attack reaches the pixels."""
+        self.intervention.check(policy, view)
+
+    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+        """Ask the intervention's guard."""
+        return self.intervention.guard.inspect(scored, ctx)
+
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the intervention's slots."""
+        return self.intervention.parts()
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """Split a number into nearly equal parts, larger ones first."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]} if metrics else {}

@@ -1,0 +1,28 @@
+"""NoisyRollout's sampling: clean and noisy responses in one group."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from saei.interventions import InterventionConfig
+from saei.samplers.mixing import Mixing
+
+
+class Noisy(Mixing):
+    """Half of the responses from a noisy image, all trained under the clean one: NoisyRollout (arXiv 2504.13055).
+
+    It is ``mixed`` with other defaults: the attack ``diffusion-noise``, whose strength falls as ``sigmoid``. The
+    selector and the criterion have no say, since noise asks neither. NoisyRollout's loss has an entropy bonus of
+    1e-3 besides: ``objective.terms=[entropy-bonus]``.
+    """
+
+    class Config(Mixing.Config):
+        """The fields of every mixing sampler."""
+
+        type: Literal["noisy"] = "noisy"
+        intervention: InterventionConfig = InterventionConfig.model_validate(
+            {"attack": "diffusion-noise", "strength": "sigmoid"}
+        )
+        update_on: Literal["sampled", "clean", "perturbed"] = "clean"
+
+    config: Config

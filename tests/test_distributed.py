@@ -1,0 +1,237 @@
+"""Several processes train as one does: launched by torchrun and accelerate, on gloo."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+
+from runs import lines, tiny
+from saei.config import ModelConfig
+from saei.engine import checkpoint
+from saei.engine.ranks import Ranks, ranks_of
+from saei.errors import CheckpointError, ConfigError
+from saei.layers import load_config
+from saei.policy.loading import model_path
+
+PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
+BUILTIN = Path(model_path(ModelConfig()))
+PLUGIN = '''
+import os
+from pathlib import Path
+from typing import Literal
+
+from saei.interventions.base import Guard
+from saei.registry import register
+from saei.rewards.base import Reward
+from saei.strategy import StrategyConfig
+from saei.types import Grade
+
+
+@register
+class Checksum(Reward):
+    """Grades random text by the sum of its characters."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["mine/checksum"] = "mine/checksum"
+
+    def grade(self, example, text, *, truncated=False):
+        rest = sum(map(ord, text)) % 6
+        return Grade(rest / 5, rest < 2, {}, str(rest))
+
+
+@register
+class Some(Guard):
+    """Drops the groups of examples 1, 6 and 7, and leaves a note of which process looked at which group."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["mine/some"] = "mine/some"
+
+    def inspect(self, scored, ctx):
+        number = int(scored.group.example.id.rsplit("-", 1)[1])
+        world, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+        with Path(f"looked-{world}-{rank}.txt").open("a") as file:
+            file.write(f"{number} {max(map(len, scored.group.responses))}\\n")
+        return None if number in (1, 6, 7) else scored
+'''
+SETTINGS = {
+    "reward.type": "mine/checksum",
+    "model.device": "cpu",
+    "sampler.n_clean": 2,
+    "sampler.n_adversarial": 2,
+    "sampler.intervention.guard.type": "mine/some",
+    "training.prompts_per_step": 4,
+    "training.micro_groups": 1,
+    "training.seed_per": "group",
+    "evaluation.every": 2,
+    "evaluation.examples": 3,
+    "evaluation.responses": 2,
+    "evaluation.probe_examples": 3,
+    "evaluation.probe_responses": 2,
+}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+ACCELERATE += ("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "mine.py").write_text(PLUGIN)
+    return folder
+
+
+def run(home: Path, launcher: Sequence[str], *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "saei.cli", "train", *arguments],
+        cwd=home,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def fresh(name: str, steps: int = 3) -> list[str]:
+    settings = [word for path, value in SETTINGS.items() for word in ("--set", f"{path}={value}")]
+    return ["--model", "builtin", "--plugin", "./mine.py", "--steps", str(steps), "--name", name, *settings]
+
+
+def looked_at(home: Path, world: int, rank: int) -> list[list[int]]:
+    """Return number and longest response of each group that a process trained on or dropped, and forget them."""
+    file = home / f"looked-{world}-{rank}.txt"
+    found = [[int(word) for word in line.split()] for line in file.read_text().splitlines()]
+    file.unlink()
+    return found
+
+
+def weights(home: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.latest(home / "runs" / name / "checkpoints") / "model.safetensors")
+
+
+def assert_same_run(home: Path, left: str, right: str) -> None:
+    ours, theirs, start = weights(home, left), weights(home, right), load_file(BUILTIN / "model.safetensors")
+    assert max(float((ours[name] - start[name]).abs().max()) for name in ours) > 5e-4
+    for name, values in ours.items():
+        torch.testing.assert_close(values, theirs[name], atol=1e-6, rtol=0)
+    pairs = list(zip(lines(home / "runs" / left), lines(home / "runs" / right), strict=True))
+    for one, two in pairs:
+        assert one.keys() == two.keys()
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
+    assert [one.get("train/dropped") for one, _ in pairs] == [None, 0.25, 0.5, 0.0]
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path) -> Path:
+    """A run in one process, of which nothing but the launcher differs."""
+    run(home, (), *fresh("alone"))
+    groups = looked_at(home, 1, 0)
+    assert [number for number, _ in groups] == list(range(12))
+    assert len({longest for _, longest in groups}) > 1
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)  # processes that load torch, and the run that they are compared with
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_end_where_one_does(alone: Path, launcher: Sequence[str], request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.id
+    run(alone, launcher, *fresh(name))
+    # A launcher that started a single process would make this test pass by comparing a run with itself.
+    assert [number for number, _ in looked_at(alone, 2, 0)] == [0, 1, 4, 5, 8, 9]
+    assert [number for number, _ in looked_at(alone, 2, 1)] == [2, 3, 6, 7, 10, 11]
+    assert_same_run(alone, "alone", name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_run_goes_on_in_another_number_of_processes(alone: Path) -> None:
+    run(alone, TORCHRUN, *fresh("halves", steps=2))
+    assert len(looked_at(alone, 2, 1)) == 4
+    run(alone, (), "--resume", "runs/halves", "--steps", "3")
+    assert [number for number, _ in looked_at(alone, 1, 0)] == [8, 9, 10, 11]
+    assert_same_run(alone, "alone", "halves")
+
+
+def launched(count: int, kind: DistributedType) -> SimpleNamespace:
+    return SimpleNamespace(num_processes=count, process_index=0, distributed_type=kind)
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "device", "said"),
+    [
+        (2, DistributedType.FSDP, "auto", "whole model in each process"),
+        (2, DistributedType.DEEPSPEED, "auto", "whole model in each process"),
+        (3, DistributedType.MULTI_CPU, "auto", "one group of a step at least"),
+        (2, DistributedType.MULTI_GPU, "cuda:0", "a device of its own"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    tmp_path: Path, count: int, kind: DistributedType, device: str, said: str
+) -> None:
+    config = load_config(assignments=["training.prompts_per_step=2", f"model.device={device}"])
+    with pytest.raises(ConfigError, match=said):
+        ranks_of(launched(count, kind), config)
+
+
+@pytest.mark.parametrize(("items", "count"), [(8, 2), (7, 3), (2, 5), (0, 2)])
+def test_shares_are_the_whole_in_order_and_even(items: int, count: int) -> None:
+    shares = [Ranks(count, rank).share(range(items)) for rank in range(count)]
+    assert [item for share in shares for item in share] == list(range(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_states_that_differ_need_the_same_number_of_processes() -> None:
+    same = {"sampler": {"x": torch.ones(2)}, "others": [{"sampler": {"x": torch.ones(2)}}]}
+    assert checkpoint.state_of_rank(same, ["sampler"], Ranks(3, 2)) is not same
+    other = {"sampler": {"x": torch.ones(2)}, "others": [{"sampler": {"x": torch.zeros(2)}}]}
+    assert not checkpoint.state_of_rank(other, ["sampler"], Ranks(2, 1))["sampler"]["x"].any()
+    with pytest.raises(CheckpointError, match="2 wrote the checkpoint, 3 were launched"):
+        checkpoint.state_of_rank(other, ["sampler"], Ranks(3, 0))
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    joined = "".join(blocks).replace("\\\n", " ")
+    return [shlex.split(line) for line in joined.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command)[:60])
+def test_recipes_are_parsed_by_the_launchers_and_by_saei(command: list[str], tmp_path: Path) -> None:
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+    from typer.main import get_command
+
+    from saei.cli import app
+
+    if command[0] == "torchrun":
+        parsed = get_args_parser().parse_args(command[1:])
+    else:
+        assert command[:2] == ["accelerate", "launch"]
+        parsed = launch_command_parser().parse_args(command[2:])
+        assert parsed.multi_gpu, "without --multi_gpu accelerate may start a single process and say nothing"
+    assert (parsed.module, parsed.training_script) == (True, "saei.cli")
+    name, *rest = parsed.training_script_args
+    train = get_command(app).commands[name]  # type: ignore[attr-defined]  # a group
+    context = train.make_context(name, rest)
+    load_config(assignments=context.params["set_"] or [])
+
+
+def test_a_tiny_run_still_takes_one_process(tmp_path: Path) -> None:
+    assert ranks_of(launched(1, DistributedType.NO), tiny(tmp_path, tmp_path, reward="accuracy-format")).main

@@ -1,0 +1,238 @@
+"""Dynamic sampling: what is redrawn, what is dropped, what is counted, and that it resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runs import Checksum, Quiet, lines, registered, tiny, train
+from saei.data.bars import Bars
+from saei.data.templates import ThinkBoxed
+from saei.engine import checkpoint
+from saei.engine.display import title
+from saei.engine.interrupt import Interrupted
+from saei.engine.rundir import RunDir
+from saei.errors import ConfigError
+from saei.interventions.base import Guard
+from saei.layers import load_config
+from saei.policy import Policy
+from saei.policy.loading import Parts
+from saei.rewards.base import Reward
+from saei.samplers.base import SamplingContext
+from saei.samplers.clean import Clean
+from saei.samplers.dynamic import Dynamic
+from saei.samplers.mixed import Mixed
+from saei.strategy import StrategyConfig, state_of
+from saei.testing import check_sampler
+from saei.types import Example, Grade, Response, ScoredGroup, View
+
+ASKED: list[tuple[str, str]] = []
+"""Every grading of a run, as (example, text)."""
+
+
+class Picky(Reward):
+    """All responses to two of three examples are right, those to the others by chance."""
+
+    class Config(StrategyConfig):
+        type: Literal["picky"] = "picky"
+        every: int = 3
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        ASKED.append((example.id, text))
+        every: int = self.config.every
+        number = int(example.id.rsplit("-", 1)[1])
+        return Grade(len(text) / 50, number % every > 0 or sum(map(ord, text)) % 2 == 0)
+
+
+class LastOut(Guard):
+    """Drops the last response."""
+
+    class Config(StrategyConfig):
+        type: Literal["last-out"] = "last-out"
+
+    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup:
+        return scored.keep(range(len(scored.grades) - 1))
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    with registered(Checksum, Picky, LastOut):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    Policy(random_parts, ThinkBoxed()).save(folder)
+    return folder
+
+
+class Stream:
+    """Views A, B, C, … of which those in capitals vary; keeps how many were asked for."""
+
+    def __init__(self, policy: Policy, names: str) -> None:
+        self.policy = policy
+        self.left = list(names)
+        self.asked: list[int] = []
+
+    def take(self, n: int) -> list[View]:
+        names, self.left = self.left[:n], self.left[n:]
+        return [self.policy.view(Example(name, "What is 1 + 2?", "3")) for name in names]
+
+    def more(self, n: int) -> list[View]:
+        self.asked.append(n)
+        return self.take(n)
+
+    def context(self) -> SamplingContext:
+        generator = torch.Generator().manual_seed(0)
+        return SamplingContext(self.policy, grade, 0.0, generator, more=self.more)
+
+
+def grade(view: View, responses: Sequence[Response]) -> list[Grade]:
+    varies = view.example.id.isupper()
+    return [Grade(n / 10, not varies or n == 0) for n in range(len(responses))]  # rewards always differ
+
+
+def dynamic(of: Any = None, **fields: Any) -> Dynamic:
+    return Dynamic(Dynamic.Config(of=of or Clean.Config(n=2), **fields))
+
+
+def drawn(stream: Stream, sampler: Dynamic, first: int = 3) -> tuple[str, str]:
+    """Return the examples of all groups, and of those that the guard keeps."""
+    ctx = stream.context()
+    groups = sampler.draw(stream.take(first), ctx)
+    scored = [ScoredGroup(group, tuple(grade(group.views[0], group.responses))) for group in groups]
+    kept = [one for one in scored if sampler.guard(one, ctx)]
+    return "".join(group.example.id for group in groups), "".join(one.group.example.id for one in kept)
+
+
+@pytest.mark.parametrize(
+    ("names", "rounds", "asked", "groups", "kept"),
+    [
+        ("ABCDEF", 10, [], "ABC", "ABC"),
+        ("aBcDeFGHI", 10, [2, 1], "aBcDeF", "BDF"),
+        ("abcdEFGH", 10, [3, 1], "abcdEFG", "EFG"),
+        ("aBcdefGHI", 3, [2, 2], "aBcdefG", "BG"),  # the rounds are over
+        ("aBcDefG", 1, [], "aBc", "B"),
+        ("abcd", 10, [3, 3], "abcd", ""),  # the examples are over
+    ],
+)
+def test_rounds_by_hand(
+    random_policy: Policy, names: str, rounds: int, asked: list[int], groups: str, kept: str
+) -> None:
+    stream = Stream(random_policy, names)
+    assert drawn(stream, dynamic(max_rounds=rounds)) == (groups, kept)
+    assert stream.asked == asked
+
+
+def test_the_inner_sampler_is_asked_for_everything_else(random_policy: Policy, bars: Bars) -> None:
+    slots = {"gate": "zero-variance", "guard": "last-out"}
+    sampler = dynamic(Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 3, "intervention": slots}))
+    assert sampler.group_size == 5
+    assert state_of(sampler)["parts"]["of"]["parts"].keys() == state_of(sampler.of)["parts"].keys() != set()
+    stream = Stream(random_policy, "A")
+    (group,) = sampler.draw(stream.take(1), stream.context())
+    scored = ScoredGroup(group, tuple(grade(group.views[0], group.responses)))
+    kept = sampler.guard(scored, stream.context())
+    assert kept is not None
+    assert len(kept.grades) == 4
+    check_sampler(sampler, random_policy, [random_policy.view(bars.example(i)) for i in range(2)])
+
+
+def test_the_inner_sampler_is_checked_before_training(random_policy: Policy, bars: Bars) -> None:
+    seen: list[View] = []
+    sampler = dynamic()
+    sampler.of.check = lambda policy, view: seen.append(view)  # type: ignore[method-assign]
+    view = random_policy.view(bars.example(0))
+    sampler.check(random_policy, view)
+    assert seen == [view]
+
+
+def test_the_configuration_reaches_the_inner_sampler() -> None:
+    config = load_config(
+        assignments=["sampler=dynamic", "sampler.of=mixed", "sampler.of.intervention.attack.step=4/255"]
+    ).sampler
+    assert isinstance(config, Dynamic.Config)
+    assert isinstance(config.of, Mixed.Config)
+    assert config.of.model_dump(mode="json")["intervention"]["attack"]["step"] == "4/255"
+    assert Dynamic.Config.model_validate(config.model_dump(mode="json")) == config
+
+
+SETTING: dict[str, Any] = {
+    "reward": "picky",
+    "sampler": {"type": "dynamic", "of": {"type": "mixed", "n_clean": 2, "n_adversarial": 2}},
+    "training": {"steps": 4, "prompts_per_step": 2},
+}
+
+
+def test_a_run_counts_what_it_sampled_and_trains_on_full_batches(model: Path, tmp_path: Path) -> None:
+    run = train(tiny(model, tmp_path, **SETTING)).run.path
+    budget = 0.0
+    for line in lines(run)[1:]:
+        groups = line["train/sampled_responses"] / 4
+        budget += line["train/sampled_responses"]
+        assert line["train/budget"] == budget
+        assert line["train/dropped"] == pytest.approx(1 - 2 / groups)
+        assert line["train/zero_variance"] == pytest.approx(line["train/dropped"])  # of all groups
+    assert budget > 4 * 2 * 4
+    assert checkpoint.load_state(checkpoint.latest(run / "checkpoints"))["stream"]["position"] == budget / 4
+
+
+def test_every_sampler_counts(model: Path, tmp_path: Path) -> None:
+    run = train(tiny(model, tmp_path, training__steps=2)).run.path
+    assert [(line["train/sampled_responses"], line["train/budget"]) for line in lines(run)[1:]] == [(8, 8), (8, 16)]
+
+
+def test_no_response_is_graded_twice(model: Path, tmp_path: Path) -> None:
+    ASKED.clear()
+    run = train(
+        tiny(
+            model,
+            tmp_path,
+            **SETTING,
+            evaluation={"every": 9, "examples": 1, "responses": 1, "probe_examples": 1, "probe_responses": 1},
+        )
+    ).run.path
+    evaluated = 2 * 2  # one example and one probe example, before and after
+    assert len(ASKED) == lines(run)[-1]["train/budget"] + evaluated
+
+
+def test_a_step_without_a_group_left_trains_on_nothing(model: Path, tmp_path: Path) -> None:
+    setting = SETTING | {"reward": {"type": "picky", "every": 10**9}, "training": {"steps": 1, "prompts_per_step": 2}}
+    sampler = {"type": "dynamic", "of": {"type": "clean", "n": 2}, "max_rounds": 3}
+    trainer = train(tiny(model, tmp_path, **(setting | {"sampler": sampler})))
+    line = lines(trainer.run.path)[1]
+    assert (line["train/sampled_responses"], line["train/dropped"]) == (3 * 2 * 2, 1.0)
+    assert "train/loss" not in line
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: Path) -> None:
+    whole = train(tiny(model, tmp_path, "whole", **SETTING)).run.path
+    stop = Quiet({2: lambda: os.kill(os.getpid(), signal.SIGINT)})
+    with pytest.raises(Interrupted, match="after step 2 of 4"):
+        train(tiny(model, tmp_path, "halves", **SETTING), stop)
+    run, config = RunDir.open(tmp_path / "halves")
+    train(config, resume=run)
+    assert lines(whole) == lines(run.path)
+    ours, theirs = (
+        load_file(checkpoint.latest(own / "checkpoints") / "model.safetensors") for own in (whole, run.path)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    samples = [(own / "samples.jsonl").read_text() for own in (whole, run.path)]
+    assert samples[0] == samples[1]
+
+
+def test_an_intervention_of_the_other_sampler_is_found() -> None:
+    config = load_config(assignments=["sampler=dynamic", "sampler.of=mixed", "sampler.of.intervention.attack=fgsm"])
+    assert "Sampler dynamic (middle-third + fgsm)" in title(config)
+    assert "Sampler dynamic, objective" in title(load_config(assignments=["sampler=dynamic"]))
+    assert config.sampler.model_dump().keys() == {"type", "of", "max_rounds"}
+    with pytest.raises(ConfigError, match=r"stands at `sampler\.of\.intervention`"):
+        load_config(assignments=["sampler=dynamic", "sampler.of=mixed", "attack=fgsm"])

@@ -1,0 +1,356 @@
+"""TRL's engine: the upstream seam, what it refuses, and our sampling inside TRL's steps."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saei.config import RunConfig, validate
+from saei.engine.trl_arguments import LOSSES, grpo_arguments
+from saei.errors import ConfigError
+from saei.samplers.mixed import Mixed
+from saei.types import Example, Group, Response, View
+
+trl = pytest.importorskip("trl")
+
+DOCS = Path(__file__).parents[1] / "docs" / "trl.md"
+SMALL: dict[str, Any] = {
+    "model": {"device": "cpu", "threads": 1},
+    "sampler": {"type": "mixed", "n_clean": 2, "n_adversarial": 2},
+    "sampling": {"max_new_tokens": 16},
+    "training": {"steps": 3, "prompts_per_step": 2},
+}
+PLAIN_TRL = {"disable_tqdm": True, "gradient_checkpointing": False}
+
+
+def arguments_of(data: dict[str, Any], *, processes: int = 1, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    return grpo_arguments(validate({**SMALL, **data}), folder=Path("out"), processes=processes, extra=extra or {})
+
+
+# The upstream seam: these fail the day TRL moves it.
+
+
+def test_canary_generate_returns_the_images_where_we_replace_them() -> None:
+    assert list(inspect.signature(trl.GRPOTrainer._generate).parameters) == ["self", "prompts"]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(trl.GRPOTrainer._generate)))
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    assert [[item.id for item in value.elts] for value in returned] == [  # type: ignore[attr-defined]
+        [
+            "prompt_ids",
+            "completion_ids",
+            "tool_mask",
+            "completions",
+            "logprobs",
+            "extra_fields",
+            "images",
+            "tool_images",
+        ]
+    ]
+
+
+def test_canary_generate_asks_the_rollout_function_for_what_we_return() -> None:
+    source = inspect.getsource(trl.GRPOTrainer._generate)
+    assert "self.rollout_func(prompts, self)" in source
+    assert 'required_keys = {"prompt_ids", "completion_ids", "logprobs"}' in source
+
+
+def test_canary_the_call_to_vllm() -> None:
+    parameters = list(inspect.signature(trl.GRPOTrainer._generate_single_turn).parameters)
+    assert parameters[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
+    assert "return completion_ids, logprobs\n" in inspect.getsource(trl.GRPOTrainer._generate_single_turn)
+
+
+def test_canary_an_unknown_sampling_log_probability_is_not_corrected() -> None:
+    source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
+    assert 'float("nan") if x is None else x' in source
+    assert "torch.nan_to_num(per_token_logps_diff, nan=0.0)" in source
+
+
+# The configuration.
+
+
+def test_arguments_are_those_of_trl() -> None:
+    found = arguments_of(
+        {"training": {"steps": 5, "prompts_per_step": 8, "micro_groups": 2, "ppo_epochs": 2}}, processes=2
+    )
+    config = trl.GRPOConfig(**found | {"output_dir": "unused", "use_cpu": True, "report_to": "none"})
+    assert config.max_steps == 10
+    assert config.num_iterations == 2
+    # 4 groups a process, 2 at once: 8 rows a pass, 2 passes an optimiser step.
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (8, 2)
+    assert config.steps_per_generation == 2
+
+
+def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
+    from test_trl_parity import LOSSES as HELD
+
+    for name, (objective, held, _) in HELD.items():
+        found = arguments_of({"objective": name})
+        assert {key: found[key] for key in held} == held
+        assert LOSSES[name].items() <= found.items()
+        assert (found["epsilon"], found["epsilon_high"]) == (
+            objective.Config().clip_low,
+            objective.Config().clip_high,
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"sampler": {"type": "dynamic"}}, "sampler 'dynamic'"),
+        ({"sampler": {"type": "mixed", "beta": 1.0}}, "sampler.beta"),
+        ({"sampler": {"type": "mixed", "intervention": {"gate": "zero-variance"}}}, "intervention.gate"),
+        ({"objective": {"type": "grpo", "terms": ["entropy-bonus"]}}, "objective.terms"),
+        ({"objective": {"type": "grpo", "token_selector": "middle-third"}}, "objective.token_selector"),
+        ({"objective": {"type": "grpo", "advantage": {"baseline": "per-origin"}}}, "advantage.baseline"),
+        ({"objective": {"type": "grpo", "advantage": {"scale": "per-origin"}}}, "advantage.scale"),
+        ({"sampler": {"type": "mixed", "update_on": "clean"}, "objective": {"terms": ["kl"]}}, "view weight"),
+        ({"training": {"minibatch_groups": 1}}, "training.minibatch_groups"),
+        ({"training": {"seed_per": "group"}}, "training.seed_per"),
+        ({"training": {"prompts_per_step": 8, "micro_groups": 3}}, "training.micro_groups"),
+        ({"evaluation": {"every": 3}}, "evaluation"),
+    ],
+)
+def test_what_trl_cannot_follow_is_refused_by_name(data: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match="cannot follow") as refused:
+        arguments_of(data)
+    assert named in refused.value.reason
+
+
+def test_groups_that_do_not_fit_the_processes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="prompts_per_step 2 with 4 processes"):
+        arguments_of({}, processes=4)
+
+
+def test_an_extra_argument_does_not_overrule_the_configuration() -> None:
+    assert arguments_of({}, extra={"use_vllm": True})["use_vllm"] is True
+    with pytest.raises(ConfigError, match="temperature"):
+        arguments_of({}, extra={"temperature": 0.5})
+
+
+# Groups.
+
+
+def response(logp: list[float]) -> Response:
+    values_T = torch.tensor(logp)
+    return Response(torch.zeros(len(logp), dtype=torch.long), "", values_T, values_T, truncated=False)
+
+
+def test_the_gap_between_views_is_no_mismatch_of_samplers() -> None:
+    from saei.engine.trl import sampling_logps
+
+    example = Example("0", "", "")
+    clean, moved = (View(example, origin, torch.zeros(0), torch.zeros(1, 0)) for origin in ("clean", "adversarial"))
+    drawn = (response([-1.0, -2.0]), response([-3.0]))
+    on_clean = Group(example, (clean, moved), drawn, sampled_from=(0, 1), updated_on=(0, 0))
+    as_drawn = Group(example, (clean, moved), drawn, sampled_from=(0, 1), updated_on=(0, 1))
+    assert sampling_logps(on_clean) == [[-1.0, -2.0], [None]]
+    assert sampling_logps(as_drawn) == [[-1.0, -2.0], [-3.0]]
+
+
+def test_a_process_that_gets_part_of_a_group_says_so() -> None:
+    from saei.engine.trl import _one_per_group
+
+    assert _one_per_group(["a", "a", "b", "b"], 2) == ["a", "b"]
+    for parts in (["a", "b", "b", "b"], ["a", "a", "b"]):
+        with pytest.raises(ConfigError, match="whole groups"):
+            _one_per_group(parts, 2)
+
+
+# Steps.
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from saei.engine.trl_run import TRLRun
+
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+    def make(**changes: Any) -> Any:
+        output = {"root": str(tmp_path), "name": "run"}
+        return TRLRun(RunConfig.model_validate({**SMALL, "output": output, **changes}), PLAIN_TRL)
+
+    return make
+
+
+def drawn_by(trainer: Any) -> list[Group]:
+    """Return the list into which the trainer's groups go."""
+    groups: list[Group] = []
+    draw = trainer._sampler.draw
+
+    def kept(views: Any, ctx: Any) -> list[Group]:
+        assert ctx.policy.distribution.banned_V is not None
+        ctx.policy.distribution.banned_V[:] = False  # TRL's log-probabilities are over all ids
+        groups.extend(draw(views, ctx))
+        return groups
+
+    trainer._sampler.draw = kept
+    return groups
+
+
+def score(trainer: Any, batch: dict[str, Any], **images: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities and entropies as TRL's update computes them."""
+    ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1) for name in ("ids", "mask"))
+    seen = {name: batch[name] for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
+    with torch.no_grad():
+        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, batch["completion_ids"].size(1), compute_entropy=True, **seen | images
+        )
+    return logps, entropies
+
+
+def generated(trainer: Any) -> dict[str, Any]:
+    rows = [trainer.train_dataset[index] for index in (0, 1) for _ in range(4)]
+    trainer.model.train()
+    return trainer._generate_and_score_completions(rows)
+
+
+@pytest.mark.slow
+def test_model_settings_and_fresh_adapters_are_those_of_the_configuration(make_run: Any, tmp_path: Path) -> None:
+    model = {**SMALL["model"], "lora": {"rank": 2}, "shared_prefix": False, "max_pixels": 1024}
+    drawn = []
+    for name in ("one", "two"):
+        torch.manual_seed(len(drawn))  # what the process drew before
+        trainer = make_run(model=model, output={"root": str(tmp_path), "name": name}).trainer
+        drawn.append({key: value for key, value in trainer.model.named_parameters() if "lora_A" in key})
+    for key, value in drawn[0].items():
+        assert torch.equal(value, drawn[1][key])
+    assert drawn[0]
+    policy = trainer._policy()
+    assert policy.shared_prefix is False
+    assert policy.pixels._max_pixels == 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update_on", ["sampled", "clean"])
+def test_trl_scores_each_response_under_its_update_view(make_run: Any, update_on: str) -> None:
+    trainer = make_run(sampler={**SMALL["sampler"], "update_on": update_on}).trainer
+    groups = drawn_by(trainer)
+    batch = generated(trainer)
+    logps, _ = score(trainer, batch)
+    assert [len(group.views) for group in groups] == [2, 2]
+    row = 0
+    for group in groups:
+        for n, response in enumerate(group.responses):
+            own = logps[row, : len(response)]
+            assert batch["completion_ids"][row, : len(response)].tolist() == response.ids_T.tolist()
+            deviation = float((own - response.behaviour_logp_T).abs().max())
+            if group.sampled_from[n] == group.updated_on[n]:
+                assert deviation < 1e-4, (row, deviation)
+            else:
+                assert deviation > 1e-3, (row, deviation)  # the gap between the views
+            row += 1
+
+
+@pytest.mark.slow
+def test_the_criterion_rises_through_trl(make_run: Any) -> None:
+    """Entropies by TRL's own update pass, tokens chosen and averaged by a loop."""
+    trainer = make_run().trainer
+    groups = drawn_by(trainer)
+    batch = generated(trainer)
+    images = batch["pixel_values"]
+    patches = len(images) // 8
+    _, under_clean = score(trainer, batch)
+    moved = images.clone()
+    for start in (0, 4):  # the clean rows of each group look at its adversarial picture
+        for row in (start, start + 1):
+            source = (start + 2) * patches
+            moved[row * patches : (row + 1) * patches] = images[source : source + patches]
+    _, under_adversarial = score(trainer, batch, pixel_values=moved)
+    for start, group in zip((0, 4), groups, strict=True):
+        means: dict[str, list[float]] = {"clean": [], "adversarial": []}
+        for n in (0, 1):
+            entropies = group.responses[n].entropy_T.tolist()
+            order = sorted(range(len(entropies)), key=lambda t: (entropies[t], t))
+            third = len(order) // 3
+            chosen = order[third : len(order) - third]
+            for name, found in (("clean", under_clean), ("adversarial", under_adversarial)):
+                means[name].append(sum(float(found[start + n, t]) for t in chosen) / len(chosen))
+        assert sum(means["adversarial"]) > 1.02 * sum(means["clean"]), means
+
+
+@pytest.mark.slow
+def test_three_steps_train_and_leave_a_record(make_run: Any) -> None:
+    run = make_run(optimizer={"lr": 1e-3})
+    before = {name: value.clone() for name, value in run.trainer.model.named_parameters()}
+    folder = run.train()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "reward" in line] == [1, 2, 3]
+    assert [line["saei/largest_change"] for line in lines if "reward" in line] == pytest.approx([2, 2, 2], abs=1e-3)
+    learnt = any(line["frac_reward_zero_std"] < 1 for line in lines if "reward" in line)
+    changed = any(not torch.equal(before[name], value) for name, value in run.trainer.model.named_parameters())
+    assert changed == learnt
+    assert (folder / "checkpoints" / "checkpoint-3" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_whole_groups_each(tmp_path: Path) -> None:
+    command = f"""
+        {sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m saei.cli train --engine trl
+        --steps 1 --name two --output {tmp_path} --set model.device=cpu --set training.prompts_per_step=2
+        --set sampler.n_clean=1 --set sampler.n_adversarial=1 --set sampling.max_new_tokens=4
+        --trl disable_tqdm=true --trl ddp_backend=gloo
+    """
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        shlex.split(command), capture_output=True, text=True, check=False, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["saei/untouched"] == 0
+
+
+# The documentation.
+
+
+def launches() -> list[list[str]]:
+    blocks = DOCS.read_text().split("```bash\n")[1:]
+    commands = [block.split("```")[0].replace("\\\n", " ") for block in blocks]
+    lines = [line for command in commands for line in command.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if "--engine trl" in line]
+
+
+@pytest.mark.parametrize("words", launches(), ids=lambda words: str(len(words)))
+def test_launch_recipes_parse(words: list[str]) -> None:
+    """By accelerate's parser, then by ours, down to the arguments of TRL."""
+    import typer
+    import yaml
+    from accelerate.commands.launch import launch_command_parser
+
+    from saei.cli import app
+    from saei.layers import load_config, nested
+
+    processes = 1
+    if words[0] == "accelerate":
+        launched = launch_command_parser().parse_args(words[2:])
+        assert launched.module
+        assert launched.training_script == "saei.cli"
+        processes, words = launched.num_processes, ["saei", *launched.training_script_args]
+    assert words[:2] == ["saei", "train"]
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    options = command.make_context("train", words[2:]).params
+    assert options["engine"] == "trl"
+    flags = [nested("model.path", options["model"])] if options["model"] else []
+    extra = {name: yaml.safe_load(value) for name, _, value in (one.partition("=") for one in options["trl"] or ())}
+    config = load_config(flags=flags, assignments=options["set_"] or [], plugins=[])
+    found = grpo_arguments(config, folder=Path("out"), processes=processes, extra=extra)
+    assert found.keys() <= trl.GRPOConfig.__dataclass_fields__.keys()
+    assert processes == 1 or options["name"]
+
+
+def test_there_are_recipes_for_one_node_and_for_several() -> None:
+    machines = {words[words.index("--num_machines") + 1] for words in launches() if "--num_machines" in words}
+    assert "1" in machines
+    assert machines - {"1"}
+    assert Mixed().group_size == 12  # the number that the page names
