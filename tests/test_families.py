@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,18 @@ from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
 from saei.config import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
+from saei.diagnostics.families import slope
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
+from saei.errors import DataError
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
-from saei.policy.pixels import to_image
+from saei.policy.pixels import MAX_SIDE, to_image
 from saei.types import Example, Response, View
+
+PLAIN = {"Qwen3.5", "LFM2-VL"}
+"""Families whose linear-attention states cannot be handed to several responses."""
 
 TOKENS = 6
 SAMPLING = SamplingConfig(max_new_tokens=TOKENS)
@@ -71,6 +74,13 @@ def shared(request: pytest.FixtureRequest, policy: Policy) -> Any:
     policy.shared_prefix = request.param
     yield request.param
     policy.shared_prefix = before
+
+
+def test_prefixes_are_shared_where_caches_allow(request: pytest.FixtureRequest, policy: Policy) -> None:
+    name = request.node.callspec.params["policy"]
+    assert policy.shared_prefix == (name not in PLAIN)
+    assert (policy.not_shared or "").startswith("its cache cannot be handed on") == (name in PLAIN)
+    assert any("slower way" in note for note in policy.parts.notes) == (name in PLAIN)
 
 
 def own_logits(policy: Policy, view: View, ids_T: Tensor) -> Tensor:
@@ -168,16 +178,6 @@ def test_gradients_of_the_shared_way_are_the_plain_ones(
             torch.testing.assert_close(ours, reference, atol=tolerance, rtol=0)
 
 
-def slope(value: Callable[[float], float]) -> float:
-    """Derivative at 0 by central differences, of the steps the one that the next agrees with best.
-
-    Large steps feel the curvature, small ones the float32 in which some models norm and attend whatever their type.
-    """
-    steps = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
-    found = [(value(step) - value(-step)) / (2 * step) for step in steps]
-    return min(itertools.pairwise(found), key=lambda pair: abs(pair[0] - pair[1]))[1]
-
-
 @pytest.mark.parametrize("number", [0, 3], ids=["one image", "several"])
 def test_pixel_gradient_is_that_of_the_models_own_forward(
     policy: Policy, views: list[View], responses: list[list[Response]], number: int
@@ -221,6 +221,27 @@ def test_the_attack_reaches_the_pixels(
             change = ((moved - clean) * 255).round()
             assert set(change.unique().tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
             assert float((change != 0).float().mean()) > 0.2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (20_000, 10)], ids=str)
+def test_odd_shapes_are_seen_or_refused(request: pytest.FixtureRequest, policy: Policy, size: tuple[int, int]) -> None:
+    if request.node.callspec.params["policy"] == "Mistral3" and size == (1, 1):
+        pytest.xfail("transformers' projector takes the features of a picture of one token for a vector")
+    refusal, view = None, None
+    try:
+        view = policy.view(Example("odd", "What?", "1", (picture(*size),)))
+    except DataError as error:
+        refusal = error
+    if view is None:
+        assert refusal is not None
+        assert refusal.reason
+        assert refusal.remedy
+        assert size != (1, 1)
+        return
+    with policy.open([view]) as prefix:
+        (own,) = prefix.sample([1], generator=torch.Generator().manual_seed(0))
+    assert bool(own[0].behaviour_logp_T.isfinite().all())
+    assert max(view.canvases[0].shape) <= MAX_SIDE
 
 
 def test_a_saved_folder_trains(policy: Policy, tmp_path: Path) -> None:
