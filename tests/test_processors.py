@@ -162,13 +162,13 @@ def test_half_precision_pixels_only_where_the_model_insists(qwen: Parts) -> None
 
 
 def test_a_cache_that_loses_its_place_is_noticed(qwen: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    going_on = prefixes._going_on
+    going_on = prefixes.answer_arguments
 
     def late(answers: Any, seen_RS: Tensor) -> dict[str, Any]:
         arguments = going_on(answers, seen_RS)
         return arguments | {"position_ids": arguments["position_ids"] + 3}
 
-    monkeypatch.setattr(prefixes, "_going_on", late)
+    monkeypatch.setattr(prefixes, "answer_arguments", late)
     policy = Policy(qwen, ThinkBoxed())
     assert not policy.shared_prefix
     assert policy.not_shared is not None

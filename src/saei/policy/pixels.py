@@ -18,8 +18,9 @@ from torch import Tensor
 
 from saei.data.open_image import to_rgb
 from saei.errors import DataError, SaeiError
+from saei.policy.pixel_map import PIXELS, PixelMap
 from saei.policy.resizing import Planes, Resize, picture, planes, resizes
-from saei.policy.tracing import PIXELS, PixelMap, Process, Size, trace
+from saei.policy.tracing import Process, Size, trace
 
 GRID = 1 / 255
 """Spacing of canvas values."""

@@ -15,7 +15,16 @@ from torch.nn.functional import pad
 from saei.config import SamplingConfig
 from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
-from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
+from saei.policy.rows import (
+    answer_arguments,
+    lay_out,
+    masks,
+    position_argument,
+    prompt_arguments,
+    prompt_row,
+    response_row,
+    stack,
+)
 from saei.types import Response, View
 
 if TYPE_CHECKING:
@@ -121,14 +130,14 @@ class Prefix:
         layout = lay_out(self._views, ids, shared=policy.shared_prefix, left=policy.windowed)
         rows, answers = layout.rows, layout.answers
         inputs = {
-            **_arguments(rows),
+            **prompt_arguments(rows),
             "use_cache": answers is not None,
             **policy.pixels.inputs([self._canvases[number] for number in layout.views]),
         }
         continuation = None
         if answers is not None:
             seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
-            continuation = Continuation(layout.parent_R, _going_on(answers, seen_RS))
+            continuation = Continuation(layout.parent_R, answer_arguments(answers, seen_RS))
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
@@ -212,7 +221,9 @@ class Prefix:
             canvases = [canvases[number] for number in expand_R.tolist()]
         # Prompts are padded on the left, so that every row's last column predicts its first response token.
         rows = stack([prompt_row(view) for view in views], left=True)
-        first: NextToken = policy.module({**_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)})
+        first: NextToken = policy.module(
+            {**prompt_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)}
+        )
         logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
         tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # stands for any token to come
         if policy.shared_prefix:
@@ -227,8 +238,8 @@ class Prefix:
                 {
                     "input_ids": ids_L[:, None],
                     "attention_mask": pad(rows.valid_BS[rows_L], (0, fed + 1), value=True),
-                    "position_ids": _position_argument((start_KR[:, rows_L] + fed)[..., None]),
-                    **{name: own_RS[rows_L] for name, own_RS in _masks(tokens).items()},
+                    "position_ids": position_argument((start_KR[:, rows_L] + fed)[..., None]),
+                    **{name: own_RS[rows_L] for name, own_RS in masks(tokens).items()},
                     "past_key_values": cache,
                     "use_cache": True,
                 }
@@ -245,36 +256,6 @@ class Prefix:
             uniform=uniforms(generator, counts, (sampling or policy.sampling).max_new_tokens),
             drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
-
-
-def _arguments(rows: Rows) -> dict[str, Any]:
-    """Return the model's arguments for rows that begin with a prompt."""
-    return {
-        "input_ids": rows.ids_BS,
-        "attention_mask": rows.valid_BS,
-        "position_ids": _position_argument(rows.positions_KBS),
-        **rows.token_inputs,
-    }
-
-
-def _going_on(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
-    """Return the model's arguments for rows that go on from a cache."""
-    return {
-        "input_ids": answers.ids_BS,
-        "attention_mask": seen_RS,
-        "position_ids": _position_argument(answers.positions_KBS),
-        **_masks(answers),
-    }
-
-
-def _masks(rows: Rows) -> dict[str, Tensor]:
-    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
-    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
-
-
-def _position_argument(positions_KBS: Tensor) -> Tensor:
-    """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
-    return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
 
 
 def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:
