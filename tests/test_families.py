@@ -15,7 +15,7 @@ from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
 from saei.config import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.families import slope
+from saei.diagnostics.families import examine, slope
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import DataError
@@ -25,6 +25,7 @@ from saei.policy import Policy
 from saei.policy.pixels import MAX_SIDE, to_image
 from saei.types import Example, Response, View
 
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 PLAIN = {"Qwen3.5", "LFM2-VL"}
 """Families whose linear-attention states cannot be handed to several responses."""
 
@@ -81,6 +82,18 @@ def test_prefixes_are_shared_where_caches_allow(request: pytest.FixtureRequest, 
     assert policy.shared_prefix == (name not in PLAIN)
     assert (policy.not_shared or "").startswith("its cache cannot be handed on") == (name in PLAIN)
     assert any("slower way" in note for note in policy.parts.notes) == (name in PLAIN)
+
+
+def test_the_documented_table_is_true(request: pytest.FixtureRequest, policy: Policy) -> None:
+    name = request.node.callspec.params["policy"]
+    found = examine(policy)
+    (row,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {name} |")]
+    _, _, layout, canvas, way, _, shared, _, _ = (cell.strip() for cell in row.split("|"))
+    inputs = [set(text.split(" + ")[1:]) for text in (layout, found.layout)]  # sizes are a backend's own
+    assert inputs[0] == inputs[1]
+    assert [canvas, way, shared] == [found.cells[1], found.cells[2], found.cells[4]]
+    assert found.gradient < 5e-3
+    assert (found.deviation or 0.0) < 1e-5
 
 
 def own_logits(policy: Policy, view: View, ids_T: Tensor) -> Tensor:
