@@ -264,6 +264,11 @@ def test_a_saved_folder_trains(policy: Policy, tmp_path: Path) -> None:
     if type(loaded.tokenizer) is type(policy.tokenizer):  # transformers insists on its own class for some types
         assert ours.prompt_ids_P.tolist() == theirs.prompt_ids_P.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.canvases, theirs.canvases, strict=True))
+    changes: dict[str, Any] = {"sampling__max_new_tokens": 4, "evaluation__every": 9}
     with registered(Checksum):
-        run = train(tiny(tmp_path / "model", tmp_path, training__steps=2, sampling__max_new_tokens=4))
-    assert [line["step"] for line in lines(run.run.path) if "train/loss" in line] == [1, 2]
+        for name, steps, lora in (("full", 2, None), ("lora", 1, {"rank": 2})):
+            config = tiny(tmp_path / "model", tmp_path, name, training__steps=steps, model__lora=lora, **changes)
+            run = train(config)
+            assert len([line for line in lines(run.run.path) if "train/loss" in line]) == steps
+            trained = [name for name, own in run.policy.model.named_parameters() if own.requires_grad]
+            assert all("lora" in name for name in trained) == (lora is not None)
