@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,19 @@ from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
 from saei.config import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
+from saei.diagnostics.families import examine, slope
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
+from saei.errors import DataError
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
-from saei.policy.pixels import to_image
+from saei.policy.pixels import MAX_SIDE, to_image
 from saei.types import Example, Response, View
+
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+PLAIN = {"Qwen3.5", "LFM2-VL"}
+"""Families whose linear-attention states cannot be handed to several responses."""
 
 TOKENS = 6
 SAMPLING = SamplingConfig(max_new_tokens=TOKENS)
@@ -71,6 +75,25 @@ def shared(request: pytest.FixtureRequest, policy: Policy) -> Any:
     policy.shared_prefix = request.param
     yield request.param
     policy.shared_prefix = before
+
+
+def test_prefixes_are_shared_where_caches_allow(request: pytest.FixtureRequest, policy: Policy) -> None:
+    name = request.node.callspec.params["policy"]
+    assert policy.shared_prefix == (name not in PLAIN)
+    assert (policy.not_shared or "").startswith("its cache cannot be handed on") == (name in PLAIN)
+    assert any("slower way" in note for note in policy.parts.notes) == (name in PLAIN)
+
+
+def test_the_documented_table_is_true(request: pytest.FixtureRequest, policy: Policy) -> None:
+    name = request.node.callspec.params["policy"]
+    found = examine(policy)
+    (row,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {name} |")]
+    _, _, layout, canvas, way, _, shared, _, _ = (cell.strip() for cell in row.split("|"))
+    inputs = [set(text.split(" + ")[1:]) for text in (layout, found.layout)]  # sizes are a backend's own
+    assert inputs[0] == inputs[1]
+    assert [canvas, way, shared] == [found.cells[1], found.cells[2], found.cells[4]]
+    assert found.gradient < 5e-3
+    assert (found.deviation or 0.0) < 1e-5
 
 
 def own_logits(policy: Policy, view: View, ids_T: Tensor) -> Tensor:
@@ -168,16 +191,6 @@ def test_gradients_of_the_shared_way_are_the_plain_ones(
             torch.testing.assert_close(ours, reference, atol=tolerance, rtol=0)
 
 
-def slope(value: Callable[[float], float]) -> float:
-    """Derivative at 0 by central differences, of the steps the one that the next agrees with best.
-
-    Large steps feel the curvature, small ones the float32 in which some models norm and attend whatever their type.
-    """
-    steps = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
-    found = [(value(step) - value(-step)) / (2 * step) for step in steps]
-    return min(itertools.pairwise(found), key=lambda pair: abs(pair[0] - pair[1]))[1]
-
-
 @pytest.mark.parametrize("number", [0, 3], ids=["one image", "several"])
 def test_pixel_gradient_is_that_of_the_models_own_forward(
     policy: Policy, views: list[View], responses: list[list[Response]], number: int
@@ -223,6 +236,27 @@ def test_the_attack_reaches_the_pixels(
             assert float((change != 0).float().mean()) > 0.2
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (20_000, 10)], ids=str)
+def test_odd_shapes_are_seen_or_refused(request: pytest.FixtureRequest, policy: Policy, size: tuple[int, int]) -> None:
+    if request.node.callspec.params["policy"] == "Mistral3" and size == (1, 1):
+        pytest.xfail("transformers' projector takes the features of a picture of one token for a vector")
+    refusal, view = None, None
+    try:
+        view = policy.view(Example("odd", "What?", "1", (picture(*size),)))
+    except DataError as error:
+        refusal = error
+    if view is None:
+        assert refusal is not None
+        assert refusal.reason
+        assert refusal.remedy
+        assert size != (1, 1)
+        return
+    with policy.open([view]) as prefix:
+        (own,) = prefix.sample([1], generator=torch.Generator().manual_seed(0))
+    assert bool(own[0].behaviour_logp_T.isfinite().all())
+    assert max(view.canvases[0].shape) <= MAX_SIDE
+
+
 def test_a_saved_folder_trains(policy: Policy, tmp_path: Path) -> None:
     policy.save(tmp_path / "model")
     loaded = Policy.load(ModelConfig(path=str(tmp_path / "model"), device="cpu"), ThinkBoxed(), sampling=SAMPLING)
@@ -230,6 +264,11 @@ def test_a_saved_folder_trains(policy: Policy, tmp_path: Path) -> None:
     if type(loaded.tokenizer) is type(policy.tokenizer):  # transformers insists on its own class for some types
         assert ours.prompt_ids_P.tolist() == theirs.prompt_ids_P.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.canvases, theirs.canvases, strict=True))
+    changes: dict[str, Any] = {"sampling__max_new_tokens": 4, "evaluation__every": 9}
     with registered(Checksum):
-        run = train(tiny(tmp_path / "model", tmp_path, training__steps=2, sampling__max_new_tokens=4))
-    assert [line["step"] for line in lines(run.run.path) if "train/loss" in line] == [1, 2]
+        for name, steps, lora in (("full", 2, None), ("lora", 1, {"rank": 2})):
+            config = tiny(tmp_path / "model", tmp_path, name, training__steps=steps, model__lora=lora, **changes)
+            run = train(config)
+            assert len([line for line in lines(run.run.path) if "train/loss" in line]) == steps
+            trained = [name for name, own in run.policy.model.named_parameters() if own.requires_grad]
+            assert all("lora" in name for name in trained) == (lora is not None)

@@ -86,7 +86,9 @@ class ModelConfig(Section):
         threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
             torch's own number for others.
         min_pixels: Smallest image area after resizing, for processors that have such a limit.
-        max_pixels: Largest image area after resizing, for processors that have such a limit.
+        max_pixels: Largest image area after resizing, for processors that have such a limit. An original picture that
+            is attacked itself, because the processor makes several of it, is scaled down to this area first; None takes
+            4194304 for that.
     """
 
     path: str = BUILTIN

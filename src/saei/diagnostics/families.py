@@ -44,11 +44,23 @@ class Examination:
     not_shared: str | None
     deviation: float | None
 
+    @property
+    def cells(self) -> list[str]:
+        """The cells of its row in a table, behind the name."""
+        return [
+            self.layout,
+            self.canvas,
+            "rounds" if self.rounds else "exact",
+            f"{self.gradient:.0e}",
+            "yes" if self.not_shared is None else f"no: {self.not_shared}",
+            "" if self.deviation is None else f"{self.deviation:.0e}",
+        ]
+
 
 def examine(policy: Policy) -> Examination:
     """Find out how a policy sees and shares; its model is float64 for a moment, so it should be a small one."""
     examples = [
-        Example("wide", "What is red?", "", (_picture(40, 56),)),
+        Example("wide", "What is red?", "", (_picture(90, 130),)),
         Example("tall", "What is red, and how many more than blue?", "", (_picture(70, 33),)),
     ]
     views = [policy.view(example) for example in examples]
@@ -80,19 +92,12 @@ def examine_families() -> Iterator[tuple[str, Examination | None]]:
 def family_table() -> str:
     """Return the table of families in Markdown."""
     lines = [
-        "| family | pixel inputs of one picture | canvas | gradient | shared prefix | deviation |",
-        "|---|---|---|---|---|---|",
+        "| family | pixel inputs of one picture | canvas | its way | gradient off by | shared prefix | off by |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, found in examine_families():
-        if found is None:
-            lines.append(f"| {name} | needs {', '.join(FAMILIES[name].missing)} | | | | |")
-            continue
-        lines.append(
-            f"| {name} | {found.layout} | {found.canvas} | "
-            f"{'straight-through' if found.rounds else 'exact'}, {found.gradient:.0e} | "
-            f"{'yes' if found.not_shared is None else f'no: {found.not_shared}'} | "
-            f"{'' if found.deviation is None else f'{found.deviation:.0e}'} |"
-        )
+        cells = [f"needs {', '.join(FAMILIES[name].missing)}", *[""] * 5] if found is None else found.cells
+        lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
 
 

@@ -163,7 +163,7 @@ def _gemma4(ids: Ids) -> Fields:
             "head_dim": 16,
             "patch_size": PATCH,
             "pooling_kernel_size": 2,
-            "position_embedding_size": 64,
+            "position_embedding_size": 512,
         },
         "audio_config": None,
         "boi_token_id": ids("<|image>"),

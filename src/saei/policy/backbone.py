@@ -81,17 +81,23 @@ def pixel_dtype(model: Any, inputs: Mapping[str, Tensor]) -> torch.dtype | None:
     Args:
         model: The model.
         inputs: What its processor makes of some prompt with a picture.
+
+    Raises:
+        ModelError: If it takes them in no type.
     """
-    if model.dtype.itemsize >= 4:
-        return None
     device = next(model.parameters()).device
     moved = {name: value.to(device) for name, value in inputs.items()}
-    try:
-        model(**{name: value.float() if value.is_floating_point() else value for name, value in moved.items()})
-    except RuntimeError:  # matrices of two types
-        dtype: torch.dtype = model.dtype
-        return dtype
-    return None
+    for dtype in dict.fromkeys((torch.float32, model.dtype)):
+        try:
+            model(**{name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()})
+            return None if dtype == torch.float32 else dtype
+        except (RuntimeError, ValueError, TypeError) as error:
+            refusal = error
+    raise ModelError(
+        "A model has to take what its processor makes of a picture.",
+        reason=f"{type(model).__name__} refuses it: {str(refusal).strip().splitlines()[0]}.",
+        remedy="Give a checkpoint whose processor belongs to its model.",
+    ) from refusal
 
 
 @contextmanager

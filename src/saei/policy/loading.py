@@ -69,6 +69,7 @@ def load_parts(config: ModelConfig) -> Parts:
         path = _base_of(saved, config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    _refuse_quantised(config, path)
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -136,6 +137,20 @@ def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
             reason=error.reason,
             remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
         ) from error
+
+
+def _refuse_quantised(config: ModelConfig, path: str) -> None:
+    """Refuse a checkpoint of quantised weights: they have no gradient, and no small step fits between two of them."""
+    from transformers import PreTrainedConfig
+
+    said, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
+    quantised = said.get("quantization_config")
+    if quantised:
+        raise ModelError(
+            "The weights of a policy have to be floating-point numbers.",
+            reason=f"'{config.path}' is quantised by {quantised.get('quant_method', 'an unknown method')}.",
+            remedy="Give the checkpoint that it was made from; model.dtype=bfloat16 and model.lora save memory.",
+        )
 
 
 def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:

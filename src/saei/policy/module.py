@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ class PolicyModule(nn.Module):
             return 0.0 * torch.stack([first.float() for first in firsts]).sum()
         hidden_BSd, cache = hidden_states(self.model, **inputs)
         if targets is None:
-            return NextToken(self._logits(hidden_BSd[:, -1]).float(), cache)
+            return NextToken(self._head()(hidden_BSd[:, -1]).float(), cache)
         hidden_Md = hidden_BSd.flatten(0, 1)
         if continuation is not None:
             _fork(cache, hidden_BSd.shape[0], continuation.parent_R)
@@ -101,7 +101,7 @@ class PolicyModule(nn.Module):
         statistics: tuple[Tensor, Tensor | None] = token_statistics(
             hidden_Md.index_select(0, targets.source_M),
             targets.target_M,
-            self.model.get_output_embeddings() if self._readout == Readout() else self._logits,
+            self._head(),
             temperature=distribution.temperature,
             banned_V=distribution.banned_V,
             entropy_temperature=distribution.entropy_temperature,
@@ -110,8 +110,11 @@ class PolicyModule(nn.Module):
         )
         return statistics
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._readout(self.model.get_output_embeddings()(hidden))
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse."""
+        layer: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+        readout = self._readout
+        return layer if readout == Readout() else lambda hidden: readout(layer(hidden))
 
 
 def _fork(cache: Any, rows: int, parent_R: Tensor) -> None:

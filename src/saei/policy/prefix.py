@@ -15,14 +15,22 @@ from torch.nn.functional import pad
 from saei.config import SamplingConfig
 from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
-from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
+from saei.policy.rows import (
+    answer_arguments,
+    lay_out,
+    masks,
+    position_argument,
+    prompt_arguments,
+    prompt_row,
+    response_row,
+    stack,
+)
 from saei.types import Response, View
 
 if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
 Grad: TypeAlias = Literal["none", "pixels", "parameters"]
-Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
@@ -74,9 +82,7 @@ class Prefix:
     ) -> None:
         self._stack.close()
 
-    def _in_passes(
-        self, run: Callable[[Prefix, Sequence[Argument]], list[Result]], arguments: Sequence[Argument]
-    ) -> list[Result]:
+    def _in_passes(self, run: Callable[[Prefix, Sequence[int]], list[Result]]) -> list[Result]:
         """Run on all views together, or on those of one number of images at a time if rows feel each other's images.
 
         They do where a mask says which tokens look at which images: what it leaves out is not left out everywhere.
@@ -84,13 +90,13 @@ class Prefix:
         counts = [len(view.canvases) for view in self._views]
         masked = any(own.ndim > 2 for view in self._views for own in view.token_inputs.values())
         if not masked or len(set(counts)) == 1:
-            return run(self, arguments)
+            return run(self, range(len(counts)))
         results: dict[int, Result] = {}
         for count in sorted(set(counts)):
             numbers = [number for number, own in enumerate(counts) if own == count]
             canvases = [canvas for number in numbers for canvas in self._canvases[number]]
             part = Prefix(self._policy, [self._views[number] for number in numbers], self._grad, canvases)
-            results |= zip(numbers, run(part, [arguments[number] for number in numbers]), strict=True)
+            results |= zip(numbers, run(part, numbers), strict=True)
         return [results[number] for number in range(len(counts))]
 
     def score(
@@ -107,13 +113,12 @@ class Prefix:
             with_entropy: Whether entropies are wanted.
             selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
         """
-        masks: Sequence[Tensor | None] = [None] * len(responses) if selected is None else selected
 
-        def run(part: Prefix, own: Sequence[tuple[Sequence[Response], Tensor | None]]) -> list[Scores]:
-            chosen = [mask_NT for _, mask_NT in own if mask_NT is not None]
-            return part._score([spoken for spoken, _ in own], with_entropy, chosen or None)
+        def run(part: Prefix, numbers: Sequence[int]) -> list[Scores]:
+            chosen = None if selected is None else [selected[number] for number in numbers]
+            return part._score([responses[number] for number in numbers], with_entropy, chosen)
 
-        return self._in_passes(run, list(zip(responses, masks, strict=True)))
+        return self._in_passes(run)
 
     def _score(
         self, responses: Sequence[Sequence[Response]], with_entropy: bool, selected: Sequence[Tensor] | None
@@ -125,14 +130,14 @@ class Prefix:
         layout = lay_out(self._views, ids, shared=policy.shared_prefix, left=policy.windowed)
         rows, answers = layout.rows, layout.answers
         inputs = {
-            **_arguments(rows),
+            **prompt_arguments(rows),
             "use_cache": answers is not None,
             **policy.pixels.inputs([self._canvases[number] for number in layout.views]),
         }
         continuation = None
         if answers is not None:
             seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
-            continuation = Continuation(layout.parent_R, _going_on(answers, seen_RS))
+            continuation = Continuation(layout.parent_R, answer_arguments(answers, seen_RS))
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
@@ -166,13 +171,12 @@ class Prefix:
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
         """
-        if isinstance(generator, torch.Generator):
-            return self._in_passes(lambda part, own: part._sample(own, generator, sampling), counts)
 
-        def run(part: Prefix, own: Sequence[tuple[int, torch.Generator]]) -> list[list[Response]]:
-            return part._sample([count for count, _ in own], [source for _, source in own], sampling)
+        def run(part: Prefix, numbers: Sequence[int]) -> list[list[Response]]:
+            own = generator if isinstance(generator, torch.Generator) else [generator[number] for number in numbers]
+            return part._sample([counts[number] for number in numbers], own, sampling)
 
-        return self._in_passes(run, list(zip(counts, generator, strict=True)))
+        return self._in_passes(run)
 
     def _sample(
         self,
@@ -217,7 +221,9 @@ class Prefix:
             canvases = [canvases[number] for number in expand_R.tolist()]
         # Prompts are padded on the left, so that every row's last column predicts its first response token.
         rows = stack([prompt_row(view) for view in views], left=True)
-        first: NextToken = policy.module({**_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)})
+        first: NextToken = policy.module(
+            {**prompt_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)}
+        )
         logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
         tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # stands for any token to come
         if policy.shared_prefix:
@@ -232,8 +238,8 @@ class Prefix:
                 {
                     "input_ids": ids_L[:, None],
                     "attention_mask": pad(rows.valid_BS[rows_L], (0, fed + 1), value=True),
-                    "position_ids": _position_argument((start_KR[:, rows_L] + fed)[..., None]),
-                    **{name: own_RS[rows_L] for name, own_RS in _masks(tokens).items()},
+                    "position_ids": position_argument((start_KR[:, rows_L] + fed)[..., None]),
+                    **{name: own_RS[rows_L] for name, own_RS in masks(tokens).items()},
                     "past_key_values": cache,
                     "use_cache": True,
                 }
@@ -250,36 +256,6 @@ class Prefix:
             uniform=uniforms(generator, counts, (sampling or policy.sampling).max_new_tokens),
             drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
-
-
-def _arguments(rows: Rows) -> dict[str, Any]:
-    """Return the model's arguments for rows that begin with a prompt."""
-    return {
-        "input_ids": rows.ids_BS,
-        "attention_mask": rows.valid_BS,
-        "position_ids": _position_argument(rows.positions_KBS),
-        **rows.token_inputs,
-    }
-
-
-def _going_on(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
-    """Return the model's arguments for rows that go on from a cache."""
-    return {
-        "input_ids": answers.ids_BS,
-        "attention_mask": seen_RS,
-        "position_ids": _position_argument(answers.positions_KBS),
-        **_masks(answers),
-    }
-
-
-def _masks(rows: Rows) -> dict[str, Tensor]:
-    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
-    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
-
-
-def _position_argument(positions_KBS: Tensor) -> Tensor:
-    """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
-    return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
 
 
 def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:

@@ -40,6 +40,9 @@ class Prompts:
         model: The model, which tells by its forward's arguments which of the processor's outputs it takes.
         processor: Its processor.
 
+    Raises:
+        ModelError: If they make no prompt of a picture.
+
     Attributes:
         example: The model's inputs for a prompt with one picture.
     """
@@ -51,10 +54,17 @@ class Prompts:
         template = processor.chat_template or processor.tokenizer.chat_template
         self._template = template["default"] if isinstance(template, dict) else template
         blank = Image.new("RGB", _BLANK)
-        self._of_images = set(processor.image_processor(images=[blank], return_tensors="pt"))
-        self.example = self._ask(self._placeholders(1), [blank])
-        self._of_tokens = {name for name in self.example if name not in self._of_images | _IDS}
-        self._response = self._response_inputs(self._placeholders(1), blank)
+        try:
+            self._of_images = set(processor.image_processor(images=[blank], return_tensors="pt"))
+            self.example = self._ask(self._placeholders(1), [blank])
+            self._of_tokens = {name for name in self.example if name not in self._of_images | _IDS}
+            self._response = self._response_inputs(self._placeholders(1), blank)
+        except Exception as error:  # each class has its own ways to miss something
+            raise ModelError(
+                "A model's processor and chat template have to make a prompt of a picture.",
+                reason=f"{type(processor).__name__} raised {type(error).__name__}: {error}.",
+                remedy="Give a checkpoint whose chat template knows images, with its whole processor_config.json.",
+            ) from error
 
     def text(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return a conversation as text that ends where the response begins."""

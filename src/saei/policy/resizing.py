@@ -144,7 +144,7 @@ def _torchvision(original: Any, seen: Seen) -> Any:
 
 def planes(image: Image.Image) -> Planes:
     """Return the channels of a picture."""
-    array = np.asarray(image)
+    array = np.array(image)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
 
 

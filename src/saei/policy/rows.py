@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -192,3 +193,33 @@ def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
         valid_BS=spread([torch.ones_like(row.ids_S, dtype=torch.bool) for row in rows]),
         token_inputs={name: spread([row.token_inputs.get(name) for row in rows]) for name in names},
     )
+
+
+def prompt_arguments(rows: Rows) -> dict[str, Any]:
+    """Return the model's arguments for rows that begin with a prompt."""
+    return {
+        "input_ids": rows.ids_BS,
+        "attention_mask": rows.valid_BS,
+        "position_ids": position_argument(rows.positions_KBS),
+        **rows.token_inputs,
+    }
+
+
+def answer_arguments(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
+    """Return the model's arguments for rows that go on from a cache."""
+    return {
+        "input_ids": answers.ids_BS,
+        "attention_mask": seen_RS,
+        "position_ids": position_argument(answers.positions_KBS),
+        **masks(answers),
+    }
+
+
+def masks(rows: Rows) -> dict[str, Tensor]:
+    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
+    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
+
+
+def position_argument(positions_KBS: Tensor) -> Tensor:
+    """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
+    return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
