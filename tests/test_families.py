@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from saei.data.templates import ThinkBoxed
 from saei.diagnostics.families import examine, slope
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
-from saei.errors import DataError
+from saei.errors import DataError, ModelError
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
+from saei.policy.anatomy import Part
+from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.pixels import MAX_SIDE, to_image
 from saei.types import Example, Response, View
 
@@ -189,6 +193,43 @@ def test_gradients_of_the_shared_way_are_the_plain_ones(
             # Attention does not feel the bias of its keys, whose gradient is nothing but rounding.
             tolerance = 2e-5 * scale if scale > 1e-5 * largest else 1e-6 * largest
             torch.testing.assert_close(ours, reference, atol=tolerance, rtol=0)
+
+
+def test_gradients_are_the_same_where_layers_are_computed_again(
+    request: pytest.FixtureRequest,
+    policy: Policy,
+    views: list[View],
+    responses: list[list[Response]],
+    shared: bool,
+) -> None:
+    expected, most = measured(lambda: gradients(policy, views, responses))
+    checkpointed = copy(policy)
+    checkpointed.module = deepcopy(policy.module)
+    parts: tuple[Part, ...] = ("vision", "language")
+    if request.node.callspec.params["policy"] == "Mllama":  # whose vision layers transformers does not checkpoint
+        with pytest.raises(ModelError, match="shows none in its vision part"):
+            checkpoint_layers(checkpointed.module.model, parts)
+        parts = ("language",)
+    checkpoint_layers(checkpointed.module.model, parts)
+    found, kept = measured(lambda: gradients(checkpointed, views, responses))
+    for ours, reference in zip(found, expected, strict=True):
+        assert (ours is None) == (reference is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, reference)
+    assert kept < (0.7 if "vision" in parts else 0.9) * most
+
+
+def measured(compute: Callable[[], list[Tensor | None]]) -> tuple[list[Tensor | None], int]:
+    """Return a result, and the bytes that graphs kept for their backward passes, weights and inputs apart."""
+    held: dict[int, torch.UntypedStorage] = {}  # alive, so that no two have one address
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        return compute(), sum(storage.nbytes() for storage in held.values())
 
 
 @pytest.mark.parametrize("number", [0, 3], ids=["one image", "several"])

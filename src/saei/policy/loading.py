@@ -15,6 +15,7 @@ from saei.data.hub import hub_answers
 from saei.errors import ModelError, SaeiError
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
+from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.patches import use_patch_products
 from saei.policy.processors import load_processor
 
@@ -87,6 +88,7 @@ def load_parts(config: ModelConfig) -> Parts:
     model, adapter = _adapted(asked, model, saved, path)
     model.eval()
     use_patch_products(model)
+    checkpoint_layers(model, config.gradient_checkpointing)
     _set_threads(config, model)
     return replace(_with_processors(config, path, model), adapter=adapter)
 
