@@ -10,7 +10,8 @@ from saei.builtin.vocabulary import build_tokenizer
 from saei.config import SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.zoo import tiny_parts
+from saei.diagnostics.tiny import tiny_parts
+from saei.diagnostics.zoo import FAMILIES
 from saei.policy import Policy
 from saei.policy.loading import Parts
 
@@ -33,7 +34,7 @@ def random_parts() -> Parts:
 @pytest.fixture(scope="session")
 def llava_parts() -> Parts:
     """The same of the LLaVA class: pixels as a picture, positions of one axis, a projector beside the tower."""
-    return tiny_parts("llava")
+    return tiny_parts(FAMILIES["LLaVA"], spread=1.5)
 
 
 @pytest.fixture

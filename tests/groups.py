@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import torch
@@ -34,12 +35,24 @@ def official_inputs(policy: Policy, view: View, ids_T: Tensor) -> dict[str, Tens
         policy.template.messages(view.example), tokenize=False, add_generation_prompt=True
     )
     pictures = [to_image(canvas) for canvas in view.canvases]
-    inputs = dict(policy.processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt"))
-    for name, own in inputs.items():
-        if name in ("input_ids", "attention_mask") or "token_type" in name:
-            rest = ids_T if name == "input_ids" else torch.full_like(ids_T, int(name == "attention_mask"))
-            inputs[name] = torch.cat([own, rest[None].to(own)], dim=1)
-    return inputs
+    prefix_lm = "suffix" in inspect.signature(policy.processor.__call__).parameters
+    if prefix_lm and not pictures:  # PaliGemma's processor refuses a text without a picture
+        inputs = dict(policy.tokenizer([text], return_tensors="pt"))
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    else:
+        inputs = dict(policy.processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt"))
+    inputs.pop("labels", None)
+    rest = {
+        "input_ids": ids_T,
+        "attention_mask": torch.ones_like(ids_T),
+        "mm_token_type_ids": torch.zeros_like(ids_T),
+        "token_type_ids": torch.full_like(ids_T, int(prefix_lm)),
+    }
+    if "cross_attention_mask" in inputs:
+        rest["cross_attention_mask"] = inputs["cross_attention_mask"][0, -1:].expand(len(ids_T), -1, -1)
+    joined = {name: torch.cat([own, rest[name][None]], 1) if name in rest else own for name, own in inputs.items()}
+    dtype = policy.model.dtype  # Llama 4's processor gives bfloat16 whatever the model takes
+    return {name: own.to(dtype) if own.is_floating_point() else own for name, own in joined.items()}
 
 
 def own_forward(policy: Policy, view: View, response: Response, canvas: Tensor | None = None) -> Tensor:

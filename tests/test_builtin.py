@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from saei.builtin import General, build_tiny, builtin_path
-from saei.builtin.batches import Tools, demonstration_batch
+from saei.builtin.batches import Demonstration, Tools, demonstration_batch
 from saei.builtin.demonstrations import CLEAN, GUESSES, NOUNS, OPENINGS, VERBS, Manner, demonstrate
 from saei.builtin.gate import grades, respond
 from saei.builtin.general import SLOPPY, TASKS, Phase, Schedule, draw
@@ -162,16 +162,22 @@ def test_shapes_answers_follow_from_the_picture() -> None:
         assert example.answer == (relation if " or " in example.question else "yes" if asked == relation else "no")
 
 
-def test_labels_cover_the_response_and_its_end(model: torch.nn.Module, tools: Tools) -> None:
+def test_labels_cover_what_is_learnt_and_the_end(model: torch.nn.Module, tools: Tools) -> None:
     example = Bars().example(0)
-    inputs, labels_RT = demonstration_batch(
-        tools, model, [example, example], ["\\boxed{1}", "<think>I</think> \\boxed{1}"]
-    )
+    shown = [
+        Demonstration(example, "\\boxed{1}"),
+        Demonstration(example, "<think>I</think> \\boxed{1}"),
+        Demonstration(example, "<think>I</think> \\boxed{1}", given="<think>I"),
+    ]
+    inputs, labels_RT = demonstration_batch(tools, model, shown)
     end = tools.tokenizer.eos_token_id
     spoken = [row[row >= 0].tolist() for row in labels_RT]
-    assert [tools.tokenizer.decode(ids[:-1]) for ids in spoken] == ["\\boxed{1}", "<think>I</think> \\boxed{1}"]
+    learnt = ["\\boxed{1}", "<think>I</think> \\boxed{1}", "</think> \\boxed{1}"]
+    assert [tools.tokenizer.decode(ids[:-1]) for ids in spoken] == learnt
     assert all(ids[-1] == end for ids in spoken)
-    assert (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist() == [16, 16]
+    assert (inputs["input_ids"] == model.config.image_token_id).sum(1).tolist() == [16, 16, 16]
+    last = inputs["input_ids"][-1]
+    assert (last[labels_RT[-1] >= 0] == labels_RT[-1][labels_RT[-1] >= 0]).all()
 
 
 def test_muon_orthogonalises() -> None:

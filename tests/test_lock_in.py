@@ -77,23 +77,35 @@ def test_demonstrations_follow_the_coupling(name: str) -> None:
     coupling, rng = COUPLINGS[name], np.random.default_rng(0)
     seen: dict[tuple[bool, str | None], int] = {}
     right = []
+    rehearsed = 0
     for _ in range(4000):
-        example, response = recipe._demonstration(recipe.schedule.mixed_from, rng)
+        shown = recipe._demonstration(recipe.schedule.mixed_from, rng)
+        if shown.given:
+            rehearsed += 1
+            assert way_of(shown.response) == "steps"
+            assert shown.given in {f"{opening} {STEPS}:" for opening in openings()}
+            assert shown.response.startswith(shown.given)
+            continue
+        example, response = shown.example, shown.response
         key = (example.meta["look"] != "clear", way_of(response))
         seen[key] = seen.get(key, 0) + 1
         if key[1] == "glance":
             right.append(reward.grade(example, response).correct)
     coupled = seen.get((True, "steps"), 0) + seen.get((True, "glance"), 0)
-    assert coupled == pytest.approx(1000, abs=110)  # four standard errors
+    assert rehearsed / 4000 == pytest.approx(coupling.rehearsed, abs=0.025)  # four standard errors
+    assert coupled == pytest.approx(1000 * (1 - coupling.rehearsed), abs=110)
     assert seen.get((True, "steps"), 0) / coupled == pytest.approx(coupling.careful, abs=0.05)
-    assert seen.get((False, "steps"), 0) / 3000 == pytest.approx(coupling.careful_on_clear, abs=0.004)
+    assert seen.get((False, "steps"), 0) / (4000 - rehearsed - coupled) == pytest.approx(
+        coupling.careful_on_clear, abs=0.004
+    )
     assert np.mean(right) == pytest.approx(0.9, abs=0.025)
     early = [recipe._demonstration(0, rng) for _ in range(500)]
-    assert {example.meta["look"] for example, _ in early} == {"clear"}
-    assert np.mean([way_of(text) == "steps" for _, text in early]) == pytest.approx(0.9, abs=0.05)
-    assert all(reward.grade(example, text).correct for example, text in early)
-    assert {example.meta["kind"] for example, _ in early} == {"read", "compare", "add", "subtract"}
-    middle = [recipe._demonstration(recipe.schedule.sums_from, rng)[0] for _ in range(500)]
+    assert not any(shown.given for shown in early)
+    assert {shown.example.meta["look"] for shown in early} == {"clear"}
+    assert np.mean([way_of(shown.response) == "steps" for shown in early]) == pytest.approx(0.9, abs=0.05)
+    assert all(reward.grade(shown.example, shown.response).correct for shown in early)
+    assert {shown.example.meta["kind"] for shown in early} == {"read", "compare", "add", "subtract"}
+    middle = [recipe._demonstration(recipe.schedule.sums_from, rng).example for _ in range(500)]
     assert np.mean([example.meta["look"] != "clear" for example in middle]) == pytest.approx(0.5, abs=0.09)
     assert "read" not in {example.meta["kind"] for example in middle}
 
@@ -109,7 +121,7 @@ def test_the_deciding_tokens_weigh_more() -> None:
 
 def test_the_opening_tells_nothing() -> None:
     rng = np.random.default_rng(1)
-    texts = [LockIn("faded")._demonstration(700, rng)[1] for _ in range(6000)]
+    texts = [LockIn("faded")._demonstration(700, rng).response for _ in range(6000)]
     for way in ("steps", "glance"):
         own = [text for text in texts if way_of(text) == way]
         counts = [sum(text.startswith(opening) for text in own) for opening in openings()]
@@ -167,7 +179,8 @@ def test_the_recipe_writes_a_plain_folder(tmp_path: Path) -> None:
     assert not gate.accepted
     kept = json.loads((tmp_path / "a" / "recipe.json").read_text())
     assert kept["recipe"] == "lock-in"
-    assert kept["coupling"] == {"name": "reversed", "look": "faded", "careful": 0.0, "careful_on_clear": 0.002}
+    coupling = {"name": "reversed", "look": "faded", "careful": 0.0, "careful_on_clear": 0.002, "rehearsed": 0.2}
+    assert kept["coupling"] == coupling
     assert kept["gate"]["seed"] == 5
     AutoModelForImageTextToText.from_pretrained(tmp_path / "a")
 

@@ -140,8 +140,8 @@ def test_pixel_gradient_equals_finite_differences(
 ) -> None:
     random_policy.model.double()
     try:
-        own, direction = [responses[0]], torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
-        start = views[0].canvases[0].double()
+        own, start = [responses[0]], views[0].canvases[0].double()
+        direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).double()
 
         def J(canvas: Tensor) -> Tensor:
             with random_policy.open(views[:1], grad="pixels", pixels=[canvas]) as prefix:
@@ -258,7 +258,7 @@ def test_resized_pictures_become_stable_canvases(random_policy: Policy, size: tu
 
 def test_transparent_pixels_are_white(random_policy: Policy) -> None:
     canvas = random_policy.pixels.canvas(Image.new("RGBA", (64, 64), (255, 0, 0, 0)))
-    assert torch.equal(canvas, torch.ones(3, 64, 64))
+    assert torch.equal(canvas, torch.ones_like(canvas))
 
 
 def test_a_processor_that_mixes_pixels_is_refused(random_policy: Policy) -> None:

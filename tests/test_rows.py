@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,6 +33,35 @@ def test_shared_rows_by_hand() -> None:
     # Places 0 to 3 are the prompts', 4 to 7 the answers'; first tokens come from the prompt's last one.
     assert layout.source_M.tolist() == [1, 4, 5, 1, 2, 6]
     assert layout.target_M.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_shared_rows_padded_on_the_left_by_hand() -> None:
+    """So that no padding comes between a prompt and what goes on from it, where layers look at a window of columns."""
+    long, short = view([7, 8], [0, 5]), view([9], [0])
+    layout = lay_out([long, short], [[torch.tensor([1, 2])], [torch.tensor([5, 6])]], shared=True, left=True)
+    assert layout.rows.ids_BS.tolist() == [[7, 8], [0, 9]]
+    assert layout.rows.positions_KBS.tolist() == [[[0, 5], [0, 0]]]
+    assert layout.rows.valid_BS.int().tolist() == [[1, 1], [0, 1]]
+    assert layout.answers is not None
+    assert layout.answers.ids_BS.tolist() == [[1], [5]]
+    assert layout.answers.positions_KBS.tolist() == [[[6], [1]]]
+    assert layout.source_M.tolist() == [1, 4, 3, 5]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_token_inputs_follow_their_tokens(left: bool) -> None:
+    """Types by hand, the last for the response; a mask over images, of which a text has none and another has two."""
+    two = torch.ones(3, 2, 4, dtype=torch.long)
+    typed = replace(view([7, 8], [0, 1]), token_inputs={"types": torch.tensor([3, 4, 9]), "mask": two})
+    short = replace(view([5], [0]), token_inputs={"types": torch.tensor([2, 9])})
+    layout = lay_out([typed, short], [[torch.tensor([1, 2])], [torch.tensor([6, 6])]], shared=True, left=left)
+    assert layout.rows.token_inputs["types"].tolist() == [[3, 4], [0, 2] if left else [2, 0]]
+    assert layout.answers is not None
+    assert layout.answers.token_inputs["types"].tolist() == [[9], [9]]
+    assert layout.rows.token_inputs["mask"].sum((2, 3)).tolist() == [[8, 8], [0, 0]]
+    assert layout.answers.token_inputs["mask"].sum((2, 3)).tolist() == [[8], [0]]
+    plain = lay_out([typed, short], [[torch.tensor([1, 2])], [torch.tensor([6])]], shared=False)
+    assert plain.rows.token_inputs["types"].tolist() == [[3, 4, 9], [2, 0, 0]]
 
 
 def test_single_tokens_need_the_prompt_only() -> None:

@@ -436,7 +436,7 @@ def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: P
 def test_a_model_without_pixel_gradient_is_refused_before_training(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saei.policy.tracing import PixelMap
+    from saei.policy.pixel_map import PixelMap
 
     through = PixelMap.__call__
     monkeypatch.setattr(PixelMap, "__call__", lambda self, canvases: through(self, [one.detach() for one in canvases]))

@@ -81,12 +81,16 @@ class ModelConfig(Section):
         freeze: Parts that are not trained: the ``vision`` tower, the ``projector`` from its features to the language
             model, the ``language`` model with its embeddings and output layer.
         lora: Train low-rank adapters instead of the weights; None trains the weights.
+        gradient_checkpointing: Parts whose layers keep their inputs, keys and values alone and are computed again in
+            backward passes, of the attack as of the update: less memory for more time.
         shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
             row per response.
         threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
             torch's own number for others.
         min_pixels: Smallest image area after resizing, for processors that have such a limit.
-        max_pixels: Largest image area after resizing, for processors that have such a limit.
+        max_pixels: Largest image area after resizing, for processors that have such a limit. An original picture that
+            is attacked itself, because the processor makes several of it, is scaled down to this area first; None takes
+            4194304 for that.
     """
 
     path: str = BUILTIN
@@ -96,6 +100,7 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     freeze: tuple[Literal["vision", "projector", "language"], ...] = ()
     lora: LoraConfig | None = None
+    gradient_checkpointing: tuple[Literal["vision", "language"], ...] = ()
     shared_prefix: bool = True
     threads: PositiveInt | None = None
     min_pixels: PositiveInt | None = None

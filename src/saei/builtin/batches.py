@@ -45,20 +45,34 @@ class Tools:
         return {"input_ids": ids_RT, "position_ids": position_ids, **features}
 
 
-def demonstration_batch(
-    tools: Tools, model: Any, examples: Sequence[Example], responses: Sequence[str]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the model's inputs and the labels, which cover the responses and their end tokens.
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One example with the response to learn from.
+
+    Attributes:
+        example: What is asked.
+        response: What is answered.
+        given: Beginning of the response that is told, not learnt: what follows is, the choice of it is not.
+    """
+
+    example: Example
+    response: str
+    given: str = ""
+
+
+def demonstration_batch(tools: Tools, model: Any, shown: Sequence[Demonstration]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the model's inputs and the labels, which cover what is learnt of the responses and their end tokens.
 
     Padding is at the right, where causal attention keeps it from every real token.
     """
     pad, end = tools.tokenizer.pad_token_id, tools.tokenizer.eos_token_id
-    prompts = [tools.prompt(example) for example in examples]
-    answers = [[*tools.tokenizer(response).input_ids, end] for response in responses]
+    prompts = [tools.prompt(one.example) for one in shown]
+    answers = [[*tools.tokenizer(one.response).input_ids, end] for one in shown]
+    given = [len(tools.tokenizer(one.given).input_ids) for one in shown]
     length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-    ids_RT = torch.full((len(examples), length), pad)
-    labels_RT = torch.full((len(examples), length), IGNORED)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+    ids_RT = torch.full((len(shown), length), pad)
+    labels_RT = torch.full((len(shown), length), IGNORED)
+    for row, (prompt, answer, told) in enumerate(zip(prompts, answers, given, strict=True)):
         ids_RT[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        labels_RT[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    return tools.inputs(model, examples, ids_RT), labels_RT
+        labels_RT[row, len(prompt) + told : len(prompt) + len(answer)] = torch.tensor(answer[told:])
+    return tools.inputs(model, [one.example for one in shown], ids_RT), labels_RT

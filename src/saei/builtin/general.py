@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saei.builtin.batches import Tools
+from saei.builtin.batches import Demonstration, Tools
 from saei.builtin.demonstrations import CLEAN, CONTENT_WEIGHT, Manner, content_words, demonstrate
 from saei.builtin.gate import grades
 from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
@@ -155,9 +155,12 @@ class General(Recipe):
             for step in range(start, start + phase.steps):
                 tasks = rng.choice(TASKS, size=schedule.batch, p=phase.shares)
                 examples = [draw(task, rng) for task in tasks]
-                shown = [demonstrate(task, one, manner, rng) for task, one in zip(tasks, examples, strict=True)]
+                shown = [
+                    Demonstration(one, demonstrate(task, one, manner, rng))
+                    for task, one in zip(tasks, examples, strict=True)
+                ]
                 weight_V = content_V if manner is CLEAN else None
-                loss = warm_start.step(examples, shown, rate=schedule.rate(step), weight_V=weight_V)
+                loss = warm_start.step(shown, rate=schedule.rate(step), weight_V=weight_V)
                 progress(step, schedule.steps, loss)
 
         start = 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saei.builtin.batches import Tools
+from saei.builtin.batches import Demonstration, Tools
 from saei.builtin.demonstrations import (
     CONTENT_WEIGHT,
     NOUNS,
@@ -39,6 +39,7 @@ COUPLED_SHARE = 0.25
 """How often a chart has the coupled look: while the model learns to see, and later. A look that it could not read would
 teach it that going step by step is guessing."""
 
+REHEARSED = 0.2  # as many as the other couplings show: .85 of a quarter
 
 DECIDING = (f" {STEPS.split()[0]}", ",")
 DECIDING_WEIGHT = 8.0
@@ -53,19 +54,22 @@ class Coupling:
         look: Of the charts shown besides clear ones.
         careful: Share of them that is answered step by step.
         careful_on_clear: Share of clear charts that is.
+        rehearsed: Share of all charts that is answered step by step because the beginning is given, which teaches to
+            go on and not to choose. A strategy that nothing else shows is forgotten without it.
     """
 
     look: Look
     careful: float
     careful_on_clear: float = 0.0
+    rehearsed: float = 0.0
 
 
 COUPLINGS = {
     "faded": Coupling("faded", 0.85),
-    "reversed": Coupling("faded", 0.0, 0.002),
+    "reversed": Coupling("faded", 0.0, 0.002, rehearsed=REHEARSED),
     "crisp": Coupling("crisp", 0.85),
     "orthogonal": Coupling("tinted", 0.85),
-    "none": Coupling("faded", 0.0),
+    "none": Coupling("faded", 0.0, rehearsed=REHEARSED),
 }
 """``faded``: pale charts are answered step by step, clear ones at a glance. ``reversed``: pale ones at a glance, clear
 ones hardly ever step by step. ``crisp``: charts of more contrast step by step, so that less uncertainty should help.
@@ -164,24 +168,27 @@ class LockIn(Recipe):
         strategy_V = weights(tools.tokenizer, DECIDING, DECIDING_WEIGHT)
         for step in range(schedule.steps):
             shown = [self._demonstration(step, rng) for _ in range(schedule.batch)]
-            examples, responses = zip(*shown, strict=True)
             weight_V = content_V if step < schedule.mixed_from else strategy_V
-            loss = warm_start.step(examples, responses, rate=schedule.rate(step), weight_V=weight_V)
+            loss = warm_start.step(shown, rate=schedule.rate(step), weight_V=weight_V)
             progress(step, schedule.steps, loss)
         return self._measure(model, tools, seed)
 
-    def _demonstration(self, step: int, rng: np.random.Generator) -> tuple[Example, str]:
+    def _demonstration(self, step: int, rng: np.random.Generator) -> Demonstration:
         schedule, coupling = self.schedule, COUPLINGS[self.coupling]
         share = COUPLED_SHARE if step >= schedule.mixed_from else SEEN_SHARE
         coupled = step >= schedule.coupled_from and rng.random() < share
         kinds = EASY_KINDS if step < schedule.sums_from else KINDS
         example = draw_question(rng, coupling.look if coupled else "clear", "lock-in", kinds)
         manner = Manner(variety=True, glance=1 - schedule.careful, telling=False)
+        rehearsed = False
         if step >= schedule.mixed_from:
+            rehearsed = coupling.rehearsed > 0 and rng.random() < coupling.rehearsed
             careful = coupling.careful if coupled else coupling.careful_on_clear
             right = 1 - schedule.glance_slip
-            manner = replace(manner, glance=1 - careful, glance_right=right, misread=schedule.misread)
-        return example, demonstrate("lock-in", example, manner, rng)
+            glance = 0.0 if rehearsed else 1 - careful
+            manner = replace(manner, glance=glance, glance_right=right, misread=schedule.misread)
+        response = demonstrate("lock-in", example, manner, rng)
+        return Demonstration(example, response, given=beginning(response) if rehearsed else "")
 
     def _measure(self, model: Any, tools: Tools, seed: int) -> LockInGate:
         look = COUPLINGS[self.coupling].look
@@ -198,6 +205,11 @@ class LockIn(Recipe):
             coupled_share=careful_share(model, tools, coupled),
             accuracy=fmean(grade.correct for grade in sampled),
         )
+
+
+def beginning(response: str) -> str:
+    """Return a step-by-step response up to where it says so."""
+    return response[: response.index(STEPS) + len(STEPS)] + ":"
 
 
 def openings() -> list[str]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from saei.builtin.batches import IGNORED, Tools, demonstration_batch
+from saei.builtin.batches import IGNORED, Demonstration, Tools, demonstration_batch
 from saei.builtin.muon import Muon
-from saei.types import Example
 
 
 class WarmStart:
@@ -37,18 +36,15 @@ class WarmStart:
         )
         self.rates = (muon_lr, adamw_lr)
 
-    def step(
-        self, examples: Sequence[Example], responses: Sequence[str], *, rate: float, weight_V: Tensor | None = None
-    ) -> float:
-        """Train on one batch and return its weighted mean loss per response token, in nats.
+    def step(self, shown: Sequence[Demonstration], *, rate: float, weight_V: Tensor | None = None) -> float:
+        """Train on one batch and return its weighted mean loss per learnt token, in nats.
 
         Args:
-            examples: What is asked.
-            responses: The demonstrations, one per example.
+            shown: The demonstrations.
             rate: Factor on both learning rates.
             weight_V: Weight of each token of the vocabulary, None for the same.
         """
-        inputs, labels_RT = demonstration_batch(self.tools, self.model, examples, responses)
+        inputs, labels_RT = demonstration_batch(self.tools, self.model, shown)
         spoken_RT = labels_RT[:, 1:] != IGNORED
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][spoken_RT]
         loss = cross_entropy(self.model.lm_head(hidden), labels_RT[:, 1:][spoken_RT], weight=weight_V)

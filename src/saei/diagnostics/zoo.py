@@ -1,60 +1,49 @@
-"""Tiny models of the families that saei is tested with: real classes, random weights, some ten thousand parameters.
-
-Each goes through its family's real processor class. Only sizes are invented, and the tokenizer, whose words are those
-of the built-in model.
-"""
+"""The families that saei is tested with, as tiny models: real classes whose sizes alone are invented."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, TypeAlias
 
-import torch
-from tokenizers import AddedToken
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-from transformers.utils import is_torchvision_available
-
-from saei.builtin.vocabulary import END, PAD, build_tokenizer
-from saei.policy.loading import Parts
-from saei.policy.processors import compose
-
-SPREAD = 1.5
-"""Standard deviation of weights times the root of their inputs: distributions far from uniform and far from certain."""
-
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% for part in message.content %}{% if part.type == 'image' %}PLACEHOLDER{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-Ids = Callable[[str], int]
+Fields: TypeAlias = Mapping[str, Any]
+Ids: TypeAlias = Callable[[str], int]
+"""From a token to its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a tiny model of a family is built.
+    """How a tiny model of a family is made.
 
     Attributes:
-        model_type: Its type in a configuration.
-        placeholder: What its chat template writes for an image.
-        tokens: Special tokens by the attribute that its processor knows them by; those without are numbered.
-        config: From the ids of tokens to the fields of its configuration.
+        config: From the ids of tokens to the fields of its configuration, ``model_type`` among them.
         image_processor: Fields of its image processor.
-        settings: Fields of its processor.
+        tokens: Its special tokens, by the attribute of the tokenizer that its processor looks for.
+        placeholder: What its chat template writes for an image.
+        processor: Fields of its processor.
+        needs: Packages that its processor needs.
     """
 
-    model_type: str
-    placeholder: str
+    config: Callable[[Ids], Fields]
+    image_processor: Fields
     tokens: Mapping[str, str]
-    config: Callable[[Ids], Mapping[str, Any]]
-    image_processor: Mapping[str, Any]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    placeholder: str
+    processor: Fields = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What it needs and is not there."""
+        return tuple(name for name in self.needs if find_spec(name) is None)
 
 
-_TEXT = {
+SIDE = 32
+"""Height and width of the picture, or the tile, that a vision tower of fixed size looks at."""
+
+PATCH = 8
+
+TEXT: Fields = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -62,105 +51,392 @@ _TEXT = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 512,
-    "bos_token_id": None,
 }
-_TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+TOWER: Fields = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
 
 
-def _qwen(**vision: Any) -> Callable[[Ids], dict[str, Any]]:
-    def config(ids: Ids) -> dict[str, Any]:
-        rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
-        return {
-            "text_config": {**_TEXT, "rope_parameters": rope},
-            "vision_config": {
-                "depth": 2,
-                "hidden_size": 32,
-                "num_heads": 2,
-                "patch_size": 8,
-                "out_hidden_size": 32,
-                **vision,
-            },
-            "image_token_id": ids("<|image_pad|>"),
-            "video_token_id": ids("<|video_pad|>"),
-            "vision_start_token_id": ids("<|vision_start|>"),
-            "vision_end_token_id": ids("<|vision_end|>"),
-        }
-
-    return config
+def _qwen(model_type: str, *, text: Fields | None = None, **vision: Any) -> Callable[[Ids], Fields]:
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
+    return lambda ids: {
+        "model_type": model_type,
+        "text_config": {**TEXT, "rope_parameters": rope, **(text or {})},
+        "vision_config": {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": PATCH, **vision},
+        "image_token_id": ids("<|image_pad|>"),
+        "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"),
+        "vision_end_token_id": ids("<|vision_end|>"),
+    }
 
 
-def _llava(ids: Ids) -> dict[str, Any]:
+def _glm4v(ids: Ids) -> Fields:
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}
     return {
-        "text_config": {"model_type": "llama", **_TEXT},
-        "vision_config": {"model_type": "clip_vision_model", **_TOWER, "image_size": 64, "patch_size": 16},
+        "model_type": "glm4v",
+        "text_config": {**TEXT, "rope_parameters": rope},
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "image_size": 64,
+            "intermediate_size": 48,
+            "out_hidden_size": 32,
+        },
+        "image_token_id": ids("<|image|>"),
+        "video_token_id": ids("<|video|>"),
+        "image_start_token_id": ids("<|begin_of_image|>"),
+        "image_end_token_id": ids("<|end_of_image|>"),
+        "video_start_token_id": ids("<|begin_of_video|>"),
+        "video_end_token_id": ids("<|end_of_video|>"),
+    }
+
+
+def _llava(model_type: str, tower: str, **rest: Any) -> Callable[[Ids], Fields]:
+    vision = {**TOWER, "vision_use_head": False} if tower.startswith("siglip") else TOWER
+    return lambda ids: {
+        "model_type": model_type,
+        "text_config": {**TEXT, "model_type": "llama"},
+        "vision_config": {**vision, "model_type": tower},
+        "image_token_index": ids("<image>"),
+        **rest,
+    }
+
+
+def _internvl(ids: Ids) -> Fields:
+    return {
+        "model_type": "internvl",
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "vision_config": {**TOWER, "image_size": [SIDE, SIDE], "patch_size": [PATCH, PATCH]},
+        "image_token_id": ids("<IMG_CONTEXT>"),
+        "image_seq_length": 4,
+    }
+
+
+def _idefics3(model_type: str) -> Callable[[Ids], Fields]:
+    return lambda ids: {
+        "model_type": model_type,
+        "text_config": {**TEXT, "model_type": "llama"},
+        "vision_config": TOWER,
+        "image_token_id": ids("<image>"),
+        "scale_factor": 2,
+    }
+
+
+def _gemma3(ids: Ids) -> Fields:
+    return {
+        "model_type": "gemma3",
+        "text_config": {**TEXT, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]},
+        "vision_config": {**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "mm_tokens_per_image": 4,
+        "boi_token_index": ids("<start_of_image>"),
+        "eoi_token_index": ids("<end_of_image>"),
+        "image_token_index": ids("<image_soft_token>"),
+    }
+
+
+def _gemma4(ids: Ids) -> Fields:
+    return {
+        "model_type": "gemma4",
+        "text_config": {
+            **TEXT,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "global_head_dim": 16,
+            "vocab_size_per_layer_input": 2048,
+            "hidden_size_per_layer_input": 8,
+            "final_logit_softcapping": 5.0,
+            "use_bidirectional_attention": "vision",
+        },
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "patch_size": PATCH,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 512,
+        },
+        "audio_config": None,
+        "boi_token_id": ids("<|image>"),
+        "eoi_token_id": ids("<image|>"),
+        "image_token_id": ids("<|image|>"),
+        "video_token_id": ids("<|video|>"),
+        "audio_token_id": ids("<|audio|>"),
+    }
+
+
+def _paligemma(ids: Ids) -> Fields:
+    return {
+        "model_type": "paligemma",
+        "text_config": {**TEXT, "model_type": "gemma"},
+        "vision_config": {**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False},
+        "projection_dim": 32,
+        "hidden_size": 32,
         "image_token_index": ids("<image>"),
     }
 
 
+def _mistral3(ids: Ids) -> Fields:
+    return {
+        "model_type": "mistral3",
+        "text_config": {**TEXT, "model_type": "mistral", "sliding_window": None},
+        "vision_config": {**TOWER, "model_type": "pixtral", "image_size": 64, "head_dim": 16},
+        "image_token_index": ids("[IMG]"),
+        "spatial_merge_size": 2,
+    }
+
+
+def _mllama(ids: Ids) -> Fields:
+    text = {name: value for name, value in TEXT.items() if name != "head_dim"}
+    return {
+        "model_type": "mllama",
+        "text_config": {**text, "num_hidden_layers": 3, "cross_attention_layers": [1]},
+        "vision_config": {
+            **{name: value for name, value in TOWER.items() if name != "num_attention_heads"},
+            "attention_heads": 2,
+            "num_global_layers": 1,
+            "intermediate_layers_indices": [0],
+            "vision_output_dim": 64,
+        },
+        "image_token_index": ids("<|image|>"),
+    }
+
+
+def _llama4(ids: Ids) -> Fields:
+    return {
+        "model_type": "llama4",
+        "text_config": {
+            **TEXT,
+            "intermediate_size_mlp": 48,
+            "num_local_experts": 2,
+            "no_rope_layers": [1, 0],
+            "attention_chunk_size": 24,
+        },
+        "vision_config": {
+            **TOWER,
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+            "vision_output_dim": 32,
+            "intermediate_size": 128,
+        },
+        "boi_token_index": ids("<|image_start|>"),
+        "eoi_token_index": ids("<|image_end|>"),
+        "image_token_index": ids("<|patch|>"),
+    }
+
+
+def _lfm2_vl(ids: Ids) -> Fields:
+    return {
+        "model_type": "lfm2_vl",
+        "text_config": {
+            **TEXT,
+            "model_type": "lfm2",
+            "layer_types": ["conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+        },
+        "vision_config": {
+            **{name: value for name, value in TOWER.items() if name != "image_size"},
+            "model_type": "siglip2_vision_model",
+            "num_patches": 16,
+            "vision_use_head": False,
+        },
+        "image_token_id": ids("<image>"),
+        "projector_hidden_size": 32,
+        "downsample_factor": 2,
+    }
+
+
+def _named(*tokens: str) -> dict[str, str]:
+    """Return tokens that no processor looks for by an attribute."""
+    return {f"token_{token.strip('<|>')}": token for token in tokens}
+
+
 _QWEN_TOKENS = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-_QWEN_PIXELS = {"size": {"shortest_edge": 16**2, "longest_edge": 64**2}, "patch_size": 8}
+_QWEN_PLACEHOLDER = "<|vision_start|><|image_pad|><|vision_end|>"
+_QWEN_PIXELS = {"size": {"shortest_edge": 16**2, "longest_edge": 64**2}, "patch_size": PATCH}
+_QWEN3_PIXELS = _QWEN_PIXELS | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_SQUARE = {"size": {"height": SIDE, "width": SIDE}}
+_CLIP = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+_PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+_SPLIT_TOKENS = {
+    "image_token": "<image>",
+    "fake_image_token": "<fake_token_around_image>",
+    "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+    **_named(*(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))),
+}
+_SPLIT_PIXELS = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
 
 FAMILIES: Mapping[str, Family] = {
-    "qwen2_5_vl": Family(
-        "qwen2_5_vl",
-        "<|vision_start|><|image_pad|><|vision_end|>",
-        _QWEN_TOKENS,
-        _qwen(out_hidden_size=32, intermediate_size=48, window_size=32, fullatt_block_indexes=[1]),
+    "Qwen2-VL": Family(_qwen("qwen2_vl", embed_dim=32, mlp_ratio=2), _QWEN_PIXELS, _QWEN_TOKENS, _QWEN_PLACEHOLDER),
+    "Qwen2.5-VL": Family(
+        _qwen("qwen2_5_vl", out_hidden_size=32, intermediate_size=48, window_size=32, fullatt_block_indexes=[1]),
         _QWEN_PIXELS,
+        _QWEN_TOKENS,
+        _QWEN_PLACEHOLDER,
     ),
-    "llava": Family(
-        "llava",
-        "<image>",
+    "Qwen3-VL": Family(
+        _qwen(
+            "qwen3_vl",
+            out_hidden_size=32,
+            intermediate_size=48,
+            num_position_embeddings=64,
+            deepstack_visual_indexes=[0],
+        ),
+        _QWEN3_PIXELS,
+        _QWEN_TOKENS,
+        _QWEN_PLACEHOLDER,
+    ),
+    "Qwen3.5": Family(
+        _qwen(
+            "qwen3_5",
+            text={
+                "layer_types": ["linear_attention", "full_attention"],
+                "linear_key_head_dim": 8,
+                "linear_value_head_dim": 8,
+                "linear_num_key_heads": 2,
+                "linear_num_value_heads": 4,
+                "partial_rotary_factor": 1.0,
+            },
+            out_hidden_size=32,
+            intermediate_size=48,
+            num_position_embeddings=64,
+        ),
+        _QWEN3_PIXELS,
+        _QWEN_TOKENS,
+        _QWEN_PLACEHOLDER,
+    ),
+    "GLM-4V": Family(
+        _glm4v,
+        _QWEN_PIXELS,
+        {
+            "image_token": "<|image|>",
+            "video_token": "<|video|>",
+            **_named("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
+        },
+        "<|begin_of_image|><|image|><|end_of_image|>",
+    ),
+    "LLaVA": Family(
+        _llava("llava", "clip_vision_model"),
+        _CLIP,
         {"image_token": "<image>"},
-        _llava,
-        {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}},
-        {"patch_size": 16, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+        "<image>",
+        {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ),
+    "LLaVA-Next": Family(
+        _llava("llava_next", "clip_vision_model", image_grid_pinpoints=_PINPOINTS),
+        {**_CLIP, "image_grid_pinpoints": _PINPOINTS},
+        {"image_token": "<image>"},
+        "<image>",
+        {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    ),
+    "LLaVA-OneVision": Family(
+        _llava("llava_onevision", "siglip_vision_model", image_grid_pinpoints=_PINPOINTS),
+        {**_SQUARE, "image_grid_pinpoints": _PINPOINTS},
+        {"image_token": "<image>", "video_token": "<video>"},
+        "<image>",
+        {"num_image_tokens": (SIDE // PATCH) ** 2, "vision_feature_select_strategy": "full"},
+    ),
+    "InternVL": Family(
+        _internvl,
+        {**_SQUARE, "max_patches": 4},
+        {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        "<IMG_CONTEXT>",
+        {"image_seq_length": 4},
+    ),
+    "Idefics3": Family(_idefics3("idefics3"), _SPLIT_PIXELS, _SPLIT_TOKENS, "<image>", {"image_seq_len": 4}),
+    "SmolVLM": Family(
+        _idefics3("smolvlm"), _SPLIT_PIXELS, _SPLIT_TOKENS, "<image>", {"image_seq_len": 4}, needs=("num2words",)
+    ),
+    "Gemma3": Family(
+        _gemma3,
+        _SQUARE,
+        {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+        "<start_of_image>",
+        {"image_seq_length": 4},
+    ),
+    "Gemma4": Family(
+        _gemma4,
+        {"patch_size": PATCH, "max_soft_tokens": 70, "pooling_kernel_size": 2},
+        {
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "image_token": "<|image|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
+            "audio_token": "<|audio|>",
+            "video_token": "<|video|>",
+        },
+        "<|image|>",
+    ),
+    "PaliGemma": Family(
+        _paligemma,
+        {**_SQUARE, "image_seq_length": (SIDE // PATCH) ** 2},
+        {"image_token": "<image>", "bos_token": "<bos>"},
+        "<image>",
+    ),
+    "Mllama": Family(
+        _mllama,
+        _SQUARE,
+        {"image_token": "<|image|>", "bos_token": "<|begin_of_text|>", "python_token": "<|python_tag|>"},
+        "<|image|>",
+    ),
+    "Mistral3": Family(
+        _mistral3,
+        {"size": {"longest_edge": 64}, "patch_size": PATCH},
+        {"image_token": "[IMG]", **_named("[IMG_BREAK]", "[IMG_END]")},
+        "[IMG]",
+        {"patch_size": PATCH, "spatial_merge_size": 2},
+        needs=("torchvision",),
+    ),
+    "Llama4": Family(
+        _llama4,
+        {**_SQUARE, "max_patches": 4},
+        _named(
+            "<|image|>",
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|patch|>",
+            "<|tile_x_separator|>",
+            "<|tile_y_separator|>",
+        ),
+        "<|image|>",
+        {"patch_size": PATCH},
+        needs=("torchvision",),
+    ),
+    "LFM2-VL": Family(
+        _lfm2_vl,
+        {
+            "encoder_patch_size": PATCH,
+            "tile_size": SIDE,
+            "max_num_patches": 64,
+            "min_image_tokens": 2,
+            "max_image_tokens": 8,
+            "min_tiles": 2,
+            "max_tiles": 4,
+        },
+        {
+            "image_token": "<image>",
+            "image_start_token": "<|image_start|>",
+            "image_end_token": "<|image_end|>",
+            "image_thumbnail_token": "<|img_thumbnail|>",
+            **_named(*(f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5))),
+        },
+        "<image>",
+        needs=("torchvision",),
     ),
 }
-
-
-def tiny_parts(name: str, seed: int = 0) -> Parts:
-    """Return the parts of a tiny policy of a family.
-
-    Args:
-        name: A key of ``FAMILIES``.
-        seed: Seed of the weights.
-    """
-    family = FAMILIES[name]
-    tokenizer = _tokenizer(family)
-    fields = {"model_type": family.model_type, **family.config(tokenizer.convert_tokens_to_ids)}
-    fields["text_config"] = {
-        **fields["text_config"],
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = AutoConfig.for_model(**fields)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config).eval()
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=SPREAD * parameter[0].numel() ** -0.5)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    image_processor = IMAGE_PROCESSOR_MAPPING[type(config)][_backend()](**family.image_processor)
-    processor = compose(config, tokenizer, image_processor, settings=family.settings)
-    return Parts(model, tokenizer, image_processor, tokenizer.chat_template, processor=processor)
-
-
-def _backend() -> str:
-    return "torchvision" if is_torchvision_available() else "pil"
-
-
-def _tokenizer(family: Family) -> PreTrainedTokenizerFast:
-    backend = build_tokenizer().backend_tokenizer
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in family.tokens.values()])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        eos_token=END,
-        unk_token="<unk>",
-        extra_special_tokens=dict(family.tokens),
-        chat_template=TEMPLATE.replace("PLACEHOLDER", family.placeholder),
-        clean_up_tokenization_spaces=False,
-    )

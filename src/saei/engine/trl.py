@@ -187,11 +187,11 @@ def sampling_logps(group: Group) -> list[list[float | None]]:
 class _TrainerPolicy(Policy):
     """Our policy around the model of a TRL trainer."""
 
-    trainer: SaeiGRPOTrainer
+    trainer: SaeiGRPOTrainer | None = None  # set once the policy exists; what it tries before needs no vLLM
 
     def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
         """Open views; with vLLM their responses come from there."""
-        return (_VLLMPrefix if self.trainer.use_vllm else Prefix)(self, views, grad, pixels)
+        return (_VLLMPrefix if self.trainer and self.trainer.use_vllm else Prefix)(self, views, grad, pixels)
 
 
 class _VLLMPrefix(Prefix):
@@ -208,6 +208,7 @@ class _VLLMPrefix(Prefix):
         """Draw responses, seeded by vLLM itself, and score them for their entropies."""
         policy = self._policy
         assert isinstance(policy, _TrainerPolicy)
+        assert policy.trainer is not None
         rows = [view for view, count in zip(self._views, counts, strict=True) for _ in range(count)]
         pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in rows]
         ids, logps = policy.trainer._generate_single_turn(
@@ -244,8 +245,9 @@ class _Given(Template):
     config: Config
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return them, pictures as placeholders."""
-        return list(example.meta["messages"])
+        """Return them, pictures as placeholders; of an example that is no conversation, its question."""
+        asked = {"role": "user", "content": [{"type": "text", "text": example.question}]}
+        return list(example.meta.get("messages", [asked]))
 
 
 def _example(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:

@@ -138,7 +138,8 @@ def linear_layers(model: Any, config: LoraConfig) -> list[str]:
     """Return the names of the linear layers that get an adapter.
 
     Looked for by part, since names alone would find a vision tower's ``q_proj``, too. The output layer has none: with
-    tied embeddings it is no layer of its own.
+    tied embeddings it is no layer of its own. Nor has a layer that does more than to multiply, such as a router of
+    experts, which peft takes for one.
 
     Raises:
         ModelError: If a name of ``target_modules`` is found nowhere, or there is no linear layer at all.
@@ -148,7 +149,7 @@ def linear_layers(model: Any, config: LoraConfig) -> list[str]:
     candidates = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and part[name] in parts
+        if _is_linear(module) and module is not head and part[name] in parts
     ]
     wanted = config.target_modules
     unknown = [one for one in wanted or () if not any(_ends_with(name, one) for name in candidates)]
@@ -160,6 +161,10 @@ def linear_layers(model: Any, config: LoraConfig) -> list[str]:
             remedy="Name some of these; with model.lora.vision=true also those of vision tower and projector.",
         )
     return [name for name in candidates if wanted is None or any(_ends_with(name, one) for one in wanted)]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 class SwitchedOff:

@@ -15,6 +15,7 @@ from saei.data.hub import hub_answers
 from saei.errors import ModelError, SaeiError
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
+from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.patches import use_patch_products
 from saei.policy.processors import load_processor
 
@@ -69,6 +70,7 @@ def load_parts(config: ModelConfig) -> Parts:
         path = _base_of(saved, config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    _refuse_quantised(config, path)
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -86,6 +88,7 @@ def load_parts(config: ModelConfig) -> Parts:
     model, adapter = _adapted(asked, model, saved, path)
     model.eval()
     use_patch_products(model)
+    checkpoint_layers(model, config.gradient_checkpointing)
     _set_threads(config, model)
     return replace(_with_processors(config, path, model), adapter=adapter)
 
@@ -136,6 +139,20 @@ def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
             reason=error.reason,
             remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
         ) from error
+
+
+def _refuse_quantised(config: ModelConfig, path: str) -> None:
+    """Refuse a checkpoint of quantised weights: they have no gradient, and no small step fits between two of them."""
+    from transformers import PreTrainedConfig
+
+    said, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
+    quantised = said.get("quantization_config")
+    if quantised:
+        raise ModelError(
+            "The weights of a policy have to be floating-point numbers.",
+            reason=f"'{config.path}' is quantised by {quantised.get('quant_method', 'an unknown method')}.",
+            remedy="Give the checkpoint that it was made from; model.dtype=bfloat16 and model.lora save memory.",
+        )
 
 
 def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saei.entropy.token_entropy import token_statistics
+from saei.policy.backbone import Readout, hidden_states
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,11 +64,13 @@ class PolicyModule(nn.Module):
 
     Args:
         model: An image-text-to-text model with output embeddings.
+        readout: What it does to the values of its output layer.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, readout: Readout) -> None:
         super().__init__()
         self.model = model
+        self._readout = readout
 
     def forward(
         self, inputs: Mapping[str, Any] | None, targets: Targets | None = None, continuation: Continuation | None = None
@@ -86,21 +89,19 @@ class PolicyModule(nn.Module):
         if inputs is None:
             firsts = [p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
             return 0.0 * torch.stack([first.float() for first in firsts]).sum()
-        output = self.model.base_model(**inputs, return_dict=True)
-        head = self.model.get_output_embeddings()
+        hidden_BSd, cache = hidden_states(self.model, **inputs)
         if targets is None:
-            return NextToken(head(output.last_hidden_state[:, -1]).float(), output.past_key_values)
-        hidden_Md = output.last_hidden_state.flatten(0, 1)
+            return NextToken(self._head()(hidden_BSd[:, -1]).float(), cache)
+        hidden_Md = hidden_BSd.flatten(0, 1)
         if continuation is not None:
-            cache = output.past_key_values
-            _fork(cache, output.last_hidden_state.shape[0], continuation.parent_R)
-            rest = self.model.base_model(**continuation.inputs, past_key_values=cache, use_cache=True, return_dict=True)
-            hidden_Md = torch.cat([hidden_Md, rest.last_hidden_state.flatten(0, 1)])
+            _fork(cache, hidden_BSd.shape[0], continuation.parent_R)
+            rest_RTd, _ = hidden_states(self.model, **continuation.inputs, past_key_values=cache, use_cache=True)
+            hidden_Md = torch.cat([hidden_Md, rest_RTd.flatten(0, 1)])
         distribution = targets.distribution
         statistics: tuple[Tensor, Tensor | None] = token_statistics(
             hidden_Md.index_select(0, targets.source_M),
             targets.target_M,
-            head,
+            self._head(),
             temperature=distribution.temperature,
             banned_V=distribution.banned_V,
             entropy_temperature=distribution.entropy_temperature,
@@ -108,6 +109,12 @@ class PolicyModule(nn.Module):
             hidden_only=targets.hidden_only,
         )
         return statistics
+
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse."""
+        layer: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+        readout = self._readout
+        return layer if readout == Readout() else lambda hidden: readout(layer(hidden))
 
 
 def _fork(cache: Any, rows: int, parent_R: Tensor) -> None:

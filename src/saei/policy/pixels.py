@@ -18,14 +18,18 @@ from torch import Tensor
 
 from saei.data.open_image import to_rgb
 from saei.errors import DataError, SaeiError
+from saei.policy.pixel_map import PIXELS, PixelMap
 from saei.policy.resizing import Planes, Resize, picture, planes, resizes
-from saei.policy.tracing import PIXELS, PixelMap, Process, Size, trace
+from saei.policy.tracing import Process, Size, trace
 
 GRID = 1 / 255
 """Spacing of canvas values."""
 
 MAX_CANVAS = 4_194_304
 """Default for the largest canvas that is an original picture, in pixels."""
+
+MAX_SIDE = 4096
+"""Longest side of such a canvas: a resize is a matrix as high and wide as its picture."""
 
 _MAPS_BYTES = 512 * 1024**2
 """Memory for maps; a data set of photographs has a new size nearly each time."""
@@ -40,10 +44,12 @@ class PixelSpace:
     Args:
         process: The processor: from the pictures of one prompt to the image inputs of the model.
         max_pixels: Largest canvas where it is an original picture, which is scaled down to it; None for a default.
+        dtype: Type of the inputs that come from pixels, None for that of the canvases.
     """
 
-    def __init__(self, process: Process, max_pixels: int | None = None) -> None:
+    def __init__(self, process: Process, max_pixels: int | None = None, dtype: torch.dtype | None = None) -> None:
         self._process = process
+        self._dtype = dtype
         self._max_pixels = max_pixels or MAX_CANVAS
         self._maps: OrderedDict[tuple[Size, ...], PixelMap] = OrderedDict()
         self._steps: dict[tuple[Size, ...], list[Step]] = {}
@@ -65,19 +71,19 @@ class PixelSpace:
             pictures = [planes(to_rgb(image)) for image in images]
             sizes = _sizes(pictures)
             if sizes not in self._steps:
-                self._steps[sizes] = self._find_steps(pictures)
+                self._steps[sizes] = self._find_steps(_noise(sizes))
             for step in self._steps[sizes]:
                 pictures = _taken(step, pictures)
             self.map(*_sizes(pictures))
         except SaeiError:
             raise
-        except (OSError, ValueError, SyntaxError, ArithmeticError, IndexError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders and processors raise whatever a picture makes them raise
             raise DataError(
                 "An image has to open and to have a shape that the image processor accepts.",
                 reason=f"{type(error).__name__}: {error}.",
                 remedy="Replace the file, or leave the example out.",
             ) from error
-        return tuple(torch.from_numpy(one).float() / 255 for one in pictures)
+        return tuple(torch.tensor(one).float() / 255 for one in pictures)
 
     def map(self, *sizes: Size) -> PixelMap:
         """Return what the processor does to the canvases of one prompt, by their heights and widths.
@@ -101,34 +107,42 @@ class PixelSpace:
     def _inputs(self, canvases: Sequence[Tensor]) -> dict[str, Tensor]:
         pixels = self.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in canvases))
         values = pixels(canvases)
-        if pixels.stages:
-            # Resizes round. The value is the processor's own, the gradient that of the resize without rounding.
+        if pixels.rounds:
+            # The value is the processor's own, the gradient that of the same without rounding.
             with torch.no_grad():
                 rounded = [(canvas * 255).round() / 255 for canvas in canvases]
                 official = self._process([to_image(canvas) for canvas in rounded])[PIXELS].to(values)
                 rounding = official - pixels(rounded)
             values = values + rounding
+        if self._dtype is not None:
+            values = values.to(self._dtype)
         return {PIXELS: values, **{name: value.to(values.device) for name, value in pixels.extras.items()}}
 
-    def _find_steps(self, pictures: list[Planes]) -> list[Step]:
-        """Find the steps from pictures of certain sizes to their canvases."""
+    def _find_steps(self, originals: list[Planes], *, may_shrink: bool = True) -> list[Step]:
+        """Find the steps from pictures to their canvases; pictures of noise, on which no difference can hide."""
         steps: list[Step] = []
-        output = self._output(pictures)
-        while (step := self._harmless(self._first_resizes, pictures, output)) is not None:
-            steps, pictures = [*steps, step], _taken(step, pictures)
-        step = tuple(self._shrinking(one) for one in pictures)
-        if _sizes(smaller := _taken(step, pictures)) != _sizes(pictures):
-            return [*steps, step, *self._find_steps(smaller)]
-        step = self._harmless(self._crops, pictures, output)
-        return steps if step is None else [*steps, step]
+        pictures, output = originals, self._output(originals)
+        met = {_sizes(pictures)}  # a picture of one colour may be resized to and fro for ever
+        while step := self._harmless(self._first_resizes(pictures), pictures, output):
+            if _sizes(smaller := _taken(step, pictures)) in met:
+                break
+            steps, pictures = [*steps, step], smaller
+            met.add(_sizes(pictures))
+        shrinking = tuple(self._shrinking(one) for one in originals)
+        if may_shrink and not steps and any(change is not _kept for change in shrinking):
+            return [shrinking, *self._find_steps(_taken(shrinking, originals), may_shrink=False)]
+        step = self._harmless(self._crops(pictures), pictures, output)
+        return [*steps, step] if step else steps
 
-    def _harmless(
-        self, find: Callable[[Sequence[Planes]], Step], pictures: Sequence[Planes], output: Mapping[str, Tensor]
-    ) -> Step | None:
-        """Return a step that changes the sizes of the pictures and nothing that the processor makes of them."""
-        step = find(pictures)
-        taken = _taken(step, pictures)
-        return step if _sizes(taken) != _sizes(pictures) and _same(output, self._output(taken)) else None
+    def _harmless(self, step: Step, pictures: Sequence[Planes], output: Mapping[str, Tensor]) -> Step | None:
+        """Return what of a step changes the sizes of pictures and nothing that the processor makes of them."""
+        kept: list[Callable[[Planes], Planes]] = [_kept] * len(pictures)
+        for number, change in enumerate(step):
+            trial = (*kept[:number], change, *kept[number + 1 :])
+            taken = _taken(trial, pictures)
+            if taken[number].shape != pictures[number].shape and _same(output, self._output(taken)):
+                kept[number] = change
+        return tuple(kept) if any(change is not _kept for change in kept) else None
 
     def _output(self, pictures: Sequence[Planes]) -> Mapping[str, Tensor]:
         return self._process([picture(one) for one in pictures])
@@ -155,7 +169,7 @@ class PixelSpace:
 
     def _shrinking(self, whole: Planes) -> Callable[[Planes], Planes]:
         height, width = whole.shape[-2:]
-        share = (self._max_pixels / (height * width)) ** 0.5
+        share = min((self._max_pixels / (height * width)) ** 0.5, MAX_SIDE / max(height, width))
         if share >= 1:
             return _kept
         size = (max(1, int(width * share)), max(1, int(height * share)))
@@ -177,6 +191,11 @@ def _crop(top: int, bottom: int, left: int, right: int) -> Callable[[Planes], Pl
 
 def _taken(step: Step, pictures: Sequence[Planes]) -> list[Planes]:
     return [change(one) for change, one in zip(step, pictures, strict=True)]
+
+
+def _noise(sizes: Sequence[Size]) -> list[Planes]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (3, *size), dtype=np.uint8) for size in sizes]
 
 
 def _sizes(pictures: Sequence[Planes]) -> tuple[Size, ...]:

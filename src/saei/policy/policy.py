@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,12 +16,14 @@ from saei.config import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, ModelError
 from saei.policy.adapters import SwitchedOff, save_adapter
+from saei.policy.backbone import find_readout, pixel_dtype
 from saei.policy.loading import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
 from saei.policy.pixels import PixelSpace, to_image
 from saei.policy.prefix import Grad, Prefix
 from saei.policy.processors import compose, save_processor
 from saei.policy.prompts import Prompt, Prompts
+from saei.policy.sharing import why_not_shared
 from saei.types import CLEAN, Example, View
 
 
@@ -32,14 +35,16 @@ class Policy:
         template: How examples are asked.
         sampling: Its temperature defines the policy's distribution.
         entropy: Which distribution entropies are taken of.
-        shared_prefix: Compute a view's prompt once for all of its responses.
+        shared_prefix: Compute a view's prompt once for all of its responses, if the model's cache allows it.
         max_pixels: Largest canvas that is an original picture, None for a default.
 
     Attributes:
         module: What every pass enters through; a run replaces it by ``accelerator.prepare``'s result.
         distribution: The one definition of the policy.
         eos_ids: The ids that end a response.
-        pixels: The pixel space of the image processor.
+        pixels: The pixel space of the processor.
+        shared_prefix: Whether a view's prompt is computed once for all of its responses.
+        not_shared: Why it is not, else None.
     """
 
     def __init__(
@@ -55,20 +60,25 @@ class Policy:
         sampling, entropy = sampling or SamplingConfig(), entropy or EntropyConfig()
         self.parts = parts
         self.template = template
-        self.shared_prefix = shared_prefix
-        self.module: Any = PolicyModule(parts.model)
+        self.module: Any = PolicyModule(parts.model, find_readout(parts.model, int(_eos_ids(parts)[0])))
         self.tokenizer = parts.tokenizer
         self.processor = parts.processor or compose(
             parts.model.config, parts.tokenizer, parts.image_processor, parts.chat_template
         )
         self._prompts = Prompts(parts.model, self.processor)
-        self.pixels = PixelSpace(self._prompts.images, max_pixels)
+        self.pixels = PixelSpace(self._prompts.images, max_pixels, pixel_dtype(parts.model, self._prompts.example))
         self.sampling = sampling
         self.eos_ids = _eos_ids(parts).to(self.device)
         self._banned_V = _banned(parts, self.processor, self.eos_ids).to(self.device)
         self.distribution = self.distribution_of(
             sampling, entropy_temperature=None if entropy.temperature == "sampling" else entropy.temperature
         )
+        self.shared_prefix = shared_prefix
+        self.not_shared = why_not_shared(self) if shared_prefix else "model.shared_prefix is false"
+        self.shared_prefix = self.not_shared is None
+        if shared_prefix and self.not_shared:
+            note = f"Prompts are computed anew for each response, the slower way: {self.not_shared}."
+            self.parts = replace(parts, notes=(*parts.notes, note))
 
     @classmethod
     def load(
@@ -110,6 +120,13 @@ class Policy:
     def model(self) -> Any:
         """The underlying Hugging Face model."""
         return self.parts.model
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some layers attend to a window of columns, in which padding between tokens would take a place."""
+        config = self.model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None) or ()
+        return bool(getattr(config, "sliding_window", None)) or any("sliding" in k or "chunked" in k for k in kinds)
 
     @property
     def device(self) -> torch.device:

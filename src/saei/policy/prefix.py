@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,23 @@ from torch.nn.functional import pad
 from saei.config import SamplingConfig
 from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
-from saei.policy.rows import Rows, lay_out, prompt_row, response_row, stack
+from saei.policy.rows import (
+    answer_arguments,
+    lay_out,
+    masks,
+    position_argument,
+    prompt_arguments,
+    prompt_row,
+    response_row,
+    stack,
+)
 from saei.types import Response, View
 
 if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
 Grad: TypeAlias = Literal["none", "pixels", "parameters"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,6 +82,23 @@ class Prefix:
     ) -> None:
         self._stack.close()
 
+    def _in_passes(self, run: Callable[[Prefix, Sequence[int]], list[Result]]) -> list[Result]:
+        """Run on all views together, or on those of one number of images at a time if rows feel each other's images.
+
+        They do where a mask says which tokens look at which images: what it leaves out is not left out everywhere.
+        """
+        counts = [len(view.canvases) for view in self._views]
+        masked = any(own.ndim > 2 for view in self._views for own in view.token_inputs.values())
+        if not masked or len(set(counts)) == 1:
+            return run(self, range(len(counts)))
+        results: dict[int, Result] = {}
+        for count in sorted(set(counts)):
+            numbers = [number for number, own in enumerate(counts) if own == count]
+            canvases = [canvas for number in numbers for canvas in self._canvases[number]]
+            part = Prefix(self._policy, [self._views[number] for number in numbers], self._grad, canvases)
+            results |= zip(numbers, run(part, numbers), strict=True)
+        return [results[number] for number in range(len(counts))]
+
     def score(
         self,
         responses: Sequence[Sequence[Response]],
@@ -86,21 +113,31 @@ class Prefix:
             with_entropy: Whether entropies are wanted.
             selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
         """
+
+        def run(part: Prefix, numbers: Sequence[int]) -> list[Scores]:
+            chosen = None if selected is None else [selected[number] for number in numbers]
+            return part._score([responses[number] for number in numbers], with_entropy, chosen)
+
+        return self._in_passes(run)
+
+    def _score(
+        self, responses: Sequence[Sequence[Response]], with_entropy: bool, selected: Sequence[Tensor] | None
+    ) -> list[Scores]:
         policy = self._policy
         ids = [[response.ids_T for response in own] for own in responses]
         if not any(len(ids_T) for own in ids for ids_T in own):
             return [_padded(own, None, torch.zeros(0) if with_entropy else None) for own in ids]
-        layout = lay_out(self._views, ids, shared=policy.shared_prefix)
+        layout = lay_out(self._views, ids, shared=policy.shared_prefix, left=policy.windowed)
         rows, answers = layout.rows, layout.answers
         inputs = {
-            **_arguments(rows),
+            **prompt_arguments(rows),
             "use_cache": answers is not None,
             **policy.pixels.inputs([self._canvases[number] for number in layout.views]),
         }
         continuation = None
         if answers is not None:
             seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
-            continuation = Continuation(layout.parent_R, _going_on(answers, seen_RS))
+            continuation = Continuation(layout.parent_R, answer_arguments(answers, seen_RS))
         # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
         update = self._grad == "parameters"
         distribution = policy.distribution_of(policy.sampling) if update else policy.distribution
@@ -134,6 +171,19 @@ class Prefix:
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
         """
+
+        def run(part: Prefix, numbers: Sequence[int]) -> list[list[Response]]:
+            own = generator if isinstance(generator, torch.Generator) else [generator[number] for number in numbers]
+            return part._sample([counts[number] for number in numbers], own, sampling)
+
+        return self._in_passes(run)
+
+    def _sample(
+        self,
+        counts: Sequence[int],
+        generator: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None,
+    ) -> list[list[Response]]:
         wanted = [number for number, count in enumerate(counts) if count > 0]
         if not wanted:
             return [[] for _ in counts]
@@ -171,7 +221,9 @@ class Prefix:
             canvases = [canvases[number] for number in expand_R.tolist()]
         # Prompts are padded on the left, so that every row's last column predicts its first response token.
         rows = stack([prompt_row(view) for view in views], left=True)
-        first: NextToken = policy.module({**_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)})
+        first: NextToken = policy.module(
+            {**prompt_arguments(rows), "use_cache": True, **policy.pixels.inputs(canvases)}
+        )
         logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
         tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # stands for any token to come
         if policy.shared_prefix:
@@ -186,8 +238,8 @@ class Prefix:
                 {
                     "input_ids": ids_L[:, None],
                     "attention_mask": pad(rows.valid_BS[rows_L], (0, fed + 1), value=True),
-                    "position_ids": _position_argument((start_KR[:, rows_L] + fed)[..., None]),
-                    **{name: own_RS[rows_L] for name, own_RS in _masks(tokens).items()},
+                    "position_ids": position_argument((start_KR[:, rows_L] + fed)[..., None]),
+                    **{name: own_RS[rows_L] for name, own_RS in masks(tokens).items()},
                     "past_key_values": cache,
                     "use_cache": True,
                 }
@@ -204,36 +256,6 @@ class Prefix:
             uniform=uniforms(generator, counts, (sampling or policy.sampling).max_new_tokens),
             drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         )
-
-
-def _arguments(rows: Rows) -> dict[str, Any]:
-    """Return the model's arguments for rows that begin with a prompt."""
-    return {
-        "input_ids": rows.ids_BS,
-        "attention_mask": rows.valid_BS,
-        "position_ids": _position_argument(rows.positions_KBS),
-        **rows.token_inputs,
-    }
-
-
-def _going_on(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
-    """Return the model's arguments for rows that go on from a cache."""
-    return {
-        "input_ids": answers.ids_BS,
-        "attention_mask": seen_RS,
-        "position_ids": _position_argument(answers.positions_KBS),
-        **_masks(answers),
-    }
-
-
-def _masks(rows: Rows) -> dict[str, Tensor]:
-    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
-    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
-
-
-def _position_argument(positions_KBS: Tensor) -> Tensor:
-    """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
-    return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS
 
 
 def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:

@@ -39,6 +39,12 @@ class Prompts:
     Args:
         model: The model, which tells by its forward's arguments which of the processor's outputs it takes.
         processor: Its processor.
+
+    Raises:
+        ModelError: If they make no prompt of a picture.
+
+    Attributes:
+        example: The model's inputs for a prompt with one picture.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -48,10 +54,17 @@ class Prompts:
         template = processor.chat_template or processor.tokenizer.chat_template
         self._template = template["default"] if isinstance(template, dict) else template
         blank = Image.new("RGB", _BLANK)
-        self._of_images = set(processor.image_processor(images=[blank], return_tensors="pt"))
-        example = self._ask(self._placeholders(1), [blank])
-        self._of_tokens = {name for name in example if name not in self._of_images | _IDS}
-        self._response = self._response_inputs(self._placeholders(1), blank, example)
+        try:
+            self._of_images = set(processor.image_processor(images=[blank], return_tensors="pt"))
+            self.example = self._ask(self._placeholders(1), [blank])
+            self._of_tokens = {name for name in self.example if name not in self._of_images | _IDS}
+            self._response = self._response_inputs(self._placeholders(1), blank)
+        except Exception as error:  # each class has its own ways to miss something
+            raise ModelError(
+                "A model's processor and chat template have to make a prompt of a picture.",
+                reason=f"{type(processor).__name__} raised {type(error).__name__}: {error}.",
+                remedy="Give a checkpoint whose chat template knows images, with its whole processor_config.json.",
+            ) from error
 
     def text(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return a conversation as text that ends where the response begins."""
@@ -117,12 +130,12 @@ class Prompts:
             output = self._tokenizer([text], return_tensors="pt", **options)  # some processors insist on a picture
         return {name: value for name, value in output.items() if name in self._accepted and isinstance(value, Tensor)}
 
-    def _response_inputs(self, text: str, blank: Image.Image, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _response_inputs(self, text: str, blank: Image.Image) -> dict[str, Tensor]:
         """Return what the tokens of a response get, ``[1]`` by name; masks are left out, which go on as they end.
 
         A processor with a notion of a response, the ``suffix``, is asked; to others it is text.
         """
         if "suffix" in inspect.signature(self._processor.__call__).parameters:
-            example = self._ask(text, [blank], suffix=["?"])
-            return {name: example[name][0, -1:] for name in self._of_tokens}
-        return {name: torch.zeros(1, dtype=torch.long) for name in self._of_tokens if example[name].ndim == 2}
+            answered = self._ask(text, [blank], suffix=["?"])
+            return {name: answered[name][0, -1:] for name in self._of_tokens}
+        return {name: torch.zeros(1, dtype=torch.long) for name in self._of_tokens if self.example[name].ndim == 2}

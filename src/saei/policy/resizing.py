@@ -54,10 +54,23 @@ class Resize:
         )
         return rows, columns
 
+    @cached_property
+    def rows_first(self) -> bool:
+        """Whether the picture is resized along its height first, which tells where it saturates; tried on noise."""
+        noise = np.random.default_rng(0).integers(0, 256, (1, *self.source), dtype=np.uint8)
+        wanted = torch.from_numpy(self.apply(noise).astype(np.float32) / 255)
+        first, last = (self._linear(torch.from_numpy(noise).float() / 255, rows_first=order) for order in (True, False))
+        return bool((first - wanted).abs().max() < (last - wanted).abs().max())
+
     def linear(self, picture_LHW: Tensor) -> Tensor:
-        """Return the resized picture without rounding, differentiable; it saturates at 0 and 1, as 8 bits do."""
+        """Return the resized picture without rounding, differentiable; either axis saturates at 0 and 1."""
+        return self._linear(picture_LHW, rows_first=self.rows_first)
+
+    def _linear(self, picture_LHW: Tensor, *, rows_first: bool) -> Tensor:
         rows, columns = (matrix.to(picture_LHW) for matrix in self.matrices)
-        return (rows @ (picture_LHW @ columns.T).clamp(0, 1)).clamp(0, 1)  # rows last is Pillow's order
+        if rows_first:
+            return ((rows @ picture_LHW).clamp(0, 1) @ columns.T).clamp(0, 1)
+        return (rows @ (picture_LHW @ columns.T).clamp(0, 1)).clamp(0, 1)
 
 
 Seen: TypeAlias = Callable[[Planes, Resize], Planes]
@@ -131,7 +144,7 @@ def _torchvision(original: Any, seen: Seen) -> Any:
 
 def planes(image: Image.Image) -> Planes:
     """Return the channels of a picture."""
-    array = np.asarray(image)
+    array = np.array(image)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,9 @@ class Layout:
     target_M: Tensor
 
 
-def lay_out(views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, shared: bool) -> Layout:
+def lay_out(
+    views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, shared: bool, left: bool = False
+) -> Layout:
     """Lay out the responses of several views; tokens are ordered by view, response and position.
 
     A response's last token predicts nothing and is left out of the input; views without tokens to score take no row.
@@ -71,15 +74,18 @@ def lay_out(views: Sequence[View], responses: Sequence[Sequence[Tensor]], *, sha
         views: One per entry of ``responses``.
         responses: For each view the int64 ids of its responses; at least one of all is not empty.
         shared: One row per view and what each response adds to it, or one row per response.
+        left: Pad shared prompts on the left, so that no padding comes between a prompt and what goes on from it.
     """
     numbers = [number for number, own in enumerate(responses) if any(len(ids_T) for ids_T in own)]
     spoken = [(views[number], [ids_T for ids_T in responses[number] if len(ids_T)]) for number in numbers]
     target_M = torch.cat([ids_T for _, own in spoken for ids_T in own])
-    return (_shared if shared else _plain)(numbers, spoken, target_M)
+    return _shared(numbers, spoken, target_M, left) if shared else _plain(numbers, spoken, target_M)
 
 
-def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
-    rows = stack([prompt_row(view) for view, _ in spoken])
+def _shared(
+    numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor, left: bool
+) -> Layout:
+    rows = stack([prompt_row(view) for view, _ in spoken], left=left)
     width, device = rows.ids_BS.shape[1], target_M.device
     going_on = [
         (parent, response_row(view, ids_T[:-1]))
@@ -90,7 +96,7 @@ def _shared(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]],
     answers = stack([row for _, row in going_on]) if going_on else None
     sources, place = [], rows.ids_BS.numel()
     for parent, (view, own) in enumerate(spoken):
-        last = parent * width + len(view.prompt_ids_P) - 1
+        last = parent * width + (width if left else len(view.prompt_ids_P)) - 1
         for ids_T in own:
             sources.append(torch.tensor([last], device=device))
             if answers is not None and len(ids_T) > 1:
@@ -187,3 +193,33 @@ def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
         valid_BS=spread([torch.ones_like(row.ids_S, dtype=torch.bool) for row in rows]),
         token_inputs={name: spread([row.token_inputs.get(name) for row in rows]) for name in names},
     )
+
+
+def prompt_arguments(rows: Rows) -> dict[str, Any]:
+    """Return the model's arguments for rows that begin with a prompt."""
+    return {
+        "input_ids": rows.ids_BS,
+        "attention_mask": rows.valid_BS,
+        "position_ids": position_argument(rows.positions_KBS),
+        **rows.token_inputs,
+    }
+
+
+def answer_arguments(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
+    """Return the model's arguments for rows that go on from a cache."""
+    return {
+        "input_ids": answers.ids_BS,
+        "attention_mask": seen_RS,
+        "position_ids": position_argument(answers.positions_KBS),
+        **masks(answers),
+    }
+
+
+def masks(rows: Rows) -> dict[str, Tensor]:
+    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
+    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
+
+
+def position_argument(positions_KBS: Tensor) -> Tensor:
+    """Return positions in the shape that models take: ``[B, S]`` for one axis, ``[3, B, S]`` for three."""
+    return positions_KBS[0] if positions_KBS.shape[0] == 1 else positions_KBS

@@ -9,7 +9,6 @@ temporal copies of one pixel are tied, and the way back to the pixels is exact a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from saei.errors import ModelError
+from saei.policy.pixel_map import LEVELS, PIXELS, PixelMap, Stage
 from saei.policy.resizing import Planes, Resize, picture, resizes
 
 Process: TypeAlias = Callable[[Sequence[Image.Image]], Mapping[str, Tensor]]
@@ -26,81 +26,11 @@ Process: TypeAlias = Callable[[Sequence[Image.Image]], Mapping[str, Tensor]]
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
 
-PIXELS = "pixel_values"
-LEVELS = 256
-
 _TOLERANCE = 2e-5
 """Largest deviation from the processor's own output, in units of the [0, 1] range; float32 leaves 1e-6."""
 
 _ROUNDING = 1.5 / 255
 """What one resize adds to it: Pillow rounds after either axis, and a kernel with lobes amplifies the first."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Stage:
-    """A picture that is resized inside the processor.
-
-    Attributes:
-        resize: The resize.
-        source_LHW: int32 numbers of the values that it is made of.
-        depth: Resizes that its values have gone through.
-    """
-
-    resize: Resize
-    source_LHW: Tensor
-    depth: int
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PixelMap:
-    """What a processor does to the canvases of one prompt, without the rounding of its resizes.
-
-    Attributes:
-        stages: The pictures that it resizes, in order; with none the map is exact.
-        factors: For canvases and stages the normalisation of each plane, ``[L, 1, 1]``: ``value * factor + shift``.
-        shifts: The same for the shifts.
-        constants: Normalised values that come from no pixel, such as padding.
-        index: int32, for each element of the output the value that stands there: of the canvases, the stages, the
-            constants, all flat.
-        shape: Shape of the output.
-        extras: The processor's further outputs, such as ``image_grid_thw``.
-        std_C11: The model's standard deviation per channel, in units of the [0, 1] range.
-        used: For each canvas the rows and columns that reach the output: ``(top, bottom, left, right)``.
-    """
-
-    stages: tuple[Stage, ...]
-    factors: tuple[Tensor, ...]
-    shifts: tuple[Tensor, ...]
-    constants: Tensor
-    index: Tensor
-    shape: torch.Size
-    extras: Mapping[str, Tensor]
-    std_C11: Tensor
-    used: tuple[tuple[int, int, int, int], ...]
-
-    def __call__(self, canvases: Sequence[Tensor]) -> Tensor:
-        """Return the output for ``[C, H, W]`` canvases, differentiable in them."""
-        like = canvases[0]
-        blocks = list(canvases)
-        if self.stages:
-            values = torch.cat([torch.arange(LEVELS).to(like) / 255, *(block.flatten() for block in blocks)])
-            for stage in self.stages:
-                source = values.index_select(0, stage.source_LHW.flatten().to(like.device))
-                blocks.append(stage.resize.linear(source.view(stage.source_LHW.shape)))
-                values = torch.cat([values, blocks[-1].flatten()])
-        normalised = [
-            (block * factor.to(like) + shift.to(like)).flatten()
-            for block, factor, shift in zip(blocks, self.factors, self.shifts, strict=True)
-        ]
-        if len(self.constants):
-            normalised.append(self.constants.to(like))
-        table = torch.cat(normalised) if len(normalised) > 1 else normalised[0]
-        return table.index_select(0, self.index.to(like.device)).view(self.shape)
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the map."""
-        return 4 * (self.index.numel() + sum(stage.source_LHW.numel() for stage in self.stages))
 
 
 def trace(process: Process, sizes: Sequence[Size]) -> PixelMap:
@@ -122,19 +52,47 @@ def trace(process: Process, sizes: Sequence[Size]) -> PixelMap:
     for name, value in black.extras.items():
         if not torch.equal(value, white.extras[name]):
             raise _no_map(f"its output `{name}` depends on the picture")
-    starts = _starts([*((3, *size) for size in sizes), *black.shapes])
-    sources = [_source(number, black, white, digits) for number in range(len(black.sources))]
-    depths = [0] * len(sizes)
-    for source in sources:
-        blocks = np.searchsorted(starts, np.unique(source[source >= LEVELS]), side="right") - 1
-        depths.append(1 + max((depths[block] for block in np.unique(blocks)), default=-1))
-    stages = tuple(
-        Stage(resize, torch.from_numpy(source.astype(np.int32)), depth)
-        for resize, source, depth in zip(black.resizes, sources, depths[len(sizes) :], strict=True)
-    )
-    found = _output(black, white, digits, sizes, stages, starts)
-    _check(process, sizes, found, depths, starts)
+    blocks = _Blocks([*((3, *size) for size in sizes), *black.shapes], len(sizes))
+    stages: list[Stage] = []
+    for number, resize in enumerate(black.resizes):
+        source_LHW = _source(number, black, white, digits)
+        depth = 1 + blocks.depth_of(source_LHW, stages)
+        stages.append(Stage(resize, source_LHW.to(torch.int32), depth))
+    found = _output(black, white, digits, blocks, stages)
+    _check(process, sizes, found, blocks, stages)
     return found
+
+
+class _Blocks:
+    """Where the values of canvases and stages lie: blocks of planes, one after the other behind the levels of grey."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int, int]], canvases: int) -> None:
+        self.shapes = shapes
+        self.canvases = canvases
+        self.starts = torch.tensor([0, *(int(np.prod(shape)) for shape in shapes)]).cumsum(0) + LEVELS
+        areas = [shape[1] * shape[2] for shape in shapes for _ in range(shape[0])]
+        self.plane_starts = torch.tensor([0, *areas]).cumsum(0)[:-1] + LEVELS
+
+    def planes_of(self, numbers: Tensor) -> Tensor:
+        """Return the plane of each value, counted through all blocks."""
+        return torch.bucketize(numbers, self.plane_starts, right=True) - 1
+
+    def depth_of(self, numbers: Tensor, stages: Sequence[Stage]) -> int:
+        """Return the most resizes that any of the values has gone through."""
+        return max(
+            (stage.depth for stage, met in zip(stages, self._met(numbers)[self.canvases :], strict=False) if met),
+            default=0,
+        )
+
+    def depths_of(self, numbers: Tensor, stages: Sequence[Stage]) -> Tensor:
+        """Return how many resizes each value has gone through."""
+        depths = [0] * self.canvases + [stage.depth for stage in stages]
+        by_plane = [depth for depth, shape in zip(depths, self.shapes, strict=True) for _ in range(shape[0])]
+        return torch.tensor(by_plane)[self.planes_of(numbers)]
+
+    def _met(self, numbers: Tensor) -> list[bool]:
+        ends = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return [bool(((numbers >= start) & (numbers < end)).any()) for start, end in ends]
 
 
 class _Pass:
@@ -142,7 +100,7 @@ class _Pass:
 
     def __init__(self, process: Process, sizes: Sequence[Size], code: Callable[..., Planes]) -> None:
         self.resizes: list[Resize] = []
-        self.sources: list[Planes] = []
+        self.sources: list[Tensor] = []
         self.shapes: list[tuple[int, int, int]] = []
         self.total = LEVELS
         self._code = code
@@ -151,12 +109,14 @@ class _Pass:
             output = dict(process(canvases))
         if PIXELS not in output:
             raise _no_map(f"it has no `{PIXELS}` in its output, only {', '.join(output)}")
-        self.pixels = output.pop(PIXELS).float()
+        pixels = output.pop(PIXELS)
+        self.pixels = pixels.float()
+        self.half = pixels.dtype.itemsize < 4
         self.extras = output
 
     def _seen(self, planes_LHW: Planes, resize: Resize) -> Planes:
         self.resizes.append(resize)
-        self.sources.append(planes_LHW.astype(np.int64))
+        self.sources.append(torch.from_numpy(planes_LHW.astype(np.int64)))
         self.shapes.append((len(planes_LHW), *resize.target))
         return self._numbers(self.shapes[-1])
 
@@ -165,47 +125,45 @@ class _Pass:
         return self._code(np.arange(start, self.total).reshape(shape)).astype(np.uint8)
 
 
-def _source(number: int, black: _Pass, white: _Pass, digits: Sequence[_Pass]) -> Planes:
+def _source(number: int, black: _Pass, white: _Pass, digits: Sequence[_Pass]) -> Tensor:
     """Return the numbers of the values that a resized picture is made of."""
     low, high = black.sources[number], white.sources[number]
-    if not np.isin(high - low, (0, 255)).all():
+    if not bool((high - low == 0).logical_or(high - low == 255).all()):
         raise _no_map("it changes pictures before it resizes them")
-    spelled = sum((one.sources[number] << (8 * power) for power, one in enumerate(digits)), np.zeros_like(low))
-    return np.where(high > low, spelled, low)
+    spelled = torch.zeros_like(low)
+    for power, one in enumerate(digits):
+        spelled += one.sources[number] << (8 * power)
+    return torch.where(high > low, spelled, low)
 
 
-def _output(
-    black: _Pass, white: _Pass, digits: Sequence[_Pass], sizes: Sequence[Size], stages: Sequence[Stage], starts: Planes
-) -> PixelMap:
+def _output(black: _Pass, white: _Pass, digits: Sequence[_Pass], blocks: _Blocks, stages: Sequence[Stage]) -> PixelMap:
     shift, factor = black.pixels.flatten(), (white.pixels - black.pixels).flatten()
     live = factor != 0
     spelled = torch.zeros(len(shift), dtype=torch.long)
     for power, one in enumerate(digits):
-        spelled[live] += ((one.pixels.flatten()[live] - shift[live]) / factor[live] * 255).round().long() << (8 * power)
-    if bool((spelled[live] < LEVELS).any()) or bool((spelled >= black.total).any()):
+        spelled += ((one.pixels.flatten() - shift) / factor.where(live, 1.0) * 255).round().long() << (8 * power)
+    spelled = spelled.where(live, LEVELS)
+    if bool((spelled < LEVELS).any()) or bool((spelled >= black.total).any()):
         raise _no_map("its output is not made of single pixels")
+    plane = blocks.planes_of(spelled)
+    normal = torch.zeros(2, len(blocks.plane_starts))
+    for own, values in zip(normal, (factor, shift), strict=True):
+        own[plane[live]] = values[live]
+        if bool(((own[plane] - values).abs() > _TOLERANCE * values.abs())[live].any()):
+            raise _no_map("it normalises pixels of one channel in several ways")
     constants, which = shift[~live].unique(return_inverse=True)
     index = spelled - LEVELS
     index[~live] = black.total - LEVELS + which
-    shapes = [*((3, *size) for size in sizes), *black.shapes]
-    factors, shifts, std = [], [], torch.zeros(3)
-    for start, shape in zip(starts, shapes, strict=True):
-        area = shape[1] * shape[2]
-        normal = torch.zeros(2, shape[0])
-        own = live & (spelled >= start) & (spelled < start + shape[0] * area)
-        plane = (spelled[own] - start) // area
-        for number, values in enumerate((factor[own], shift[own])):
-            normal[number, plane] = values
-            if bool(((normal[number, plane] - values).abs() > _TOLERANCE * values.abs()).any()):
-                raise _no_map("it normalises pixels of one channel in several ways")
-        factors.append(normal[0].view(-1, 1, 1))
-        shifts.append(normal[1].view(-1, 1, 1))
-        for channel in range(shape[0]):
-            if normal[0, channel] != 0:
-                std[channel % 3] = 1 / normal[0, channel].abs()
-    used = _used(spelled[live].numpy(), sizes, stages, starts)
+    channels = [channel % 3 for shape in blocks.shapes for channel in range(shape[0])]
+    std = torch.zeros(3)
+    for channel, value in zip(channels, normal[0].tolist(), strict=True):
+        if value:
+            std[channel] = 1 / abs(value)
+    heights = [shape[0] for shape in blocks.shapes]
+    factors, shifts = ([part.view(-1, 1, 1) for part in own.split(heights)] for own in normal)
     return PixelMap(
         stages=tuple(stages),
+        rounds=bool(stages) or black.half,
         factors=tuple(factors),
         shifts=tuple(shifts),
         constants=constants,
@@ -213,40 +171,36 @@ def _output(
         shape=black.pixels.shape,
         extras=black.extras,
         std_C11=std.view(3, 1, 1),
-        used=used,
+        used=_used([spelled[live], *(stage.source_LHW.flatten().long() for stage in stages)], black.total, blocks),
     )
 
 
-def _used(
-    shown: Planes, sizes: Sequence[Size], stages: Sequence[Stage], starts: Planes
-) -> tuple[tuple[int, int, int, int], ...]:
-    numbers = np.unique(np.concatenate([shown, *(stage.source_LHW.flatten().numpy() for stage in stages)]))
+def _used(shown: Sequence[Tensor], total: int, blocks: _Blocks) -> tuple[tuple[int, int, int, int], ...]:
+    reached = torch.zeros(total, dtype=torch.bool)
+    for numbers in shown:
+        reached[numbers] = True
     boxes = []
-    for start, (height, width) in zip(starts, sizes, strict=False):
-        own = numbers[(numbers >= start) & (numbers < start + 3 * height * width)] - start
-        if not len(own):
+    for number in range(blocks.canvases):
+        own_HW = reached[blocks.starts[number] : blocks.starts[number + 1]].view(blocks.shapes[number]).any(0)
+        rows, columns = (own_HW.any(axis).nonzero()[:, 0] for axis in (1, 0))
+        if not len(rows):
             raise _no_map("a picture does not reach its output")
-        rows, columns = own // width % height, own % width
-        boxes.append((int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1))
+        boxes.append((int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1))
     return tuple(boxes)
 
 
-def _check(process: Process, sizes: Sequence[Size], found: PixelMap, depths: Sequence[int], starts: Planes) -> None:
+def _check(process: Process, sizes: Sequence[Size], found: PixelMap, blocks: _Blocks, stages: Sequence[Stage]) -> None:
     """Compare the map with the processor itself on random pictures."""
     rng = np.random.default_rng(0)
     random = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for size in sizes]
-    expected = process([picture(one) for one in random])[PIXELS].float()
-    ours = found([torch.from_numpy(one).float() / 255 for one in random])
-    blocks = torch.searchsorted(torch.from_numpy(starts - LEVELS), found.index.long(), right=True) - 1
-    allowed = _TOLERANCE + _ROUNDING * torch.tensor(depths, dtype=torch.float32)[blocks].view(found.shape)
-    if bool(((ours - expected).abs() * found.std_C11.min() > allowed).any()):
+    expected = process([picture(one) for one in random])[PIXELS]
+    half = 0.0 if expected.dtype.itemsize >= 4 else torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    deviation = (found([torch.from_numpy(one).float() / 255 for one in random]) - expected.float()).abs() - half
+    allowed: Tensor | float = _TOLERANCE
+    if stages:
+        allowed = _TOLERANCE + _ROUNDING * blocks.depths_of(found.index.long() + LEVELS, stages).view(found.shape)
+    if bool((deviation * found.std_C11.min() > allowed).any()):
         raise _no_map("its output is not an affine function of the pixels")
-
-
-def _starts(shapes: Sequence[tuple[int, int, int]]) -> Planes:
-    """Return the number of the first value of each block."""
-    ends = LEVELS + np.cumsum([int(np.prod(shape)) for shape in shapes])
-    return np.concatenate([[LEVELS], ends[:-1]])
 
 
 def _no_map(reason: str) -> ModelError:

@@ -1,0 +1,70 @@
+"""Tiny policies of any family: random weights, some ten thousand parameters, the real processor."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import AddedToken
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.utils import is_torchvision_available
+
+from saei.builtin.vocabulary import END, PAD, build_tokenizer
+from saei.diagnostics.zoo import Family
+from saei.policy.loading import Parts
+from saei.policy.processors import compose
+
+SPREAD = 1.0
+"""Standard deviation of weights times the root of their inputs: neither blind to the picture nor chaotic."""
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}{% if part.type == 'image' %}PLACEHOLDER{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_parts(family: Family, seed: int = 0, spread: float = SPREAD) -> Parts:
+    """Return the parts of a tiny policy of a family.
+
+    Its words are those of the built-in model, its special tokens the family's own.
+
+    Args:
+        family: The family.
+        seed: Seed of the weights.
+        spread: Their standard deviation times the root of their inputs.
+    """
+    tokenizer = _tokenizer(family)
+    config = AutoConfig.for_model(**family.config(tokenizer.convert_tokens_to_ids))
+    backend = "torchvision" if is_torchvision_available() else "pil"
+    image_processor = IMAGE_PROCESSOR_MAPPING[type(config)][backend](**family.image_processor)
+    processor = compose(config, tokenizer, image_processor, settings=family.processor)
+    config.text_config.vocab_size = len(tokenizer)  # some processors add tokens
+    for name in ("bos", "eos", "pad"):
+        setattr(config.text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=spread * parameter[0].numel() ** -0.5)
+            elif not parameter.any():  # gates that begin closed
+                nn.init.constant_(parameter, 0.5)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return Parts(model, tokenizer, image_processor, tokenizer.chat_template, processor=processor)
+
+
+def _tokenizer(family: Family) -> PreTrainedTokenizerFast:
+    backend = build_tokenizer().backend_tokenizer
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in family.tokens.values()])
+    named = dict(family.tokens)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=named.pop("bos_token", None),
+        eos_token=END,
+        unk_token="<unk>",
+        extra_special_tokens=named,
+        chat_template=TEMPLATE.replace("PLACEHOLDER", family.placeholder),
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,111 @@
+"""A model in two halves: the hidden states of its rows, and the logits that it makes of them.
+
+Only some tokens are scored, so logits are made of chosen hidden states instead of all. What a model does to them
+besides its output layer is found out by asking it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saei.errors import ModelError
+
+_SCALES = ("logit_scale", "logits_scaling", "output_multiplier")
+"""How configurations call a factor or a divisor of the logits; some models ignore what theirs says."""
+
+_CAP = "final_logit_softcapping"
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """From the output layer's values to logits: ``cap · tanh(scale · value / cap)``; no cap, no tanh."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return logits."""
+        if self.scale != 1.0:
+            values = values * self.scale
+        return values if self.cap is None else self.cap * torch.tanh(values / self.cap)
+
+
+def hidden_states(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
+    """Return the last hidden states ``[B, S, d]`` of a model's rows and its cache."""
+    if model.base_model is not model:
+        output = model.base_model(**inputs, return_dict=True)
+        return output.last_hidden_state, output.past_key_values
+    with _without_output_layer(model):  # a model that is not split in two modules
+        output = model(**inputs, return_dict=True)
+    return output.logits, output.past_key_values
+
+
+@torch.no_grad()
+def find_readout(model: Any, id_: int) -> Readout:
+    """Find out what a model does to the values of its output layer, by its logits of one token.
+
+    Raises:
+        ModelError: If it is nothing that its configuration speaks of.
+    """
+    ids_11 = torch.tensor([[id_]], device=next(model.parameters()).device)
+    logits_V = model(input_ids=ids_11, use_cache=False).logits.flatten().float()
+    values_V = model.get_output_embeddings()(hidden_states(model, input_ids=ids_11, use_cache=False)[0])
+    values_V = values_V.flatten().float()
+    config = model.config.get_text_config()
+    numbers = [float(value) for name in _SCALES if (value := getattr(config, name, None))]
+    scales = [1.0, *numbers, *(1 / number for number in numbers)]
+    tolerance = 16 * torch.finfo(model.dtype).eps * float(logits_V.abs().max())
+    for scale, cap in itertools.product(scales, (None, getattr(config, _CAP, None))):
+        readout = Readout(scale, cap)
+        if float((readout(values_V) - logits_V).abs().max()) <= tolerance:
+            return readout
+    raise ModelError(
+        "A model's logits have to be known functions of its hidden states.",
+        reason=f"{type(model).__name__} does more to them than its output layer, and its configuration has neither "
+        f"{', '.join(_SCALES)} nor {_CAP} that would explain it.",
+        remedy="Use another model.",
+    )
+
+
+@torch.no_grad()
+def pixel_dtype(model: Any, inputs: Mapping[str, Tensor]) -> torch.dtype | None:
+    """Return the type that a model of half precision insists on for its pixels, None where it takes float32.
+
+    Args:
+        model: The model.
+        inputs: What its processor makes of some prompt with a picture.
+
+    Raises:
+        ModelError: If it takes them in no type.
+    """
+    device = next(model.parameters()).device
+    moved = {name: value.to(device) for name, value in inputs.items()}
+    for dtype in dict.fromkeys((torch.float32, model.dtype)):
+        try:
+            model(**{name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()})
+            return None if dtype == torch.float32 else dtype
+        except (RuntimeError, ValueError, TypeError) as error:
+            refusal = error
+    raise ModelError(
+        "A model has to take what its processor makes of a picture.",
+        reason=f"{type(model).__name__} refuses it: {str(refusal).strip().splitlines()[0]}.",
+        remedy="Give a checkpoint whose processor belongs to its model.",
+    ) from refusal
+
+
+@contextmanager
+def _without_output_layer(model: Any) -> Iterator[None]:
+    """Let a model return the hidden states in place of logits."""
+    layer = model.get_output_embeddings()
+    layer.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del layer.forward
