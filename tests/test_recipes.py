@@ -106,8 +106,8 @@ def test_each_value_says_whose_it_is(recipe: Recipe) -> None:
     own = ("the paper", "ours", "assumed")
     known = own if recipe.method == "saei" else (*own, *PROJECTS)
     for line in lines:
-        assert line.partition("# ")[2].startswith(known), line
-    assert all(len(line) <= 130 for line in lines)
+        assert line.partition("  # ")[2].startswith(known), line
+    assert all(len(line) <= 140 for line in lines)
 
 
 def test_only_the_paper_s_own_values_are_called_so() -> None:
@@ -120,7 +120,7 @@ def test_only_the_paper_s_own_values_are_called_so() -> None:
         text = recipe.text("x.yaml")
         claimed = {path for path, value in recipe.values().items() if value.whose.startswith("the paper")}
         assert claimed <= given
-        assert text.count("# the paper") == len(claimed)
+        assert text.count("  # the paper") == len(claimed)
 
 
 def test_methods_differ_in_the_sampler_alone() -> None:

@@ -135,7 +135,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         training = self.model.training
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
             if self._trainer_policy is None:  # not before the model is on its device
-                self._trainer_policy = self._policy()
+                with self.accelerator.autocast():  # as the prepared model computes, which it is compared with
+                    self._trainer_policy = self._policy()
             self.model.eval()
             try:
                 yield self._trainer_policy

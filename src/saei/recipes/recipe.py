@@ -17,7 +17,6 @@ from saei.recipes.values import (
     HARDWARE,
     METHODS,
     OF_BOTH,
-    ON_HARDWARE,
     OURS,
     PAPER,
     SIZES,
@@ -31,7 +30,7 @@ SECTIONS = (
 )  # fmt: skip
 """The order in the file."""
 
-COMMENT_COLUMN = 40
+COMMENT_COLUMN = 44
 
 HEAD = """\
 # {name}: {title}.
@@ -83,7 +82,6 @@ class Recipe:
             COMMON,
             METHODS[self.method].values,
             DATA[self.data].values,
-            ON_HARDWARE.get((self.size, self.hardware), ()),
             OF_BOTH.get((self.data, self.method), ()),
         )
         found: dict[str, Value] = {}
@@ -111,7 +109,7 @@ class Recipe:
         for name, value in tree.items():
             if isinstance(value, Value):
                 written = yaml.safe_dump(value.value, default_flow_style=True).split("\n")[0]
-                yield f"{f'{indent}{name}: {written}':<{COMMENT_COLUMN}}# {self._whose(value)}"
+                yield f"{f'{indent}{name}: {written}':<{COMMENT_COLUMN}}  # {self._whose(value)}"
             else:
                 yield f"{indent}{name}:"
                 yield from self._lines(value, indent + "  ")

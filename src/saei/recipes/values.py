@@ -151,6 +151,7 @@ COMMON: tuple[Value, ...] = (
     Value("objective.clip_high", 0.2, "NoisyRollout; EasyR1 0.3"),
     Value("sampling.temperature", 1.0, BOTH),
     Value("sampling.max_prompt_tokens", 2048, BOTH),
+    Value("sampling.max_new_tokens", 2048, BOTH),
     Value("optimizer.weight_decay", 0.01, BOTH),
     Value("optimizer.max_grad_norm", 1.0, BOTH),
     Value("optimizer.schedule", "constant", BOTH),
@@ -166,7 +167,6 @@ HARDWARE: Mapping[str, Part] = {
             Value("model.dtype", "float32", "ours: steps of 1e-6 vanish in bfloat16 weights"),
             Value("model.freeze", ["vision", "projector"], "NoisyRollout; EasyR1 trains them"),
             Value("objective.terms", [], "NoisyRollout: no KL; TRL lacks its entropy bonus of 0.001"),
-            Value("sampling.max_new_tokens", 2048, BOTH),
             Value("optimizer.lr", 1e-6, BOTH),
             Value("training.prompts_per_step", 128, f"{BOTH}: their update batch; here drawn anew for each update"),
             Value("training.mixed_precision", "bf16", "ours"),
@@ -176,21 +176,16 @@ HARDWARE: Mapping[str, Part] = {
         "LoRA, one GPU",
         (
             Value("model.dtype", "bfloat16", "ours: frozen weights; the adapters are float32"),
+            Value("model.gradient_checkpointing", ["vision", "language"], BOTH),
             Value("model.lora.rank", 64, "EasyR1's LoRA example"),
             Value("model.lora.alpha", 64, "EasyR1's LoRA example"),
             Value("objective.terms", ["entropy-bonus"], "NoisyRollout: no KL, 0.001 times the entropy"),
-            Value("sampling.max_new_tokens", 1024, f"ours, for memory; {BOTH} have 2048"),
             Value("optimizer.lr", 1e-5, "EasyR1's LoRA example"),
             Value("training.prompts_per_step", 16, f"ours, for time; {BOTH} update on 128"),
             Value("evaluation.every", 20, "ours"),
         ),
     ),
 }
-
-ON_HARDWARE: Mapping[tuple[str, str], tuple[Value, ...]] = {
-    ("7b", "lora"): (Value("sampling.max_new_tokens", 512, f"ours, for memory; {BOTH} have 2048"),),
-}
-"""What hardware sets for one size."""
 
 ZERO_STAGE: Mapping[str, int] = {"3b": 2, "7b": 3}
 """How far DeepSpeed spreads a model over eight GPUs."""
