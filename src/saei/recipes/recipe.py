@@ -66,7 +66,7 @@ class Recipe:
         return f"{parts[0].title} on {parts[1].title}, {parts[2].title}, {parts[3].title}"
 
     def command(self, file: str) -> str:
-        """Return the command that trains a file of it: LoRA by saei's own loop, all weights by TRL's with ZeRO."""
+        """Return the command that trains a file of it: LoRA by saei's own loop, else TRL's with ZeRO."""
         if self.hardware == "lora":
             return f"saei train --config {file}"
         return (

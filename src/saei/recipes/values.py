@@ -27,7 +27,7 @@ class Value:
 
     path: str
     value: Any
-    whose: str = ""
+    whose: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ COMMON: tuple[Value, ...] = (
 
 HARDWARE: Mapping[str, Part] = {
     "": Part(
-        "all weights, eight GPUs",
+        "full, eight GPUs",
         (
             Value("model.dtype", "float32", "ours: steps of 1e-6 vanish in bfloat16 weights"),
             Value("model.freeze", ["vision", "projector"], "NoisyRollout; EasyR1 trains them"),
