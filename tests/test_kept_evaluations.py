@@ -398,6 +398,16 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     refused(saei("--compare", "kept/grpo-a", "kept/saei-a", short=False), "the same command goes on")
 
 
+def test_robust_prints_each_condition(saei: Saei) -> None:
+    said = saei("--robust", "--examples", 1, "--radius", "3/255", "--output", "out", "--set", "reward=checksum")
+    assert said.code == 0, said.err
+    for name in ("clean", "noise-3", "entropy-3", "gold-3"):
+        assert name in said.out
+        assert EvaluationDir(Path("out") / name).complete
+    refused(saei("--robust", "--radius", "three"), "--radius takes fractions", "three")
+    refused(saei("--base", "builtin"), "--base belongs to --robust")
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed(model: Path, saei: Saei) -> None:
     command = ("--benchmark", "bars", "--examples", 600, "--responses", 2, "--batch", 8, "--temperature", 1.0)

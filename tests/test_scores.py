@@ -197,7 +197,12 @@ def test_two_policies_are_compared_by_item() -> None:
     assert (found.unit, found.count, found.accuracy) == ("item", 7, pytest.approx((2 / 7, 5 / 7)))
     assert (found.test, found.p) == ("exact McNemar", pytest.approx(2 * (5 + 1) / 32))  # 4 of 5 discordant
     (same,) = contrasts(Side("a", [run("x", before)]), [Side("a", [run("x", before)])])
-    assert same.p == 1.0
+    # None of 7 differs: if more than 41 % did, that would happen in less than 2.5 %.
+    bound = binomtest(0, 7).proportion_ci(0.95).high
+    assert (same.p, same.difference.low, same.difference.high) == (1.0, -bound, bound)
+    (better,) = contrasts(Side("a", [run("x", [0] * 7)]), [Side("b", [run("y", [1] * 7)])])
+    assert (better.difference.low, better.difference.high) == (pytest.approx(1 - 2 * bound), 1.0)
+    assert better.p == 2 / 2**7
 
 
 def test_clustered_items_have_a_clustered_test() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,12 @@ import typer
 from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config, task_flags
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
+    from saei.config import RunConfig, SamplingConfig
+    from saei.engine.benchmark import Asked
 
 DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
+HARM = "Other pictures"
 note = partial(print, file=sys.stderr, flush=True)
 
 
@@ -71,22 +74,42 @@ def evaluate(
             "--compare", metavar=FLAG, help="Compare kept evaluations with the first FOLDER.", rich_help_panel=KEPT
         ),
     ] = False,
+    robust: Annotated[
+        bool,
+        typer.Option("--robust", metavar=FLAG, help="Also on noisy and on attacked pictures.", rich_help_panel=HARM),
+    ] = False,
+    radius: Annotated[
+        str,
+        typer.Option(
+            metavar="R,R,...", help="Largest changes of a pixel value, of the range [0, 1].", rich_help_panel=HARM
+        ),
+    ] = "2/255,4/255,8/255",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Attack this model, too: the same pictures for every policy.", rich_help_panel=HARM
+        ),
+    ] = None,
     set_: Assignments = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a policy on held-out examples, clean view.
 
-    With --benchmark (or --output, --split, --pass-at) every answer is kept, and the same command goes on where it
-    was stopped. Else it is a quick look: accuracy and how varied answers are, nothing written.
+    With --benchmark (or --output, --split, --pass-at, --robust) every answer is kept, and the same command goes on
+    where it was stopped. Else it is a quick look: accuracy and how varied answers are, nothing written.
     """
     if compare or sides:
         from saei.cli.compare import compare_sides
 
         compare_sides(sides or [], asked=compare, output=output, as_json=as_json)
         return
+    if base is not None and not robust:
+        from saei.errors import ConfigError
+
+        raise ConfigError("--base belongs to --robust.", reason=f"Got '{base}'.", remedy="Add --robust.")
     drawn: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    if all(option is None for option in (benchmark, split, pass_at, output)):
+    if all(option is None for option in (benchmark, split, pass_at, output)) and not robust:
         from saei.layers import nested
 
         layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
@@ -102,34 +125,43 @@ def evaluate(
     )
     n = responses or 1
     drawn["temperature"] = float(n > 1) if temperature is None else temperature
-    _keep(config, drawn, examples, n, seed=seed, batch=batch, pass_at=_numbers(pass_at), output=output, as_json=as_json)
-
-
-def _keep(
-    config: RunConfig,
-    drawn: Mapping[str, Any],
-    examples: int | None,
-    responses: int,
-    *,
-    seed: int,
-    batch: int,
-    pass_at: tuple[int, ...],
-    output: Path | None,
-    as_json: bool,
-) -> None:
     note(f"Loading {config.model.path} ...")
+    from saei.engine.benchmark import Asked
+
+    asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
+    sampling = config.sampling.model_copy(update=drawn)
+    if robust:
+        _harm(config, sampling, asked, radius, base, as_json)
+    else:
+        _keep(config, sampling, asked, as_json)
+
+
+def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
     from saei.cli.result import show_result
-    from saei.engine.benchmark import Asked, run_benchmark
+    from saei.engine.benchmark import run_benchmark
     from saei.engine.progress import progress
 
-    asked = Asked(examples, responses, seed, batch, pass_at, output)
-    sampling = config.sampling.model_copy(update=drawn)
     with progress("Answered") as told:
         folder = run_benchmark(config, sampling, asked, told=told, note=note)
     if as_json:
         print(json.dumps(folder.result(), indent=2))
     else:
         show_result(folder.path, folder.result())
+
+
+def _harm(
+    config: RunConfig, sampling: SamplingConfig, asked: Asked, radius: str, base: str | None, as_json: bool
+) -> None:
+    from saei.cli.result import show_robust
+    from saei.engine.progress import progress
+    from saei.engine.robust import Harm, run_robust
+
+    with progress("Answered") as told:
+        found = run_robust(config, sampling, asked, Harm(_fractions(radius), base), told=told, note=note)
+    if as_json:
+        print(json.dumps(found, indent=2, default=str))
+    else:
+        show_robust(found)
 
 
 def _look(config: RunConfig, drawn: Mapping[str, Any], examples: int, responses: int, seed: int, as_json: bool) -> None:
@@ -166,6 +198,22 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
         raise ConfigError(
             "--pass-at takes whole numbers.", reason=f"Got '{text}'.", remedy="For example --pass-at 1,2,4,8."
+        ) from error
+
+
+def _fractions(text: str) -> tuple[Fraction, ...]:
+    """Return the radii of ``2/255,4/255``.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    try:
+        return tuple(Fraction(word) for word in text.replace(",", " ").split())
+    except (ValueError, ZeroDivisionError) as error:
+        from saei.errors import ConfigError
+
+        raise ConfigError(
+            "--radius takes fractions.", reason=f"Got '{text}'.", remedy="For example --radius 2/255,8/255."
         ) from error
 
 

@@ -34,6 +34,9 @@ AHEAD = 2
 Looks: TypeAlias = Mapping[int, View | Looked]
 """Examples by their numbers: what the policy sees, or why an example cannot be used."""
 
+Move: TypeAlias = Callable[[Sequence[View]], Sequence[View]]
+"""Changes clean views into those that the policy looks at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -82,6 +85,7 @@ class Answering:
         plan: How many.
         folder: Where answers are written, batch by batch.
         max_bad_share: Share of broken examples above which the data counts as unusable.
+        move: Changes the views that the policy looks at.
     """
 
     def __init__(
@@ -94,10 +98,11 @@ class Answering:
         folder: EvaluationDir,
         *,
         max_bad_share: float,
+        move: Move = list,
     ) -> None:
         self._policy, self._task, self._reward = policy, task, reward
         self._sampling, self._plan, self._folder = sampling, plan, folder
-        self._max_bad_share = max_bad_share
+        self._max_bad_share, self._move = max_bad_share, move
         self._block: tuple[range, Looks] = (range(0), {})
         self._bad: dict[int, Looked] = {}
 
@@ -119,8 +124,10 @@ class Answering:
                     unit, future = ahead.popleft()
                     looked = future.result()
                     ahead.extend((later, looking.submit(self._look, later)) for later in islice(rest, 1))
+                    views = {number: one for number, one in looked.items() if isinstance(one, View)}
+                    moved = self._move(list(views.values())) if views else ()
                     begun = time.perf_counter()
-                    responses = self._draw(unit, looked)
+                    responses = self._draw(unit, list(views), moved)
                     sampling_s += time.perf_counter() - begun
                     drawn += sum(map(len, responses))
                     grading.append(grader.submit(self._grade, unit, looked, responses))
@@ -178,14 +185,13 @@ class Answering:
                 remedy="Mend the data or pin another revision (task.revision), or raise training.max_bad_share.",
             )
 
-    def _draw(self, unit: Unit, looked: Looks) -> list[list[Response]]:
-        """Return the responses to each example that can be used."""
-        views = {number: one for number, one in looked.items() if isinstance(one, View)}
+    def _draw(self, unit: Unit, numbers: Sequence[int], views: Sequence[View]) -> list[list[Response]]:
+        """Return the responses to the views of some examples."""
         if not views:
             return []
         purpose = ("evaluation", unit.responses.start)
-        sources = [torch.Generator().manual_seed(derive(self._plan.seed, *purpose, number)) for number in views]
-        with self._policy.open(list(views.values())) as prefix:
+        sources = [torch.Generator().manual_seed(derive(self._plan.seed, *purpose, number)) for number in numbers]
+        with self._policy.open(views) as prefix:
             return prefix.sample([len(unit.responses)] * len(views), sampling=self._sampling, generator=sources)
 
     def _grade(self, unit: Unit, looked: Looks, responses: Sequence[Sequence[Response]]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from saei.config import RunConfig, SamplingConfig
+from saei.config import ModelConfig, RunConfig, SamplingConfig
 from saei.data.base import Task
 from saei.data.table_task import TableTask
-from saei.engine.answering import Answering, Plan
+from saei.engine.answering import Answering, Move, Plan
 from saei.engine.evaluation_dir import EvaluationDir, default_dir, model_settings
 from saei.engine.rundir import versions
 from saei.engine.sifting import DROPPED
@@ -46,6 +46,109 @@ class Asked:
     output: Path | None = None
 
 
+class Benchmark:
+    """One benchmark and one policy, before anything is answered.
+
+    Args:
+        config: Model, task, template and reward.
+        sampling: How responses are drawn.
+        asked: What to do.
+
+    Raises:
+        SaeiError: If the data cannot be used, or options do not fit each other.
+
+    Attributes:
+        task: The benchmark.
+        settings: Everything that decides what is answered and how it is graded.
+        reward: What grades.
+    """
+
+    def __init__(self, config: RunConfig, sampling: SamplingConfig, asked: Asked) -> None:
+        self._ks = chosen_ks(asked.pass_at, asked.responses)
+        if asked.responses > 1 and sampling.temperature == 0:
+            raise ConfigError(
+                "Several responses to an example have to be able to differ.",
+                reason=f"--responses is {asked.responses} at temperature 0.",
+                remedy="Give --temperature 1, or --responses 1.",
+            )
+        self.config, self.sampling, self._asked = config, sampling, asked
+        self.task = config.task.build()
+        self.reward = config.reward.build()
+        size = self.task.size("eval")
+        count = min(asked.examples or size, size) if size is not None else asked.examples or GENERATED
+        self._plan = Plan(count, asked.responses, asked.seed, asked.batch)
+        self.settings = _settings(config, sampling, self.task, self._plan)
+
+    @property
+    def folder(self) -> Path:
+        """The folder asked for, or one named after the settings."""
+        return self._asked.output or default_dir(self.settings, self.config.output.root)
+
+    def load(self, model: ModelConfig | None = None) -> Policy:
+        """Return the policy, or that of another model in its place.
+
+        Raises:
+            ModelError: If it does not load.
+        """
+        config = self.config
+        return Policy.load(
+            model or config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy
+        )
+
+    def evaluate(
+        self, folder: EvaluationDir, policy: Policy, *, move: Move = list, told: Callable[[int, int], None]
+    ) -> dict[str, Any]:
+        """Answer what a begun folder lacks, and write and return the result.
+
+        Args:
+            folder: The evaluation's folder.
+            policy: The policy.
+            move: Changes the views that the policy looks at.
+            told: Is told how many of how many examples are done.
+
+        Raises:
+            DataError: If too many examples cannot be used.
+        """
+        answering = Answering(
+            policy,
+            self.task,
+            self.reward,
+            self.sampling,
+            self._plan,
+            folder,
+            max_bad_share=self.config.training.max_bad_share,
+            move=move,
+        )
+        spent = answering.run(told)
+        records, left_out = folder.records(), folder.left_out()
+        if not records:
+            raise DataError(
+                "Evaluation needs at least one usable example.",
+                reason=f"None of {self._plan.examples} is; the first: {left_out[0].report}",
+                remedy="Mend the data, or choose another split.",
+            )
+        if spent["answers"] == 0 and folder.complete:  # it was answered before; only scores are taken anew
+            spent = folder.result()["time"]
+        reporting = self.task.reporting
+        result = {
+            "scores": [_plain(one) for one in all_scores(items(records), reporting.score, self._ks)],
+            "agreement": reporting.agreement,
+            "notes": _notes(records, self._ks, len(left_out)),
+            "examples": len({one.number for one in records}),
+            "answers": len(records),
+            "left_out": len(left_out),
+            "length": mean([float(one.tokens) for one in records]),
+            "truncated": mean([float(one.truncated) for one in records]),
+            "unreadable": mean([float(one.answer is None) for one in records]),
+            "time": spent,
+            "versions": versions(),
+            "commit": getattr(policy.model.config, "_commit_hash", None),
+            "settings": folder.settings(),
+        }
+        folder.finish(result)
+        return result
+
+
 def run_benchmark(
     config: RunConfig,
     sampling: SamplingConfig,
@@ -66,66 +169,24 @@ def run_benchmark(
     Raises:
         SaeiError: If data or model cannot be used, or the folder belongs to another evaluation.
     """
-    ks = chosen_ks(asked.pass_at, asked.responses)
-    if asked.responses > 1 and sampling.temperature == 0:
-        raise ConfigError(
-            "Several responses to an example have to be able to differ.",
-            reason=f"--responses is {asked.responses} at temperature 0.",
-            remedy="Give --temperature 1, or --responses 1.",
-        )
-    task = config.task.build()
-    size = task.size("eval")
-    count = min(asked.examples or size, size) if size is not None else asked.examples or GENERATED
-    settings = _settings(config, sampling, asked, task, count)
-    folder = EvaluationDir(asked.output or default_dir(settings, config.output.root))
-    folder.begin(settings)
-    for text in (*task.notes(), f"Answers: {folder.path}"):
+    benchmark = Benchmark(config, sampling, asked)
+    folder = EvaluationDir(benchmark.folder)
+    folder.begin(benchmark.settings)
+    for text in (*benchmark.task.notes(), f"Answers: {folder.path}"):
         note(text)
-    policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
-    reward = config.reward.build()
-    plan = Plan(count, asked.responses, asked.seed, asked.batch)
-    answering = Answering(policy, task, reward, sampling, plan, folder, max_bad_share=config.training.max_bad_share)
-    spent = answering.run(told)
-    records = folder.records()
-    if not records:
-        first = folder.left_out()[0]
-        raise DataError(
-            "Evaluation needs at least one usable example.",
-            reason=f"None of {count} is; the first: {first.report}",
-            remedy="Mend the data, or choose another split.",
-        )
-    if spent["answers"] == 0 and folder.complete:  # it was answered before; only scores are taken anew
-        spent = folder.result()["time"]
-    left_out = len(folder.left_out())
-    folder.finish(
-        {
-            "scores": [_plain(one) for one in all_scores(items(records), task.reporting.score, ks)],
-            "agreement": task.reporting.agreement,
-            "notes": _notes(records, ks, left_out),
-            "examples": len({one.number for one in records}),
-            "answers": len(records),
-            "left_out": left_out,
-            "length": mean([float(one.tokens) for one in records]),
-            "truncated": mean([float(one.truncated) for one in records]),
-            "unreadable": mean([float(one.answer is None) for one in records]),
-            "time": spent,
-            "versions": versions(),
-            "commit": getattr(policy.model.config, "_commit_hash", None),
-            "settings": settings,
-        }
-    )
+    benchmark.evaluate(folder, benchmark.load(), told=told)
     return folder
 
 
-def _settings(config: RunConfig, sampling: SamplingConfig, asked: Asked, task: Task, count: int) -> dict[str, Any]:
+def _settings(config: RunConfig, sampling: SamplingConfig, task: Task, plan: Plan) -> dict[str, Any]:
     """Return everything that decides what is answered and how it is graded, as plain data."""
     return {
         "task": task.pinned().model_dump(mode="json"),
         "split": (task.source_split("eval") if isinstance(task, TableTask) else None) or "eval",
         "data": task.fingerprint("eval"),
-        "examples": count,
-        "responses": asked.responses,
-        "seed": asked.seed,
+        "examples": plan.examples,
+        "responses": plan.responses,
+        "seed": plan.seed,
         "sampling": sampling.model_dump(mode="json"),
         "template": config.template.model_dump(mode="json"),
         "reward": config.reward.model_dump(mode="json"),

@@ -14,7 +14,15 @@ from typing import Literal
 from scipy.stats import binomtest
 
 from saei.errors import ConfigError
-from saei.evaluation.intervals import Interval, detectable, holm, mean_interval, sign_flip_p, t_test_p
+from saei.evaluation.intervals import (
+    Interval,
+    detectable,
+    holm,
+    mean_interval,
+    proportion_interval,
+    sign_flip_p,
+    t_test_p,
+)
 from saei.evaluation.metrics import mean
 from saei.evaluation.records import Item
 from saei.evaluation.scores import spread_interval
@@ -147,6 +155,9 @@ def _by_item(reference: Evaluated, side: Side) -> Contrast:
     differences = [after.share - first.share for first, after in pairs]
     clusters = [one.cluster for one, _ in pairs]
     found, method, count = spread_interval(differences, clusters)
+    if len(set(differences)) == 1:  # no spread to go by: others are at most as frequent as none of so many allows
+        (same, others) = differences[0], proportion_interval(0, count).high
+        found = Interval(same, same - others * (same + 1), same + others * (1 - same))
     single = all(len(first.correct) == len(after.correct) == 1 for first, after in pairs)
     if single and count == len(pairs):
         better, worse = (sum(one == sign for one in differences) for sign in (1, -1))
