@@ -266,6 +266,23 @@ def test_a_killed_evaluation_goes_on_to_the_same_answers(
     assert sum(drawn) == 15 - lines // 6 * 6  # whole batches of two examples are kept
 
 
+def test_an_interrupt_keeps_what_was_answered(saei: Saei, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, calls = Prefix.sample, iter(range(9))
+
+    def interrupted(self: Prefix, counts: list[int], **options: Any) -> list[list[Response]]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return sample(self, counts, **options)
+
+    monkeypatch.setattr(Prefix, "sample", interrupted)
+    said = saei(*SIZES, "--output", "out")
+    assert (said.code, "the same command goes on" in said.err) == (130, True)
+    folder = EvaluationDir(Path("out"))
+    assert (len(folder.records()), folder.complete) == (12, False)
+    assert saei(*SIZES, "--output", "out").code == 0
+    assert (len(folder.records()), folder.complete) == (15, True)
+
+
 def test_answers_do_not_depend_on_the_batch(saei: Saei, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "ROUND", 2)
     found = []

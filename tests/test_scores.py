@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
+from saei.data.presets.hallusionbench import HallusionBench
 from saei.data.reporting import Reporting
 from saei.errors import ConfigError
 from saei.evaluation.comparison import Evaluated, Side, contrasts
@@ -19,6 +20,9 @@ from saei.evaluation.records import Item, Record, items, record
 from saei.evaluation.scores import all_scores, share_interval
 from saei.types import Example, Grade
 from test_evaluation import said
+from test_presets import hallusion_rows
+
+REPORTING = HallusionBench.reporting
 
 
 @pytest.mark.parametrize(("n", "right"), [(6, 0), (6, 1), (6, 3), (7, 5), (6, 6)])
@@ -134,6 +138,24 @@ def test_scores_by_hand() -> None:
     assert (counts["fAcc", "", ""], counts["qAcc", "", ""], counts["aAcc", "skills", "y"]) == (2, 2, 2)
     marked = {key for key, score in found.items() if score.approximate}
     assert marked == {("aAcc", "", ""), ("qAcc", "", ""), ("pass@1", "", ""), ("aAcc", "kind", "b")}
+
+
+def test_all_of_hallusionbench() -> None:
+    """951 rows of the real keys: 346 figures, 455 questions over all figures; one wrong answer costs one of each."""
+    rows = hallusion_rows()
+    answers = [
+        record(
+            number, 0, Example(str(number), "?", "yes", meta=row), said("", [], []), Grade(0.0, number != 7), REPORTING
+        )
+        for number, row in enumerate(rows)
+    ]
+    found = {score.name: score for score in all_scores(items(answers), "aAcc") if not score.by}
+    counts = {name: score.count for name, score in found.items()}
+    assert counts == {"aAcc": 951, "fAcc": 346, "qAcc": 455}
+    wrong = {name: (1 - score.interval.mean) * score.count for name, score in found.items()}
+    assert wrong == pytest.approx({"aAcc": 1, "fAcc": 1, "qAcc": 1})
+    sets = len({(row["category"], row["subcategory"], row["set_id"]) for row in rows})
+    assert {score.clusters for score in found.values()} == {sets}
 
 
 def test_no_figure_at_all() -> None:

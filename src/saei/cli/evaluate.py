@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
 DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
 HARM = "Other pictures"
-note = partial(print, file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Say something that is no result."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def evaluate(
@@ -130,10 +133,14 @@ def evaluate(
 
     asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
     sampling = config.sampling.model_copy(update=drawn)
-    if robust:
-        _harm(config, sampling, asked, radius, base, as_json)
-    else:
-        _keep(config, sampling, asked, as_json)
+    try:
+        if robust:
+            _harm(config, sampling, asked, radius, base, as_json)
+        else:
+            _keep(config, sampling, asked, as_json)
+    except KeyboardInterrupt:
+        note("Stopped. Complete batches are kept; the same command goes on.")
+        sys.exit(130)
 
 
 def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
