@@ -295,6 +295,16 @@ def test_answers_do_not_depend_on_the_batch(saei: Saei, monkeypatch: pytest.Monk
     assert found[0] == found[1] == found[2]
 
 
+def test_examples_and_rounds_have_draws_of_their_own(
+    saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "ROUND", 1)
+    write(tmp_path / "data", "test", OLD_GEOMETRY, GEOMETRY, GEOMETRY)
+    saei("--benchmark", "geometry3k", "--data", tmp_path / "data", "--responses", 3, "--output", "out")
+    texts = [one.text for one in EvaluationDir(Path("out")).records()]
+    assert len(set(texts)) == 6
+
+
 def test_a_complete_evaluation_is_shown_again(saei: Saei) -> None:
     first = saei(*SIZES)
     (folder,) = Path("runs/eval").iterdir()
@@ -316,6 +326,9 @@ def test_examples_that_cannot_be_used_are_listed_and_not_looked_at_twice(saei: S
     folder = EvaluationDir(Path("out"))
     assert [one.index for one in folder.left_out()] == [1]
     assert [one.number for one in folder.records()] == [0, 2]
+    written = (folder.path / "answers.jsonl").stat().st_mtime_ns
+    saei(*command)
+    assert (folder.path / "answers.jsonl").stat().st_mtime_ns == written
     cut(folder.path, lines=1)
     saei(*command)
     assert [one.index for one in folder.left_out()] == [1]
