@@ -199,6 +199,7 @@ def test_every_benchmark_from_a_local_copy(saei: Saei, tmp_path: Path, name: str
     result = EvaluationDir(Path("out")).result()
     assert (result["examples"], result["settings"]["split"]) == (len(rows), split)
     assert f"Graded {result['agreement']}." in said.out
+    assert result["settings"]["source"] == str(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     assert "greedy" in said.out
     assert 0 < result["time"]["busy"] < 1
 

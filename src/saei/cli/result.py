@@ -40,7 +40,13 @@ def show_result(folder: Path, result: Mapping[str, Any]) -> None:
         f"{result['unreadable']:.1%}, examples left out {result['left_out']}, "
         f"policy busy {result['time']['busy']:.1%} of {result['time']['seconds']:.1f} s"
     )
-    for text in (f"Graded {result['agreement']}.", *result["notes"], f"Every answer: {folder / 'answers.jsonl'}"):
+    read = [f"Read: {settings['source']}"] if settings["source"] else []
+    for text in (
+        *read,
+        f"Graded {result['agreement']}.",
+        *result["notes"],
+        f"Every answer: {folder / 'answers.jsonl'}",
+    ):
         console.print(text, markup=False, soft_wrap=True)
 
 

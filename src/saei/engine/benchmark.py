@@ -180,9 +180,11 @@ def run_benchmark(
 
 def _settings(config: RunConfig, sampling: SamplingConfig, task: Task, plan: Plan) -> dict[str, Any]:
     """Return everything that decides what is answered and how it is graded, as plain data."""
+    table = task if isinstance(task, TableTask) else None
     return {
         "task": task.pinned().model_dump(mode="json"),
-        "split": (task.source_split("eval") if isinstance(task, TableTask) else None) or "eval",
+        "split": (table and table.source_split("eval")) or "eval",
+        "source": table and table.source("eval"),
         "data": task.fingerprint("eval"),
         "examples": plan.examples,
         "responses": plan.responses,
