@@ -19,9 +19,11 @@ def show_result(folder: Path, result: Mapping[str, Any]) -> None:
     sampling = settings["sampling"]
     limits = "".join(f", {name} {sampling[name]}" for name in ("top_p", "top_k") if sampling[name] not in (None, 1.0))
     way = f"temperature {sampling['temperature']}{limits}" if sampling["temperature"] else "greedy"
+    n = settings["responses"]
+    each = "1 response each" if n == 1 else f"{n} responses each"
     head = (
         f"{settings['model']['path']} on {result['examples']} examples of {settings['task']['type']} "
-        f"(split {settings['split']}, clean view), {settings['responses']} responses each, {way}, "
+        f"(split {settings['split']}, clean view), {each}, {way}, "
         f"seed {settings['seed']}"
     )
     console.print(head, markup=False)
