@@ -20,13 +20,13 @@ from groups import draw, own_forward
 from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.builtin import builtin_path
-from saei.cli.evaluate import measure
 from saei.cli.options import policy_config
 from saei.config import LoraConfig, ModelConfig, SamplingConfig, validate
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint
 from saei.engine.interrupt import Interrupted
+from saei.engine.measure import measure
 from saei.engine.rundir import RunDir
 from saei.errors import ConfigError, ModelError
 from saei.layers import load_config
@@ -349,12 +349,12 @@ def test_eval_measures_the_adapted_model_of_a_run(base: Path, tmp_path: Path) ->
     trainer = train(lora_run(base, tmp_path, "run", training__steps=1))
     config = policy_config(str(trainer.run.path), [], [], [])
     assert config.model.lora == LoraConfig(rank=2)
-    drawing = {"temperature": 1.0, "top_p": 1.0, "top_k": None}
-    _, found = measure(config, drawing, examples=2, responses=2, seed=0)
+    assert (config.sampling.temperature, config.sampling.top_p, config.sampling.top_k) == (1.0, 1.0, None)
+    _, found = measure(config, config.sampling, examples=2, responses=2, seed=0)
     merged = config.model_copy(update={"model": config.model.model_copy(update={"lora": None})})
     untrained = config.model_copy(update={"model": config.model.model_copy(update={"path": str(base)})})
     entropies = [
-        measure(other, drawing, examples=2, responses=2, seed=0)[1]["entropy"] for other in (merged, untrained)
+        measure(other, config.sampling, examples=2, responses=2, seed=0)[1]["entropy"] for other in (merged, untrained)
     ]
     assert found["entropy"] == pytest.approx(entropies[0], rel=1e-4)
     assert found["entropy"] != pytest.approx(entropies[1], rel=1e-4)

@@ -39,6 +39,9 @@ app.command(
     epilog=examples(
         "saei eval --model runs/bars-mixed-20260101-120000",
         "saei eval --task digits --temperature 0 --responses 1 --json",
+        "saei eval --benchmark mathvista --model Qwen/Qwen2.5-VL-3B-Instruct",
+        "saei eval --benchmark bars --responses 128 --pass-at 1,2,4,8,16,32,64",
+        'saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*"',
     ),
 )(evaluate.evaluate)
 app.command("list", epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)

@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saei.cli.options import AsJson, Assignments, Plugins, policy_config, task_flags
+from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config, task_flags
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
+    from saei.config import RunConfig, SamplingConfig
+    from saei.engine.benchmark import Asked
 
 DRAWN = "How responses are drawn"
+KEPT = "An evaluation that is kept"
+HARM = "Other pictures"
+
+
+def note(text: str) -> None:
+    """Say something that is no result."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def evaluate(
+    sides: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER]...", help="For --compare.")] = None,
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="builtin, a run's folder, a checkpoint, a model folder, or a hub id.")
     ] = "builtin",
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Task; by default the run's own, without a run bars.")
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Data set or task to be scored on, as a whole, greedily.")
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="PATH", help="Your data: a file, a folder, or a hub id.")] = None,
-    examples: Annotated[int, typer.Option(min=1, metavar="N", help="Examples of the eval split.")] = 128,
-    responses: Annotated[int, typer.Option(min=1, metavar="N", help="Responses to each.", rich_help_panel=DRAWN)] = 8,
-    temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="0 is greedy.", rich_help_panel=DRAWN)] = 1.0,
+    task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Task of a quick look; by default the run's own, else bars.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="The data: a file, a folder, or a hub id.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="First examples; by default all, of a task without end 128.")
+    ] = None,
+    responses: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="To each; by default 1, of a quick look 8.", rich_help_panel=DRAWN),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="T", help="0 is greedy, the default of one response, else 1.", rich_help_panel=DRAWN
+        ),
+    ] = None,
     top_p: Annotated[
         float,
         typer.Option(min=0.01, max=1.0, metavar="P", help="Likeliest tokens that sum up to P.", rich_help_panel=DRAWN),
@@ -35,25 +60,130 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Only the N likeliest tokens.", rich_help_panel=DRAWN)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the draws.", rich_help_panel=DRAWN)] = 0,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Drawn together.", rich_help_panel=DRAWN)] = 64,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of the data, in its own words.", rich_help_panel=KEPT)
+    ] = None,
+    pass_at: Annotated[
+        str | None,
+        typer.Option(metavar="K,K,...", help="pass@k; by default 1, 2, 4, ... up to n/2.", rich_help_panel=KEPT),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="By default below runs/eval.", rich_help_panel=KEPT)
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", metavar=FLAG, help="Compare kept evaluations with the first FOLDER.", rich_help_panel=KEPT
+        ),
+    ] = False,
+    robust: Annotated[
+        bool,
+        typer.Option("--robust", metavar=FLAG, help="Also on noisy and on attacked pictures.", rich_help_panel=HARM),
+    ] = False,
+    radius: Annotated[
+        str,
+        typer.Option(
+            metavar="R,R,...", help="Largest changes of a pixel value, of the range [0, 1].", rich_help_panel=HARM
+        ),
+    ] = "2/255,4/255,8/255",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Attack this model, too: the same pictures for every policy.", rich_help_panel=HARM
+        ),
+    ] = None,
     set_: Assignments = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a policy on held-out examples, clean view: accuracy and how varied its answers are."""
-    from saei.layers import nested
+    """Measure a policy on held-out examples, clean view.
 
-    layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
-    config = policy_config(model, layers, set_ or [], plugin or [])
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    measured, metrics = measure(config, sampling, examples=examples, responses=responses, seed=seed)
+    With --benchmark (or --output, --split, --pass-at, --robust) every answer is kept, and the same command goes on
+    where it was stopped. Else it is a quick look: accuracy and how varied answers are, nothing written.
+    """
+    if compare or sides:
+        from saei.cli.compare import compare_sides
+
+        compare_sides(sides or [], asked=compare, output=output, as_json=as_json)
+        return
+    if base is not None and not robust:
+        from saei.errors import ConfigError
+
+        raise ConfigError("--base belongs to --robust.", reason=f"Got '{base}'.", remedy="Add --robust.")
+    drawn: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    if all(option is None for option in (benchmark, split, pass_at, output)) and not robust:
+        from saei.layers import nested
+
+        layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
+        config = policy_config(model, layers, set_ or [], plugin or [])
+        drawn["temperature"] = 1.0 if temperature is None else temperature
+        _look(config, drawn, examples or 128, responses or 8, seed, as_json)
+        return
+
+    from saei.cli.benchmark import benchmark_config
+
+    config = benchmark_config(
+        model, benchmark, task=task, data=data, split=split, assignments=set_ or [], plugins=plugin or []
+    )
+    n = responses or 1
+    drawn["temperature"] = float(n > 1) if temperature is None else temperature
+    note(f"Loading {config.model.path} ...")
+    from saei.engine.benchmark import Asked
+
+    asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
+    sampling = config.sampling.model_copy(update=drawn)
+    try:
+        if robust:
+            _harm(config, sampling, asked, radius, base, as_json)
+        else:
+            _keep(config, sampling, asked, as_json)
+    except KeyboardInterrupt:
+        note("Stopped. Complete batches are kept; the same command goes on.")
+        sys.exit(130)
+
+
+def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
+    from saei.cli.result import show_result
+    from saei.engine.benchmark import run_benchmark
+    from saei.engine.progress import progress
+
+    with progress("Answered") as told:
+        folder = run_benchmark(config, sampling, asked, told=told, note=note)
+    if as_json:
+        print(json.dumps(folder.result(), indent=2))
+    else:
+        show_result(folder.path, folder.result())
+
+
+def _harm(
+    config: RunConfig, sampling: SamplingConfig, asked: Asked, radius: str, base: str | None, as_json: bool
+) -> None:
+    from saei.cli.result import show_robust
+    from saei.engine.progress import progress
+    from saei.engine.robust import Harm, run_robust
+
+    with progress("Answered") as told:
+        found = run_robust(config, sampling, asked, Harm(_fractions(radius), base), told=told, note=note)
+    if as_json:
+        print(json.dumps(found, indent=2, default=str))
+    else:
+        show_robust(found)
+
+
+def _look(config: RunConfig, drawn: Mapping[str, Any], examples: int, responses: int, seed: int, as_json: bool) -> None:
+    note(f"Loading {config.model.path} ...")
+    from saei.engine.measure import measure
+
+    sampling = config.sampling.model_copy(update=drawn)
+    measured, metrics = measure(config, sampling, examples=examples, responses=responses, seed=seed, note=note)
     report: dict[str, Any] = {
         "model": config.model.path,
         "task": config.task.model_dump(mode="json"),
         "split": "eval",
         "examples": measured,
         "responses": responses,
-        **sampling,
+        **drawn,
         "seed": seed,
     }
     if as_json:
@@ -62,35 +192,36 @@ def evaluate(
         _show(report, metrics)
 
 
-def measure(
-    config: RunConfig, sampling: dict[str, Any], *, examples: int, responses: int, seed: int
-) -> tuple[int, dict[str, float]]:
-    """Return the number of examples there were, and accuracy and probe metrics of the policy that a run names."""
-    from saei.engine.stream import ViewStream
-    from saei.evaluation.accuracy import accuracy_metrics
-    from saei.evaluation.fresh import answer
-    from saei.evaluation.probe import probe_metrics
-    from saei.policy import Policy
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """Return the numbers of ``1,2,4``.
 
-    task = config.task.build()
-    policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
-    reward = config.reward.build()
-    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
-    views = stream.held_out(examples)
-    for report in (*task.notes(), *stream.unreported()):
-        print(report, file=sys.stderr)
-    answered = answer(
-        policy,
-        reward,
-        views,
-        responses=responses,
-        sampling=config.sampling.model_copy(update=sampling),
-        seed=seed,
-    )
-    found = accuracy_metrics(answered)
-    if sampling["temperature"] == 1 and sampling["top_p"] == 1 and sampling["top_k"] is None:
-        found |= probe_metrics(answered, task)  # defined for this distribution only
-    return len(views), found
+    Raises:
+        ConfigError: If it is something else.
+    """
+    try:
+        return tuple(int(word) for word in (text or "").replace(",", " ").split())
+    except ValueError as error:
+        from saei.errors import ConfigError
+
+        raise ConfigError(
+            "--pass-at takes whole numbers.", reason=f"Got '{text}'.", remedy="For example --pass-at 1,2,4,8."
+        ) from error
+
+
+def _fractions(text: str) -> tuple[Fraction, ...]:
+    """Return the radii of ``2/255,4/255``.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    try:
+        return tuple(Fraction(word) for word in text.replace(",", " ").split())
+    except (ValueError, ZeroDivisionError) as error:
+        from saei.errors import ConfigError
+
+        raise ConfigError(
+            "--radius takes fractions.", reason=f"Got '{text}'.", remedy="For example --radius 2/255,8/255."
+        ) from error
 
 
 def _show(report: dict[str, Any], metrics: dict[str, float]) -> None:

@@ -56,8 +56,8 @@ def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[st
     from saei.registry import load_plugin
 
     folder = Path(model).expanduser()
-    run = folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
-    if not (run / "config.yaml").is_file():
+    run = _run_of(folder)
+    if not in_a_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
     from saei.engine import checkpoint
     from saei.engine.rundir import RunDir
@@ -69,6 +69,15 @@ def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[st
     for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
         data = merge(RunConfig, data, layer)
     return validate(data)
+
+
+def in_a_run(model: str) -> bool:
+    """Return whether a model is a run's, which has a configuration."""
+    return (_run_of(Path(model).expanduser()) / "config.yaml").is_file()
+
+
+def _run_of(folder: Path) -> Path:
+    return folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
 
 
 def first_process() -> bool:

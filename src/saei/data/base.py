@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from saei.data.reporting import Reporting
 from saei.strategy import Strategy, StrategyConfig
 from saei.types import Example
 
@@ -21,6 +22,8 @@ class Task(Strategy, ABC):
     kind: ClassVar[str] = "task"
     fetches: ClassVar[bool] = False
     """Whether the default config reads from a hub; the contract suite does not, and leaves such tasks to their own."""
+    reporting: ClassVar[Reporting] = Reporting()
+    """What ``saei eval`` groups scores by."""
 
     class Config(StrategyConfig):
         """Fields of every task.

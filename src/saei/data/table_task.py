@@ -114,6 +114,14 @@ class TableTask(Task, ABC):
         """Return the name of a split in the data, None if the data has nothing for it."""
         return self.config.splits.get(split)
 
+    def source(self, split: Split) -> str:
+        """Return which file, or which split of which data set, was read.
+
+        Raises:
+            DataError: If it cannot be.
+        """
+        return self._table(split).where
+
     def photos(self, table: Table) -> Sequence[Hashable]:
         """Return one key per row; rows of one key are never divided between training and evaluation."""
         return table.numbers

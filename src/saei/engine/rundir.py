@@ -70,7 +70,7 @@ class RunDir:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            record = {"config": dump(config), "versions": _versions(), "git": _git_revision()}
+            record = {"config": dump(config), "versions": versions(), "git": _git_revision()}
             temporary = self.path / "config.tmp"
             temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
             os.replace(temporary, self.path / "config.yaml")
@@ -162,7 +162,8 @@ def _new_name(config: RunConfig) -> str:
     return f"{config.task.type}-{config.sampler.type}-{datetime.now():%Y%m%d-%H%M%S}".replace("/", "_")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions that a run records."""
     return {"python": platform.python_version(), **{name: version(name) for name in RECORDED}}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import binomtest, t
@@ -57,3 +57,54 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     patterns = itertools.product((1, -1), repeat=len(differences))
     sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
     return sum(value >= observed for value in sums) / len(sums)
+
+
+def clustered_interval(values: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> Interval:
+    """Return the interval of the mean of values that are independent only between clusters.
+
+    The variance is that of the sums of deviations over clusters (Liang and Zeger 1986), times ``C / (C - 1)`` for C
+    clusters, with Student's t of C - 1 degrees of freedom. With one value a cluster it is ``mean_interval``.
+    """
+    if not values:
+        return Interval(math.nan, math.nan, math.nan)
+    mean = statistics.fmean(values)
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    count = len(sums)
+    if count == 1:
+        return Interval(mean, -math.inf, math.inf)
+    variance = count / (count - 1) * math.fsum(one * one for one in sums.values()) / len(values) ** 2
+    half = float(t.ppf((1 + confidence) / 2, df=count - 1)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for testing several hypotheses at once (Holm 1979), in the order given."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def t_test_p(found: Interval, count: int, confidence: float = 0.95) -> float:
+    """Return the two-sided p value of Student's t-test for a mean of 0, from the interval of ``count`` values."""
+    if count < 2:
+        return 1.0
+    half = found.high - found.mean
+    if half == 0:
+        return float(found.mean == 0)
+    return 2 * float(t.sf(abs(found.mean) / half * t.ppf((1 + confidence) / 2, df=count - 1), df=count - 1))
+
+
+def detectable(found: Interval, count: int, power: float = 0.8, confidence: float = 0.95) -> float:
+    """Return the true mean that a t-test of ``count`` values of this spread finds with a probability of ``power``.
+
+    An approximation by two quantiles of Student's t.
+    """
+    if count < 2:
+        return math.inf
+    limit, more = (float(t.ppf(share, df=count - 1)) for share in ((1 + confidence) / 2, power))
+    return (found.high - found.mean) * (1 + more / limit)

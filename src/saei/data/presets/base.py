@@ -10,11 +10,16 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from saei.data.columns import as_text, check_unique, without_markers
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):：．、]\s*(\S.*?)\s*$", re.MULTILINE)  # noqa: RUF001  # full-width signs
+
+BY_RULES = "by rules, as the data set's own evaluation"
+LONGEST = 2048
+"""Tokens that the field lets a response to these data sets have."""
 
 
 class Preset(TableTask, ABC):
@@ -25,6 +30,7 @@ class Preset(TableTask, ABC):
     """
 
     fetches: ClassVar[bool] = True
+    reporting: ClassVar[Reporting] = Reporting(by=(), agreement=BY_RULES, max_new_tokens=LONGEST)
     columns: ClassVar[tuple[str, ...]]
     """The columns that ``convert`` cannot do without."""
     id_column: ClassVar[str | None] = None

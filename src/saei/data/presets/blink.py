@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of
+from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 IMAGES = ("image_1", "image_2", "image_3", "image_4")
@@ -31,6 +32,7 @@ class BLINK(Preset):
         name: str = "Counting"
         splits: Mapping[Split, str] = {"eval": "val"}
 
+    reporting = Reporting(by=("config",), agreement=BY_RULES, unlabelled=("test",), max_new_tokens=LONGEST)
     config: Config
     columns = (*IMAGES, "prompt", "choices", "answer")
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of
+from saei.data.presets.base import LONGEST, Preset, image_of
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 WRITERS = ("human", "machine")
@@ -23,6 +24,11 @@ class ChartQA(Preset):
         path: str = "HuggingFaceM4/ChartQA"
         splits: Mapping[Split, str] = {"train": "train", "eval": "test"}
 
+    reporting = Reporting(
+        by=("source",),
+        agreement="by rules, as ChartQA's relaxed accuracy; 50 is taken for 50% here, and several labels are a list",
+        max_new_tokens=LONGEST,
+    )
     config: Config
     columns = ("image", "query", "label", "human_or_machine")
 

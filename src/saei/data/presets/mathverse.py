@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of, inline_options
+from saei.data.presets.base import LONGEST, Preset, image_of, inline_options
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 VISION_ONLY = "Vision Only"
@@ -34,6 +35,14 @@ class MathVerse(Preset):
         name: Literal["testmini", "testmini_text_only"] = "testmini"
         splits: Mapping[Split, str] = {"eval": "testmini"}
 
+    reporting = Reporting(
+        by=("version", "question_type", "subject"),
+        cluster=("problem",),
+        agreement="letters by rules; free-form answers approximately, since the official scores come from a model",
+        approximate=lambda meta: meta["question_type"] != "multi-choice",
+        split_field="name",
+        max_new_tokens=LONGEST,
+    )
     config: Config
     columns = ("sample_index", "problem_index", "problem_version", "question", "image", "answer", "question_type")
     id_column = "sample_index"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of, with_options
+from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, with_options
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 
@@ -24,6 +25,7 @@ class MathVision(Preset):
         path: str = "MathLLMs/MathVision"
         splits: Mapping[Split, str] = {"eval": "test"}
 
+    reporting = Reporting(by=("subject", "level"), agreement=BY_RULES, max_new_tokens=LONGEST)
     config: Config
     columns = ("id", "question", "options", "image", "answer", "level", "subject")
     id_column = "id"

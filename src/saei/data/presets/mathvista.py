@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of, with_options
+from saei.data.presets.base import LONGEST, Preset, image_of, with_options
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 KINDS = {"text": "text", "integer": "integer", "float": "number", "list": "list"}
@@ -27,6 +28,13 @@ class MathVista(Preset):
         path: str = "AI4Math/MathVista"
         splits: Mapping[Split, str] = {"eval": "testmini"}
 
+    reporting = Reporting(
+        by=("task", "skills", "answer_type"),
+        agreement="by rules, on the final answer; the official evaluation lets a model find it in the response, and "
+        "takes the option nearest in spelling",
+        unlabelled=("test",),
+        max_new_tokens=LONGEST,
+    )
     config: Config
     columns = ("pid", "question", "image", "answer", "question_type", "answer_type", "choices", "precision", "metadata")
     id_column = "pid"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from saei.data.base import Split
-from saei.data.presets.base import Preset, image_of, inline_options
+from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, inline_options
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 
@@ -20,6 +21,7 @@ class MMK12(Preset):
         type: Literal["mmk12"] = "mmk12"
         path: str = "FanqingM/MMK12"
 
+    reporting = Reporting(by=("subject",), agreement=BY_RULES, max_new_tokens=LONGEST)
     config: Config
     columns = ("id", "question", "answer", "subject", "image")
     id_column = "id"

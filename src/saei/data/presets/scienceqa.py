@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from saei.data.presets.base import Preset, image_of, letter, with_options
+from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, letter, with_options
+from saei.data.reporting import Reporting
 from saei.data.table_task import Item
 
 
@@ -18,6 +19,7 @@ class ScienceQA(Preset):
         type: Literal["scienceqa"] = "scienceqa"
         path: str = "derek-thomas/ScienceQA"
 
+    reporting = Reporting(by=("subject", "context", "grade"), agreement=BY_RULES, max_new_tokens=LONGEST)
     config: Config
     columns = ("image", "question", "choices", "answer", "hint")
 
@@ -27,5 +29,7 @@ class ScienceQA(Preset):
         question = f"{row['hint']}\n{row['question']}" if row["hint"] else row["question"]
         meta = {"answer_type": "letter", "choices": choices}
         meta |= {name: row[name] for name in ("subject", "topic", "category", "grade", "task") if row.get(name)}
+        images = image_of(row["image"])
+        meta["context"] = "image" if images else "text"
         answer = letter(row["answer"], len(choices))
-        return Item(with_options(question, choices), answer, image_of(row["image"]), meta=meta)
+        return Item(with_options(question, choices), answer, images, meta=meta)

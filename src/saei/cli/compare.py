@@ -1,0 +1,108 @@
+"""``saei eval --compare``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saei.errors import ConfigError
+
+if TYPE_CHECKING:
+    from saei.evaluation.comparison import Contrast
+
+WHAT = {
+    "base": "Paired by base, the mean of its runs: the test concerns the methods, over bases like these.",
+    "item": "Paired by item: the test concerns these two checkpoints, not the methods that made them.",
+}
+
+
+def compare_sides(patterns: Sequence[str], *, asked: bool, output: Path | None, as_json: bool) -> None:
+    """Print each side against the first, and write ``comparison.json`` and the picture of pass@k.
+
+    Raises:
+        SaeiError: If the sides cannot be compared.
+    """
+    if not asked:
+        raise ConfigError(
+            "Folders are arguments of --compare.",
+            reason=f"Got {', '.join(patterns)}.",
+            remedy="Name the policy with --model, or add --compare.",
+        )
+    from saei.engine.evaluation_dir import finite
+    from saei.engine.sides import read_sides
+    from saei.evaluation.comparison import contrasts
+    from saei.report.pass_curves import draw_pass_curves, pass_curve
+
+    sides, settings = read_sides(patterns)
+    found = contrasts(sides[0], sides[1:])
+    curves = {side.name: {k: sum(own) / len(own) for k, own in pass_curve(side).items()} for side in sides}
+    report = finite(
+        {
+            "reference": sides[0].name,
+            "contrasts": [asdict(one) for one in found],
+            "pass_at": curves,
+            "runs": {side.name: {run.name: [run.base, run.accuracy] for run in side.runs} for side in sides},
+            "settings": settings,
+        }
+    )
+    folder = output or Path("runs/compare")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    picture = folder / "pass-at-k.png" if any(curves.values()) else None
+    if picture is not None:
+        name, n = settings["task"]["type"], settings["responses"]
+        draw_pass_curves(sides, picture, f"pass@k on {name}, {settings['examples']} examples, {n} responses each")
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    _show(sides[0].name, found, curves)
+    print("Written: " + ", ".join(map(str, filter(None, (folder / "comparison.json", picture)))))
+
+
+def _show(reference: str, found: Sequence[Contrast], curves: dict[str, dict[int, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(
+        "against " + reference,
+        "accuracy",
+        "difference",
+        "95 % interval",
+        "p",
+        "Holm",
+        "found at 80 % power",
+        "over",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for one in found:
+        before, after = one.accuracy
+        difference = one.difference
+        cells = (
+            one.side,
+            f"{before:.3f} → {after:.3f}",
+            f"{difference.mean:+.3f}",
+            f"{difference.low:+.3f} to {difference.high:+.3f}",
+            f"{one.p:.3g} ({one.test})",
+            f"{one.adjusted:.3g}",
+            f"{one.detectable:.3f}",
+            f"{one.count} {one.unit}s",
+        )
+        table.add_row(*map(Text, cells))
+    console.print(table, soft_wrap=True)
+    for unit in dict.fromkeys(one.unit for one in found):
+        console.print(WHAT[unit], soft_wrap=True)
+    for one in found:
+        if one.unpaired:
+            console.print(f"{one.side}: not compared, as one side lacks it: {', '.join(one.unpaired)}", markup=False)
+    if any(curves.values()):
+        ks = sorted({k for curve in curves.values() for k in curve})
+        curve_table = Table("pass@k", *map(str, ks), box=None, padding=(0, 2, 0, 0))
+        for side, curve in curves.items():
+            curve_table.add_row(*map(Text, (side, *(f"{curve[k]:.3f}" for k in ks))))
+        console.print(curve_table)

@@ -1,0 +1,71 @@
+"""An evaluation's result on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saei.rewards.graders.tidy import shown
+
+
+def show_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Print what was measured, the scores with their intervals, and what has to be known to read them."""
+    settings, console = result["settings"], Console(highlight=False)
+    sampling = settings["sampling"]
+    limits = "".join(f", {name} {sampling[name]}" for name in ("top_p", "top_k") if sampling[name] not in (None, 1.0))
+    way = f"temperature {sampling['temperature']}{limits}" if sampling["temperature"] else "greedy"
+    n = settings["responses"]
+    each = "1 response each" if n == 1 else f"{n} responses each"
+    head = (
+        f"{settings['model']['path']} on {result['examples']} examples of {settings['task']['type']} "
+        f"(split {settings['split']}, clean view), {each}, {way}, "
+        f"seed {settings['seed']}"
+    )
+    console.print(head, markup=False)
+    table = Table("score", "", "value", "95 % interval", "of", box=None, padding=(0, 2, 0, 0))
+    for score in result["scores"]:
+        group = f"{score['by']}: {shown(score['group'])}" if score["by"] else ""
+        clustered = score["clusters"] not in (score["count"], 0)
+        of = f"{score['count']} in {score['clusters']} clusters" if clustered else str(score["count"])
+        value = f"{'~' if score['approximate'] else ''}{number(score['value'])}"
+        interval = f"{number(score['low'])} to {number(score['high'])}"
+        # As plain text: a label of the data may look like markup.
+        table.add_row(*map(Text, (score["name"], group, value, interval, of)))
+    console.print(table)
+    console.print(
+        f"tokens {result['length']:.1f}, truncated {result['truncated']:.1%}, no final answer "
+        f"{result['unreadable']:.1%}, examples left out {result['left_out']}, "
+        f"policy busy {result['time']['busy']:.1%} of {result['time']['seconds']:.1f} s"
+    )
+    read = [f"Read: {settings['source']}"] if settings["source"] else []
+    for text in (
+        *read,
+        f"Graded {result['agreement']}.",
+        *result["notes"],
+        f"Every answer: {folder / 'answers.jsonl'}",
+    ):
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def show_robust(found: Mapping[str, Any]) -> None:
+    """Print the accuracy under each condition and what it lost against clean pictures."""
+    console = Console(highlight=False)
+    table = Table("pictures", "accuracy", "against clean", "95 % interval", box=None, padding=(0, 2, 0, 0))
+    table.add_row("clean", number(found["clean"]))
+    for one in found["conditions"]:
+        change = one["difference"]
+        interval = f"{change['low']:+.3f} to {change['high']:+.3f}"
+        table.add_row(*map(Text, (one["side"], number(one["accuracy"]), f"{change['mean']:+.3f}", interval)))
+    console.print(table)
+    for text in (f"Attacks: {found['attack']}.", found["note"], f"Every answer: {found['folder']}"):
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def number(value: float | None) -> str:
+    """Return a share with three decimals, ``none`` where there is no finite one."""
+    return "none" if value is None else f"{value:.3f}"

@@ -1,0 +1,39 @@
+"""A quick look at a policy: accuracy and the collapse probe on a few held-out examples, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from saei.config import RunConfig, SamplingConfig
+from saei.engine.stream import ViewStream
+from saei.evaluation.accuracy import accuracy_metrics
+from saei.evaluation.fresh import answer
+from saei.evaluation.probe import probe_metrics
+from saei.policy import Policy
+
+
+def measure(
+    config: RunConfig,
+    sampling: SamplingConfig,
+    *,
+    examples: int,
+    responses: int,
+    seed: int,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[int, dict[str, float]]:
+    """Return the number of examples there were, and accuracy and probe metrics of the policy that a run names.
+
+    The probe is defined at temperature 1 over the full vocabulary, and left out for other ``sampling``.
+    """
+    task = config.task.build()
+    policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
+    reward = config.reward.build()
+    stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
+    views = stream.held_out(examples)
+    for report in (*task.notes(), *stream.unreported()):
+        note(report)
+    answered = answer(policy, reward, views, responses=responses, sampling=sampling, seed=seed)
+    found = accuracy_metrics(answered)
+    if sampling.temperature == 1 and sampling.top_p == 1 and sampling.top_k is None:
+        found |= probe_metrics(answered, task)
+    return len(views), found

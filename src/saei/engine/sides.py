@@ -1,0 +1,64 @@
+"""Reading the sides of a comparison from the folders of evaluations."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from saei.engine.evaluation_dir import SETTINGS, EvaluationDir
+from saei.errors import ConfigError
+from saei.evaluation.comparison import Evaluated, Side
+from saei.evaluation.records import items
+from saei.layers import changed
+
+OF_THE_POLICY = ("model", "seed", "plugins")
+"""Settings in which the evaluations of a comparison may differ."""
+
+
+def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
+    """Return one side per pattern of folders, such as ``runs/eval/grpo-*``, and the settings that all share.
+
+    Raises:
+        ConfigError: If a pattern fits no evaluation, or evaluations differ in more than the policy.
+        CheckpointError: If one is not complete.
+    """
+    if len(patterns) < 2:
+        raise ConfigError(
+            "--compare takes two sides or more; the first is what the others are compared with.",
+            reason=f"Got {len(patterns)}.",
+            remedy='For example saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*".',
+        )
+    sides: list[Side] = []
+    common: dict[str, Any] = {}
+    for pattern in patterns:
+        runs = []
+        for folder in _folders(pattern):
+            settings = folder.settings()
+            folder.result()  # which is there once all is answered
+            mine = {key: value for key, value in settings.items() if key not in OF_THE_POLICY}
+            common = common or mine
+            different = changed(common, mine)
+            if different:
+                raise ConfigError(
+                    "Evaluations are compared that differ in nothing but the policy.",
+                    reason=f"{folder.path} has other {', '.join(different)} than the first.",
+                    remedy="Evaluate with the same settings, or leave it out.",
+                )
+            base = settings["model"]["base"]
+            runs.append(Evaluated(folder.path.name, base, items(folder.records())))
+        sides.append(Side(pattern, runs))
+    return sides, common
+
+
+def _folders(pattern: str) -> list[EvaluationDir]:
+    found = [Path(path) for path in sorted(glob.glob(str(Path(pattern).expanduser())))]
+    folders = [EvaluationDir(path) for path in found if (path / SETTINGS).is_file()]
+    if not folders:
+        raise ConfigError(
+            "A side of a comparison is a folder of an evaluation, or a quoted pattern of several.",
+            reason=f"'{pattern}' fits {len(found)} paths, none of them with {SETTINGS}.",
+            remedy="Look below runs/eval, or evaluate with `saei eval --benchmark`.",
+        )
+    return folders

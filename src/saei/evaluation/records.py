@@ -1,0 +1,133 @@
+"""What is kept of every answer of an evaluation, and how the answers to one example belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from saei.data.reporting import Meta, Reporting
+from saei.types import Example, Grade, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One graded answer: a line of ``answers.jsonl``, from which alone all scores follow.
+
+    Attributes:
+        number: The example's number in its split.
+        response: Which of the responses to it, from 0 on.
+        example: The example's id.
+        gold: The gold answer.
+        text: The response.
+        answer: The final answer read from it, None if none could be read.
+        correct: Whether it is right.
+        reason: Why.
+        reward: The reward that training would give.
+        parts: Its parts.
+        tokens: Length of the response.
+        truncated: Whether the length limit ended it.
+        groups: The example's groups, by the key of ``meta`` that they are told apart by.
+        together: For each score of groups that are right only as a whole, the example's group.
+        cluster: What the example shares with others that it is not independent of; None if it is independent.
+        approximate: Whether the grade only comes near to the data set's own evaluation.
+    """
+
+    number: int
+    response: int
+    example: str
+    gold: str
+    text: str
+    answer: str | None
+    correct: bool
+    reason: str
+    reward: float
+    parts: Mapping[str, float]
+    tokens: int
+    truncated: bool
+    groups: Mapping[str, list[str]] = field(default_factory=dict)
+    together: Mapping[str, str | None] = field(default_factory=dict)
+    cluster: str | None = None
+    approximate: bool = False
+
+
+def record(number: int, n: int, example: Example, response: Response, grade: Grade, reporting: Reporting) -> Record:
+    """Return what is kept of response ``n`` to the example of a number."""
+    meta = example.meta
+    return Record(
+        number=number,
+        response=n,
+        example=example.id,
+        gold=example.answer,
+        text=response.text,
+        answer=grade.answer,
+        correct=grade.correct,
+        reason=grade.reason,
+        reward=grade.reward,
+        parts=dict(grade.parts),
+        tokens=len(response),
+        truncated=response.truncated,
+        groups={key: _labels(meta[key]) for key in reporting.by if meta.get(key) is not None},
+        together={name: _joined(key_of(meta)) for name, key_of in reporting.together.items()},
+        cluster=_cluster(meta, reporting.cluster),
+        approximate=reporting.approximate(meta),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The answers to one example.
+
+    Attributes:
+        number: The example's number in its split.
+        correct: Which responses are right, in their order.
+        groups: See ``Record``.
+        together: See ``Record``.
+        cluster: See ``Record``.
+        approximate: See ``Record``.
+    """
+
+    number: int
+    correct: tuple[bool, ...]
+    groups: Mapping[str, list[str]]
+    together: Mapping[str, str | None]
+    cluster: str | None
+    approximate: bool
+
+    @property
+    def right(self) -> int:
+        """How many responses are right."""
+        return sum(self.correct)
+
+    @property
+    def share(self) -> float:
+        """The share of right responses."""
+        return self.right / len(self.correct)
+
+
+def items(records: Iterable[Record]) -> list[Item]:
+    """Return the examples of all answers, in the order of their numbers."""
+    ordered = sorted(records, key=lambda one: (one.number, one.response))
+    found = []
+    for number, own in groupby(ordered, key=lambda one: one.number):
+        answers = list(own)
+        first = answers[0]
+        correct = tuple(one.correct for one in answers)
+        found.append(Item(number, correct, first.groups, first.together, first.cluster, first.approximate))
+    return found
+
+
+def _labels(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def _cluster(meta: Meta, keys: tuple[str, ...]) -> str | None:
+    return _joined(tuple(meta[key] for key in keys)) if keys else None
+
+
+def _joined(key: Hashable | None) -> str | None:
+    """Return a group's key as one text."""
+    if key is None:
+        return None
+    return " / ".join(map(str, key)) if isinstance(key, tuple) else str(key)

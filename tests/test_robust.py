@@ -1,0 +1,163 @@
+"""Evaluations on noisy and attacked pictures, against the model's own forward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from groups import own_forward
+from models import tiny_folder
+from runs import Checksum, registered, tiny
+from saei.config import SamplingConfig
+from saei.data.bars import Bars
+from saei.engine.benchmark import Asked
+from saei.engine.conditions import Condition, Eyes, FixedSet, conditions
+from saei.engine.evaluation_dir import EvaluationDir
+from saei.engine.robust import Harm, run_robust
+from saei.errors import ConfigError
+from saei.policy import Policy
+from saei.rewards.accuracy_format import AccuracyFormat
+from saei.rewards.tagged import R1V
+from saei.types import CLEAN, Response, View
+
+GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=6)
+RADIUS = Fraction(8, 255)
+
+
+@pytest.fixture
+def views(random_policy: Policy, bars: Bars) -> list[View]:
+    return [random_policy.view(bars.example(index, "eval")) for index in range(3)]
+
+
+def eyes(policy: Policy, kind: Any, radius: Fraction = RADIUS) -> Eyes:
+    return Eyes(Condition(kind, radius), policy, AccuracyFormat(), GREEDY, seed=0)
+
+
+def distance(view: View, moved: View) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(view.canvases, moved.canvases, strict=True))
+
+
+def test_noise_has_the_radius_and_is_an_examples_own(random_policy: Policy, views: list[View]) -> None:
+    together = eyes(random_policy, "noise")(views)
+    alone = eyes(random_policy, "noise")(views[1:2])
+    assert torch.equal(together[1].canvases[0], alone[0].canvases[0])
+    for view, moved in zip(views, together, strict=True):
+        assert distance(view, moved) == pytest.approx(float(RADIUS), abs=1e-6)
+    first, second = (after.canvases[0] - view.canvases[0] for view, after in zip(views[:2], together[:2], strict=True))
+    changed = (first != 0) & (second != 0)  # elsewhere the range of pixels ends
+    assert 0.4 < float((first.sign() == second.sign())[changed].float().mean()) < 0.6
+
+
+def gold(policy: Policy, view: View) -> Response:
+    ids = policy.tokenizer(f"\\boxed{{{view.example.answer}}}", add_special_tokens=False)["input_ids"]
+    zeros = torch.zeros(len(ids) + 1)
+    return Response(torch.tensor([*ids, policy.tokenizer.eos_token_id]), "", zeros, zeros, truncated=False)
+
+
+def logp(policy: Policy, view: View, response: Response) -> float:
+    logp_TV = own_forward(policy, view, response).detach()
+    return float(logp_TV.gather(1, response.ids_T[:, None]).mean())
+
+
+def entropy(policy: Policy, view: View, response: Response) -> float:
+    return float(torch.distributions.Categorical(logits=own_forward(policy, view, response).detach()).entropy().mean())
+
+
+def test_attacks_do_what_they_are_called(random_policy: Policy, views: list[View]) -> None:
+    own = [one[0] for one in _greedy(random_policy, views)]
+    by_gold, by_entropy = eyes(random_policy, "gold")(views), eyes(random_policy, "entropy")(views)
+    for view, first, second, response in zip(views, by_gold, by_entropy, own, strict=True):
+        assert 0 < distance(view, first) <= float(RADIUS) + 1e-6
+        right = gold(random_policy, view)
+        assert logp(random_policy, first, right) < logp(random_policy, view, right) - 0.01
+        assert logp(random_policy, first, right) < logp(random_policy, second, right)
+        assert entropy(random_policy, second, response) > entropy(random_policy, view, response) + 0.001
+        assert entropy(random_policy, second, response) > entropy(random_policy, first, response)
+
+
+def _greedy(policy: Policy, views: list[View]) -> list[list[Response]]:
+    with policy.open(views) as prefix:
+        return prefix.sample([1] * len(views), sampling=GREEDY, generator=torch.Generator())
+
+
+def test_a_larger_radius_harms_more(random_policy: Policy, views: list[View]) -> None:
+    right = [gold(random_policy, view) for view in views]
+    lost = []
+    for radius in (Fraction(2, 255), Fraction(16, 255)):
+        moved = eyes(random_policy, "gold", radius)(views)
+        lost.append(sum(logp(random_policy, view, one) for view, one in zip(moved, right, strict=True)))
+    assert lost[1] < lost[0]
+
+
+def test_gold_response_is_the_rewards_own_form(random_policy: Policy, views: list[View]) -> None:
+    answer = views[0].example.answer
+    for reward, form in ((AccuracyFormat(), f"\\boxed{{{answer}}}"), (R1V(), f"<answer>{answer}</answer>")):
+        found = Eyes(Condition("gold", RADIUS), random_policy, reward, GREEDY, seed=0)._gold(views[0].example)
+        assert found.text == form
+        assert random_policy.tokenizer.decode(found.ids_T, skip_special_tokens=True) == form
+
+
+def test_a_fixed_set_is_made_once_and_seen_by_all(random_policy: Policy, views: list[View], tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make() -> tuple[Policy, Eyes]:
+        calls.append(1)
+        return random_policy, eyes(random_policy, "gold")
+
+    first = FixedSet(tmp_path, random_policy, make)(views[:2])
+    (wanted,) = eyes(random_policy, "gold")(views[:2])[1:]
+    assert torch.equal(first[1].canvases[0], wanted.canvases[0])
+    assert first[1].origin != CLEAN
+    again = FixedSet(tmp_path, random_policy, make)
+    assert torch.equal(again(views[:2])[0].canvases[0], first[0].canvases[0])
+    assert len(calls) == 1
+    again(views)
+    assert len(calls) == 2
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.chdir(tmp_path)
+    with registered(Checksum):
+        yield tiny(tiny_folder("qwen2_5_vl", tmp_path / "model"), tmp_path / "runs")
+
+
+def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Path) -> None:
+    notes: list[str] = []
+    asked = Asked(examples=4, output=tmp_path / "out", batch=2)
+    harm = Harm((Fraction(2, 255), Fraction(1, 51)), base=str(tmp_path / "model"))
+
+    def run() -> dict[str, Any]:
+        return run_robust(setting, GREEDY, asked, harm, told=lambda *_: None, note=notes.append)
+
+    found = run()
+    names = [one["side"] for one in found["conditions"]]
+    assert names == [condition.name for condition in conditions(harm.radii, harm.base)][1:]
+    assert names[:5] == ["noise-2", "entropy-2", "gold-2", "entropy-2-base", "gold-2-base"]
+    folders = {name: EvaluationDir(tmp_path / "out" / name) for name in ("clean", *names)}
+    answers = {name: [one.text for one in folder.records()] for name, folder in folders.items()}
+    assert all(len(own) == 4 for own in answers.values())
+    assert answers["gold-2"] == answers["gold-2-base"]  # the base is the policy itself
+    assert answers["gold-5"] != answers["clean"]
+    for one in found["conditions"]:
+        own = folders[one["side"]].result()["scores"][0]["value"]
+        assert one["accuracy"] == own
+        assert one["difference"]["mean"] == pytest.approx(own - found["clean"])
+    written = json.loads((tmp_path / "out" / "robust.json").read_text())
+    assert "not how robust it is" in written["note"]
+    before = (tmp_path / "out" / "gold-2" / "answers.jsonl").stat().st_mtime_ns
+    assert run()["conditions"] == found["conditions"]
+    assert (tmp_path / "out" / "gold-2" / "answers.jsonl").stat().st_mtime_ns == before
+
+
+def test_no_radius_is_refused(setting: Any) -> None:
+    for radii in ((), (Fraction(0),)):
+        with pytest.raises(ConfigError, match="Radii are above 0"):
+            run_robust(setting, GREEDY, Asked(), Harm(radii), told=lambda *_: None, note=print)
