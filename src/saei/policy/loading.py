@@ -70,7 +70,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     _refuse_quantised(config, path)
-    device = config.device if config.device != "auto" else _best_device()
+    device = device_of(config)
     if untrained is None:
         model = _trained(config, path).to(device)
         model, adapter = _adapted(asked, model, saved, path)
@@ -83,15 +83,19 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     return replace(_with_processors(config, path, model), adapter=adapter)
 
 
-def load_outline(config: ModelConfig) -> Any:
+def load_outline(config: ModelConfig, untrained: Untrained | None = None) -> Any:
     """Return the model on the meta device: shapes, types, and what of it is trained, in no memory.
+
+    Args:
+        config: Which model, and what of it is trained.
+        untrained: How much of the model; None for all.
 
     Raises:
         ModelError: If there is no such model or it cannot be trained as the configuration says.
     """
     config, path, _ = _found(config)
     _refuse_quantised(config, path)
-    model = _built(config, path, META, Untrained())
+    model = _built(config, path, META, untrained or Untrained())
     _prepared(config, model)
     return model
 
@@ -266,7 +270,10 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     )
 
 
-def _best_device() -> str:
+def device_of(config: ModelConfig) -> str:
+    """Return the device that a model is loaded onto."""
+    if config.device != "auto":
+        return config.device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
