@@ -152,8 +152,10 @@ def test_kept_bytes_are_counted_by_storage() -> None:
     assert kept_bytes(twice, model) == kept + 0  # up to the first backward pass
 
 
-@pytest.mark.parametrize("family", ["Qwen2.5-VL", "LLaVA-Next", "Gemma4", "Mllama", "Qwen3.5"])
-@pytest.mark.parametrize("update_on", ["sampled", "clean"])
+@pytest.mark.parametrize(
+    ("family", "update_on"),
+    [*((name, "sampled") for name, own in FAMILIES.items() if not own.missing), ("LLaVA", "clean")],
+)
 def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str, tmp_path: Path) -> None:
     Policy(tiny_parts(FAMILIES[family]), ThinkBoxed(), sampling=SHORT).save(tmp_path)
     run = config(tmp_path, sampler__update_on=update_on)

@@ -218,7 +218,7 @@ def _families(*, markdown: bool, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("family", "pixels", "canvas", "way", "gradient", "shared", "off by", box=None, padding=(0, 2, 0, 0))
+    table = Table("family", "pixels", "canvas", "way", "gradient", "shared", "off by", box=None, padding=(0, 1, 0, 0))
     reasons = []
     for name, own in examine_families():
         if own is None:

@@ -24,7 +24,7 @@ from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
 from saei.policy import Policy
-from saei.policy.loading import Parts, device_of, has_weights, load_outline, load_parts
+from saei.policy.loading import BUILTIN_FOLDERS, Parts, device_of, has_weights, load_outline, load_parts
 from saei.policy.untrained import Untrained, depth, period
 
 Told = Callable[[str], None]
@@ -229,7 +229,7 @@ class _Visit:
         found = self.found
         found.precision = str(precision).removeprefix("torch.")
         found.examination = examine(policy, precision)
-        for note in parts.notes:
+        for note in parts.notes if config.model.path not in BUILTIN_FOLDERS else ():
             remedy = "pip install torchvision, if its other parts are wanted." if _lacks_torchvision() else ""
             found.findings.append(Finding(note, remedy=remedy))
         if found.examination.gradient > TOLERANCE:
