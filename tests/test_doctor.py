@@ -20,6 +20,7 @@ from saei.diagnostics.doctor import diagnose
 from saei.diagnostics.families import examine, weights_in
 from saei.diagnostics.footprint import Footprint, footprint_of, hollow_footprint
 from saei.diagnostics.hollow import Hollow
+from saei.diagnostics.remedies import remedies
 from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
 from saei.diagnostics.synthetic import Noise
 from saei.diagnostics.tiny import tiny_parts
@@ -114,6 +115,12 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
     assert found.healthy
 
 
+def test_a_setting_that_saves_nothing_is_not_named(bare: Path) -> None:
+    run = config(changed(bare, dtype="bfloat16"))
+    named = [one.assignment for one in remedies(run, Footprint(10, 10), reference=False)]
+    assert named == ["training.micro_groups=1", "sampler.intervention.micro_groups=1", "model.lora.rank=8"]
+
+
 def test_where_not_even_a_copy_fits_memory_is_still_computed(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_bytes", lambda device: 1000)
     found = diagnose(config(bare), side=64)
@@ -167,11 +174,22 @@ def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str,
     assert found.update > 0
 
 
+def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
+    example = Noise(Noise.Config(side=64)).example(0)
+    policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SHORT)
+    clean, sampled = (
+        footprint_of(policy, config(folder, sampler__update_on=name), example) for name in ("clean", "sampled")
+    )
+    assert sampled.attack == clean.attack
+    assert sampled.update > 1.3 * clean.update
+
+
 def test_a_hollow_model_takes_no_memory() -> None:
     def pass_through() -> None:
         with Hollow():
             layer = nn.Linear(2**14, 2**14)  # 1 GB
             layer(torch.zeros(4, 2**14))
+            (2 * layer.weight).sum()
 
     before, after = peak_bytes(lambda: None, torch.device("cpu")), peak_bytes(pass_through, torch.device("cpu"))
     if before is None or after is None:

@@ -65,7 +65,7 @@ def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
 
     def pack(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in kept:
+        if storage._cdata not in own:
             kept[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
     def unpack(packed: None) -> Tensor:
