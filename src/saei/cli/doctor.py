@@ -34,7 +34,7 @@ def doctor(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="builtin, a run's folder, a checkpoint, a hub id, or a folder with weights or without.",
         ),
     ] = "builtin",
