@@ -35,8 +35,8 @@ from saei.policy.anatomy import language_model
 from saei.types import Response, View
 from test_trainer import stop_at
 
-FAMILIES = ["qwen2_5_vl", "llava"]
-"""Of ``models.BUILDERS``, those that the policy serves end to end."""
+FAMILIES = ["Qwen2.5-VL", "LLaVA"]
+"""A projector inside the vision tower, and one beside it."""
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -193,7 +193,7 @@ def linear_names(module: torch.nn.Module, prefix: str) -> set[str]:
     return {f"{prefix}.{name}" for name, own in module.named_modules() if isinstance(own, torch.nn.Linear)}
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize("family", ["Qwen2.5-VL", "LLaVA"])
 def test_adapters_are_in_the_language_model_unless_vision_is_asked_for(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
@@ -219,9 +219,9 @@ def test_the_model_of_the_llava_class_is_adapted_in_place(tmp_path: Path) -> Non
 
     from saei.policy.adapters import new_adapter
 
-    model = AutoModelForImageTextToText.from_pretrained(tiny_folder("llava", tmp_path)).eval()
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder("LLaVA", tmp_path)).eval()
     ids = torch.tensor([[model.config.image_token_id] * 16 + [5, 6, 7]])
-    inputs = {"input_ids": ids, "pixel_values": torch.rand(1, 3, 64, 64).requires_grad_()}
+    inputs = {"input_ids": ids, "pixel_values": torch.rand(1, 3, 32, 32).requires_grad_()}
     before = model(**inputs).logits
     wrapper = new_adapter(model, LoraConfig(vision=True), base=str(tmp_path), revision=None)
     wrapper.eval()

@@ -9,19 +9,19 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from models import BUILDERS, tiny_folder
+from models import tiny_folder
 from runs import Checksum, registered, tiny, train
 from saei.engine import checkpoint
 from saei.errors import ModelError
 from saei.policy.anatomy import anatomy, freeze, language_model, vision_tower
 
 PLACES = {
-    "qwen2_5_vl": {
+    "Qwen2.5-VL": {
         "vision": ("model.visual.blocks.", "model.visual.patch_embed."),
         "projector": ("model.visual.merger.",),
         "language": ("model.language_model.", "lm_head."),
     },
-    "llava": {
+    "LLaVA": {
         "vision": ("model.vision_tower.",),
         "projector": ("model.multi_modal_projector.",),
         "language": ("model.language_model.", "lm_head."),
@@ -30,7 +30,7 @@ PLACES = {
 """Where the parameters of each part are, written down by hand."""
 
 
-@pytest.fixture(scope="session", params=BUILDERS)
+@pytest.fixture(scope="session", params=PLACES)
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -75,7 +75,7 @@ def test_a_part_that_is_not_there_is_named(model: Any) -> None:
 
 @pytest.mark.parametrize("frozen", [["vision"], ["vision", "projector"], ["language"]])
 def test_a_run_moves_and_remembers_only_what_is_trained(frozen: list[str], tmp_path: Path) -> None:
-    start = tiny_folder("qwen2_5_vl", tmp_path / "model")
+    start = tiny_folder("Qwen2.5-VL", tmp_path / "model")
     changes: dict[str, Any] = {"model__freeze": frozen, "optimizer__weight_decay": 0.5, "training__steps": 1}
     with registered(Checksum):
         trainer = train(tiny(start, tmp_path, **changes))
@@ -84,7 +84,7 @@ def test_a_run_moves_and_remembers_only_what_is_trained(frozen: list[str], tmp_p
         dict(AutoModelForImageTextToText.from_pretrained(path).named_parameters()) for path in (start, saved)
     )
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    places = {part: own for part, own in PLACES["qwen2_5_vl"].items() if part not in frozen}
+    places = {part: own for part, own in PLACES["Qwen2.5-VL"].items() if part not in frozen}
     assert moved
     assert {part for part, own in places.items() if any(name.startswith(own) for name in moved)} == set(places)
     assert all(name.startswith(tuple(place for own in places.values() for place in own)) for name in moved)

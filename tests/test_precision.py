@@ -38,7 +38,7 @@ def _registered() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder("qwen2_5_vl", tmp_path_factory.mktemp("base"))
+    return tiny_folder("Qwen2.5-VL", tmp_path_factory.mktemp("base"))
 
 
 @pytest.mark.parametrize("changes", PRECISIONS.values(), ids=PRECISIONS)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from saei.config import RunConfig, validate
 from saei.engine.trl_arguments import LOSSES, grpo_arguments
@@ -214,6 +215,27 @@ def generated(trainer: Any) -> dict[str, Any]:
     rows = [trainer.train_dataset[index] for index in (0, 1) for _ in range(4)]
     trainer.model.train()
     return trainer._generate_and_score_completions(rows)
+
+
+def test_a_run_that_sifts_lists_what_it_leaves_out(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saei.engine.trl_run.CACHE", tmp_path / "sifted")
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = ["image,question,answer"]
+    for number in range(12):
+        Image.new("RGB", (64, 64), (10 * number, 0, 0)).save(data / f"{number}.png")
+        rows.append(f"{number}.png,How many?,3")
+    (data / "7.png").write_bytes(b"no picture")
+    (data / "train.csv").write_text("\n".join(rows))
+    (data / "test.csv").write_text("\n".join(rows[:4]))
+    task = {"type": "dataset", "path": str(data)}
+    run = make_run(task=task, training={**SMALL["training"], "sift": True})
+    (line,) = [json.loads(line) for line in (run.run.path / "dropped.jsonl").read_text().splitlines()]
+    assert (line["split"], line["index"]) == ("train", 7)
+    assert any(note.startswith("1 of 12 train examples are left out") for note in run._notes)
+    assert not any("train example 7" in note for note in run._notes)  # it is in the list
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saei import __version__
-from saei.cli import bench, build_tiny, data, demo, evaluate, init, list_, show, train
+from saei.cli import bench, build_tiny, data, demo, doctor, evaluate, init, list_, show, train
 from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
@@ -50,6 +50,14 @@ app.command("demo", epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
 app.command(
     "bench", epilog=examples("saei bench", "saei bench --model runs/bars-mixed-20260101-120000 --rounds 3 --json")
 )(bench.bench)
+app.command(
+    "doctor",
+    epilog=examples(
+        "saei doctor Qwen/Qwen2.5-VL-3B-Instruct --prompts 4 --tokens 512 --set model.lora.rank=8",
+        "saei doctor my-model --memory 80 --json",
+        "saei doctor --families",
+    ),
+)(doctor.doctor)
 app.command("build-tiny", epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from tokenizers import AddedToken
-from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
@@ -13,9 +12,7 @@ from saei.builtin.vocabulary import END, PAD, build_tokenizer
 from saei.diagnostics.zoo import Family
 from saei.policy.loading import Parts
 from saei.policy.processors import compose
-
-SPREAD = 1.0
-"""Standard deviation of weights times the root of their inputs: neither blind to the picture nor chaotic."""
+from saei.policy.untrained import SPREAD, scatter
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -45,11 +42,7 @@ def tiny_parts(family: Family, seed: int = 0, spread: float = SPREAD) -> Parts:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config).eval()
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=spread * parameter[0].numel() ** -0.5)
-            elif not parameter.any():  # gates that begin closed
-                nn.init.constant_(parameter, 0.5)
+        scatter(model, spread)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return Parts(model, tokenizer, image_processor, tokenizer.chat_template, processor=processor)
 

@@ -34,7 +34,7 @@ from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.policy.loading import BUILTIN_FOLDERS
+from saei.policy.loading import BUILTIN_FOLDERS, Parts, load_parts
 from saei.rewards.base import Reward
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
@@ -59,12 +59,20 @@ class Trainer:
         config: The run's configuration.
         resume: A run to go on with from its newest checkpoint; None starts a new one.
         display: Where progress is shown.
+        parts: The model's parts where they are loaded already, as ``config.model`` says; None loads them.
 
     Raises:
         SaeiError: For whatever in configuration, model, data or checkpoint cannot work, before any long work.
     """
 
-    def __init__(self, config: RunConfig, *, resume: RunDir | None = None, display: Display | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        resume: RunDir | None = None,
+        display: Display | None = None,
+        parts: Parts | None = None,
+    ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         from transformers import get_scheduler
@@ -85,7 +93,8 @@ class Trainer:
         claim_device()
         seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         model = config.model if start is None else config.model.model_copy(update={"path": str(start)})
-        self.policy = Policy.load(model, template, sampling=config.sampling, entropy=config.entropy)
+        parts = load_parts(model) if parts is None else parts
+        self.policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,

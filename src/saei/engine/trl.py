@@ -20,12 +20,13 @@ from trl.models import unwrap_model_for_generation
 from saei.config import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.engine.seeding import derive
+from saei.engine.update import entropy_of
 from saei.errors import ConfigError, DataError
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.policy.pixels import to_image
-from saei.policy.prefix import Grad, Prefix, Scores
+from saei.policy.prefix import Grad, Prefix
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
 from saei.strategy import StrategyConfig
@@ -223,7 +224,7 @@ class _VLLMPrefix(Prefix):
         responses = [[next(drawn) for _ in range(count)] for count in counts]
         return [
             [replace(one, entropy_T=entropy_T[: len(one)]) for one, entropy_T in zip(own, entropy_NT, strict=True)]
-            for own, entropy_NT in zip(responses, map(_entropy, self.score(responses)), strict=True)
+            for own, entropy_NT in zip(responses, map(entropy_of, self.score(responses)), strict=True)
         ]
 
     def _response(self, ids: Sequence[int], logps: Sequence[float | None], text: str) -> Response:
@@ -278,11 +279,6 @@ def _one_per_group(prompts: Sequence[Any], size: int) -> list[Any]:
             remedy=f"Make per_device_train_batch_size x steps_per_generation a multiple of {size}.",
         )
     return [group[0] for group in groups]
-
-
-def _entropy(scores: Scores) -> Tensor:
-    assert scores.entropy_NT is not None
-    return scores.entropy_NT
 
 
 def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:

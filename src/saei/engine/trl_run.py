@@ -15,8 +15,10 @@ from transformers import TrainerCallback
 from saei.config import RunConfig, dump
 from saei.data.base import Template
 from saei.engine.display import PlainDisplay
+from saei.engine.progress import progress
 from saei.engine.rundir import RunDir
 from saei.engine.seeding import derive, seed_globals
+from saei.engine.sifting import CACHE, Sifted, sift
 from saei.engine.stream import ViewStream
 from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
 from saei.engine.trl_arguments import grpo_arguments
@@ -63,6 +65,11 @@ class TRLRun:
         policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
         task, reward = config.task.build(), config.reward.build()
         stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
+        sifted = None
+        if config.training.sift and task.size("train") is not None:
+            with state.main_process_first(), progress("Looking at the data") as told:  # the others find it remembered
+                sifted = Sifted("train", sift(task, policy, "train", reward=reward, cache=CACHE, told=told))
+            stream.admit("train", sifted.looked)
         sampler = config.sampler.build()
         sampler.check(policy, stream.preflight())
         config = config.model_copy(update={"task": task.pinned()})
@@ -76,6 +83,10 @@ class TRLRun:
         with state.main_process_first():
             examples = _dataset(stream, template, config, self.run.path / "examples")
         self._notes = [*task.notes(), *stream.unreported()]
+        if sifted is not None:
+            self._notes.append(sifted.note())
+            if state.is_main_process:
+                sifted.write(self.run.path)
         self.trainer = SaeiGRPOTrainer(
             sampler=sampler,
             parts=parts,

@@ -194,7 +194,7 @@ class Updater:
             cap_R=column([weight.cap for weight in weights]),
             **counts,
             max_new_tokens=self._policy.sampling.max_new_tokens,
-            entropy_RT=_stack([_entropy(own) for own in scores]) if "entropy" in needs else None,
+            entropy_RT=_stack([entropy_of(own) for own in scores]) if "entropy" in needs else None,
             reference_logp_RT=constant([one.reference_logp_NT for one in batch]),
         )
 
@@ -241,7 +241,8 @@ def _rows(groups: Sequence[TrainGroup]) -> Iterator[tuple[TrainGroup, int]]:
             yield from ((group, n) for n, where in enumerate(group.group.updated_on) if where == view)
 
 
-def _entropy(scores: Scores) -> Tensor:
+def entropy_of(scores: Scores) -> Tensor:
+    """Return the entropies ``[N, T]`` that scores were asked for."""
     assert scores.entropy_NT is not None
     return scores.entropy_NT
 

@@ -18,6 +18,7 @@ from saei.policy.anatomy import freeze
 from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.patches import use_patch_products
 from saei.policy.processors import load_processor
+from saei.policy.untrained import META, Untrained, build
 
 BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
 """Folders of the models that ship with the package, below ``saei/builtin``."""
@@ -50,27 +51,85 @@ class Parts:
     adapter: Any = None
 
 
-def load_parts(config: ModelConfig) -> Parts:
+def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts:
     """Load model, tokenizer and image processor, and put adapters into the model where they are asked for.
 
     Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
     package, the processor is composed of tokenizer and image processor, and ``notes`` say so.
 
+    Args:
+        config: Which model, and what of it is trained.
+        untrained: How the model is made without its weights; None loads them.
+
     Raises:
         ModelError: If something that is needed does not load.
     """
-    from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
-    path = _reachable(config)
-    saved = saved_adapter(path, config.revision)
     asked = config
-    if saved is not None:
-        config = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
-        path = _base_of(saved, config)
+    config, path, saved = _found(config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     _refuse_quantised(config, path)
+    device = device_of(config)
+    if untrained is None:
+        model = _trained(config, path).to(device)
+        model, adapter = _adapted(asked, model, saved, path)
+    else:
+        model = _built(config, path, device, untrained)
+        adapter = _prepared(config, model)
+    model.eval()
+    use_patch_products(model)
+    checkpoint_layers(model, config.gradient_checkpointing)
+    _set_threads(config, model)
+    return replace(_with_processors(config, path, model), adapter=adapter)
+
+
+def load_outline(config: ModelConfig, untrained: Untrained | None = None) -> Any:
+    """Return the model on the meta device: shapes, types, and what of it is trained, in no memory.
+
+    Args:
+        config: Which model, and what of it is trained.
+        untrained: How much of the model; None for all.
+
+    Raises:
+        ModelError: If there is no such model or it cannot be trained as the configuration says.
+    """
+    config, path, _ = _found(config)
+    _refuse_quantised(config, path)
+    model = _built(config, path, META, untrained or Untrained())
+    _prepared(config, model)
+    return model
+
+
+def has_weights(config: ModelConfig) -> bool:
+    """Return whether a model's weights are on this machine: in its folder, or in the hub's local cache.
+
+    Raises:
+        ModelError: If there is no such model.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = _reachable(config)
+    if Path(path).is_dir():
+        return any(file.suffix in (".safetensors", ".bin") for file in Path(path).iterdir())
+    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+    return any(isinstance(try_to_load_from_cache(path, name, revision=config.revision), str) for name in names)
+
+
+def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
+    """Return the model itself with its folder or hub id, and the adapter if that is what was asked for."""
+    path = _reachable(config)
+    saved = saved_adapter(path, config.revision)
+    if saved is None:
+        return config, path, None
+    base = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
+    return base, _base_of(saved, base), saved
+
+
+def _trained(config: ModelConfig, path: str) -> Any:
+    from transformers import AutoModelForImageTextToText
+
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -83,14 +142,24 @@ def load_parts(config: ModelConfig) -> Parts:
     except Exception as error:
         raise _not_loadable(config, "an image-text-to-text model", error) from error
     _refuse_random_weights(config, found)
-    device = config.device if config.device != "auto" else _best_device()
-    model = model.to(device)
-    model, adapter = _adapted(asked, model, saved, path)
-    model.eval()
-    use_patch_products(model)
-    checkpoint_layers(model, config.gradient_checkpointing)
-    _set_threads(config, model)
-    return replace(_with_processors(config, path, model), adapter=adapter)
+    return model
+
+
+def _built(config: ModelConfig, path: str, device: str, untrained: Untrained) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return build(AutoConfig.from_pretrained(path, revision=config.revision), config, device, untrained)
+    except Exception as error:  # each configuration has its own ways to be none
+        raise _not_loadable(config, "the configuration of an image-text-to-text model", error) from error
+
+
+def _prepared(config: ModelConfig, model: Any) -> Any:
+    """Put fresh adapters into an untrained model or freeze parts of it; return peft's wrapper, None without."""
+    if config.lora is not None:
+        return new_adapter(model, config.lora, base=config.path, revision=config.revision)
+    freeze(model, config.freeze)
+    return None
 
 
 def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: str) -> tuple[Any, Any]:
@@ -203,7 +272,10 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     )
 
 
-def _best_device() -> str:
+def device_of(config: ModelConfig) -> str:
+    """Return the device that a model is loaded onto."""
+    if config.device != "auto":
+        return config.device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -70,7 +70,7 @@ class PolicyModule(nn.Module):
     def __init__(self, model: Any, readout: Readout) -> None:
         super().__init__()
         self.model = model
-        self._readout = readout
+        self.readout = readout
 
     def forward(
         self, inputs: Mapping[str, Any] | None, targets: Targets | None = None, continuation: Continuation | None = None
@@ -113,7 +113,7 @@ class PolicyModule(nn.Module):
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse."""
         layer: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
-        readout = self._readout
+        readout = self.readout
         return layer if readout == Readout() else lambda hidden: readout(layer(hidden))
 
 

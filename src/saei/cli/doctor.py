@@ -1,0 +1,236 @@
+"""``saei doctor``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from saei.config import RunConfig
+    from saei.diagnostics.doctor import Diagnosis
+    from saei.diagnostics.sizing import Memory
+
+STEP = "What a step is"
+KNOWN = "Families"
+
+MEANINGS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "AdamW's moments",
+    "reference": "reference model",
+    "kept": "kept for the backward pass",
+}
+"""Names of the parts of memory."""
+
+
+def doctor(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="builtin, a run's folder, a checkpoint, a hub id, or a folder with weights or without.",
+        ),
+    ] = "builtin",
+    side: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Of the square picture, in pixels.", rich_help_panel=STEP)
+    ] = 448,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="training.prompts_per_step.", rich_help_panel=STEP)
+    ] = None,
+    responses: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="To each; half are adversarial.", rich_help_panel=STEP)
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="sampling.max_new_tokens.", rich_help_panel=STEP)
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="GB", help="Size for so much memory; by default what is free here."),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", metavar=FLAG, help="Leave the weights where they are.")
+    ] = False,
+    families: Annotated[
+        bool, typer.Option("--families", metavar=FLAG, help="Examine every known family.", rich_help_panel=KNOWN)
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", metavar=FLAG, help="As in the documentation.", rich_help_panel=KNOWN)
+    ] = False,
+    set_: Assignments = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a model before training: pixels, gradients, shared prefix, memory and time of a step, what to change."""
+    if families:
+        _families(markdown=markdown, as_json=as_json)
+        return
+    layers = [
+        {section: {name: value}}
+        for section, name, value in (
+            ("training", "prompts_per_step", prompts),
+            ("sampling", "max_new_tokens", tokens),
+        )
+        if value is not None
+    ]
+    config = _with_responses(policy_config(model, layers, set_ or [], plugin or []), responses)
+    from saei.diagnostics.doctor import diagnose
+    from saei.diagnostics.sizing import GB
+
+    found = diagnose(
+        config,
+        side=side,
+        random_weights=random_weights,
+        memory=None if memory is None else round(memory * GB),
+        told=lambda text: print(f"{text} ...", file=sys.stderr, flush=True),
+    )
+    print(json.dumps(found.as_json(), indent=2)) if as_json else _show(found)
+    if not found.healthy:
+        raise typer.Exit(2)
+
+
+def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
+    """Return the configuration with another number of responses, half of them adversarial where the sampler mixes."""
+    from saei.errors import ConfigError
+
+    if responses is None:
+        return config
+    fields = type(config.sampler).model_fields
+    if "n_adversarial" in fields:
+        update = {"n_clean": responses - responses // 2, "n_adversarial": responses // 2}
+    elif "n" in fields:
+        update = {"n": responses}
+    else:
+        raise ConfigError(
+            "--responses is for samplers that draw a fixed number.",
+            reason=f"The sampler is '{config.sampler.type}'.",
+            remedy="Set its own fields by --set sampler.….",
+        )
+    return config.model_copy(update={"sampler": config.sampler.model_copy(update=update)})
+
+
+def _show(found: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(found):
+        facts.add_row(name, value)
+    console.print(facts, markup=False)
+    if found.memory is not None:
+        _show_memory(console, found, found.memory)
+    if found.remedies:
+        table = Table("what takes less, each on top of those above", "then GB", box=None, padding=(0, 2, 0, 0))
+        for one in found.remedies:
+            fits = " fits" if found.available is not None and one.total <= found.available else ""
+            table.add_row(f"--set {one.assignment}", f"{_gb(one.total)}{fits}")
+        console.print("", table, sep="\n")
+    for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
+        text = " ".join(part for part in (finding.rule, finding.reason, finding.remedy) if part)
+        console.print(f"\n{number}. {'Problem: ' if finding.problem else ''}{text}", markup=False)
+    if not found.findings:
+        console.print("\nNothing to change.")
+
+
+def _facts(found: Diagnosis) -> list[tuple[str, str]]:
+    """Return the lines at the top."""
+    weights = "random weights" if found.random else "its own weights"
+    facts = [("model", found.model)]
+    if found.parameters is not None:
+        share = "all" if found.trained == found.parameters else f"{found.trained:,}"
+        facts.append(("parameters", f"{found.parameters:,} of {found.dtype}, {share} trained"))
+    facts.append(("device", found.device + (f", {found.threads} thread(s)" if found.device == "cpu" else "")))
+    seen = found.examination
+    if seen is not None:
+        copy = f"a copy with {found.examined} of its {found.layers} language layers" if found.examined else "the model"
+        facts += [
+            ("looked at", f"{copy}, {weights}"),
+            ("pixels", f"{seen.layout.replace('`', '')}, {'rounded' if seen.rounds else 'exact'}"),
+            ("canvas", f"the {seen.canvas} picture"),
+            ("gradient", f"off by {seen.gradient:.0e} from finite differences in {found.precision}"),
+            (
+                "prefix",
+                "one for all responses" + (f", off by {seen.deviation:.0e}" if seen.deviation else "")
+                if seen.not_shared is None
+                else "one per response, the slower way",
+            ),
+        ]
+    if found.sizes:
+        size = found.sizes
+        facts += [
+            ("a step", f"{size['prompts']} prompts x {size['responses']} responses x {size['tokens']} tokens"),
+            ("a prompt", f"{size['prompt_tokens']} tokens, {size['image_tokens']} of a picture of {size['side']} px"),
+        ]
+    return facts
+
+
+def _show_memory(console: Console, found: Diagnosis, memory: Memory) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    table = Table("memory of a step", "GB", "", box=None, padding=(0, 2, 0, 0))
+    table.columns[1].justify = "right"
+    for name, size in asdict(memory).items():
+        if size:
+            table.add_row(
+                MEANINGS[name], _gb(size), "counted by a pass of shapes" if name == "kept" else "by shapes and types"
+            )
+    free = "" if found.available is None else f"of {_gb(found.available)}"
+    table.add_row("together", _gb(memory.total), free)
+    if found.peak is not None:
+        whose = "of the process" if found.device == "cpu" else "of tensors"
+        table.add_row("measured", _gb(found.peak), f"peak {whose} in two steps")
+    console.print("", table, sep="\n")
+    if found.seconds is not None:
+        console.print(f"\nA step takes {found.seconds:.2f} s.")
+    else:
+        console.print("\nThe time of a step was not measured: the model in training does not fit here.")
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.3f}"
+
+
+def _families(*, markdown: bool, as_json: bool) -> None:
+    from saei.diagnostics.families import examine_families, family_table
+    from saei.diagnostics.zoo import FAMILIES
+
+    print("Examining tiny models of every family ...", file=sys.stderr, flush=True)
+    if markdown:
+        print(family_table())
+        return
+    if as_json:
+        from dataclasses import asdict
+
+        found: dict[str, Any] = {name: own and asdict(own) for name, own in examine_families()}
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("family", "pixels", "canvas", "way", "gradient", "shared", "off by", box=None, padding=(0, 1, 0, 0))
+    reasons = []
+    for name, own in examine_families():
+        if own is None:
+            table.add_row(name, "not examined")
+            reasons.append(f"{name} needs {', '.join(FAMILIES[name].missing)}.")
+            continue
+        layout, canvas, way, gradient, _, deviation = own.cells
+        shape = layout.partition(" + ")[0].strip("`")
+        table.add_row(name, shape, canvas, way, gradient, "no" if own.not_shared else "yes", deviation)
+        if own.not_shared:
+            reasons.append(f"{name} computes a prompt anew for each response: {own.not_shared}.")
+    console = Console(highlight=False)
+    console.print(table)
+    for reason in reasons:
+        console.print(f"\n{reason}", markup=False)

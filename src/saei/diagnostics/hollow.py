@@ -1,0 +1,69 @@
+"""Passes without arithmetic: tensors have their true shapes and types, and zeros where weights would be computed with.
+
+What autograd keeps for a backward pass depends on shapes alone. Where only that is asked, weights are neither drawn nor
+read, and the system gives no memory to pages that nothing touches: so a model passes that is larger than the machine.
+What does not come from weights, such as masks and sizes of pictures, is computed as ever. Source: original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+_DRAWN = frozenset({"normal_", "uniform_", "erfinv_"})
+"""Operations that fill weights with random numbers."""
+
+
+class Hollow(TorchDispatchMode):
+    """While it is entered, weights that are drawn are hollow, and whatever is computed from them; on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._hollow: dict[int, StorageWeakRef] = {}  # a reference, so that no other storage gets its number
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return an operation's result, or hollow zeros of its shape."""
+        kwargs = dict(kwargs or {})
+        name = func._schema.name.partition("::")[2]
+        known = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        if func.is_view or not (name in _DRAWN or any(one.untyped_storage()._cdata in self._hollow for one in known)):
+            return func(*args, **kwargs)
+        if name.endswith("_"):  # in place
+            self._mark(args[0])
+            return args[0]
+        shapes = None if func._schema.is_mutable else _shapes(func, args, kwargs)
+        if shapes is None or not all(one.is_floating_point() for one in tree_leaves(shapes) if isinstance(one, Tensor)):
+            return func(*args, **kwargs)
+        return tree_map_only(Tensor, lambda one: self._mark(_zeros(one)), shapes)
+
+    def _mark(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._hollow[storage._cdata] = StorageWeakRef(storage)
+        return tensor
+
+
+def _shapes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return what an operation gives on the meta device, None where it needs more than shapes."""
+    args, kwargs = tree_map_only(Tensor, lambda one: one.to("meta"), (args, kwargs))
+    if "device" in kwargs:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    try:
+        return func(*args, **kwargs)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _zeros(shape: Tensor) -> Tensor:
+    """Return zeros that take no memory before they are touched, as numpy's of some size do and torch's do not."""
+    length = 1 + sum((size - 1) * stride for size, stride in zip(shape.shape, shape.stride(), strict=True))
+    room = torch.from_numpy(np.zeros(length * shape.element_size() if shape.numel() else 0, np.uint8))
+    return room.view(shape.dtype).as_strided(shape.shape, shape.stride())

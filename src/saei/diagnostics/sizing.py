@@ -1,0 +1,131 @@
+"""How much memory training takes: of weights computed from their shapes, of a pass counted where autograd keeps it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that training takes; temporaries within one operation, and the libraries themselves, come on top.
+
+    Attributes:
+        weights: Of the model, adapters included.
+        gradients: Of what is trained.
+        optimizer: AdamW's two moments of what is trained.
+        reference: A second model, where the objective needs one.
+        kept: What autograd keeps for the largest backward pass of a step.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int = 0
+    kept: int = 0
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return sum(getattr(self, own.name) for own in fields(self))
+
+
+def memory_of(model: nn.Module, *, reference: bool = False) -> Memory:
+    """Return what a model's weights and their training take, by shapes and types; it may be on the meta device.
+
+    Args:
+        model: The model; what of it is trained requires a gradient.
+        reference: Whether a second one is kept beside it.
+    """
+    weights, trained = 0, 0
+    for parameter in model.parameters():
+        size = parameter.numel() * parameter.element_size()
+        weights += size
+        trained += size * parameter.requires_grad
+    return Memory(weights, trained, 2 * trained, weights if reference else 0)
+
+
+def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
+    """Return how many bytes autograd keeps until some work begins its first backward pass, or ends.
+
+    The model's own tensors are left aside. Counted by storage, so that views of one tensor count once; what is counted
+    is not really kept, so the work may be larger than the memory.
+    """
+    own = {one.untyped_storage()._cdata for one in (*model.parameters(), *model.buffers())}
+    kept: dict[int, tuple[StorageWeakRef, int]] = {}  # a reference, so that no other storage gets its number
+
+    def pack(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+
+    def unpack(packed: None) -> Tensor:
+        raise _BackwardError
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            work()
+    except _BackwardError:
+        pass
+    return sum(size for _, size in kept.values())
+
+
+class _BackwardError(Exception):
+    """A backward pass asks for what was not kept."""
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return how much memory is free for training on a device; None where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu" or sys.platform != "linux":
+        return None
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return min([1024 * int(lines["MemAvailable"].split()[0]), *_left_to_the_container()])
+
+
+def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
+    """Return the most memory in use while some work is done, what was there before included; None where unknown.
+
+    On an accelerator it is the memory of tensors, on a CPU the resident set of the process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device))
+    seen = _peak_is_reset() if device.type == "cpu" else False
+    work()
+    return _resident_peak() if seen else None
+
+
+def _left_to_the_container() -> list[int]:
+    """Return what a container's limit leaves, an empty list where there is none."""
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    try:
+        return [max(0, int(limit.read_text()) - int(used.read_text()))]
+    except (OSError, ValueError):  # no such files, or no limit
+        return []
+
+
+def _peak_is_reset() -> bool:
+    """Begin anew to watch for the largest resident set, and return whether the system allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident_peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
