@@ -107,6 +107,7 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
     assert [one.assignment for one in found.remedies] == [
         "training.micro_groups=1",
         "sampler.intervention.micro_groups=1",
+        "model.gradient_checkpointing=[vision,language]",
         "model.lora.rank=8",
         "model.dtype=bfloat16",
     ]
@@ -117,7 +118,8 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
 
 def test_a_setting_that_saves_nothing_is_not_named(bare: Path) -> None:
     run = config(changed(bare, dtype="bfloat16"))
-    named = [one.assignment for one in remedies(run, Footprint(10, 10), reference=False)]
+    count = Footprint(10, 10)
+    named = [one.assignment for one in remedies(run, count, lambda changed: count, reference=False)]
     assert named == ["training.micro_groups=1", "sampler.intervention.micro_groups=1", "model.lora.rank=8"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,6 +119,7 @@ def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
 def _show(found: Diagnosis) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -132,7 +134,7 @@ def _show(found: Diagnosis) -> None:
         table = Table("what takes less, each on top of those above", "then GB", box=None, padding=(0, 2, 0, 0))
         for one in found.remedies:
             fits = " fits" if found.available is not None and one.total <= found.available else ""
-            table.add_row(f"--set {one.assignment}", f"{_gb(one.total)}{fits}")
+            table.add_row(Text(f"--set {shlex.quote(one.assignment)}"), f"{_gb(one.total)}{fits}")
         console.print("", table, sep="\n")
     for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
         text = " ".join(part for part in (finding.rule, finding.reason, finding.remedy) if part)

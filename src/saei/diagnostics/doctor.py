@@ -180,13 +180,14 @@ class _Visit:
         found.threads = torch.get_num_threads()
         examined = None if parts is None else self._examined(parts)
         self._told("Counting what autograd keeps")
-        footprint = self._footprint(examined)
+        footprint = self._footprint(self.config, examined)
         found.memory = replace(found.memory, kept=footprint.of_step(self.config))
         fits = found.available is None or found.memory.total <= found.available
         if whole and parts is not None and (here is None or found.memory.total <= here):
             self._step(parts)
         if not fits:
-            found.remedies = remedies(self.config, footprint, reference=reference)
+            count = partial(self._footprint, examined=examined)
+            found.remedies = remedies(self.config, footprint, count, reference=reference)
         self._note(outline.dtype)
 
     def _load(self, config: Any, room: int | None) -> Parts | None:
@@ -243,8 +244,7 @@ class _Visit:
             )
         return policy
 
-    def _footprint(self, examined: Policy | None) -> Footprint:
-        config = self.config
+    def _footprint(self, config: RunConfig, examined: Policy | None) -> Footprint:
         found = hollow_footprint(config, Noise(Noise.Config(side=self._side)).example(0), examined)
         self.found.sizes = {
             "prompts": config.training.prompts_per_step,

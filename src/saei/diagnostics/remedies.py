@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,27 +28,32 @@ class Remedy:
     total: int
 
 
-def remedies(config: RunConfig, footprint: Footprint | None, *, reference: bool) -> list[Remedy]:
+def remedies(
+    config: RunConfig, footprint: Footprint, counted: Callable[[RunConfig], Footprint], *, reference: bool
+) -> list[Remedy]:
     """Return what to set, the harmless first: fewer groups at a time change nothing but the memory.
 
-    What autograd keeps is left as it was found: narrower types and frozen weights lower it further.
+    What autograd keeps is counted anew where layers are computed again, else left as it was found: narrower types and
+    frozen weights lower it further.
 
     Args:
         config: The run's configuration.
-        footprint: What autograd keeps for one group, None where it was not found out.
+        footprint: What autograd keeps for one group.
+        counted: Counts that of another configuration.
         reference: Whether the objective keeps a second model, which adapters make needless.
     """
     found: list[Remedy] = []
     for assignment, change in _changes(config):
         try:
-            config = validate(merge(RunConfig, dump(config), change))
-            outline = load_outline(config.model)
+            changed = validate(merge(RunConfig, dump(config), change))
+            outline = load_outline(changed.model)
+            if changed.model.gradient_checkpointing != config.model.gradient_checkpointing:
+                footprint = counted(changed)
         except SaeiError:  # such as for want of peft
             continue
+        config = changed
         memory = memory_of(outline, reference=reference and config.model.lora is None)
-        if footprint is not None:
-            memory = replace(memory, kept=footprint.of_step(config))
-        found.append(Remedy(assignment, memory.total))
+        found.append(Remedy(assignment, replace(memory, kept=footprint.of_step(config)).total))
     return [
         one for one, before in zip(found, [None, *found], strict=False) if before is None or one.total < before.total
     ]
@@ -61,6 +66,9 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if config.training.prompts_per_step > 1:
         for path, value in one.items():
             yield f"{path}={value}", nested(path, value)
+    parts = ["vision", "language"]
+    if set(config.model.gradient_checkpointing) != set(parts):
+        yield f"model.gradient_checkpointing=[{','.join(parts)}]", nested("model.gradient_checkpointing", parts)
     if config.model.lora is None:
         change = nested("model", {"lora": {"rank": 8}, "freeze": []})
         yield "model.lora.rank=8", change
