@@ -41,6 +41,7 @@ from saei.policy.pixels import to_image
 from saei.types import Grade, Response, View
 
 CPU = torch.device("cpu")
+LARGEST_SIDE = 512
 SHARED = "score + backward, shared prefix"
 PLAIN = "score + backward, the library's plain way"
 OFFICIAL = "score + backward, the model's own forward"
@@ -64,6 +65,7 @@ def build(width: int, vision_layers: int, tokens: int, vocabulary: int | None) -
     if vocabulary is not None:
         tokenizer.add_tokens([f"<word {number}>" for number in range(len(tokenizer), vocabulary)])
         config.text_config.vocab_size = vocabulary
+    config.text_config.max_position_embeddings = 4096
     scale = width / config.text_config.hidden_size
     for tower in (config.text_config, config.vision_config):
         tower.hidden_size = width
@@ -75,7 +77,9 @@ def build(width: int, vision_layers: int, tokens: int, vocabulary: int | None) -
     official = Qwen2_5_VLForConditionalGeneration(config).eval()
     model = copy.deepcopy(official)
     use_patch_products(model)
-    parts = Parts(model, tokenizer, build_image_processor())
+    pictures = build_image_processor()
+    pictures.size["longest_edge"] = LARGEST_SIDE**2
+    parts = Parts(model, tokenizer, pictures)
     return Policy(parts, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=tokens)), official
 
 

@@ -118,18 +118,18 @@ class Ends:
         return ended
 
 
-def save_model(folder: Path) -> None:
-    """Save a Qwen2.5-VL of width 256 with 4 + 4 layers and a vocabulary of 8192, random weights in float32."""
+def save_model(folder: Path, width: int = 256) -> None:
+    """Save a Qwen2.5-VL with 4 + 4 layers and a vocabulary of 8192, random weights in float32; heads are 64 wide."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": 8192,
-            "hidden_size": 256,
-            "intermediate_size": 1024,
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
             "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_attention_heads": width // 64,
+            "num_key_value_heads": width // 128,
             "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
             "bos_token_id": None,
@@ -139,14 +139,14 @@ def save_model(folder: Path) -> None:
         },
         vision_config={
             "depth": 4,
-            "hidden_size": 256,
-            "intermediate_size": 684,
-            "num_heads": 4,
+            "hidden_size": width,
+            "intermediate_size": 684 * width // 256,
+            "num_heads": width // 64,
             "patch_size": 14,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
             "window_size": 112,
-            "out_hidden_size": 256,
+            "out_hidden_size": width,
             "fullatt_block_indexes": [3],
         },
         **{
@@ -240,13 +240,13 @@ class Turns(TrainerCallback):
 
 
 def measure(
-    image_tokens: int, tokens: int, shortest: int, rounds: int, folder: Path, *, memory: bool
+    image_tokens: int, tokens: int, shortest: int, rounds: int, folder: Path, *, memory: bool, width: int = 256
 ) -> dict[str, Any]:
     """Run every way in turns at one size."""
     side = PIXELS_PER_TOKEN * round(image_tokens**0.5)
     model = folder / "model"
     if not model.exists():
-        save_model(model)
+        save_model(model, width)
     config = RunConfig(model=ModelConfig(path=str(model), device="cpu", threads=1), optimizer=OptimizerConfig(lr=LR))
     ours = Trainer(step_config(config, side=side, prompts=PROMPTS, tokens=tokens, folder=folder))
     banned_V = ours.policy.distribution.banned_V
@@ -271,6 +271,7 @@ def measure(
         prefix.decode = decode
     seconds = {name: values[1:] for name, values in turns.seconds.items()}  # the first warms up
     return {
+        "width": width,
         "image_tokens": image_tokens,
         "prompt_tokens": len(ours.policy.view(ours.task.example(0)).prompt_ids_P),
         "lengths": lengths,
@@ -314,6 +315,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--image-tokens", type=int, nargs="+", default=[64, 256, 576], help="square numbers")
     parser.add_argument("--tokens", type=int, default=64, help="of the longest response")
     parser.add_argument("--shortest", type=int, default=16, help="tokens of the shortest response")
+    parser.add_argument("--width", type=int, default=256, help="of text and vision, a multiple of 128")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="costs a step of each")
     parser.add_argument("--json", type=Path, help="file to write")
@@ -322,7 +324,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     kept = keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         results = [
-            measure(size, options.tokens, options.shortest, options.rounds, Path(folder), memory=options.memory)
+            measure(
+                size,
+                options.tokens,
+                options.shortest,
+                options.rounds,
+                Path(folder),
+                memory=options.memory,
+                width=options.width,
+            )
             for size in options.image_tokens
         ]
     show(results)

@@ -59,6 +59,15 @@ def test_peak_growth_is_that_of_one_call() -> None:
     assert peak_growth(lambda: 1 / 0, CPU) is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_growth_forgets_what_was_used_and_freed_before() -> None:
+    kept = "from saei.diagnostics.cost import keep_memory, peak_growth; import torch; keep_memory(); "
+    before = "[torch.ones(2**20) for _ in range(100)]; "
+    measure = "print(peak_growth(lambda: torch.ones(2**22), torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", kept + before + measure], capture_output=True, text=True, check=True)
+    assert 16e6 < int(done.stdout) < 40e6
+
+
 def test_noise_is_pure_and_of_its_size() -> None:
     task = Noise(Noise.Config(side=8))
     first, again, other, held_out = task.example(0), task.example(0), task.example(1), task.example(0, "eval")

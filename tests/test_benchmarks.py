@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from saei.data.bars import Bars
 from saei.policy.loading import Parts
@@ -45,6 +46,23 @@ def test_preparing(script: Any, tmp_path: Path) -> None:
     found = script("preparing").main([str(word) for pair in sizes.items() for word in pair])
     assert (found["images"], found["image_tokens"], found["decodes_per_image"]) == (23, 16, 1.0)
     assert json.loads(file.read_text()) == found
+
+
+def test_growth(script: Any, tmp_path: Path) -> None:
+    plot, file = tmp_path / "growth.png", tmp_path / "growth.json"
+    small = ["--responses", "2", "4", "--image-tokens", "16", "25", "--tokens-of-a-response", "3", "6"]
+    small += ["--vocabulary", "2000", "2500", "--base", "2", "16", "3", "2000", "--rounds", "1"]
+    growth = script("growth")
+    found = growth.main([*small, "--png", str(plot), "--json", str(file)])
+    for axis, points in found["points"].items():
+        assert [point["sizes"] for point in points] == [found["base"], found["base"] | {axis: points[1]["sizes"][axis]}]
+        assert all(point["seconds"].keys() == growth.LINES.keys() for point in points)
+    first, last = found["points"]["responses"]
+    for name, own in found["per_response"].items():
+        assert own == pytest.approx((last["seconds"][name] - first["seconds"][name]) / 2)
+    assert json.loads(file.read_text()) == found
+    with Image.open(plot) as picture:
+        assert picture.size == (810, 612)
 
 
 def small_scoring(more: dict[str, Any]) -> list[str]:

@@ -214,11 +214,11 @@ def test_banned_ids_are_never_sampled_and_ends_end(random_policy: Policy, views:
 def test_inverse_cdf_draws_the_distribution() -> None:
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
     uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    drawn = inverse_cdf(probabilities.log().expand(len(uniform), -1), uniform)
+    drawn = inverse_cdf(probabilities.expand(len(uniform), -1), uniform)
     counts = torch.bincount(drawn, minlength=6) / len(uniform)
     torch.testing.assert_close(counts, probabilities, atol=2e-5, rtol=0)
     edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert inverse_cdf(probabilities.log().expand(2, -1), edges).tolist() == [1, 4]
+    assert inverse_cdf(probabilities.expand(2, -1), edges).tolist() == [1, 4]
 
 
 def test_top_k_and_greedy_in_evaluation(random_policy: Policy, views: list[View]) -> None:

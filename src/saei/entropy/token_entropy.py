@@ -74,7 +74,7 @@ def token_statistics(
             return logp_m, None
         if entropy_temperature is not None and entropy_temperature != temperature:
             logp_mV = (logits_mV / entropy_temperature).log_softmax(-1)
-        return logp_m, _entropy_of(logp_mV)
+        return logp_m, entropy_of(logp_mV, logp_mV.exp())
 
     width = banned_V.shape[0] if banned_V is not None else int(head(hidden_Md[:1].detach()).shape[-1])
     rows = max(1, chunk_elements // width)
@@ -101,12 +101,14 @@ def token_statistics(
     return logp_M, torch.cat([entropy for _, entropy in parts if entropy is not None]) if with_entropy else None
 
 
+def entropy_of(logp_MV: Tensor, p_MV: Tensor) -> Tensor:
+    """Return the entropies ``[M]`` of log-probabilities, which may be -inf, and their exponentials."""
+    return (p_MV * -logp_MV.clamp_min(FLOOR)).sum(-1)
+
+
 def _entropy(logits_MV: Tensor) -> Tensor:
-    return _entropy_of(_wide(logits_MV).log_softmax(-1))
-
-
-def _entropy_of(logp_MV: Tensor) -> Tensor:
-    return (logp_MV.exp() * -logp_MV.clamp_min(FLOOR)).sum(-1)
+    logp_MV = _wide(logits_MV).log_softmax(-1)
+    return entropy_of(logp_MV, logp_MV.exp())
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saei.config import SamplingConfig
-from saei.entropy.token_entropy import token_entropy
+from saei.entropy.token_entropy import entropy_of, token_entropy
 from saei.policy.module import Distribution, NextToken
 
 Step = Callable[[Tensor, Tensor, Any], NextToken]
@@ -42,7 +42,7 @@ def decode(
     """Sample until every row ended or the length limit is reached.
 
     There is one uniform number per row and position whether or not the row is still live, so that what one row does
-    never changes another's draws. Rows that ended leave the batch once they are half of it.
+    never changes another's draws. Rows that ended leave the batch once they are a quarter of it.
 
     Args:
         first_RV: Logits of the first token of each row.
@@ -65,8 +65,8 @@ def decode(
     logits = first_RV
     for position in range(limit):
         uniform_R = uniform(position).to(device)
-        logp_LV, entropy_L = _log_probabilities(logits, distribution, sampling)
-        chosen = logp_LV.argmax(-1) if sampling.temperature == 0 else inverse_cdf(logp_LV, uniform_R[rows])
+        logp_LV, p_LV, entropy_L = _probabilities(logits, distribution, sampling)
+        chosen = p_LV.argmax(-1) if sampling.temperature == 0 else inverse_cdf(p_LV, uniform_R[rows])
         ids_RT[rows, position] = chosen
         logp_RT[rows, position] = logp_LV.gather(-1, chosen[:, None])[:, 0]
         entropy_RT[rows, position] = entropy_L
@@ -78,7 +78,7 @@ def decode(
         if n_live == 0:
             break
         if position + 1 < limit:
-            if drop_ended and 2 * n_live <= live.shape[0]:
+            if drop_ended and 4 * n_live <= 3 * live.shape[0]:
                 keep = live.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
                 rows, chosen = rows[keep], chosen[keep]
@@ -105,34 +105,44 @@ def uniforms(
     return lambda position: ahead_TR[position]
 
 
-def inverse_cdf(logp_LV: Tensor, uniform_L: Tensor) -> Tensor:
+def inverse_cdf(p_LV: Tensor, uniform_L: Tensor) -> Tensor:
     """Draw one id per row by inverting the float64 cumulative distribution; ids of probability 0 are never drawn.
 
     Args:
-        logp_LV: Log-probabilities, -inf where the probability is 0.
+        p_LV: Probabilities.
         uniform_L: float64 in [0, 1).
     """
-    cdf_LV = logp_LV.double().exp().cumsum(-1)
+    cdf_LV = p_LV.cumsum(-1, dtype=torch.float64)
     total_L1 = cdf_LV[:, -1:]
     # Rounding may carry u * total up to the total itself, behind which there is no id.
     threshold_L1 = torch.minimum(uniform_L[:, None] * total_L1, torch.nextafter(total_L1, torch.zeros_like(total_L1)))
     return torch.searchsorted(cdf_LV, threshold_L1, right=True)[:, 0]
 
 
-def _log_probabilities(
+def _probabilities(
     logits_LV: Tensor, distribution: Distribution, sampling: SamplingConfig
-) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities of the sampling distribution and its entropy, both float32."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities and probabilities of the sampling distribution and its entropy, all float32.
+
+    Over a large vocabulary each pass costs as much as a layer of the model: one exponential serves draw and entropy.
+    """
     if distribution.banned_V is not None:
         logits_LV = logits_LV.masked_fill(distribution.banned_V, -torch.inf)
-    scaled_LV = logits_LV / distribution.temperature
-    if distribution.entropy_temperature is None:
-        entropy_L = token_entropy(scaled_LV)
+    scaled_LV = _at_temperature(logits_LV, distribution.temperature)
+    logp_LV = scaled_LV.log_softmax(-1)
+    p_LV = logp_LV.exp()
+    if distribution.entropy_temperature in (None, distribution.temperature):
+        entropy_L = entropy_of(logp_LV, p_LV)
     else:
-        entropy_L = token_entropy(logits_LV / distribution.entropy_temperature)
+        entropy_L = token_entropy(_at_temperature(logits_LV, distribution.entropy_temperature))
     if sampling.top_k is not None or sampling.top_p < 1:
-        scaled_LV = _truncate(scaled_LV, sampling)
-    return scaled_LV.log_softmax(-1), entropy_L
+        logp_LV = _truncate(scaled_LV, sampling).log_softmax(-1)
+        p_LV = logp_LV.exp()
+    return logp_LV, p_LV, entropy_L
+
+
+def _at_temperature(logits_LV: Tensor, temperature: float) -> Tensor:
+    return logits_LV if temperature == 1 else logits_LV / temperature
 
 
 def _truncate(logits_LV: Tensor, sampling: SamplingConfig) -> Tensor:

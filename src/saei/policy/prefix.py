@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.config import SamplingConfig
+from saei.policy.cache import make_room
 from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
 from saei.policy.rows import (
@@ -230,6 +231,7 @@ class Prefix:
             expand_R = expand_R.to(policy.device)
             first.cache.batch_select_indices(expand_R)
             logits_RV, rows, tokens = logits_RV[expand_R], rows.select(expand_R), tokens.select(expand_R)
+        make_room(first.cache)
         start_KR = rows.positions_KBS.amax(dim=(0, 2)).expand(rows.positions_KBS.shape[0], -1) + 1
 
         def step(ids_L: Tensor, rows_L: Tensor, cache: Any) -> NextToken:

@@ -1,0 +1,56 @@
+"""A cache that decoding grows in place: its tensors keep room for tokens to come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+_ROOM = 64
+"""Tokens that new memory has room for: of so many steps one copies what there is, instead of each."""
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+    """Grows as its base class does; not for gradients, since it writes into tensors that it has handed out.
+
+    ``keys`` and ``values`` stay what they are to everyone else, the first columns of the memory behind them. Where
+    other tensors have taken their place, such as those of chosen rows, the next token gets new memory.
+
+    Args:
+        layer: The layer to go on from.
+    """
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.__dict__.update(layer.__dict__)
+        self._memory: dict[str, Tensor] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add tokens ``[R, heads, new, d]`` and return the keys and values of all."""
+        return self._grown("keys", key_states), self._grown("values", value_states)
+
+    def _grown(self, name: str, new_RHsd: Tensor) -> Tensor:
+        old_RHSd: Tensor = getattr(self, name)
+        length = old_RHSd.shape[2]
+        end = length + new_RHsd.shape[2]
+        memory = self._memory.get(name)
+        if memory is None or memory.data_ptr() != old_RHSd.data_ptr() or end > memory.shape[2]:
+            room = new_RHsd.new_empty(*new_RHsd.shape[:2], new_RHsd.shape[2] + _ROOM, new_RHsd.shape[3])
+            memory = self._memory[name] = torch.cat([old_RHSd, room], dim=2)
+        memory[:, :, length:end] = new_RHsd
+        grown = memory[:, :, :end]
+        setattr(self, name, grown)
+        return grown
+
+
+def make_room(cache: Any) -> None:
+    """Let the layers of a cache that would copy all they hold with each token write into room that they keep.
+
+    Others, such as those of sliding windows and linear attention, stay as they are.
+    """
+    layers = getattr(cache, "layers", [])
+    for number, layer in enumerate(layers):
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            layers[number] = RoomyLayer(layer)
