@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,7 @@ from saei.cli.resume import continued
 from saei.config import dump
 from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed
-from saei.engine import Trainer, checkpoint
+from saei.engine import Trainer, checkpoint, imageless
 from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.rundir import RunDir
 from saei.engine.stream import ViewStream
@@ -60,9 +61,22 @@ class Small(Task):
         return size
 
 
+class Texts(Small):
+    """Of the examples some have no picture."""
+
+    class Config(Small.Config):
+        type: Literal["texts"] = "texts"  # type: ignore[assignment]
+        texts: tuple[int, ...] = ()
+
+    def example(self, index: int, split: Split = "train") -> Example:
+        config: Any = self.config
+        example = super().example(index, split)
+        return replace(example, images=()) if split == "train" and index in config.texts else example
+
+
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    with registered(Checksum, Small):
+    with registered(Checksum, Small, Texts):
         yield
 
 
@@ -503,3 +517,25 @@ def test_precision_and_trackers_are_each_runs_own(model: Path, tmp_path: Path) -
     run = train(half).run.path
     assert all(value is not None for value in lines(run)[1].values())
     assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_a_run_stops_where_too_few_examples_have_a_picture(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of seven examples four have none: 57 %, which is seen over the first whole epoch of seven."""
+    monkeypatch.setattr(imageless, "FEW", 14)
+    changes: dict[str, Any] = {"task": {"type": "texts", "texts": (0, 2, 4, 6)}, "training__prompts_per_step": 7}
+    changes |= {"training__steps": 5, "evaluation__every": 9}
+    with pytest.raises(DataError, match="At most 50% of the examples may have no image") as stopped:
+        train(tiny(model, tmp_path, "half", **changes))
+    assert "8 of 14 had none" in (stopped.value.reason or "")
+    assert [line["step"] for line in lines(tmp_path / "half")][-1] == 2
+    assert checkpoint.step_of(checkpoint.latest(tmp_path / "half" / "checkpoints")) == 2
+    whole = train(tiny(model, tmp_path, "whole", training__max_untouched=0.6, **changes)).run
+    assert all(line["train/untouched/no-image"] == pytest.approx(4 / 7) for line in lines(whole.path)[1:])
+    run, config = RunDir.open(tmp_path / "half")
+    training = config.training.model_copy(update={"max_untouched": 0.6})
+    resumed = train(config.model_copy(update={"training": training}), resume=run).run
+    assert lines(resumed.path) == lines(whole.path)
+    clean = train(tiny(model, tmp_path, "clean", sampler={"type": "clean", "n": 4}, **changes)).run
+    assert lines(clean.path)[-1]["step"] == 5

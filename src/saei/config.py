@@ -182,6 +182,8 @@ class TrainingConfig(Section):
             always draw so.
         max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
             of 64, up to half.
+        max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
+            were 64.
         sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
             used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
     """
@@ -194,6 +196,7 @@ class TrainingConfig(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
     sift: bool = False
 
 

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
 
-MAY_CHANGE = ("training.steps", "output.checkpoint_every", "output.keep_checkpoints", "output.trackers")
+MAY_CHANGE = (
+    "training.steps",
+    "training.max_untouched",
+    "output.checkpoint_every",
+    "output.keep_checkpoints",
+    "output.trackers",
+)
 
 
 def continued(

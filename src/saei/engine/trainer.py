@@ -15,6 +15,7 @@ from saei.engine.answers import answer_together
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.grading import StepGrader
 from saei.engine.group_metrics import group_metrics, view_divergence
+from saei.engine.imageless import Imageless
 from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.progress import progress
 from saei.engine.ranks import claim_device, launch_options, ranks_of
@@ -149,6 +150,7 @@ class Trainer:
         self._sifted = self._sift() if config.training.sift and self.task.size("train") is not None else None
         self.step = 0
         self.budget = 0
+        self._imageless = Imageless(config.training.max_untouched)
         self._stopwatch = Stopwatch()
         self.sampler.check(self.policy, self.stream.preflight())
         evaluation = config.evaluation
@@ -169,6 +171,7 @@ class Trainer:
 
         Raises:
             Interrupted: If a signal asked to stop; a checkpoint was written.
+            DataError: If too many examples are unusable, or, after a checkpoint, if too many have no image.
         """
         config = self.config
         self.ranks.once(lambda: self.run.rewind(self.step if self.step else -1))
@@ -184,8 +187,11 @@ class Trainer:
                 self._write(self.train_step())
                 last = self.step == config.training.steps
                 stopping = self.ranks.any(stop.requested)
-                if last or stopping or self.step % config.output.checkpoint_every == 0:
+                problem = None if last else self._imageless.problem()
+                if last or stopping or problem or self.step % config.output.checkpoint_every == 0:
                     self.save()
+                if problem is not None:
+                    raise problem
                 if stopping and not last:
                     raise Interrupted(f"Stopped after step {self.step} of {config.training.steps}.")
             if self.stream.bad:
@@ -212,6 +218,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "stream": self.stream.state_dict(),
             "budget": self.budget,
+            "imageless": self._imageless.state_dict(),
             "others": others,
             **first,
         }
@@ -271,6 +278,7 @@ class Trainer:
         for name, strategy in self._stateful.items():
             restore(strategy, own[name])
         self.budget = int(state["budget"])
+        self._imageless.load_state_dict(state["imageless"])
         self.step = int(state["step"])
 
     def train_step(self) -> dict[str, float]:
@@ -302,6 +310,7 @@ class Trainer:
         with self._stopwatch.phase("reward"):
             scored = grader.score(groups)
         found = group_metrics(scored, self.ranks)
+        self._imageless.note(found, self.ranks.total(len(scored)))
         sampled = self.ranks.total(sum(len(group.responses) for group in groups))
         self.budget += sampled
         evaluating = (step + 1) % config.evaluation.every == 0 or step + 1 == config.training.steps
