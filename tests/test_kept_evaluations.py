@@ -61,7 +61,7 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder("qwen2_5_vl", tmp_path_factory.mktemp("tiny"))
+    return tiny_folder("Qwen2.5-VL", tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder("qwen2_5_vl", tmp_path_factory.mktemp("model"))
+    return tiny_folder("Qwen2.5-VL", tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_a_fixed_set_is_made_once_and_seen_by_all(random_policy: Policy, views: 
 def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)
     with registered(Checksum):
-        yield tiny(tiny_folder("qwen2_5_vl", tmp_path / "model"), tmp_path / "runs")
+        yield tiny(tiny_folder("Qwen2.5-VL", tmp_path / "model"), tmp_path / "runs")
 
 
 def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Path) -> None:
