@@ -190,6 +190,22 @@ def test_a_cache_without_gradient_is_noticed(qwen: Parts, monkeypatch: pytest.Mo
     assert Policy(qwen, ThinkBoxed(), shared_prefix=False).not_shared == "model.shared_prefix is false"
 
 
+def test_too_little_memory_is_not_taken_for_a_property_of_the_model(
+    qwen: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.cache_utils import DynamicLayer
+
+    def full(*arguments: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    inputs = Policy(qwen, ThinkBoxed())._prompts.example
+    with pytest.raises(torch.OutOfMemoryError):
+        pixel_dtype(changed(qwen, forward=full).model, inputs)
+    monkeypatch.setattr(DynamicLayer, "batch_repeat_interleave", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Policy(qwen, ThinkBoxed())
+
+
 def test_the_beginning_of_a_sequence_is_added_once() -> None:
     parts = tiny_parts(FAMILIES["Qwen2.5-VL"])
     tokenizer = parts.tokenizer

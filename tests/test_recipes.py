@@ -205,8 +205,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_init_lists_and_writes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     init.init()
-    listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == [recipe.name for recipe in ALL]
+    listed = capsys.readouterr().out
+    assert max(map(len, listed.splitlines())) <= 80
+    words = {word.removeprefix("-") for word in listed.split()}
+    assert {
+        part for recipe in ALL for part in (recipe.data, recipe.size, recipe.method, recipe.hardware or "full,")
+    } <= words
+    assert listed.split()[-1] in {recipe.name for recipe in ALL}
     init.init("geometry3k-7b-saei-lora")
     said = capsys.readouterr().out
     assert "saei train --config geometry3k-7b-saei-lora.yaml" in said
@@ -219,6 +224,7 @@ def test_init_lists_and_writes(here: Path, capsys: pytest.CaptureFixture[str]) -
     ("recipe", "file", "said"),
     [
         ("geometry3k-7b-sae", None, "Did you mean 'geometry3k-7b-saei'"),
+        ("foo", None, "'foo' is no recipe"),
         ("geometry3k-7b-saei", "mine.yaml", "mine.yaml exists"),
         ("geometry3k-7b-saei", "no/such/folder.yaml", "No such file"),
     ],

@@ -10,19 +10,18 @@ import typer
 
 def init(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="Such as geometry3k-7b-saei; without it, all are listed.")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="Such as geometry3k-7b-saei; without it, the choices are listed."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="New YAML file; by default RECIPE.yaml, here.")
+        Path | None, typer.Argument(metavar="FILE", help="New YAML file; by default RECIPE.yaml, here.")
     ] = None,
 ) -> None:
     """Write a recipe: a commented configuration for a known data set, a model and a method."""
-    from saei.recipes import find, recipes
+    from saei.recipes import choices, find
 
     if recipe is None:
-        width = max(len(one.name) for one in recipes())
-        for one in recipes():
-            print(f"{one.name:<{width}}  {one.title}")
+        print("\n".join(choices()))
         return
     found = find(recipe)
     file = Path(f"{found.name}.yaml") if file is None else file

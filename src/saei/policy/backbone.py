@@ -91,6 +91,8 @@ def pixel_dtype(model: Any, inputs: Mapping[str, Tensor]) -> torch.dtype | None:
         try:
             model(**{name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()})
             return None if dtype == torch.float32 else dtype
+        except torch.OutOfMemoryError:  # says nothing about the model
+            raise
         except (RuntimeError, ValueError, TypeError) as error:
             refusal = error
     raise ModelError(

@@ -37,6 +37,8 @@ def why_not_shared(policy: Policy) -> str | None:
     plain = _try(policy, view, responses, shared=False)
     try:
         shared = _try(policy, view, responses, shared=True)
+    except torch.OutOfMemoryError:  # says nothing about the model
+        raise
     except Exception as error:  # a cache that was not made for it fails in its own way
         return f"its cache cannot be handed on ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
     allowed = _TOLERANCE if policy.model.dtype.itemsize >= 4 else _HALF_TOLERANCE

@@ -1,5 +1,5 @@
 """Ready configurations for known data sets and models, each value with whose it is."""
 
-from saei.recipes.recipe import Recipe, find, recipes
+from saei.recipes.recipe import Recipe, choices, find, recipes
 
-__all__ = ["Recipe", "find", "recipes"]
+__all__ = ["Recipe", "choices", "find", "recipes"]

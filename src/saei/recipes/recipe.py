@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from saei.errors import ConfigError, nearest
+from saei.errors import ConfigError
 from saei.recipes.values import (
     ASSUMED,
     COMMON,
@@ -125,6 +126,16 @@ def recipes() -> list[Recipe]:
     return [Recipe(*choice) for choice in product(DATA, SIZES, METHODS, HARDWARE)]
 
 
+def choices() -> list[str]:
+    """Return the lines that say what recipes there are."""
+    lines = ["A recipe is called DATA-MODEL-METHOD, with its hardware behind that.", ""]
+    for axis, parts in (("DATA", DATA), ("MODEL", SIZES), ("METHOD", METHODS), ("hardware", HARDWARE)):
+        for number, (name, part) in enumerate(parts.items()):
+            shown = name if axis != "hardware" else f"-{name}" if name else "(nothing)"
+            lines.append(f"{'' if number else axis:<10}{shown:<14}{part.title}")
+    return [*lines, "", f"Such as: saei init {Recipe(next(iter(DATA)), '7b', 'saei', 'lora').name}"]
+
+
 def find(name: str) -> Recipe:
     """Return the recipe of a name.
 
@@ -133,5 +144,7 @@ def find(name: str) -> Recipe:
     """
     known = {recipe.name: recipe for recipe in recipes()}
     if name not in known:
-        raise ConfigError(f"'{name}' is no recipe.", remedy=nearest(name, known))
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        raise ConfigError(f"'{name}' is no recipe.", remedy=f"{hint}`saei init` says what a name is made of.")
     return known[name]
