@@ -109,6 +109,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(home: Path, launcher: Sequence[str], *arguments: str) -> None:
+    """Train, and let ``looked_at`` tell of this run alone."""
+    for file in home.glob("looked-*.txt"):
+        file.unlink()
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "saei.cli", "train", *arguments],
         cwd=home,
@@ -127,11 +130,9 @@ def fresh(name: str, steps: int = 3, settings: Mapping[str, object] = SETTINGS) 
 
 
 def looked_at(home: Path, world: int, rank: int) -> list[list[int]]:
-    """Return number and longest response of each group that a process trained on or dropped, and forget them."""
-    file = home / f"looked-{world}-{rank}.txt"
-    found = [[int(word) for word in line.split()] for line in file.read_text().splitlines()]
-    file.unlink()
-    return found
+    """Return number and longest response of each group that a process of the last run trained on or dropped."""
+    text = (home / f"looked-{world}-{rank}.txt").read_text()
+    return [[int(word) for word in line.split()] for line in text.splitlines()]
 
 
 def weights(home: Path, name: str) -> dict[str, torch.Tensor]:
