@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -435,8 +436,23 @@ def test_robust_prints_each_condition(saei: Saei) -> None:
     for name in ("clean", "noise-3", "entropy-3", "gold-3"):
         assert name in said.out
         assert EvaluationDir(Path("out") / name).complete
-    refused(saei("--robust", "--radius", "three"), "--radius takes fractions", "three")
+    for radius, rule in (("three", "--radius takes fractions"), ("0", "Radii are above 0")):
+        wrong = saei("--robust", "--radius", radius)
+        refused(wrong, rule, f"Got {radius!r}" if radius == "three" else "Got 0")
+        assert "Loading" not in wrong.err
     refused(saei("--base", "builtin"), "--base belongs to --robust")
+
+
+def test_a_run_as_base_is_its_newest_checkpoint(saei: Saei, model: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
+    shutil.copytree(model, checkpoint)
+    (checkpoint / "trainer.pt").touch()
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"config": {"model": {"path": "builtin"}}}))
+    options = ("--examples", 1, "--radius", "3/255", "--output", "out", "--set", "reward=checksum")
+    said = saei("--robust", "--base", "run", *options)
+    assert said.code == 0, said.err
+    settings = EvaluationDir(Path("out/gold-3-base")).settings()
+    assert settings["condition"]["base"]["path"] == str(checkpoint)
 
 
 @pytest.mark.slow

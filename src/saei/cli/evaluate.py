@@ -16,6 +16,7 @@ from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config, 
 if TYPE_CHECKING:
     from saei.config import RunConfig, SamplingConfig
     from saei.engine.benchmark import Asked
+    from saei.engine.robust import Harm
 
 DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
@@ -82,11 +83,13 @@ def evaluate(
         typer.Option("--robust", metavar=FLAG, help="Also on noisy and on attacked pictures.", rich_help_panel=HARM),
     ] = False,
     radius: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="R,R,...", help="Largest changes of a pixel value, of the range [0, 1].", rich_help_panel=HARM
+            metavar="R,R,...",
+            help="Largest changes of a pixel value, of the range [0, 1]; by default 2, 4 and 8 of 255.",
+            rich_help_panel=HARM,
         ),
-    ] = "2/255,4/255,8/255",
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -128,14 +131,15 @@ def evaluate(
     )
     n = responses or 1
     drawn["temperature"] = float(n > 1) if temperature is None else temperature
+    harm = _harm(radius, base, plugin or []) if robust else None
     note(f"Loading {config.model.path} ...")
     from saei.engine.benchmark import Asked
 
     asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
     sampling = config.sampling.model_copy(update=drawn)
     try:
-        if robust:
-            _harm(config, sampling, asked, radius, base, as_json)
+        if harm is not None:
+            _keep_robust(config, sampling, asked, harm, as_json)
         else:
             _keep(config, sampling, asked, as_json)
     except KeyboardInterrupt:
@@ -156,15 +160,21 @@ def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bo
         show_result(folder.path, folder.result())
 
 
-def _harm(
-    config: RunConfig, sampling: SamplingConfig, asked: Asked, radius: str, base: str | None, as_json: bool
-) -> None:
+def _harm(radius: str | None, base: str | None, plugins: list[str]) -> Harm:
+    """Return what --radius and --base ask for; a run as base is its newest checkpoint."""
+    from saei.engine.robust import Harm
+
+    path = None if base is None else policy_config(base, [], [], plugins).model.path
+    return Harm(base=path) if radius is None else Harm(_fractions(radius), path)
+
+
+def _keep_robust(config: RunConfig, sampling: SamplingConfig, asked: Asked, harm: Harm, as_json: bool) -> None:
     from saei.cli.result import show_robust
     from saei.engine.progress import progress
-    from saei.engine.robust import Harm, run_robust
+    from saei.engine.robust import run_robust
 
     with progress("Answered") as told:
-        found = run_robust(config, sampling, asked, Harm(_fractions(radius), base), told=told, note=note)
+        found = run_robust(config, sampling, asked, harm, told=told, note=note)
     if as_json:
         print(json.dumps(found, indent=2, default=str))
     else:

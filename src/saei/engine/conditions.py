@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
 from saei.config import SamplingConfig
+from saei.engine.answering import Move
 from saei.engine.seeding import derive
 from saei.entropy.everything import All
 from saei.interventions.context import SamplingContext
@@ -142,20 +143,18 @@ class FixedSet:
     Args:
         folder: Where they are kept.
         policy: The policy that is evaluated; it looks at the PNGs as at any picture.
-        make: Loads the base and returns what looks and moves; called when a picture is missing.
+        base: Looks at the pictures that are missing.
+        move: Moves what it sees.
     """
 
-    def __init__(self, folder: Path, policy: Policy, make: Callable[[], tuple[Policy, Eyes]]) -> None:
-        self._folder, self._policy, self._make = folder, policy, make
-        self._made: tuple[Policy, Eyes] | None = None
+    def __init__(self, folder: Path, policy: Policy, base: Policy, move: Move) -> None:
+        self._folder, self._policy, self._base, self._move = folder, policy, base, move
 
     def __call__(self, views: Sequence[View]) -> list[View]:
         """Return views of the moved pictures."""
         missing = [view.example for view in views if not all(file.exists() for file in self._files(view.example))]
         if missing:
-            self._made = self._made or self._make()
-            base, eyes = self._made
-            for moved in eyes([base.view(example) for example in missing]):
+            for moved in self._move([self._base.view(example) for example in missing]):
                 for canvas, file in zip(moved.canvases, self._files(moved.example), strict=True):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     temporary = file.with_suffix(".tmp")
