@@ -379,6 +379,11 @@ def test_what_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused(saei("runs/a", short=False), "Folders are arguments of --compare")
 
 
+def test_a_policy_that_does_not_load_leaves_no_folder(saei: Saei) -> None:
+    assert saei("--benchmark", "bars", "--model", "./mistyped").code == 2
+    assert not Path("runs").exists()
+
+
 def test_pass_at_k_without_naming_a_benchmark(saei: Saei) -> None:
     said = saei("--examples", 3, "--responses", 8, "--pass-at", "1,4", "--set", "reward=checksum")
     assert said.code == 0, said.err
@@ -420,6 +425,18 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     expected = (mean["saei-a"] + mean["saei-b"] - mean["grpo-a"] - mean["grpo-b"]) / 2
     assert (contrast["unit"], contrast["count"]) == ("base", 2)
     assert contrast["difference"]["mean"] == pytest.approx(expected)
+    for name in names:
+        shutil.copytree(Path("kept") / name, Path("trained") / name / "eval")
+    nested = json.loads(saei("--compare", "trained/grpo-*/eval", "trained/saei-*/eval", "--json", short=False).out)
+    assert nested["contrasts"][0]["difference"] == contrast["difference"]
+    first, second = nested["runs"].values()
+    assert list(first) == ["trained/grpo-a/eval", "trained/grpo-b/eval"]
+    assert [accuracy for _, accuracy in second.values()] == pytest.approx([mean["saei-a"], mean["saei-b"]])
+    other = Path("trained/saei-a/eval/settings.json")
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"plugins": ["mine.py"]}))
+    compared = saei("--compare", "trained/grpo-a/eval", "trained/saei-a/eval", short=False)
+    refused(compared, "trained/saei-a/eval has other plugins than the first")
+    refused(saei("--compare", "kept/grpo-a", "kept/grpo-a", short=False), "'kept/grpo-a' is given twice")
     saei(*SIZES, "--responses", 2, "--output", "kept/other")
     refused(
         saei("--compare", "kept/grpo-a", "kept/other", short=False), "kept/other has other responses than the first"

@@ -170,11 +170,13 @@ def run_benchmark(
         SaeiError: If data or model cannot be used, or the folder belongs to another evaluation.
     """
     benchmark = Benchmark(config, sampling, asked)
+    for text in benchmark.task.notes():
+        note(text)
+    policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
     folder = EvaluationDir(benchmark.folder)
     folder.begin(benchmark.settings)
-    for text in (*benchmark.task.notes(), f"Answers: {folder.path}"):
-        note(text)
-    benchmark.evaluate(folder, benchmark.load(), told=told)
+    note(f"Answers: {folder.path}")
+    benchmark.evaluate(folder, policy, told=told)
     return folder
 
 
