@@ -21,6 +21,7 @@ from PIL import Image
 from models import tiny_folder
 from runs import Checksum, registered
 from saei.cli import main
+from saei.data.table_task import TableTask
 from saei.engine import answering
 from saei.engine.evaluation_dir import EvaluationDir, base_of
 from saei.policy.prefix import Prefix
@@ -470,6 +471,18 @@ def test_a_run_as_base_is_its_newest_checkpoint(saei: Saei, model: Path, tmp_pat
     assert said.code == 0, said.err
     settings = EvaluationDir(Path("out/gold-3-base")).settings()
     assert settings["condition"]["base"]["path"] == str(checkpoint)
+
+
+def test_robust_says_what_an_evaluation_says(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, features, rows, _ = BENCHMARKS["mathverse"]
+    write(tmp_path / "data", "testmini", features, *rows, verse(9, "Vision Only", answer=""))
+    monkeypatch.setattr(TableTask, "notes", lambda self: ["Columns were found."])
+    said = saei("--robust", "--benchmark", "mathverse", "--data", tmp_path / "data", "--radius", "3/255")
+    assert said.code == 0, said.err
+    assert said.err.count("Columns were found.") == 1
+    assert said.out.count("~") == 5  # clean, three conditions, and the note
+    for text in ("Graded letters by rules", "Scores marked ~ are approximate", "1 examples could not be used"):
+        assert said.out.count(text) == 1
 
 
 @pytest.mark.slow

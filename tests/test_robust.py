@@ -151,7 +151,7 @@ def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Pat
         assert one["accuracy"] == own
         assert one["difference"]["mean"] == pytest.approx(own - found["clean"])
     written = json.loads((tmp_path / "out" / "robust.json").read_text())
-    assert "not how robust it is" in written["note"]
+    assert "not how robust it is" in written["notes"][0]
     before = (tmp_path / "out" / "gold-2" / "answers.jsonl").stat().st_mtime_ns
     assert run()["conditions"] == found["conditions"]
     assert (tmp_path / "out" / "gold-2" / "answers.jsonl").stat().st_mtime_ns == before

@@ -72,10 +72,12 @@ def run_robust(
         SaeiError: If data or a model cannot be used, or a folder belongs to another evaluation.
     """
     benchmark = Benchmark(config, sampling, asked)
+    for text in benchmark.task.notes():
+        note(text)
     home = asked.output or benchmark.folder.with_name(f"{benchmark.folder.name}-robust")
     policy = benchmark.load()
     base = _base(benchmark, harm.base) if harm.base else None
-    found = []
+    found, notes = [], dict[str, None]()  # most notes are the same under each condition
     for condition in conditions(harm.radii, harm.base):
         folder = EvaluationDir(home / condition.name)
         way = _settings(condition, config, base)
@@ -85,17 +87,19 @@ def run_robust(
         move: Move = Eyes(condition, attacked, benchmark.reward, sampling, asked.seed)
         if condition.base:
             move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
-        benchmark.evaluate(folder, policy, move=move, told=told)
+        notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, told=told)["notes"])
         found.append((condition, Evaluated(condition.name, "", items(folder.records()))))
     sides = [Side(condition.name, [one]) for condition, one in found]
     result = {
         "clean": found[0][1].accuracy,
+        "approximate": any(one.approximate for one in found[0][1].items),
         "conditions": [
             {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracy[1]}
             for (condition, _), contrast in zip(found[1:], contrasts(sides[0], sides[1:]), strict=True)
         ],
         "attack": f"PGD, {STEPS} steps of a quarter of the radius, no random start",
-        "note": NOTE,
+        "agreement": benchmark.task.reporting.agreement,
+        "notes": [NOTE, *notes],
         "settings": benchmark.settings,
         "folder": str(home),
     }
