@@ -380,6 +380,26 @@ def test_what_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused(saei("runs/a", short=False), "Folders are arguments of --compare")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--benchmark", "bars", "--task", "digits"), "--benchmark names the task"),
+        (("--batch", 8), "--batch belongs to an evaluation that is kept"),
+        (("--radius", "1/255"), "--radius belongs to --robust"),
+        (("--base", "builtin", "--output", "out"), "--base belongs to --robust"),
+        (("--compare", "a", "b", "--benchmark", "bars"), "Got --benchmark bars"),
+        (("--compare", "a", "b", "--robust"), "Got --robust"),
+        (("--compare", "a", "b", "--model", "builtin"), "Got --model builtin"),
+        (("--compare", "a", "b", "--set", "task=bars"), "Got --set"),
+        (("--responses", 4, "--temperature", 0), "have to be able to differ"),
+    ],
+)
+def test_no_option_is_ignored(saei: Saei, arguments: tuple[object, ...], said: str) -> None:
+    found = saei(*arguments, short=False)
+    refused(found, said)
+    assert "Loading" not in found.err
+
+
 def test_a_policy_that_does_not_load_leaves_no_folder(saei: Saei) -> None:
     assert saei("--benchmark", "bars", "--model", "./mistyped").code == 2
     assert not Path("runs").exists()

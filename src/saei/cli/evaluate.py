@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,12 @@ DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
 HARM = "Other pictures"
 
+OF_COMPARE = ("sides", "compare", "output", "as_json")
+"""All that --compare looks at."""
+
+OF_ROBUST = ("radius", "base")
+OF_KEPT = ("batch",)
+
 
 def note(text: str) -> None:
     """Say something that is no result."""
@@ -29,7 +35,8 @@ def note(text: str) -> None:
 
 
 def evaluate(
-    sides: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER]...", help="For --compare.")] = None,
+    ctx: typer.Context,
+    sides: Annotated[list[str] | None, typer.Argument(metavar="FOLDER", help="For --compare.")] = None,
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="builtin, a run's folder, a checkpoint, a model folder, or a hub id.")
     ] = "builtin",
@@ -37,7 +44,8 @@ def evaluate(
         str | None, typer.Option(metavar="NAME", help="Data set or task to be scored on, as a whole, greedily.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Task of a quick look; by default the run's own, else bars.")
+        str | None,
+        typer.Option(metavar="NAME", help="Task where no --benchmark is named; by default the run's own, else bars."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="PATH", help="The data: a file, a folder, or a hub id.")] = None,
     examples: Annotated[
@@ -45,7 +53,12 @@ def evaluate(
     ] = None,
     responses: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="To each; by default 1, of a quick look 8.", rich_help_panel=DRAWN),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="To each; by default 1, of a quick look that is not greedy 8.",
+            rich_help_panel=DRAWN,
+        ),
     ] = None,
     temperature: Annotated[
         float | None,
@@ -102,26 +115,28 @@ def evaluate(
 ) -> None:
     """Measure a policy on held-out examples, clean view.
 
-    With --benchmark (or --output, --split, --pass-at, --robust) every answer is kept, and the same command goes on
-    where it was stopped. Else it is a quick look: accuracy and how varied answers are, nothing written.
+    With --benchmark (or --output, --split, --pass-at, --robust) every answer is kept: the command goes on if stopped.
+
+    Else it is a quick look: accuracy and how varied answers are, nothing written.
     """
+    kept = robust or any(option is not None for option in (benchmark, split, pass_at, output))
+    _check(ctx, "compare" if compare or sides else "kept" if kept else "look", robust=robust)
     if compare or sides:
         from saei.cli.compare import compare_sides
 
         compare_sides(sides or [], asked=compare, output=output, as_json=as_json)
         return
-    if base is not None and not robust:
-        from saei.errors import ConfigError
-
-        raise ConfigError("--base belongs to --robust.", reason=f"Got '{base}'.", remedy="Add --robust.")
     drawn: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    if all(option is None for option in (benchmark, split, pass_at, output)) and not robust:
+    if not kept:
+        from saei.engine.benchmark import check_draws
         from saei.layers import nested
 
         layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
         config = policy_config(model, layers, set_ or [], plugin or [])
         drawn["temperature"] = 1.0 if temperature is None else temperature
-        _look(config, drawn, examples or 128, responses or 8, seed, as_json)
+        n = responses or (8 if drawn["temperature"] else 1)
+        check_draws(n, drawn["temperature"])
+        _look(config, drawn, examples or 128, n, seed, as_json)
         return
 
     from saei.cli.benchmark import benchmark_config
@@ -145,6 +160,32 @@ def evaluate(
     except KeyboardInterrupt:
         note("Stopped. Complete batches are kept; the same command goes on.")
         sys.exit(130)
+
+
+def _check(ctx: typer.Context, mode: Literal["compare", "kept", "look"], *, robust: bool) -> None:
+    """Refuse what was given and would not be looked at.
+
+    Raises:
+        ConfigError: Naming the option and what it belongs to.
+    """
+    from saei.errors import ConfigError
+
+    # Not every release of typer has click's own enumeration of sources; its names are the same.
+    given = [name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    for name in given:
+        option = {"set_": "--set"}.get(name, "--" + name.replace("_", "-"))
+        got = f"Got {option} {ctx.params[name]}."
+        if mode == "compare":
+            if name not in OF_COMPARE and ctx.params["compare"]:
+                raise ConfigError("--compare reads what is kept.", reason=got, remedy=f"Leave {option} out.")
+        elif name in OF_ROBUST and not robust:
+            raise ConfigError(f"{option} belongs to --robust.", reason=got, remedy="Add --robust.")
+        elif name in OF_KEPT and mode == "look":
+            raise ConfigError(f"{option} belongs to an evaluation that is kept.", reason=got, remedy="Add --output.")
+    if "benchmark" in given and "task" in given and mode == "kept":
+        raise ConfigError(
+            "--benchmark names the task.", reason=f"Got --task {ctx.params['task']}, too.", remedy="Leave one out."
+        )
 
 
 def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
