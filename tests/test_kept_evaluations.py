@@ -21,9 +21,12 @@ from PIL import Image
 from models import tiny_folder
 from runs import Checksum, registered
 from saei.cli import main
+from saei.cli.compare import show_contrasts
 from saei.data.table_task import TableTask
 from saei.engine import answering
 from saei.engine.evaluation_dir import EvaluationDir, base_of
+from saei.evaluation.comparison import Contrast
+from saei.evaluation.intervals import Interval
 from saei.policy.prefix import Prefix
 from saei.types import Response
 from test_presets import (
@@ -466,6 +469,22 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     refused(saei("--compare", "kept/grpo-a", short=False), "two sides or more")
     (Path("kept") / "saei-a" / "result.json").unlink()
     refused(saei("--compare", "kept/grpo-a", "kept/saei-a", short=False), "the same command goes on")
+
+
+def test_a_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "runs/eval/saei-*"
+    one = Contrast(
+        name, "base", 12, (0.512, 0.634), Interval(0.122, -0.011, 0.255), 0.00123, "exact sign flips", 0.00246, 0.1
+    )
+    show_contrasts("runs/eval/grpo-*", [one], {})
+    shown = capsys.readouterr().out.splitlines()
+    header, row = shown[1:3]
+    assert header.split() == ["side", "accuracy", "difference,", "95", "%", "interval", "p", "Holm"]
+    assert row.split()[0] == name
+    assert row.split()[-2:] == ["0.00123", "0.00246"]
+    assert max(len(header), len(row)) <= 80
+    assert "exact sign flips over 12 bases" in shown[3]
 
 
 def test_robust_prints_each_condition(saei: Saei) -> None:

@@ -94,7 +94,7 @@ def run_robust(
         "clean": found[0][1].accuracy,
         "approximate": any(one.approximate for one in found[0][1].items),
         "conditions": [
-            {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracy[1]}
+            {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracies[1]}
             for (condition, _), contrast in zip(found[1:], contrasts(sides[0], sides[1:]), strict=True)
         ],
         "attack": f"PGD, {STEPS} steps of a quarter of the radius, no random start",

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest, t
 
+MOST_FLIPS = 20
+"""Differences up to which all sign patterns are looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -49,10 +52,10 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     It is the share of all ``2**n`` sign patterns whose absolute sum reaches the observed one.
 
     Raises:
-        ValueError: For more than 20 differences.
+        ValueError: For more than ``MOST_FLIPS`` differences.
     """
-    if len(differences) > 20:
-        raise ValueError("All sign patterns are looked at: 20 differences at most.")
+    if len(differences) > MOST_FLIPS:
+        raise ValueError(f"All sign patterns are looked at: {MOST_FLIPS} differences at most.")
     observed = abs(sum(differences)) * (1 - 1e-12)  # sums of the same numbers in another order differ by rounding
     patterns = itertools.product((1, -1), repeat=len(differences))
     sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
