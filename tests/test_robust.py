@@ -17,8 +17,9 @@ from runs import Checksum, registered, tiny
 from saei.config import SamplingConfig
 from saei.data.bars import Bars
 from saei.engine.benchmark import Asked
-from saei.engine.conditions import Condition, Eyes, FixedSet, conditions
+from saei.engine.conditions import Condition, Eyes, conditions
 from saei.engine.evaluation_dir import EvaluationDir
+from saei.engine.fixed_set import FixedSet
 from saei.engine.robust import Harm, run_robust
 from saei.errors import ConfigError, SaeiError
 from saei.policy import Policy

@@ -13,8 +13,9 @@ from typing import Any
 from saei.config import ModelConfig, RunConfig, SamplingConfig
 from saei.engine.answering import Move
 from saei.engine.benchmark import Asked, Benchmark
-from saei.engine.conditions import STEPS, Condition, Eyes, FixedSet, conditions
+from saei.engine.conditions import STEPS, Condition, Eyes, conditions
 from saei.engine.evaluation_dir import EvaluationDir, finite, model_settings
+from saei.engine.fixed_set import FixedSet
 from saei.errors import ConfigError
 from saei.evaluation.comparison import Evaluated, Side, contrasts
 from saei.evaluation.records import items
