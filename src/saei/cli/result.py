@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saei.rewards.graders.tidy import shown
+from saei.errors import shown
 
 
 def show_result(folder: Path, result: Mapping[str, Any]) -> None:
