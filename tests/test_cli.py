@@ -345,11 +345,11 @@ def test_eval_of_a_run_a_checkpoint_and_a_folder(saei: Callable[..., Said], fini
     assert found["metrics"]["length"] <= 6  # the run's own limit, not the default of 48
     assert json.loads(saei("eval", "--model", checkpoint, *sizes, "--json").out) == found
     assert "nll" in found["metrics"]
-    for other in (("--temperature", "0"), ("--top-p", "0.5"), ("--top-k", "3")):
+    for other in (("--temperature", "0", "--responses", 1), ("--top-p", "0.5"), ("--top-k", "3")):
         narrow = json.loads(saei("eval", "--model", checkpoint, *sizes, *other, "--json").out)["metrics"]
         assert "accuracy" in narrow
         assert "nll" not in narrow  # the probe is defined at temperature 1 over the full vocabulary
-    said = saei("eval", "--model", model, *sizes, "--task", "digits", "--temperature", 0, "--top-k", 5)
+    said = saei("eval", "--model", model, "--examples", 2, "--task", "digits", "--temperature", 0, "--top-k", 5)
     assert said.code == 0
     assert "2 examples of digits (eval split, clean view)" in said.out
     assert "temperature 0.0, top_k 5" in said.out

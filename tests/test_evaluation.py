@@ -170,7 +170,7 @@ def test_fresh_answers_do_not_depend_on_the_training_distribution(random_parts: 
         policy = Policy(random_parts, ThinkBoxed(), sampling=sampling, entropy=entropy)
         views = [policy.view(bars.example(i, "eval")) for i in range(3)]
         one: Any = sampling.model_copy(update={"temperature": 1.0})
-        found.append(answer(policy, Checksum(), views, responses=2, sampling=one, seed=5, batch=2))
+        found.append(answer(policy, Checksum(), views, responses=2, sampling=one, seed=5))
     for own in found[1:]:
         assert probe_metrics(own, bars) == probe_metrics(found[0], bars)
     plain = Policy(random_parts, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=6))

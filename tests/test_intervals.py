@@ -11,12 +11,11 @@ from scipy.stats import permutation_test, ttest_1samp, ttest_rel
 from saei.evaluation.intervals import mean_interval, proportion_interval, sign_flip_p
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
 @pytest.mark.parametrize("size", [2, 3, 64])
-def test_equals_the_interval_of_the_t_test(size: int, confidence: float) -> None:
+def test_equals_the_interval_of_the_t_test(size: int) -> None:
     values = np.random.default_rng(size).normal(1, 3, size).tolist()
-    expected = ttest_1samp(values, 0).confidence_interval(confidence)
-    found = mean_interval(values, confidence)
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    found = mean_interval(values)
     assert found.mean == pytest.approx(np.mean(values), rel=1e-12)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
 

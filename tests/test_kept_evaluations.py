@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from PIL import Image
 from models import tiny_folder
 from runs import Checksum, registered
 from saei.cli import main
+from saei.cli.compare import show_contrasts
+from saei.data.table_task import TableTask
 from saei.engine import answering
 from saei.engine.evaluation_dir import EvaluationDir, base_of
+from saei.evaluation.comparison import Contrast
+from saei.evaluation.intervals import Interval
 from saei.policy.prefix import Prefix
 from saei.types import Response
 from test_presets import (
@@ -378,6 +383,31 @@ def test_what_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused(saei("runs/a", short=False), "Folders are arguments of --compare")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--benchmark", "bars", "--task", "digits"), "--benchmark names the task"),
+        (("--batch", 8), "--batch belongs to an evaluation that is kept"),
+        (("--radius", "1/255"), "--radius belongs to --robust"),
+        (("--base", "builtin", "--output", "out"), "--base belongs to --robust"),
+        (("--compare", "a", "b", "--benchmark", "bars"), "Got --benchmark bars"),
+        (("--compare", "a", "b", "--robust"), "Got --robust"),
+        (("--compare", "a", "b", "--model", "builtin"), "Got --model builtin"),
+        (("--compare", "a", "b", "--set", "task=bars"), "Got --set"),
+        (("--responses", 4, "--temperature", 0), "have to be able to differ"),
+    ],
+)
+def test_no_option_is_ignored(saei: Saei, arguments: tuple[object, ...], said: str) -> None:
+    found = saei(*arguments, short=False)
+    refused(found, said)
+    assert "Loading" not in found.err
+
+
+def test_a_policy_that_does_not_load_leaves_no_folder(saei: Saei) -> None:
+    assert saei("--benchmark", "bars", "--model", "./mistyped").code == 2
+    assert not Path("runs").exists()
+
+
 def test_pass_at_k_without_naming_a_benchmark(saei: Saei) -> None:
     said = saei("--examples", 3, "--responses", 8, "--pass-at", "1,4", "--set", "reward=checksum")
     assert said.code == 0, said.err
@@ -419,6 +449,18 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     expected = (mean["saei-a"] + mean["saei-b"] - mean["grpo-a"] - mean["grpo-b"]) / 2
     assert (contrast["unit"], contrast["count"]) == ("base", 2)
     assert contrast["difference"]["mean"] == pytest.approx(expected)
+    for name in names:
+        shutil.copytree(Path("kept") / name, Path("trained") / name / "eval")
+    nested = json.loads(saei("--compare", "trained/grpo-*/eval", "trained/saei-*/eval", "--json", short=False).out)
+    assert nested["contrasts"][0]["difference"] == contrast["difference"]
+    first, second = nested["runs"].values()
+    assert list(first) == ["trained/grpo-a/eval", "trained/grpo-b/eval"]
+    assert [accuracy for _, accuracy in second.values()] == pytest.approx([mean["saei-a"], mean["saei-b"]])
+    other = Path("trained/saei-a/eval/settings.json")
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"plugins": ["mine.py"]}))
+    compared = saei("--compare", "trained/grpo-a/eval", "trained/saei-a/eval", short=False)
+    refused(compared, "trained/saei-a/eval has other plugins than the first")
+    refused(saei("--compare", "kept/grpo-a", "kept/grpo-a", short=False), "'kept/grpo-a' is given twice")
     saei(*SIZES, "--responses", 2, "--output", "kept/other")
     refused(
         saei("--compare", "kept/grpo-a", "kept/other", short=False), "kept/other has other responses than the first"
@@ -429,14 +471,57 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     refused(saei("--compare", "kept/grpo-a", "kept/saei-a", short=False), "the same command goes on")
 
 
+def test_a_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "runs/eval/saei-*"
+    one = Contrast(
+        name, "base", 12, (0.512, 0.634), Interval(0.122, -0.011, 0.255), 0.00123, "exact sign flips", 0.00246, 0.1
+    )
+    show_contrasts("runs/eval/grpo-*", [one], {})
+    shown = capsys.readouterr().out.splitlines()
+    header, row = shown[1:3]
+    assert header.split() == ["side", "accuracy", "difference,", "95", "%", "interval", "p", "Holm"]
+    assert row.split()[0] == name
+    assert row.split()[-2:] == ["0.00123", "0.00246"]
+    assert max(len(header), len(row)) <= 80
+    assert "exact sign flips over 12 bases" in shown[3]
+
+
 def test_robust_prints_each_condition(saei: Saei) -> None:
     said = saei("--robust", "--examples", 1, "--radius", "3/255", "--output", "out", "--set", "reward=checksum")
     assert said.code == 0, said.err
     for name in ("clean", "noise-3", "entropy-3", "gold-3"):
         assert name in said.out
         assert EvaluationDir(Path("out") / name).complete
-    refused(saei("--robust", "--radius", "three"), "--radius takes fractions", "three")
+    for radius, rule in (("three", "--radius takes fractions"), ("0", "Radii are above 0")):
+        wrong = saei("--robust", "--radius", radius)
+        refused(wrong, rule, f"Got {radius!r}" if radius == "three" else "Got 0")
+        assert "Loading" not in wrong.err
     refused(saei("--base", "builtin"), "--base belongs to --robust")
+
+
+def test_a_run_as_base_is_its_newest_checkpoint(saei: Saei, model: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
+    shutil.copytree(model, checkpoint)
+    (checkpoint / "trainer.pt").touch()
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"config": {"model": {"path": "builtin"}}}))
+    options = ("--examples", 1, "--radius", "3/255", "--output", "out", "--set", "reward=checksum")
+    said = saei("--robust", "--base", "run", *options)
+    assert said.code == 0, said.err
+    settings = EvaluationDir(Path("out/gold-3-base")).settings()
+    assert settings["condition"]["base"]["path"] == str(checkpoint)
+
+
+def test_robust_says_what_an_evaluation_says(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, features, rows, _ = BENCHMARKS["mathverse"]
+    write(tmp_path / "data", "testmini", features, *rows, verse(9, "Vision Only", answer=""))
+    monkeypatch.setattr(TableTask, "notes", lambda self: ["Columns were found."])
+    said = saei("--robust", "--benchmark", "mathverse", "--data", tmp_path / "data", "--radius", "3/255")
+    assert said.code == 0, said.err
+    assert said.err.count("Columns were found.") == 1
+    assert said.out.count("~") == 5  # clean, three conditions, and the note
+    for text in ("Graded letters by rules", "Scores marked ~ are approximate", "1 examples could not be used"):
+        assert said.out.count(text) == 1
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from runs import Checksum, registered, tiny
 from saei.config import SamplingConfig
 from saei.data.bars import Bars
 from saei.engine.benchmark import Asked
-from saei.engine.conditions import Condition, Eyes, FixedSet, conditions
+from saei.engine.conditions import Condition, Eyes, conditions
 from saei.engine.evaluation_dir import EvaluationDir
+from saei.engine.fixed_set import FixedSet
 from saei.engine.robust import Harm, run_robust
-from saei.errors import ConfigError
+from saei.errors import ConfigError, SaeiError
 from saei.policy import Policy
 from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.tagged import R1V
@@ -106,19 +107,19 @@ def test_gold_response_is_the_rewards_own_form(random_policy: Policy, views: lis
 def test_a_fixed_set_is_made_once_and_seen_by_all(random_policy: Policy, views: list[View], tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def make() -> tuple[Policy, Eyes]:
-        calls.append(1)
-        return random_policy, eyes(random_policy, "gold")
+    def move(seen: Sequence[View]) -> list[View]:
+        calls.append(len(seen))
+        return eyes(random_policy, "gold")(seen)
 
-    first = FixedSet(tmp_path, random_policy, make)(views[:2])
+    first = FixedSet(tmp_path, random_policy, random_policy, move)(views[:2])
     (wanted,) = eyes(random_policy, "gold")(views[:2])[1:]
     assert torch.equal(first[1].canvases[0], wanted.canvases[0])
     assert first[1].origin != CLEAN
-    again = FixedSet(tmp_path, random_policy, make)
+    again = FixedSet(tmp_path, random_policy, random_policy, move)
     assert torch.equal(again(views[:2])[0].canvases[0], first[0].canvases[0])
-    assert len(calls) == 1
+    assert calls == [2]
     again(views)
-    assert len(calls) == 2
+    assert calls == [2, 1]
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
@@ -151,13 +152,39 @@ def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Pat
         assert one["accuracy"] == own
         assert one["difference"]["mean"] == pytest.approx(own - found["clean"])
     written = json.loads((tmp_path / "out" / "robust.json").read_text())
-    assert "not how robust it is" in written["note"]
+    assert "not how robust it is" in written["notes"][0]
     before = (tmp_path / "out" / "gold-2" / "answers.jsonl").stat().st_mtime_ns
     assert run()["conditions"] == found["conditions"]
     assert (tmp_path / "out" / "gold-2" / "answers.jsonl").stat().st_mtime_ns == before
 
 
-def test_no_radius_is_refused(setting: Any) -> None:
+def test_pictures_are_shared_by_those_who_would_make_the_same(setting: Any, tmp_path: Path) -> None:
+    def sets(output: str, *, responses: int = 1, **changes: Any) -> set[str]:
+        config = tiny(tmp_path / "model", tmp_path / "runs", **changes)
+        sampling = config.sampling.model_copy(update={"temperature": float(responses > 1)})
+        asked = Asked(examples=1, responses=responses, output=tmp_path / output)
+        harm = Harm((RADIUS,), base=str(tmp_path / "model"))
+        run_robust(config, sampling, asked, harm, told=lambda *_: None, note=lambda _: None)
+        recorded = EvaluationDir(tmp_path / output / "gold-8-base").settings()["condition"]["base"]
+        assert recorded["dtype"] == config.model.dtype
+        return {folder.name for folder in (tmp_path / "runs" / "attacked").iterdir()}
+
+    first = sets("a")
+    assert len(first) == 2
+    assert sets("b", responses=2) == first  # attacks draw greedily however the evaluation does
+    assert len(sets("c", sampling__max_new_tokens=3)) == 4
+    assert len(sets("d", entropy={"temperature": 2.0})) == 6
+    assert len(sets("e", model__dtype="float32")) == 8
+
+
+def test_a_wrong_base_is_refused_before_anything_is_answered(setting: Any, tmp_path: Path) -> None:
+    asked, harm = Asked(examples=1, output=tmp_path / "out"), Harm(base=str(tmp_path / "none"))
+    with pytest.raises(SaeiError, match="none"):
+        run_robust(setting, GREEDY, asked, harm, told=lambda *_: None, note=print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_radius_is_refused() -> None:
     for radii in ((), (Fraction(0),)):
         with pytest.raises(ConfigError, match="Radii are above 0"):
-            run_robust(setting, GREEDY, Asked(), Harm(radii), told=lambda *_: None, note=print)
+            Harm(radii)

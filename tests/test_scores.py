@@ -216,7 +216,7 @@ def test_seeds_of_one_base_are_no_replication() -> None:
 def test_two_policies_are_compared_by_item() -> None:
     before, after = [0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0]
     (found,) = contrasts(Side("a", [run("x", before)]), [Side("b", [run("y", after)])])
-    assert (found.unit, found.count, found.accuracy) == ("item", 7, pytest.approx((2 / 7, 5 / 7)))
+    assert (found.unit, found.count, found.accuracies) == ("item", 7, pytest.approx((2 / 7, 5 / 7)))
     assert (found.test, found.p) == ("exact McNemar", pytest.approx(2 * (5 + 1) / 32))  # 4 of 5 discordant
     (same,) = contrasts(Side("a", [run("x", before)]), [Side("a", [run("x", before)])])
     # None of 7 differs: if more than 41 % did, that would happen in less than 2.5 %.

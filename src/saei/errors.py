@@ -1,4 +1,4 @@
-"""Errors a user can act on: each says the rule, the reason and the remedy."""
+"""Errors a user can act on: each says the rule, the reason and the remedy; and how they show what was wrong."""
 
 from __future__ import annotations
 
@@ -62,3 +62,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names) or 'none'}."
+
+
+def shown(text: str, width: int = 60) -> str:
+    """Return a text for a message: on one line, printable, cut to ``width`` characters."""
+    line = " ".join(text[: 4 * width].split())
+    line = "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in line)
+    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"

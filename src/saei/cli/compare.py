@@ -58,43 +58,38 @@ def compare_sides(patterns: Sequence[str], *, asked: bool, output: Path | None, 
     if as_json:
         print(json.dumps(report, indent=2))
         return
-    _show(sides[0].name, found, curves)
+    show_contrasts(sides[0].name, found, curves)
     print("Written: " + ", ".join(map(str, filter(None, (folder / "comparison.json", picture)))))
 
 
-def _show(reference: str, found: Sequence[Contrast], curves: dict[str, dict[int, float]]) -> None:
+def show_contrasts(reference: str, found: Sequence[Contrast], curves: dict[str, dict[int, float]]) -> None:
+    """Print each side against the reference, how it was tested, and pass@k."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    table = Table(
-        "against " + reference,
-        "accuracy",
-        "difference",
-        "95 % interval",
-        "p",
-        "Holm",
-        "found at 80 % power",
-        "over",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    console.print(f"Against {reference}:", markup=False, soft_wrap=True)
+    table = Table("side", "accuracy", "difference, 95 % interval", "p", "Holm", box=None, padding=(0, 2, 0, 0))
     for one in found:
-        before, after = one.accuracy
+        before, after = one.accuracies
         difference = one.difference
         cells = (
             one.side,
             f"{before:.3f} → {after:.3f}",
-            f"{difference.mean:+.3f}",
-            f"{difference.low:+.3f} to {difference.high:+.3f}",
-            f"{one.p:.3g} ({one.test})",
+            f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
+            f"{one.p:.3g}",
             f"{one.adjusted:.3g}",
-            f"{one.detectable:.3f}",
-            f"{one.count} {one.unit}s",
         )
         table.add_row(*map(Text, cells))
-    console.print(table, soft_wrap=True)
+    console.print(table)
+    for one in found:
+        console.print(
+            f"{one.side}: p by {one.test} over {one.count} {one.unit}s, "
+            f"which finds a difference of {one.detectable:.3f} with a probability of 80 %.",
+            markup=False,
+            soft_wrap=True,
+        )
     for unit in dict.fromkeys(one.unit for one in found):
         console.print(WHAT[unit], soft_wrap=True)
     for one in found:

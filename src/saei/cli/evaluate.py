@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,10 +16,17 @@ from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config, 
 if TYPE_CHECKING:
     from saei.config import RunConfig, SamplingConfig
     from saei.engine.benchmark import Asked
+    from saei.engine.robust import Harm
 
 DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
 HARM = "Other pictures"
+
+OF_COMPARE = ("sides", "compare", "output", "as_json")
+"""All that --compare looks at."""
+
+OF_ROBUST = ("radius", "base")
+OF_KEPT = ("batch",)
 
 
 def note(text: str) -> None:
@@ -28,7 +35,8 @@ def note(text: str) -> None:
 
 
 def evaluate(
-    sides: Annotated[list[str] | None, typer.Argument(metavar="[FOLDER]...", help="For --compare.")] = None,
+    ctx: typer.Context,
+    sides: Annotated[list[str] | None, typer.Argument(metavar="FOLDER", help="For --compare.")] = None,
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="builtin, a run's folder, a checkpoint, a model folder, or a hub id.")
     ] = "builtin",
@@ -36,7 +44,8 @@ def evaluate(
         str | None, typer.Option(metavar="NAME", help="Data set or task to be scored on, as a whole, greedily.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Task of a quick look; by default the run's own, else bars.")
+        str | None,
+        typer.Option(metavar="NAME", help="Task where no --benchmark is named; by default the run's own, else bars."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="PATH", help="The data: a file, a folder, or a hub id.")] = None,
     examples: Annotated[
@@ -44,7 +53,12 @@ def evaluate(
     ] = None,
     responses: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="To each; by default 1, of a quick look 8.", rich_help_panel=DRAWN),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="To each; by default 1, of a quick look that is not greedy 8.",
+            rich_help_panel=DRAWN,
+        ),
     ] = None,
     temperature: Annotated[
         float | None,
@@ -82,11 +96,13 @@ def evaluate(
         typer.Option("--robust", metavar=FLAG, help="Also on noisy and on attacked pictures.", rich_help_panel=HARM),
     ] = False,
     radius: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="R,R,...", help="Largest changes of a pixel value, of the range [0, 1].", rich_help_panel=HARM
+            metavar="R,R,...",
+            help="Largest changes of a pixel value, of the range [0, 1]; by default 2, 4 and 8 of 255.",
+            rich_help_panel=HARM,
         ),
-    ] = "2/255,4/255,8/255",
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -99,26 +115,28 @@ def evaluate(
 ) -> None:
     """Measure a policy on held-out examples, clean view.
 
-    With --benchmark (or --output, --split, --pass-at, --robust) every answer is kept, and the same command goes on
-    where it was stopped. Else it is a quick look: accuracy and how varied answers are, nothing written.
+    With --benchmark (or --output, --split, --pass-at, --robust) every answer is kept: the command goes on if stopped.
+
+    Else it is a quick look: accuracy and how varied answers are, nothing written.
     """
+    kept = robust or any(option is not None for option in (benchmark, split, pass_at, output))
+    _check(ctx, "compare" if compare or sides else "kept" if kept else "look", robust=robust)
     if compare or sides:
         from saei.cli.compare import compare_sides
 
         compare_sides(sides or [], asked=compare, output=output, as_json=as_json)
         return
-    if base is not None and not robust:
-        from saei.errors import ConfigError
-
-        raise ConfigError("--base belongs to --robust.", reason=f"Got '{base}'.", remedy="Add --robust.")
     drawn: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    if all(option is None for option in (benchmark, split, pass_at, output)) and not robust:
+    if not kept:
+        from saei.engine.benchmark import check_draws
         from saei.layers import nested
 
         layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
         config = policy_config(model, layers, set_ or [], plugin or [])
         drawn["temperature"] = 1.0 if temperature is None else temperature
-        _look(config, drawn, examples or 128, responses or 8, seed, as_json)
+        n = responses or (8 if drawn["temperature"] else 1)
+        check_draws(n, drawn["temperature"])
+        _look(config, drawn, examples or 128, n, seed, as_json)
         return
 
     from saei.cli.benchmark import benchmark_config
@@ -128,19 +146,46 @@ def evaluate(
     )
     n = responses or 1
     drawn["temperature"] = float(n > 1) if temperature is None else temperature
+    harm = _harm(radius, base, plugin or []) if robust else None
     note(f"Loading {config.model.path} ...")
     from saei.engine.benchmark import Asked
 
     asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
     sampling = config.sampling.model_copy(update=drawn)
     try:
-        if robust:
-            _harm(config, sampling, asked, radius, base, as_json)
+        if harm is not None:
+            _keep_robust(config, sampling, asked, harm, as_json)
         else:
             _keep(config, sampling, asked, as_json)
     except KeyboardInterrupt:
         note("Stopped. Complete batches are kept; the same command goes on.")
         sys.exit(130)
+
+
+def _check(ctx: typer.Context, mode: Literal["compare", "kept", "look"], *, robust: bool) -> None:
+    """Refuse what was given and would not be looked at.
+
+    Raises:
+        ConfigError: Naming the option and what it belongs to.
+    """
+    from saei.errors import ConfigError
+
+    # Not every release of typer has click's own enumeration of sources; its names are the same.
+    given = [name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    for name in given:
+        option = {"set_": "--set"}.get(name, "--" + name.replace("_", "-"))
+        got = f"Got {option} {ctx.params[name]}."
+        if mode == "compare":
+            if name not in OF_COMPARE and ctx.params["compare"]:
+                raise ConfigError("--compare reads what is kept.", reason=got, remedy=f"Leave {option} out.")
+        elif name in OF_ROBUST and not robust:
+            raise ConfigError(f"{option} belongs to --robust.", reason=got, remedy="Add --robust.")
+        elif name in OF_KEPT and mode == "look":
+            raise ConfigError(f"{option} belongs to an evaluation that is kept.", reason=got, remedy="Add --output.")
+    if "benchmark" in given and "task" in given and mode == "kept":
+        raise ConfigError(
+            "--benchmark names the task.", reason=f"Got --task {ctx.params['task']}, too.", remedy="Leave one out."
+        )
 
 
 def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
@@ -156,15 +201,21 @@ def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bo
         show_result(folder.path, folder.result())
 
 
-def _harm(
-    config: RunConfig, sampling: SamplingConfig, asked: Asked, radius: str, base: str | None, as_json: bool
-) -> None:
+def _harm(radius: str | None, base: str | None, plugins: list[str]) -> Harm:
+    """Return what --radius and --base ask for; a run as base is its newest checkpoint."""
+    from saei.engine.robust import Harm
+
+    path = None if base is None else policy_config(base, [], [], plugins).model.path
+    return Harm(base=path) if radius is None else Harm(_fractions(radius), path)
+
+
+def _keep_robust(config: RunConfig, sampling: SamplingConfig, asked: Asked, harm: Harm, as_json: bool) -> None:
     from saei.cli.result import show_robust
     from saei.engine.progress import progress
-    from saei.engine.robust import Harm, run_robust
+    from saei.engine.robust import run_robust
 
     with progress("Answered") as told:
-        found = run_robust(config, sampling, asked, Harm(_fractions(radius), base), told=told, note=note)
+        found = run_robust(config, sampling, asked, harm, told=told, note=note)
     if as_json:
         print(json.dumps(found, indent=2, default=str))
     else:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saei.rewards.graders.tidy import shown
+from saei.errors import shown
 
 
 def show_result(folder: Path, result: Mapping[str, Any]) -> None:
@@ -56,13 +56,19 @@ def show_robust(found: Mapping[str, Any]) -> None:
     """Print the accuracy under each condition and what it lost against clean pictures."""
     console = Console(highlight=False)
     table = Table("pictures", "accuracy", "against clean", "95 % interval", box=None, padding=(0, 2, 0, 0))
-    table.add_row("clean", number(found["clean"]))
+    mark = "~" if found["approximate"] else ""
+    table.add_row("clean", mark + number(found["clean"]))
     for one in found["conditions"]:
         change = one["difference"]
         interval = f"{change['low']:+.3f} to {change['high']:+.3f}"
-        table.add_row(*map(Text, (one["side"], number(one["accuracy"]), f"{change['mean']:+.3f}", interval)))
+        table.add_row(*map(Text, (one["side"], mark + number(one["accuracy"]), f"{change['mean']:+.3f}", interval)))
     console.print(table)
-    for text in (f"Attacks: {found['attack']}.", found["note"], f"Every answer: {found['folder']}"):
+    for text in (
+        f"Attacks: {found['attack']}.",
+        f"Graded {found['agreement']}.",
+        *found["notes"],
+        f"Every answer: {found['folder']}",
+    ):
         console.print(text, markup=False, soft_wrap=True)
 
 

@@ -65,12 +65,7 @@ class Benchmark:
 
     def __init__(self, config: RunConfig, sampling: SamplingConfig, asked: Asked) -> None:
         self._ks = chosen_ks(asked.pass_at, asked.responses)
-        if asked.responses > 1 and sampling.temperature == 0:
-            raise ConfigError(
-                "Several responses to an example have to be able to differ.",
-                reason=f"--responses is {asked.responses} at temperature 0.",
-                remedy="Give --temperature 1, or --responses 1.",
-            )
+        check_draws(asked.responses, sampling.temperature)
         self.config, self.sampling, self._asked = config, sampling, asked
         self.task = config.task.build()
         self.reward = config.reward.build()
@@ -170,12 +165,28 @@ def run_benchmark(
         SaeiError: If data or model cannot be used, or the folder belongs to another evaluation.
     """
     benchmark = Benchmark(config, sampling, asked)
+    for text in benchmark.task.notes():
+        note(text)
+    policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
     folder = EvaluationDir(benchmark.folder)
     folder.begin(benchmark.settings)
-    for text in (*benchmark.task.notes(), f"Answers: {folder.path}"):
-        note(text)
-    benchmark.evaluate(folder, benchmark.load(), told=told)
+    note(f"Answers: {folder.path}")
+    benchmark.evaluate(folder, policy, told=told)
     return folder
+
+
+def check_draws(responses: int, temperature: float) -> None:
+    """Refuse several greedy responses to an example.
+
+    Raises:
+        ConfigError: If there are.
+    """
+    if responses > 1 and temperature == 0:
+        raise ConfigError(
+            "Several responses to an example have to be able to differ.",
+            reason=f"--responses is {responses} at temperature 0.",
+            remedy="Give --temperature 1, or --responses 1.",
+        )
 
 
 def _settings(config: RunConfig, sampling: SamplingConfig, task: Task, plan: Plan) -> dict[str, Any]:

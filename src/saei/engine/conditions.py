@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
@@ -20,7 +18,6 @@ from saei.interventions.context import SamplingContext
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.intervention import Intervention, InterventionConfig
 from saei.policy import Policy
-from saei.policy.pixels import to_image
 from saei.rewards.base import Reward
 from saei.types import Example, Response, View
 
@@ -134,42 +131,3 @@ class Eyes:
 
     def _right(self, example: Example, text: str) -> bool:
         return self._reward.grade(example, text).correct
-
-
-class FixedSet:
-    """Pictures moved once by an attack on a base, kept as PNG, and the same for every policy that is evaluated.
-
-    Args:
-        folder: Where they are kept.
-        policy: The policy that is evaluated; it looks at the PNGs as at any picture.
-        make: Loads the base and returns what looks and moves; called when a picture is missing.
-    """
-
-    def __init__(self, folder: Path, policy: Policy, make: Callable[[], tuple[Policy, Eyes]]) -> None:
-        self._folder, self._policy, self._make = folder, policy, make
-        self._made: tuple[Policy, Eyes] | None = None
-
-    def __call__(self, views: Sequence[View]) -> list[View]:
-        """Return views of the moved pictures."""
-        missing = [view.example for view in views if not all(file.exists() for file in self._files(view.example))]
-        if missing:
-            self._made = self._made or self._make()
-            base, eyes = self._made
-            for moved in eyes([base.view(example) for example in missing]):
-                for canvas, file in zip(moved.canvases, self._files(moved.example), strict=True):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    temporary = file.with_suffix(".tmp")
-                    to_image(canvas).save(temporary, "PNG")
-                    temporary.replace(file)
-        return [self._view(view.example) for view in views]
-
-    def _files(self, example: Example) -> list[Path]:
-        name = f"{derive(0, example.id):016x}"  # an id may be no name of a file
-        return [self._folder / f"{name}-{place}.png" for place in range(len(example.images))]
-
-    def _view(self, example: Example) -> View:
-        images = []
-        for file in self._files(example):
-            with Image.open(file) as image:
-                images.append(image.convert("RGB"))
-        return replace(self._policy.view(replace(example, images=tuple(images))), origin="adversarial")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 from saei.config import ModelConfig, RunConfig, SamplingConfig
 from saei.engine.answering import Move
 from saei.engine.benchmark import Asked, Benchmark
-from saei.engine.conditions import STEPS, Condition, Eyes, FixedSet, conditions
+from saei.engine.conditions import STEPS, Condition, Eyes, conditions
 from saei.engine.evaluation_dir import EvaluationDir, finite, model_settings
+from saei.engine.fixed_set import FixedSet
 from saei.errors import ConfigError
 from saei.evaluation.comparison import Evaluated, Side, contrasts
 from saei.evaluation.records import items
@@ -35,10 +36,18 @@ class Harm:
     Attributes:
         radii: Largest changes of a pixel value, of the [0, 1] range.
         base: A model that is attacked once for all policies; None for white-box attacks alone.
+
+    Raises:
+        ConfigError: If there is no radius, or one is not above 0.
     """
 
     radii: tuple[Fraction, ...] = (Fraction(2, 255), Fraction(4, 255), Fraction(8, 255))
     base: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.radii or min(self.radii) <= 0:
+            got = ", ".join(map(str, self.radii)) or "none"
+            raise ConfigError("Radii are above 0.", reason=f"Got {got}.", remedy="For example --radius 4/255.")
 
 
 def run_robust(
@@ -63,27 +72,35 @@ def run_robust(
     Raises:
         SaeiError: If data or a model cannot be used, or a folder belongs to another evaluation.
     """
-    if not harm.radii or min(harm.radii) <= 0:
-        raise ConfigError("Radii are above 0.", reason=f"Got {harm.radii}.", remedy="For example --radius 4/255.")
     benchmark = Benchmark(config, sampling, asked)
+    for text in benchmark.task.notes():
+        note(text)
     home = asked.output or benchmark.folder.with_name(f"{benchmark.folder.name}-robust")
     policy = benchmark.load()
-    found = []
+    base = _base(benchmark, harm.base) if harm.base else None
+    found, notes = [], dict[str, None]()  # most notes are the same under each condition
     for condition in conditions(harm.radii, harm.base):
         folder = EvaluationDir(home / condition.name)
-        folder.begin({**benchmark.settings, "condition": _settings(condition)})
+        way = _settings(condition, config, base)
+        folder.begin({**benchmark.settings, "condition": way})
         note(f"{condition.name}: {folder.path}")
-        benchmark.evaluate(folder, policy, move=_move(condition, benchmark, policy, asked.seed), told=told)
+        attacked = base.policy if base and condition.base else policy
+        move: Move = Eyes(condition, attacked, benchmark.reward, sampling, asked.seed)
+        if condition.base:
+            move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
+        notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, told=told)["notes"])
         found.append((condition, Evaluated(condition.name, "", items(folder.records()))))
     sides = [Side(condition.name, [one]) for condition, one in found]
     result = {
         "clean": found[0][1].accuracy,
+        "approximate": any(one.approximate for one in found[0][1].items),
         "conditions": [
-            {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracy[1]}
+            {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracies[1]}
             for (condition, _), contrast in zip(found[1:], contrasts(sides[0], sides[1:]), strict=True)
         ],
         "attack": f"PGD, {STEPS} steps of a quarter of the radius, no random start",
-        "note": NOTE,
+        "agreement": benchmark.task.reporting.agreement,
+        "notes": [NOTE, *notes],
         "settings": benchmark.settings,
         "folder": str(home),
     }
@@ -91,24 +108,35 @@ def run_robust(
     return result
 
 
-def _settings(condition: Condition) -> dict[str, Any]:
-    attacked = model_settings(ModelConfig(path=condition.base)) if condition.base else None
-    return {"kind": condition.kind, "radius": str(condition.radius), "steps": STEPS, "base": attacked}
+@dataclass(frozen=True, eq=False, slots=True)
+class _Base:
+    """The model that is attacked once for all."""
+
+    model: ModelConfig
+    policy: Policy
 
 
-def _move(condition: Condition, benchmark: Benchmark, policy: Policy, seed: int) -> Move:
-    def eyes(attacked: Policy) -> Eyes:
-        return Eyes(condition, attacked, benchmark.reward, benchmark.sampling, seed)
+def _base(benchmark: Benchmark, path: str) -> _Base:
+    """Return the base, loaded as the evaluated model is: in its precision, and with pictures of its size."""
+    model = benchmark.config.model.model_copy(update={"path": path, "revision": None})
+    return _Base(model, benchmark.load(model))
 
-    if not condition.base:
-        return eyes(policy)
 
-    def make() -> tuple[Policy, Eyes]:
-        base = benchmark.load(benchmark.config.model.model_copy(update={"path": condition.base, "revision": None}))
-        return base, eyes(base)
+def _settings(condition: Condition, config: RunConfig, base: _Base | None) -> dict[str, Any]:
+    """Return everything besides the benchmark that decides what the pictures are."""
+    return {
+        "kind": condition.kind,
+        "radius": str(condition.radius),
+        "steps": STEPS,
+        "base": model_settings(base.model) if base and condition.base else None,
+        # An attack's greedy responses have this length, and its entropies are of this distribution.
+        "sampling": config.sampling.model_dump(mode="json"),
+        "entropy": config.entropy.model_dump(mode="json"),
+    }
 
-    settings = benchmark.settings
-    known = [settings[name] for name in ("task", "data", "template", "reward")] + [_settings(condition)]
+
+def _shared(condition: Condition, benchmark: Benchmark, way: Mapping[str, Any]) -> Path:
+    """Return the folder of the pictures that all policies share whose evaluations would make the same."""
+    known = [benchmark.settings[name] for name in ("task", "data", "template", "reward")] + [way]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-    root: Path = benchmark.config.output.root
-    return FixedSet(root / "attacked" / f"{condition.name}-{digest}", policy, make)
+    return benchmark.config.output.root / "attacked" / f"{condition.name}-{digest}"

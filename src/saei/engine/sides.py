@@ -13,7 +13,7 @@ from saei.evaluation.comparison import Evaluated, Side
 from saei.evaluation.records import items
 from saei.layers import changed
 
-OF_THE_POLICY = ("model", "seed", "plugins")
+OF_THE_POLICY = ("model", "seed")
 """Settings in which the evaluations of a comparison may differ."""
 
 
@@ -29,6 +29,11 @@ def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
             "--compare takes two sides or more; the first is what the others are compared with.",
             reason=f"Got {len(patterns)}.",
             remedy='For example saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*".',
+        )
+    twice = next((pattern for pattern in patterns if patterns.count(pattern) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            "A side is compared with others.", reason=f"'{twice}' is given twice.", remedy="Leave one of them out."
         )
     sides: list[Side] = []
     common: dict[str, Any] = {}
@@ -47,7 +52,7 @@ def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
                     remedy="Evaluate with the same settings, or leave it out.",
                 )
             base = settings["model"]["base"]
-            runs.append(Evaluated(folder.path.name, base, items(folder.records())))
+            runs.append(Evaluated(str(folder.path), base, items(folder.records())))
         sides.append(Side(pattern, runs))
     return sides, common
 

@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from saei.errors import ConfigError
 from saei.evaluation.intervals import (
+    MOST_FLIPS,
     Interval,
     detectable,
     holm,
@@ -26,9 +27,6 @@ from saei.evaluation.intervals import (
 from saei.evaluation.metrics import mean
 from saei.evaluation.records import Item
 from saei.evaluation.scores import spread_interval
-
-MOST_FLIPS = 20
-"""Bases up to which all sign patterns are looked at."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -77,7 +75,7 @@ class Contrast:
         side: Its name.
         unit: What the difference is a mean over: ``base`` or ``item``.
         count: How many of these there are.
-        accuracy: The accuracies of reference and side, over what is compared.
+        accuracies: Those of reference and side, over what is compared.
         difference: Side minus reference, with its 95 % interval.
         p: Two-sided p value.
         test: How it was taken.
@@ -89,7 +87,7 @@ class Contrast:
     side: str
     unit: Literal["base", "item"]
     count: int
-    accuracy: tuple[float, float]
+    accuracies: tuple[float, float]
     difference: Interval
     p: float
     test: str

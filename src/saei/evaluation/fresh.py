@@ -13,6 +13,9 @@ from saei.policy import Policy
 from saei.rewards.base import Attempt, Reward
 from saei.types import Grade, Response, View
 
+TOGETHER = 32
+"""Views whose responses are drawn together."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Answered:
@@ -31,7 +34,6 @@ def answer(
     responses: int,
     sampling: SamplingConfig,
     seed: int,
-    batch: int = 32,
     own_seeds: Sequence[int] | None = None,
 ) -> list[Answered]:
     """Sample and grade ``responses`` fresh responses per view.
@@ -43,15 +45,14 @@ def answer(
         responses: Responses per view.
         sampling: How they are drawn.
         seed: Seed of the draws.
-        batch: Views decoded together.
         own_seeds: One seed per view in place of ``seed``: no view's responses depend on which others there are.
     """
     generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
     answered = []
-    for start in range(0, len(views), batch):
-        part = views[start : start + batch]
+    for start in range(0, len(views), TOGETHER):
+        part = views[start : start + TOGETHER]
         if own_seeds is not None:
-            generator = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + batch]]
+            generator = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + TOGETHER]]
         with policy.open(part) as prefix:
             drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
         attempts = [

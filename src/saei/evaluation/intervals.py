@@ -10,6 +10,15 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest, t
 
+CONFIDENCE = 0.95
+"""Of all intervals."""
+
+POWER = 0.8
+"""Of a test that finds a difference."""
+
+MOST_FLIPS = 20
+"""Differences up to which all sign patterns are looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -20,7 +29,7 @@ class Interval:
     high: float
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Return Student's t-interval of the mean of independent values; of paired ones, pass their differences.
 
     One value leaves the interval unbounded, none gives NaN throughout.
@@ -31,15 +40,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if len(values) == 1:
         return Interval(mean, -math.inf, math.inf)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    half = float(t.ppf((1 + confidence) / 2, df=len(values) - 1)) * error
+    half = float(t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half)
 
 
-def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def proportion_interval(successes: int, trials: int) -> Interval:
     """Return the exact (Clopper-Pearson) interval of a share; no trial leaves it between 0 and 1."""
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
-    found = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="exact")
+    found = binomtest(successes, trials).proportion_ci(confidence_level=CONFIDENCE, method="exact")
     return Interval(successes / trials, float(found.low), float(found.high))
 
 
@@ -49,17 +58,17 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     It is the share of all ``2**n`` sign patterns whose absolute sum reaches the observed one.
 
     Raises:
-        ValueError: For more than 20 differences.
+        ValueError: For more than ``MOST_FLIPS`` differences.
     """
-    if len(differences) > 20:
-        raise ValueError("All sign patterns are looked at: 20 differences at most.")
+    if len(differences) > MOST_FLIPS:
+        raise ValueError(f"All sign patterns are looked at: {MOST_FLIPS} differences at most.")
     observed = abs(sum(differences)) * (1 - 1e-12)  # sums of the same numbers in another order differ by rounding
     patterns = itertools.product((1, -1), repeat=len(differences))
     sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
     return sum(value >= observed for value in sums) / len(sums)
 
 
-def clustered_interval(values: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> Interval:
+def clustered_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
     """Return the interval of the mean of values that are independent only between clusters.
 
     The variance is that of the sums of deviations over clusters (Liang and Zeger 1986), times ``C / (C - 1)`` for C
@@ -75,7 +84,7 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[Hashable], co
     if count == 1:
         return Interval(mean, -math.inf, math.inf)
     variance = count / (count - 1) * math.fsum(one * one for one in sums.values()) / len(values) ** 2
-    half = float(t.ppf((1 + confidence) / 2, df=count - 1)) * math.sqrt(variance)
+    half = float(t.ppf((1 + CONFIDENCE) / 2, df=count - 1)) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -89,22 +98,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def t_test_p(found: Interval, count: int, confidence: float = 0.95) -> float:
+def t_test_p(found: Interval, count: int) -> float:
     """Return the two-sided p value of Student's t-test for a mean of 0, from the interval of ``count`` values."""
     if count < 2:
         return 1.0
     half = found.high - found.mean
     if half == 0:
         return float(found.mean == 0)
-    return 2 * float(t.sf(abs(found.mean) / half * t.ppf((1 + confidence) / 2, df=count - 1), df=count - 1))
+    return 2 * float(t.sf(abs(found.mean) / half * t.ppf((1 + CONFIDENCE) / 2, df=count - 1), df=count - 1))
 
 
-def detectable(found: Interval, count: int, power: float = 0.8, confidence: float = 0.95) -> float:
-    """Return the true mean that a t-test of ``count`` values of this spread finds with a probability of ``power``.
+def detectable(found: Interval, count: int) -> float:
+    """Return the true mean that a t-test of ``count`` values of this spread finds with a probability of ``POWER``.
 
     An approximation by two quantiles of Student's t.
     """
     if count < 2:
         return math.inf
-    limit, more = (float(t.ppf(share, df=count - 1)) for share in ((1 + confidence) / 2, power))
+    limit, more = (float(t.ppf(share, df=count - 1)) for share in ((1 + CONFIDENCE) / 2, POWER))
     return (found.high - found.mean) * (1 + more / limit)

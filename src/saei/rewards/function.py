@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from saei.errors import PluginLoadError, TrainingError
+from saei.errors import PluginLoadError, TrainingError, shown
 from saei.registry import load_file
 from saei.rewards.base import Reward
-from saei.rewards.graders.tidy import shown
 from saei.strategy import StrategyConfig
 from saei.types import Example, Grade
 

@@ -14,9 +14,8 @@ from functools import lru_cache
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from saei.errors import TrainingError
+from saei.errors import TrainingError, shown
 from saei.rewards.graders.key import AnswerType
-from saei.rewards.graders.tidy import shown
 from saei.rewards.graders.verdict import Verdict
 from saei.strategy import Section
 from saei.types import Example

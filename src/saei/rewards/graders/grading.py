@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from saei.errors import DataError
+from saei.errors import DataError, shown
 from saei.rewards.graders import quantities, words
 from saei.rewards.graders.expressions import expression, unfit
 from saei.rewards.graders.infer import key_of
 from saei.rewards.graders.key import AnswerKey, bad_gold
 from saei.rewards.graders.lists import grade_list, items
-from saei.rewards.graders.tidy import shown, tidy
+from saei.rewards.graders.tidy import tidy
 from saei.rewards.graders.verdict import Question, Verdict
 from saei.rewards.graders.workers import TIME_LIMIT_S, workers
 from saei.types import Example

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from saei.errors import DataError
-from saei.rewards.graders.tidy import shown
+from saei.errors import DataError, shown
 from saei.types import Example
 
 AnswerType: TypeAlias = Literal[

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from saei.errors import shown
 from saei.rewards.graders.key import AnswerKey
 from saei.rewards.graders.quantities import quantity, same_quantity, unnamed
-from saei.rewards.graders.tidy import plain_words, shown, tidy
+from saei.rewards.graders.tidy import plain_words, tidy
 from saei.rewards.graders.verdict import Question, Verdict
 
 MAX_ITEMS = 64

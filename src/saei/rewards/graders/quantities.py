@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
+from saei.errors import shown
 from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.tidy import plain_words, shown, tidy
+from saei.rewards.graders.tidy import plain_words, tidy
 from saei.rewards.graders.units import split_unit, unit_of
 from saei.rewards.graders.value import Real, Value, decimal, read, same, times
 from saei.rewards.graders.verdict import Verdict

@@ -115,10 +115,3 @@ def plain_words(text: str) -> str:
     """Return a tidied text for a comparison of words: without LaTeX's text commands, in one case."""
     text = re.sub(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text)
     return " ".join(text.casefold().split()).strip(" .,;:!\"'")
-
-
-def shown(text: str, width: int = 60) -> str:
-    """Return a text for a message: on one line, printable, cut to ``width`` characters."""
-    line = " ".join(text[: 4 * width].split())
-    line = "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in line)
-    return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"

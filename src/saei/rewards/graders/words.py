@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 
+from saei.errors import shown
 from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.tidy import plain_words, shown, tidy
+from saei.rewards.graders.tidy import plain_words, tidy
 from saei.rewards.graders.value import read, same
 from saei.rewards.graders.verdict import Verdict
 
