@@ -112,8 +112,17 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
         "model.dtype=bfloat16",
     ]
     assert totals == sorted(totals, reverse=True)
-    assert any("has to fit the memory" in one.rule for one in found.findings)
-    assert found.healthy
+    (problem,) = [one for one in found.findings if one.problem]
+    assert "has to fit the memory" in problem.rule
+    assert problem.remedy == "See the settings that take less."
+    assert not found.healthy
+
+
+def test_where_no_setting_takes_less_another_remedy_is_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "remedies", lambda *arguments, **options: [])
+    (problem,) = [one for one in diagnose(config(bare), side=64, memory=4_000_000).findings if one.problem]
+    assert " of 0.004 GB." in problem.reason
+    assert "--prompts" in problem.remedy
 
 
 def test_a_setting_that_saves_nothing_is_not_named(bare: Path) -> None:
@@ -341,8 +350,10 @@ def test_the_command_prints_what_it_found(bare: Path) -> None:
 
 
 def test_the_command_in_json(bare: Path) -> None:
-    found = json.loads(run(str(bare), *OPTIONS, "--json", "--memory", "0.001").stdout)
-    assert found["healthy"]
+    done = run(str(bare), *OPTIONS, "--json", "--memory", "0.001")
+    assert done.exit_code == 2  # a run could not work so
+    found = json.loads(done.stdout)
+    assert not found["healthy"]
     assert found["sizes"]["responses"] == 3
     assert found["memory"]["total"] > found["available"] == 10**6
     assert found["remedies"]

@@ -121,6 +121,8 @@ def _show(found: Diagnosis) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from saei.diagnostics.sizing import gigabytes
+
     console = Console(highlight=False)
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
@@ -134,7 +136,7 @@ def _show(found: Diagnosis) -> None:
         table = Table("what takes less, each on top of those above", "then GB", box=None, padding=(0, 2, 0, 0))
         for one in found.remedies:
             fits = " fits" if found.available is not None and one.total <= found.available else ""
-            table.add_row(Text(f"--set {shlex.quote(one.assignment)}"), f"{_gb(one.total)}{fits}")
+            table.add_row(Text(f"--set {shlex.quote(one.assignment)}"), f"{gigabytes(one.total)}{fits}")
         console.print("", table, sep="\n")
     for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
         text = " ".join(part for part in (finding.rule, finding.reason, finding.remedy) if part)
@@ -180,27 +182,24 @@ def _show_memory(console: Console, found: Diagnosis, memory: Memory) -> None:
 
     from rich.table import Table
 
+    from saei.diagnostics.sizing import gigabytes
+
     table = Table("memory of a step", "GB", "", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
     for name, size in asdict(memory).items():
         if size:
-            table.add_row(
-                MEANINGS[name], _gb(size), "counted by a pass of shapes" if name == "kept" else "by shapes and types"
-            )
-    free = "" if found.available is None else f"of {_gb(found.available)}"
-    table.add_row("together", _gb(memory.total), free)
+            how = "counted by a pass of shapes" if name == "kept" else "by shapes and types"
+            table.add_row(MEANINGS[name], gigabytes(size), how)
+    free = "" if found.available is None else f"of {gigabytes(found.available)}"
+    table.add_row("together", gigabytes(memory.total), free)
     if found.peak is not None:
         whose = "of the process" if found.device == "cpu" else "of tensors"
-        table.add_row("measured", _gb(found.peak), f"peak {whose} in two steps")
+        table.add_row("measured", gigabytes(found.peak), f"peak {whose} in two steps")
     console.print("", table, sep="\n")
     if found.seconds is not None:
         console.print(f"\nA step takes {found.seconds:.2f} s.")
     else:
         console.print("\nThe time of a step was not measured: the model in training does not fit here.")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.3f}"
 
 
 def _families(*, markdown: bool, as_json: bool) -> None:

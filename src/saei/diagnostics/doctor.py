@@ -18,7 +18,7 @@ from saei.diagnostics.bench import step_config
 from saei.diagnostics.families import Examination, examine
 from saei.diagnostics.footprint import Footprint, hollow_footprint
 from saei.diagnostics.remedies import Remedy, remedies
-from saei.diagnostics.sizing import GB, Memory, available_bytes, memory_of, peak_bytes
+from saei.diagnostics.sizing import Memory, available_bytes, gigabytes, memory_of, peak_bytes
 from saei.diagnostics.synthetic import Noise
 from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
@@ -141,7 +141,7 @@ def diagnose(
     return found
 
 
-_LESS = "Lower --prompts, --responses, --tokens or --side, or see docs/lora.md for settings that take less memory."
+_LESS = "Lower --prompts, --responses, --tokens or --side, or take a smaller model of the family."
 
 
 class _Visit:
@@ -203,8 +203,8 @@ class _Visit:
                 found.findings.append(
                     Finding(
                         "The model has to fit this machine to be looked at, or at least a copy with few layers.",
-                        f"{found.examined} of {found.layers} layers take {needed / GB:.1f} GB; {room / GB:.1f} GB are "
-                        "free.",
+                        f"{found.examined} of {found.layers} layers take {gigabytes(needed)} GB; {gigabytes(room)} GB "
+                        "are free.",
                         "Look at a smaller model of its family; the memory computed here holds for this one.",
                     )
                 )
@@ -296,8 +296,9 @@ class _Visit:
             found.findings.append(
                 Finding(
                     "The model in training has to fit the memory.",
-                    f"It takes about {found.memory.total / GB:.1f} GB of {found.available / GB:.1f} GB.",
-                    "See the settings that take less.",
+                    f"It takes about {gigabytes(found.memory.total)} of {gigabytes(found.available)} GB.",
+                    "See the settings that take less." if found.remedies else _LESS,
+                    problem=True,
                 )
             )
 
