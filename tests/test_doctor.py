@@ -270,6 +270,8 @@ def test_a_model_without_gradient_to_the_pixels(
     assert reason in problem.reason
     assert problem.remedy
     assert not found.healthy
+    assert found.memory is not None
+    assert found.memory.kept > 0  # sizing goes on
 
 
 def test_a_wrong_gradient_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,6 +334,22 @@ def test_running_out_of_memory_is_a_finding(folder: Path, monkeypatch: pytest.Mo
     (problem,) = [one for one in found.findings if one.problem]
     assert problem.reason == "CUDA out of memory."
     assert found.memory is not None
+
+
+def test_memory_that_runs_out_in_the_examination_does_not_end_the_sizing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(doctor, "examine", full)
+    found = diagnose(config(folder), side=64, memory=10**6)
+    assert [one.rule for one in found.findings if one.problem] == [
+        "Memory ran out while it was looked at.",
+        "The model in training has to fit the memory.",
+    ]
+    assert found.remedies
+    assert found.seconds is not None
 
 
 def run(*arguments: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -131,13 +132,9 @@ def diagnose(
         told: Told what is being done.
     """
     found = Diagnosis(config.model.path)
-    try:
-        _Visit(config, side, found, told).run(random_weights, memory)
-    except SaeiError as error:
-        found.findings.append(Finding(error.rule, error.reason, error.remedy, problem=True))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        reason = f"{str(error).strip().partition('. ')[0] or type(error).__name__}."
-        found.findings.append(Finding("Memory ran out while it was looked at.", reason, _LESS, problem=True))
+    visit = _Visit(config, side, found, told)
+    with visit.noting():
+        visit.run(random_weights, memory)
     return found
 
 
@@ -178,17 +175,35 @@ class _Visit:
         whole = here is None or found.memory.total <= ROOM * here
         parts = self._load(outline.config, None if whole else here)
         found.threads = torch.get_num_threads()
-        examined = None if parts is None else self._examined(parts)
-        self._told("Counting what autograd keeps")
-        footprint = self._footprint(self.config, examined)
-        found.memory = replace(found.memory, kept=footprint.of_step(self.config))
-        fits = found.available is None or found.memory.total <= found.available
-        if whole and parts is not None and (here is None or found.memory.total <= here):
-            self._step(parts)
-        if not fits:
-            count = partial(self._footprint, examined=examined)
-            found.remedies = remedies(self.config, footprint, count, reference=reference)
+        policy = None
+        with self.noting():
+            policy = None if parts is None else self._policy(parts)
+            if policy is not None:
+                self._examine(policy)
+        with self.noting():
+            self._told("Counting what autograd keeps")
+            footprint = self._footprint(self.config, policy)
+            found.memory = replace(found.memory, kept=footprint.of_step(self.config))
+            if found.available is not None and found.memory.total > found.available:
+                count = partial(self._footprint, examined=policy)
+                found.remedies = remedies(self.config, footprint, count, reference=reference)
+            if whole and parts is not None and (here is None or found.memory.total <= here):
+                self._step(parts)
         self._note(outline.dtype)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """End some work where it fails, and note why; what fails again by the same rule is noted once."""
+        try:
+            yield
+            return
+        except SaeiError as error:
+            finding = Finding(error.rule, error.reason, error.remedy, problem=True)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            reason = f"{str(error).strip().partition('. ')[0] or type(error).__name__}."
+            finding = Finding("Memory ran out while it was looked at.", reason, _LESS, problem=True)
+        if finding.rule not in {one.rule for one in self.found.findings}:
+            self.found.findings.append(finding)
 
     def _load(self, config: Any, room: int | None) -> Parts | None:
         """Return the model's parts, or those of a copy that fits the room; None where that would not fit either."""
@@ -218,21 +233,23 @@ class _Visit:
         )
         return load_parts(model, untrained)
 
-    def _examined(self, parts: Parts) -> Policy:
+    def _policy(self, parts: Parts) -> Policy:
         config = self.config
         template = config.template.build()
-        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+        for note in parts.notes if config.model.path not in BUILTIN_FOLDERS else ():
+            remedy = "pip install torchvision, if its other parts are wanted." if _lacks_torchvision() else ""
+            self.found.findings.append(Finding(note, remedy=remedy))
+        return Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+
+    def _examine(self, policy: Policy) -> None:
         here = available_bytes(self._device)
-        doubled = 8 * sum(own.numel() for own in parts.model.parameters())
+        doubled = 8 * sum(own.numel() for own in policy.model.parameters())
         exact = (here is None or doubled <= ROOM * here) and self._device.type != "mps"
         precision = torch.float64 if exact else torch.float32
         self._told(f"Comparing gradients in {str(precision).removeprefix('torch.')}")
         found = self.found
         found.precision = str(precision).removeprefix("torch.")
         found.examination = examine(policy, precision)
-        for note in parts.notes if config.model.path not in BUILTIN_FOLDERS else ():
-            remedy = "pip install torchvision, if its other parts are wanted." if _lacks_torchvision() else ""
-            found.findings.append(Finding(note, remedy=remedy))
         if found.examination.gradient > TOLERANCE:
             found.findings.append(
                 Finding(
@@ -242,7 +259,6 @@ class _Visit:
                     problem=True,
                 )
             )
-        return policy
 
     def _footprint(self, config: RunConfig, examined: Policy | None) -> Footprint:
         found = hollow_footprint(config, Noise(Noise.Config(side=self._side)).example(0), examined)
