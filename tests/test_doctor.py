@@ -114,7 +114,7 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
     assert totals == sorted(totals, reverse=True)
     (problem,) = [one for one in found.findings if one.problem]
     assert "has to fit the memory" in problem.rule
-    assert problem.remedy == "See the settings that take less."
+    assert problem.remedy.startswith("See the settings that take less.")
     assert not found.healthy
 
 
@@ -183,6 +183,7 @@ def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str,
     assert found == footprint_of(policy, run, example)
     assert found.attack > 0
     assert found.update > 0
+    assert found.sample > 0
 
 
 def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
@@ -216,6 +217,19 @@ def test_what_is_kept_at_a_time() -> None:
     assert print_.of_step(config("m", training__prompts_per_step=3, **both)) == 10
     assert print_.of_step(config("m", training__prompts_per_step=8, training__minibatch_groups=4, **both)) == 10
     assert Footprint(0, 4).of_step(config("m", training__prompts_per_step=8, training__minibatch_groups=4)) == 16
+    assert Footprint(10, 4, sample=3).of_step(config("m", training__prompts_per_step=16, **both)) == 48
+
+
+@pytest.mark.parametrize(("sampler", "rows"), [({"n_clean": 3, "n_adversarial": 2}, 3), ({"type": "clean", "n": 4}, 4)])
+def test_the_cache_of_sampling_is_that_of_keys_and_values(folder: Path, sampler: dict[str, Any], rows: int) -> None:
+    run = config(folder)
+    run = validate({**run.model_dump(mode="json"), "sampler": {"type": "mixed", **sampler}})
+    policy = Policy.load(run.model, ThinkBoxed(), sampling=SHORT)
+    found = footprint_of(policy, run, Noise(Noise.Config(side=64)).example(0))
+    text = policy.model.config.get_text_config()
+    width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * width * 4  # keys and values of float32
+    assert found.sample == rows * (found.prompt_tokens + 5) * per_token
 
 
 @pytest.mark.parametrize(("family", "expected"), [("Qwen2.5-VL", 1), ("Gemma3", 2), ("Mllama", 2)])

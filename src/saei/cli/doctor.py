@@ -26,7 +26,7 @@ MEANINGS = {
     "gradients": "gradients",
     "optimizer": "AdamW's moments",
     "reference": "reference model",
-    "kept": "kept for the backward pass",
+    "kept": "kept during a pass",
 }
 """Names of the parts of memory."""
 

@@ -138,6 +138,8 @@ def diagnose(
     return found
 
 
+_FEWER = "Fewer --prompts and --tokens take less, too, and change the training."
+
 _LESS = "Lower --prompts, --responses, --tokens or --side, or take a smaller model of the family."
 
 
@@ -181,7 +183,7 @@ class _Visit:
             if policy is not None:
                 self._examine(policy)
         with self.noting():
-            self._told("Counting what autograd keeps")
+            self._told("Counting what a step keeps")
             footprint = self._footprint(self.config, policy)
             found.memory = replace(found.memory, kept=footprint.of_step(self.config))
             if found.available is not None and found.memory.total > found.available:
@@ -313,7 +315,7 @@ class _Visit:
                 Finding(
                     "The model in training has to fit the memory.",
                     f"It takes about {gigabytes(found.memory.total)} of {gigabytes(found.available)} GB.",
-                    "See the settings that take less." if found.remedies else _LESS,
+                    f"See the settings that take less. {_FEWER}" if found.remedies else _LESS,
                     problem=True,
                 )
             )

@@ -29,7 +29,7 @@ class Memory:
         gradients: Of what is trained.
         optimizer: AdamW's two moments of what is trained.
         reference: A second model, where the objective needs one.
-        kept: What autograd keeps for the largest backward pass of a step.
+        kept: What the largest pass of a step keeps: for its backward pass, or the cache of sampling.
     """
 
     weights: int
