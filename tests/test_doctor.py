@@ -196,6 +196,26 @@ def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
     assert sampled.update > 1.3 * clean.update
 
 
+def test_each_view_of_an_update_keeps_its_prompt(folder: Path) -> None:
+    example = Noise(Noise.Config(side=64)).example(0)
+    policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SHORT)
+    one, two = (footprint_of(policy, config(folder, sampler__views=views), example) for views in (1, 2))
+    assert two.attack == one.attack  # one view is attacked after the other
+    assert two.update > 1.2 * one.update
+
+
+def test_a_sampler_inside_another_is_seen(folder: Path) -> None:
+    example = Noise(Noise.Config(side=64)).example(0)
+    plain = config(folder)
+    inner = plain.sampler.model_dump(mode="json")
+    wrapped = validate({**plain.model_dump(mode="json"), "sampler": {"type": "dynamic", "of": inner}})
+    policy = Policy.load(plain.model, ThinkBoxed(), sampling=SHORT)
+    found = footprint_of(policy, wrapped, example)
+    assert found == footprint_of(policy, plain, example)
+    named = [one.assignment for one in remedies(wrapped, found, lambda changed: found, reference=False)]
+    assert "sampler.of.intervention.micro_groups=1" in named
+
+
 def test_a_hollow_model_takes_no_memory() -> None:
     def pass_through() -> None:
         with Hollow():
@@ -389,6 +409,11 @@ def test_the_command_in_json(bare: Path) -> None:
     assert found["sizes"]["responses"] == 3
     assert found["memory"]["total"] > found["available"] == 10**6
     assert found["remedies"]
+
+
+def test_responses_of_a_sampler_inside_another(bare: Path) -> None:
+    done = run(str(bare), *OPTIONS, "--set", "sampler={type: dynamic, of: mixed}", "--json")
+    assert json.loads(done.stdout)["sizes"]["responses"] == 3
 
 
 def test_the_command_fails_where_a_run_would(tmp_path: Path) -> None:

@@ -98,11 +98,15 @@ def doctor(
 
 def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
     """Return the configuration with another number of responses, half of them adversarial where the sampler mixes."""
+    from saei.config import RunConfig, dump, validate
     from saei.errors import ConfigError
+    from saei.layers import merge, nested
+    from saei.samplers.dynamic import drawing
 
     if responses is None:
         return config
-    fields = type(config.sampler).model_fields
+    path, sampler = drawing(config.sampler)
+    fields = type(sampler).model_fields
     if "n_adversarial" in fields:
         update = {"n_clean": responses - responses // 2, "n_adversarial": responses // 2}
     elif "n" in fields:
@@ -110,10 +114,10 @@ def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
     else:
         raise ConfigError(
             "--responses is for samplers that draw a fixed number.",
-            reason=f"The sampler is '{config.sampler.type}'.",
-            remedy="Set its own fields by --set sampler.….",
+            reason=f"The sampler is '{sampler.type}'.",
+            remedy=f"Set its own fields by --set {path}.….",
         )
-    return config.model_copy(update={"sampler": config.sampler.model_copy(update=update)})
+    return validate(merge(RunConfig, dump(config), nested(path, update)))
 
 
 def _show(found: Diagnosis) -> None:

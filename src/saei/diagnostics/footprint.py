@@ -20,6 +20,7 @@ from saei.policy.loading import load_parts
 from saei.policy.module import PolicyModule
 from saei.policy.rows import prompt_arguments, prompt_row, stack
 from saei.policy.untrained import Untrained
+from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 from saei.types import Example, Grade, Response, View
 
@@ -51,8 +52,9 @@ class Footprint:
         minibatch = config.training.minibatch_groups or groups
         updated = min(config.training.micro_groups or minibatch, minibatch)
         attacked = groups
-        if isinstance(config.sampler, Mixing.Config):
-            attacked = min(config.sampler.intervention.micro_groups or groups, groups)
+        _, sampler = drawing(config.sampler)
+        if isinstance(sampler, Mixing.Config):
+            attacked = min(sampler.intervention.micro_groups or groups, groups)
         return max(self.attack * attacked, self.update * updated, self.sample * groups)
 
 
@@ -87,7 +89,7 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         config: The run's configuration.
         example: What it looks at.
     """
-    sampler = config.sampler
+    _, sampler = drawing(config.sampler)
     with_entropy = "entropy" in config.objective.build().needs
     view = policy.view(example)
     responses = draw_responses(policy, sampler.build().group_size, config.sampling.max_new_tokens)
@@ -98,8 +100,11 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         ctx = SamplingContext(policy, _no_grades, 0.0, torch.Generator().manual_seed(0))
         intervention = Intervention(sampler.intervention)
         attack = kept_bytes(lambda: intervention.apply([view], [clean], ctx), policy.model)
+        intervened = [rest[number :: sampler.views] for number in range(min(sampler.views, len(rest)))]
         if sampler.update_on == "sampled":
-            views, parts = [view, view], [clean, rest]
+            views, parts = [view] * (1 + len(intervened)), [clean, *intervened]
+        elif sampler.update_on == "perturbed":
+            views, parts = [view] * len(intervened), [[*clean, *intervened[0]], *intervened[1:]]
     update = kept_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
     image = int((view.prompt_ids_P == policy.model.config.image_token_id).sum())
     sample = together * cache_bytes(policy, view, config.sampling.max_new_tokens)

@@ -12,6 +12,7 @@ from saei.diagnostics.sizing import memory_of
 from saei.errors import SaeiError
 from saei.layers import merge, nested
 from saei.policy.loading import load_outline
+from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 
 
@@ -61,8 +62,9 @@ def remedies(
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     one = {"training.micro_groups": 1}
-    if isinstance(config.sampler, Mixing.Config):
-        one["sampler.intervention.micro_groups"] = 1
+    path, sampler = drawing(config.sampler)
+    if isinstance(sampler, Mixing.Config):
+        one[f"{path}.intervention.micro_groups"] = 1
     if config.training.prompts_per_step > 1:
         for path, value in one.items():
             yield f"{path}={value}", nested(path, value)
