@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from saei.cli import app
-from saei.config import RunConfig, SamplingConfig, validate
+from saei.config import RunConfig, SamplingConfig, dump, validate
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
@@ -25,6 +25,7 @@ from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
 from saei.diagnostics.synthetic import Noise
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
+from saei.layers import merge, nested, parse_assignment
 from saei.policy import Policy
 from saei.policy.loading import has_weights, load_outline, load_parts
 from saei.policy.untrained import cut, depth, period
@@ -104,12 +105,11 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
     assert found.memory.weights == needed // 4
     assert found.memory.kept > 0
     totals = [one.total for one in found.remedies]
-    assert [one.assignment for one in found.remedies] == [
-        "training.micro_groups=1",
-        "sampler.intervention.micro_groups=1",
-        "model.gradient_checkpointing=[vision,language]",
-        "model.lora.rank=8",
-        "model.dtype=bfloat16",
+    assert [one.assignments for one in found.remedies] == [
+        ("training.micro_groups=1", "sampler.intervention.micro_groups=1"),
+        ("model.gradient_checkpointing=[vision,language]",),
+        ("model.lora.rank=8",),
+        ("model.dtype=bfloat16",),
     ]
     assert totals == sorted(totals, reverse=True)
     (problem,) = [one for one in found.findings if one.problem]
@@ -128,8 +128,21 @@ def test_where_no_setting_takes_less_another_remedy_is_named(bare: Path, monkeyp
 def test_a_setting_that_saves_nothing_is_not_named(bare: Path) -> None:
     run = config(changed(bare, dtype="bfloat16"))
     count = Footprint(10, 10)
-    named = [one.assignment for one in remedies(run, count, lambda changed: count, reference=False)]
-    assert named == ["training.micro_groups=1", "sampler.intervention.micro_groups=1", "model.lora.rank=8"]
+    named = [one.assignments for one in remedies(run, count, lambda changed: count, reference=False)]
+    assert named == [("training.micro_groups=1", "sampler.intervention.micro_groups=1"), ("model.lora.rank=8",)]
+
+
+def test_what_is_named_can_be_set_as_it_is_printed(bare: Path) -> None:
+    frozen = config(bare, model__freeze=["vision"], training__micro_groups=1)
+    frozen = validate(merge(RunConfig, dump(frozen), nested("sampler.intervention.micro_groups", 1)))
+    count = Footprint(5, 5)
+    first, *_ = named = remedies(frozen, count, lambda changed: count, reference=False)
+    assert first.assignments == ("model.freeze=[]", "model.lora.rank=8")  # groups are as few as they can be
+    data = dump(frozen)
+    for assignment in [own for one in named for own in one.assignments]:
+        data = merge(RunConfig, data, parse_assignment(assignment))
+    changed = validate(data)
+    assert named[-1].total == replace(memory_of(load_outline(changed.model)), kept=5).total
 
 
 def test_where_not_even_a_copy_fits_memory_is_still_computed(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +225,7 @@ def test_a_sampler_inside_another_is_seen(folder: Path) -> None:
     policy = Policy.load(plain.model, ThinkBoxed(), sampling=SHORT)
     found = footprint_of(policy, wrapped, example)
     assert found == footprint_of(policy, plain, example)
-    named = [one.assignment for one in remedies(wrapped, found, lambda changed: found, reference=False)]
+    named = [own for one in remedies(wrapped, found, lambda changed: found, reference=False) for own in one.assignments]
     assert "sampler.of.intervention.micro_groups=1" in named
 
 

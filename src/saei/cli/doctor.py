@@ -140,7 +140,8 @@ def _show(found: Diagnosis) -> None:
         table = Table("what takes less, each on top of those above", "then GB", box=None, padding=(0, 2, 0, 0))
         for one in found.remedies:
             fits = " fits" if found.available is not None and one.total <= found.available else ""
-            table.add_row(Text(f"--set {shlex.quote(one.assignment)}"), f"{gigabytes(one.total)}{fits}")
+            options = " ".join(f"--set {shlex.quote(own)}" for own in one.assignments)
+            table.add_row(Text(options), f"{gigabytes(one.total)}{fits}")
         console.print("", table, sep="\n")
     for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
         text = " ".join(part for part in (finding.rule, finding.reason, finding.remedy) if part)
