@@ -25,6 +25,7 @@ from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
 from saei.diagnostics.synthetic import Noise
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
+from saei.errors import ConfigError
 from saei.layers import merge, nested, parse_assignment
 from saei.policy import Policy
 from saei.policy.loading import has_weights, load_outline, load_parts
@@ -449,4 +450,12 @@ def test_the_table_of_families(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = run("--families").stdout.splitlines()
     assert all(len(line) <= 80 for line in shown)
     assert [line.split()[0] for line in shown[1:3]] == list(few)
-    assert "LinearAttentionLayer" in " ".join(shown)
+    assert "its cache cannot be repeated." in " ".join(shown)
+    assert "LinearAttentionLayer" not in " ".join(shown)
+    assert "LinearAttentionLayer" in run("--families", "--json").stdout
+
+
+def test_markdown_is_for_families() -> None:
+    done = run("builtin", "--markdown")
+    assert isinstance(done.exception, ConfigError)
+    assert "--families" in done.exception.remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,7 +57,7 @@ def doctor(
         typer.Option(min=0.001, metavar="GB", help="Size for so much memory; by default what is free here."),
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", metavar=FLAG, help="Leave the weights where they are.")
+        bool, typer.Option("--random-weights", metavar=FLAG, help="Take random weights; the model's own are not read.")
     ] = False,
     families: Annotated[
         bool, typer.Option("--families", metavar=FLAG, help="Examine every known family.", rich_help_panel=KNOWN)
@@ -72,6 +73,14 @@ def doctor(
     if families:
         _families(markdown=markdown, as_json=as_json)
         return
+    if markdown:
+        from saei.errors import ConfigError
+
+        raise ConfigError(
+            "--markdown is for the table of families.",
+            reason="--families was not given.",
+            remedy="Add --families, or take --json for one model.",
+        )
     layers = [
         {section: {name: value}}
         for section, name, value in (
@@ -144,10 +153,15 @@ def _show(found: Diagnosis) -> None:
             table.add_row(Text(options), f"{gigabytes(one.total)}{fits}")
         console.print("", table, sep="\n")
     for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
-        text = " ".join(part for part in (finding.rule, finding.reason, finding.remedy) if part)
+        text = " ".join(part for part in (finding.rule, _plainly(finding.reason), finding.remedy) if part)
         console.print(f"\n{number}. {'Problem: ' if finding.problem else ''}{text}", markup=False)
     if not found.findings:
         console.print("\nNothing to change.")
+
+
+def _plainly(reason: str) -> str:
+    """Return a reason without the error behind it: which attribute a cache lacks says nothing to a reader."""
+    return re.sub(r"its cache cannot be handed on \(.*\)", "its cache cannot be repeated", reason)
 
 
 def _facts(found: Diagnosis) -> list[tuple[str, str]]:
@@ -235,7 +249,7 @@ def _families(*, markdown: bool, as_json: bool) -> None:
         shape = layout.partition(" + ")[0].strip("`")
         table.add_row(name, shape, canvas, way, gradient, "no" if own.not_shared else "yes", deviation)
         if own.not_shared:
-            reasons.append(f"{name} computes a prompt anew for each response: {own.not_shared}.")
+            reasons.append(f"{name} computes a prompt anew for each response: {_plainly(own.not_shared)}.")
     console = Console(highlight=False)
     console.print(table)
     for reason in reasons:
