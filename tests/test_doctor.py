@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from saei.config import RunConfig, SamplingConfig, dump, validate
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
-from saei.diagnostics.families import examine, weights_in
+from saei.diagnostics.examination import examine, weights_in
 from saei.diagnostics.footprint import Footprint, footprint_of, hollow_footprint
 from saei.diagnostics.hollow import Hollow
 from saei.diagnostics.remedies import remedies
@@ -459,3 +461,11 @@ def test_markdown_is_for_families() -> None:
     done = run("builtin", "--markdown")
     assert isinstance(done.exception, ConfigError)
     assert "--families" in done.exception.remedy
+
+
+def test_looking_at_a_model_of_ones_own_needs_no_tiny_families() -> None:
+    code = (
+        "import sys, saei.diagnostics.doctor; print([name for name in sys.modules if name.endswith(('.zoo', '.tiny'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ import torch
 
 from saei.config import RunConfig
 from saei.diagnostics.bench import step_config
-from saei.diagnostics.families import Examination, examine
+from saei.diagnostics.examination import Examination, examine
 from saei.diagnostics.footprint import Footprint, hollow_footprint
 from saei.diagnostics.remedies import Remedy, remedies
 from saei.diagnostics.sizing import Memory, available_bytes, gigabytes, memory_of, peak_bytes
