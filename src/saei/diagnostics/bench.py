@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config import EvaluationConfig, OutputConfig, RunConfig
+from saei.config import RunConfig
 from saei.diagnostics.cost import Way, keep_memory, peak_growth, race, ratio
-from saei.diagnostics.synthetic import Coin, Noise, draw_responses
+from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine import Trainer
 from saei.errors import ConfigError
 from saei.interventions import Intervention
@@ -42,9 +42,6 @@ RATIOS = {
     "saei_step_over_plain_step": (SAEI_STEP, PLAIN_STEP),
 }
 """Name, numerator and denominator of each ratio."""
-
-_MANY = 10**6
-"""Steps of a run, so that neither evaluation nor checkpoint falls into a step that is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,20 +175,6 @@ def step_ways(trainer: Trainer, samplers: dict[str, Sampler]) -> dict[str, Way]:
         trainer.train_step()
 
     return {name: partial(step, sampler) for name, sampler in samplers.items()}
-
-
-def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:
-    """Return a configuration whose steps do nothing but train, on synthetic examples."""
-    return config.model_copy(
-        update={
-            "task": Noise.Config(side=side),
-            "reward": Coin.Config(),
-            "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
-            "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),
-            "evaluation": EvaluationConfig(every=_MANY, examples=1, probe_examples=1),
-            "output": OutputConfig(root=folder, name=f"{side}-{tokens}"),
-        }
-    )
 
 
 def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 
 from saei.config import RunConfig
-from saei.diagnostics.bench import step_config
 from saei.diagnostics.examination import Examination, examine
 from saei.diagnostics.footprint import Footprint, hollow_footprint
 from saei.diagnostics.remedies import Remedy, remedies
 from saei.diagnostics.sizing import Memory, available_bytes, gigabytes, memory_of, peak_bytes
-from saei.diagnostics.synthetic import Noise
+from saei.diagnostics.synthetic import Noise, step_config
 from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
