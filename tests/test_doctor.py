@@ -469,3 +469,11 @@ def test_looking_at_a_model_of_ones_own_needs_no_tiny_families() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_policy_that_never_ends(folder: Path) -> None:
+    policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=40))
+    policy.never_end()
+    with policy.open([policy.view(Noise(Noise.Config(side=64)).example(0))]) as prefix:
+        (drawn,) = prefix.sample([64], generator=torch.Generator().manual_seed(0))
+    assert {len(response) for response in drawn} == {40}

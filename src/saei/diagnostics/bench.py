@@ -88,8 +88,7 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
             step_config(config, side=sizes.side, prompts=sizes.prompts, tokens=sizes.tokens, folder=Path(folder))
         )
         policy = trainer.policy
-        assert policy.distribution.banned_V is not None
-        policy.distribution.banned_V[policy.eos_ids] = True
+        policy.never_end()
         view = policy.view(trainer.task.example(0))
         responses = draw_responses(policy, sizes.responses, sizes.tokens)
         adversarial = sizes.responses // 2
@@ -110,7 +109,7 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "dtype": str(policy.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "prompt_tokens": len(view.prompt_ids_P),
-        "image_tokens": int((view.prompt_ids_P == policy.model.config.image_token_id).sum()),
+        "image_tokens": policy.image_tokens(view),
         **asdict(sizes),
         "torch": torch.__version__,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},

@@ -280,8 +280,7 @@ class _Visit:
         with tempfile.TemporaryDirectory() as folder:
             sizes = {"side": self._side, "prompts": found.sizes["prompts"], "tokens": found.sizes["tokens"]}
             trainer = Trainer(step_config(config, **sizes, folder=Path(folder)), display=SilentDisplay(), parts=parts)
-            assert trainer.policy.distribution.banned_V is not None
-            trainer.policy.distribution.banned_V[trainer.policy.eos_ids] = True  # responses as long as was asked
+            trainer.policy.never_end()
             found.peak = peak_bytes(partial(_repeat, trainer.train_step), self._device)
             start = time.perf_counter()
             trainer.train_step()

@@ -106,9 +106,8 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         elif sampler.update_on == "perturbed":
             views, parts = [view] * len(intervened), [[*clean, *intervened[0]], *intervened[1:]]
     update = kept_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
-    image = int((view.prompt_ids_P == policy.model.config.image_token_id).sum())
     sample = together * cache_bytes(policy, view, config.sampling.max_new_tokens)
-    return Footprint(attack, update, sample, len(view.prompt_ids_P), image)
+    return Footprint(attack, update, sample, len(view.prompt_ids_P), policy.image_tokens(view))
 
 
 @torch.no_grad()
