@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from saei.cli import app
-from saei.config import RunConfig, SamplingConfig, validate
+from saei.config import RunConfig, SamplingConfig, dump, validate
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
-from saei.diagnostics.families import examine, weights_in
+from saei.diagnostics.examination import examine, weights_in
 from saei.diagnostics.footprint import Footprint, footprint_of, hollow_footprint
 from saei.diagnostics.hollow import Hollow
 from saei.diagnostics.remedies import remedies
@@ -25,6 +27,8 @@ from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
 from saei.diagnostics.synthetic import Noise
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
+from saei.errors import ConfigError
+from saei.layers import merge, nested, parse_assignment
 from saei.policy import Policy
 from saei.policy.loading import has_weights, load_outline, load_parts
 from saei.policy.untrained import cut, depth, period
@@ -104,23 +108,44 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
     assert found.memory.weights == needed // 4
     assert found.memory.kept > 0
     totals = [one.total for one in found.remedies]
-    assert [one.assignment for one in found.remedies] == [
-        "training.micro_groups=1",
-        "sampler.intervention.micro_groups=1",
-        "model.gradient_checkpointing=[vision,language]",
-        "model.lora.rank=8",
-        "model.dtype=bfloat16",
+    assert [one.assignments for one in found.remedies] == [
+        ("training.micro_groups=1", "sampler.intervention.micro_groups=1"),
+        ("model.gradient_checkpointing=[vision,language]",),
+        ("model.lora.rank=8",),
+        ("model.dtype=bfloat16",),
     ]
     assert totals == sorted(totals, reverse=True)
-    assert any("has to fit the memory" in one.rule for one in found.findings)
-    assert found.healthy
+    (problem,) = [one for one in found.findings if one.problem]
+    assert "has to fit the memory" in problem.rule
+    assert problem.remedy.startswith("See the settings that take less.")
+    assert not found.healthy
+
+
+def test_where_no_setting_takes_less_another_remedy_is_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "remedies", lambda *arguments, **options: [])
+    (problem,) = [one for one in diagnose(config(bare), side=64, memory=4_000_000).findings if one.problem]
+    assert " of 0.004 GB." in problem.reason
+    assert "--prompts" in problem.remedy
 
 
 def test_a_setting_that_saves_nothing_is_not_named(bare: Path) -> None:
     run = config(changed(bare, dtype="bfloat16"))
     count = Footprint(10, 10)
-    named = [one.assignment for one in remedies(run, count, lambda changed: count, reference=False)]
-    assert named == ["training.micro_groups=1", "sampler.intervention.micro_groups=1", "model.lora.rank=8"]
+    named = [one.assignments for one in remedies(run, count, lambda changed: count, reference=False)]
+    assert named == [("training.micro_groups=1", "sampler.intervention.micro_groups=1"), ("model.lora.rank=8",)]
+
+
+def test_what_is_named_can_be_set_as_it_is_printed(bare: Path) -> None:
+    frozen = config(bare, model__freeze=["vision"], training__micro_groups=1)
+    frozen = validate(merge(RunConfig, dump(frozen), nested("sampler.intervention.micro_groups", 1)))
+    count = Footprint(5, 5)
+    first, *_ = named = remedies(frozen, count, lambda changed: count, reference=False)
+    assert first.assignments == ("model.freeze=[]", "model.lora.rank=8")  # groups are as few as they can be
+    data = dump(frozen)
+    for assignment in [own for one in named for own in one.assignments]:
+        data = merge(RunConfig, data, parse_assignment(assignment))
+    changed = validate(data)
+    assert named[-1].total == replace(memory_of(load_outline(changed.model)), kept=5).total
 
 
 def test_where_not_even_a_copy_fits_memory_is_still_computed(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +199,7 @@ def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str,
     assert found == footprint_of(policy, run, example)
     assert found.attack > 0
     assert found.update > 0
+    assert found.sample > 0
 
 
 def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
@@ -184,6 +210,26 @@ def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
     )
     assert sampled.attack == clean.attack
     assert sampled.update > 1.3 * clean.update
+
+
+def test_each_view_of_an_update_keeps_its_prompt(folder: Path) -> None:
+    example = Noise(Noise.Config(side=64)).example(0)
+    policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SHORT)
+    one, two = (footprint_of(policy, config(folder, sampler__views=views), example) for views in (1, 2))
+    assert two.attack == one.attack  # one view is attacked after the other
+    assert two.update > 1.2 * one.update
+
+
+def test_a_sampler_inside_another_is_seen(folder: Path) -> None:
+    example = Noise(Noise.Config(side=64)).example(0)
+    plain = config(folder)
+    inner = plain.sampler.model_dump(mode="json")
+    wrapped = validate({**plain.model_dump(mode="json"), "sampler": {"type": "dynamic", "of": inner}})
+    policy = Policy.load(plain.model, ThinkBoxed(), sampling=SHORT)
+    found = footprint_of(policy, wrapped, example)
+    assert found == footprint_of(policy, plain, example)
+    named = [own for one in remedies(wrapped, found, lambda changed: found, reference=False) for own in one.assignments]
+    assert "sampler.of.intervention.micro_groups=1" in named
 
 
 def test_a_hollow_model_takes_no_memory() -> None:
@@ -207,6 +253,19 @@ def test_what_is_kept_at_a_time() -> None:
     assert print_.of_step(config("m", training__prompts_per_step=3, **both)) == 10
     assert print_.of_step(config("m", training__prompts_per_step=8, training__minibatch_groups=4, **both)) == 10
     assert Footprint(0, 4).of_step(config("m", training__prompts_per_step=8, training__minibatch_groups=4)) == 16
+    assert Footprint(10, 4, sample=3).of_step(config("m", training__prompts_per_step=16, **both)) == 48
+
+
+@pytest.mark.parametrize(("sampler", "rows"), [({"n_clean": 3, "n_adversarial": 2}, 3), ({"type": "clean", "n": 4}, 4)])
+def test_the_cache_of_sampling_is_that_of_keys_and_values(folder: Path, sampler: dict[str, Any], rows: int) -> None:
+    run = config(folder)
+    run = validate({**run.model_dump(mode="json"), "sampler": {"type": "mixed", **sampler}})
+    policy = Policy.load(run.model, ThinkBoxed(), sampling=SHORT)
+    found = footprint_of(policy, run, Noise(Noise.Config(side=64)).example(0))
+    text = policy.model.config.get_text_config()
+    width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * width * 4  # keys and values of float32
+    assert found.sample == rows * (found.prompt_tokens + 5) * per_token
 
 
 @pytest.mark.parametrize(("family", "expected"), [("Qwen2.5-VL", 1), ("Gemma3", 2), ("Mllama", 2)])
@@ -261,6 +320,8 @@ def test_a_model_without_gradient_to_the_pixels(
     assert reason in problem.reason
     assert problem.remedy
     assert not found.healthy
+    assert found.memory is not None
+    assert found.memory.kept > 0  # sizing goes on
 
 
 def test_a_wrong_gradient_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +386,22 @@ def test_running_out_of_memory_is_a_finding(folder: Path, monkeypatch: pytest.Mo
     assert found.memory is not None
 
 
+def test_memory_that_runs_out_in_the_examination_does_not_end_the_sizing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(doctor, "examine", full)
+    found = diagnose(config(folder), side=64, memory=10**6)
+    assert [one.rule for one in found.findings if one.problem] == [
+        "Memory ran out while it was looked at.",
+        "The model in training has to fit the memory.",
+    ]
+    assert found.remedies
+    assert found.seconds is not None
+
+
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["doctor", *arguments])
 
@@ -341,11 +418,18 @@ def test_the_command_prints_what_it_found(bare: Path) -> None:
 
 
 def test_the_command_in_json(bare: Path) -> None:
-    found = json.loads(run(str(bare), *OPTIONS, "--json", "--memory", "0.001").stdout)
-    assert found["healthy"]
+    done = run(str(bare), *OPTIONS, "--json", "--memory", "0.001")
+    assert done.exit_code == 2  # a run could not work so
+    found = json.loads(done.stdout)
+    assert not found["healthy"]
     assert found["sizes"]["responses"] == 3
     assert found["memory"]["total"] > found["available"] == 10**6
     assert found["remedies"]
+
+
+def test_responses_of_a_sampler_inside_another(bare: Path) -> None:
+    done = run(str(bare), *OPTIONS, "--set", "sampler={type: dynamic, of: mixed}", "--json")
+    assert json.loads(done.stdout)["sizes"]["responses"] == 3
 
 
 def test_the_command_fails_where_a_run_would(tmp_path: Path) -> None:
@@ -368,4 +452,28 @@ def test_the_table_of_families(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = run("--families").stdout.splitlines()
     assert all(len(line) <= 80 for line in shown)
     assert [line.split()[0] for line in shown[1:3]] == list(few)
-    assert "LinearAttentionLayer" in " ".join(shown)
+    assert "its cache cannot be repeated." in " ".join(shown)
+    assert "LinearAttentionLayer" not in " ".join(shown)
+    assert "LinearAttentionLayer" in run("--families", "--json").stdout
+
+
+def test_markdown_is_for_families() -> None:
+    done = run("builtin", "--markdown")
+    assert isinstance(done.exception, ConfigError)
+    assert "--families" in done.exception.remedy
+
+
+def test_looking_at_a_model_of_ones_own_needs_no_tiny_families() -> None:
+    code = (
+        "import sys, saei.diagnostics.doctor; print([name for name in sys.modules if name.endswith(('.zoo', '.tiny'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_policy_that_never_ends(folder: Path) -> None:
+    policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=40))
+    policy.never_end()
+    with policy.open([policy.view(Noise(Noise.Config(side=64)).example(0))]) as prefix:
+        (drawn,) = prefix.sample([64], generator=torch.Generator().manual_seed(0))
+    assert {len(response) for response in drawn} == {40}

@@ -17,7 +17,7 @@ from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
 from saei.config import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.families import examine, slope
+from saei.diagnostics.examination import examine, slope
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import DataError, ModelError

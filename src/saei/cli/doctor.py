@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +27,7 @@ MEANINGS = {
     "gradients": "gradients",
     "optimizer": "AdamW's moments",
     "reference": "reference model",
-    "kept": "kept for the backward pass",
+    "kept": "kept during a pass",
 }
 """Names of the parts of memory."""
 
@@ -56,7 +57,7 @@ def doctor(
         typer.Option(min=0.001, metavar="GB", help="Size for so much memory; by default what is free here."),
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", metavar=FLAG, help="Leave the weights where they are.")
+        bool, typer.Option("--random-weights", metavar=FLAG, help="Take random weights; the model's own are not read.")
     ] = False,
     families: Annotated[
         bool, typer.Option("--families", metavar=FLAG, help="Examine every known family.", rich_help_panel=KNOWN)
@@ -72,6 +73,14 @@ def doctor(
     if families:
         _families(markdown=markdown, as_json=as_json)
         return
+    if markdown:
+        from saei.errors import ConfigError
+
+        raise ConfigError(
+            "--markdown is for the table of families.",
+            reason="--families was not given.",
+            remedy="Add --families, or take --json for one model.",
+        )
     layers = [
         {section: {name: value}}
         for section, name, value in (
@@ -98,11 +107,15 @@ def doctor(
 
 def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
     """Return the configuration with another number of responses, half of them adversarial where the sampler mixes."""
+    from saei.config import RunConfig, dump, validate
     from saei.errors import ConfigError
+    from saei.layers import merge, nested
+    from saei.samplers.dynamic import drawing
 
     if responses is None:
         return config
-    fields = type(config.sampler).model_fields
+    path, sampler = drawing(config.sampler)
+    fields = type(sampler).model_fields
     if "n_adversarial" in fields:
         update = {"n_clean": responses - responses // 2, "n_adversarial": responses // 2}
     elif "n" in fields:
@@ -110,16 +123,18 @@ def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
     else:
         raise ConfigError(
             "--responses is for samplers that draw a fixed number.",
-            reason=f"The sampler is '{config.sampler.type}'.",
-            remedy="Set its own fields by --set sampler.….",
+            reason=f"The sampler is '{sampler.type}'.",
+            remedy=f"Set its own fields by --set {path}.….",
         )
-    return config.model_copy(update={"sampler": config.sampler.model_copy(update=update)})
+    return validate(merge(RunConfig, dump(config), nested(path, update)))
 
 
 def _show(found: Diagnosis) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from saei.diagnostics.sizing import gigabytes
 
     console = Console(highlight=False)
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -134,13 +149,19 @@ def _show(found: Diagnosis) -> None:
         table = Table("what takes less, each on top of those above", "then GB", box=None, padding=(0, 2, 0, 0))
         for one in found.remedies:
             fits = " fits" if found.available is not None and one.total <= found.available else ""
-            table.add_row(Text(f"--set {shlex.quote(one.assignment)}"), f"{_gb(one.total)}{fits}")
+            options = " ".join(f"--set {shlex.quote(own)}" for own in one.assignments)
+            table.add_row(Text(options), f"{gigabytes(one.total)}{fits}")
         console.print("", table, sep="\n")
     for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
-        text = " ".join(part for part in (finding.rule, finding.reason, finding.remedy) if part)
+        text = " ".join(part for part in (finding.rule, _plainly(finding.reason), finding.remedy) if part)
         console.print(f"\n{number}. {'Problem: ' if finding.problem else ''}{text}", markup=False)
     if not found.findings:
         console.print("\nNothing to change.")
+
+
+def _plainly(reason: str) -> str:
+    """Return a reason without the error behind it: which attribute a cache lacks says nothing to a reader."""
+    return re.sub(r"its cache cannot be handed on \(.*\)", "its cache cannot be repeated", reason)
 
 
 def _facts(found: Diagnosis) -> list[tuple[str, str]]:
@@ -180,27 +201,24 @@ def _show_memory(console: Console, found: Diagnosis, memory: Memory) -> None:
 
     from rich.table import Table
 
+    from saei.diagnostics.sizing import gigabytes
+
     table = Table("memory of a step", "GB", "", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
     for name, size in asdict(memory).items():
         if size:
-            table.add_row(
-                MEANINGS[name], _gb(size), "counted by a pass of shapes" if name == "kept" else "by shapes and types"
-            )
-    free = "" if found.available is None else f"of {_gb(found.available)}"
-    table.add_row("together", _gb(memory.total), free)
+            how = "counted by a pass of shapes" if name == "kept" else "by shapes and types"
+            table.add_row(MEANINGS[name], gigabytes(size), how)
+    free = "" if found.available is None else f"of {gigabytes(found.available)}"
+    table.add_row("together", gigabytes(memory.total), free)
     if found.peak is not None:
         whose = "of the process" if found.device == "cpu" else "of tensors"
-        table.add_row("measured", _gb(found.peak), f"peak {whose} in two steps")
+        table.add_row("measured", gigabytes(found.peak), f"peak {whose} in two steps")
     console.print("", table, sep="\n")
     if found.seconds is not None:
         console.print(f"\nA step takes {found.seconds:.2f} s.")
     else:
         console.print("\nThe time of a step was not measured: the model in training does not fit here.")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.3f}"
 
 
 def _families(*, markdown: bool, as_json: bool) -> None:
@@ -231,7 +249,7 @@ def _families(*, markdown: bool, as_json: bool) -> None:
         shape = layout.partition(" + ")[0].strip("`")
         table.add_row(name, shape, canvas, way, gradient, "no" if own.not_shared else "yes", deviation)
         if own.not_shared:
-            reasons.append(f"{name} computes a prompt anew for each response: {own.not_shared}.")
+            reasons.append(f"{name} computes a prompt anew for each response: {_plainly(own.not_shared)}.")
     console = Console(highlight=False)
     console.print(table)
     for reason in reasons:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config import EvaluationConfig, OutputConfig, RunConfig
+from saei.config import RunConfig
 from saei.diagnostics.cost import Way, keep_memory, peak_growth, race, ratio
-from saei.diagnostics.synthetic import Coin, Noise, draw_responses
+from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine import Trainer
 from saei.errors import ConfigError
 from saei.interventions import Intervention
@@ -42,9 +42,6 @@ RATIOS = {
     "saei_step_over_plain_step": (SAEI_STEP, PLAIN_STEP),
 }
 """Name, numerator and denominator of each ratio."""
-
-_MANY = 10**6
-"""Steps of a run, so that neither evaluation nor checkpoint falls into a step that is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +88,7 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
             step_config(config, side=sizes.side, prompts=sizes.prompts, tokens=sizes.tokens, folder=Path(folder))
         )
         policy = trainer.policy
-        assert policy.distribution.banned_V is not None
-        policy.distribution.banned_V[policy.eos_ids] = True
+        policy.never_end()
         view = policy.view(trainer.task.example(0))
         responses = draw_responses(policy, sizes.responses, sizes.tokens)
         adversarial = sizes.responses // 2
@@ -113,7 +109,7 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "dtype": str(policy.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "prompt_tokens": len(view.prompt_ids_P),
-        "image_tokens": int((view.prompt_ids_P == policy.model.config.image_token_id).sum()),
+        "image_tokens": policy.image_tokens(view),
         **asdict(sizes),
         "torch": torch.__version__,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
@@ -178,20 +174,6 @@ def step_ways(trainer: Trainer, samplers: dict[str, Sampler]) -> dict[str, Way]:
         trainer.train_step()
 
     return {name: partial(step, sampler) for name, sampler in samplers.items()}
-
-
-def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:
-    """Return a configuration whose steps do nothing but train, on synthetic examples."""
-    return config.model_copy(
-        update={
-            "task": Noise.Config(side=side),
-            "reward": Coin.Config(),
-            "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
-            "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),
-            "evaluation": EvaluationConfig(every=_MANY, examples=1, probe_examples=1),
-            "output": OutputConfig(root=folder, name=f"{side}-{tokens}"),
-        }
-    )
 
 
 def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:

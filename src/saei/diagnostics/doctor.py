@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,12 +15,11 @@ from typing import Any
 import torch
 
 from saei.config import RunConfig
-from saei.diagnostics.bench import step_config
-from saei.diagnostics.families import Examination, examine
+from saei.diagnostics.examination import Examination, examine
 from saei.diagnostics.footprint import Footprint, hollow_footprint
 from saei.diagnostics.remedies import Remedy, remedies
-from saei.diagnostics.sizing import GB, Memory, available_bytes, memory_of, peak_bytes
-from saei.diagnostics.synthetic import Noise
+from saei.diagnostics.sizing import Memory, available_bytes, gigabytes, memory_of, peak_bytes
+from saei.diagnostics.synthetic import Noise, step_config
 from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
@@ -131,17 +131,15 @@ def diagnose(
         told: Told what is being done.
     """
     found = Diagnosis(config.model.path)
-    try:
-        _Visit(config, side, found, told).run(random_weights, memory)
-    except SaeiError as error:
-        found.findings.append(Finding(error.rule, error.reason, error.remedy, problem=True))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        reason = f"{str(error).strip().partition('. ')[0] or type(error).__name__}."
-        found.findings.append(Finding("Memory ran out while it was looked at.", reason, _LESS, problem=True))
+    visit = _Visit(config, side, found, told)
+    with visit.noting():
+        visit.run(random_weights, memory)
     return found
 
 
-_LESS = "Lower --prompts, --responses, --tokens or --side, or see docs/lora.md for settings that take less memory."
+_FEWER = "Fewer --prompts and --tokens take less, too, and change the training."
+
+_LESS = "Lower --prompts, --responses, --tokens or --side, or take a smaller model of the family."
 
 
 class _Visit:
@@ -178,17 +176,35 @@ class _Visit:
         whole = here is None or found.memory.total <= ROOM * here
         parts = self._load(outline.config, None if whole else here)
         found.threads = torch.get_num_threads()
-        examined = None if parts is None else self._examined(parts)
-        self._told("Counting what autograd keeps")
-        footprint = self._footprint(self.config, examined)
-        found.memory = replace(found.memory, kept=footprint.of_step(self.config))
-        fits = found.available is None or found.memory.total <= found.available
-        if whole and parts is not None and (here is None or found.memory.total <= here):
-            self._step(parts)
-        if not fits:
-            count = partial(self._footprint, examined=examined)
-            found.remedies = remedies(self.config, footprint, count, reference=reference)
+        policy = None
+        with self.noting():
+            policy = None if parts is None else self._policy(parts)
+            if policy is not None:
+                self._examine(policy)
+        with self.noting():
+            self._told("Counting what a step keeps")
+            footprint = self._footprint(self.config, policy)
+            found.memory = replace(found.memory, kept=footprint.of_step(self.config))
+            if found.available is not None and found.memory.total > found.available:
+                count = partial(self._footprint, examined=policy)
+                found.remedies = remedies(self.config, footprint, count, reference=reference)
+            if whole and parts is not None and (here is None or found.memory.total <= here):
+                self._step(parts)
         self._note(outline.dtype)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """End some work where it fails, and note why; what fails again by the same rule is noted once."""
+        try:
+            yield
+            return
+        except SaeiError as error:
+            finding = Finding(error.rule, error.reason, error.remedy, problem=True)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            reason = f"{str(error).strip().partition('. ')[0] or type(error).__name__}."
+            finding = Finding("Memory ran out while it was looked at.", reason, _LESS, problem=True)
+        if finding.rule not in {one.rule for one in self.found.findings}:
+            self.found.findings.append(finding)
 
     def _load(self, config: Any, room: int | None) -> Parts | None:
         """Return the model's parts, or those of a copy that fits the room; None where that would not fit either."""
@@ -203,8 +219,8 @@ class _Visit:
                 found.findings.append(
                     Finding(
                         "The model has to fit this machine to be looked at, or at least a copy with few layers.",
-                        f"{found.examined} of {found.layers} layers take {needed / GB:.1f} GB; {room / GB:.1f} GB are "
-                        "free.",
+                        f"{found.examined} of {found.layers} layers take {gigabytes(needed)} GB; {gigabytes(room)} GB "
+                        "are free.",
                         "Look at a smaller model of its family; the memory computed here holds for this one.",
                     )
                 )
@@ -218,21 +234,23 @@ class _Visit:
         )
         return load_parts(model, untrained)
 
-    def _examined(self, parts: Parts) -> Policy:
+    def _policy(self, parts: Parts) -> Policy:
         config = self.config
         template = config.template.build()
-        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+        for note in parts.notes if config.model.path not in BUILTIN_FOLDERS else ():
+            remedy = "pip install torchvision, if its other parts are wanted." if _lacks_torchvision() else ""
+            self.found.findings.append(Finding(note, remedy=remedy))
+        return Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+
+    def _examine(self, policy: Policy) -> None:
         here = available_bytes(self._device)
-        doubled = 8 * sum(own.numel() for own in parts.model.parameters())
+        doubled = 8 * sum(own.numel() for own in policy.model.parameters())
         exact = (here is None or doubled <= ROOM * here) and self._device.type != "mps"
         precision = torch.float64 if exact else torch.float32
         self._told(f"Comparing gradients in {str(precision).removeprefix('torch.')}")
         found = self.found
         found.precision = str(precision).removeprefix("torch.")
         found.examination = examine(policy, precision)
-        for note in parts.notes if config.model.path not in BUILTIN_FOLDERS else ():
-            remedy = "pip install torchvision, if its other parts are wanted." if _lacks_torchvision() else ""
-            found.findings.append(Finding(note, remedy=remedy))
         if found.examination.gradient > TOLERANCE:
             found.findings.append(
                 Finding(
@@ -242,7 +260,6 @@ class _Visit:
                     problem=True,
                 )
             )
-        return policy
 
     def _footprint(self, config: RunConfig, examined: Policy | None) -> Footprint:
         found = hollow_footprint(config, Noise(Noise.Config(side=self._side)).example(0), examined)
@@ -263,8 +280,7 @@ class _Visit:
         with tempfile.TemporaryDirectory() as folder:
             sizes = {"side": self._side, "prompts": found.sizes["prompts"], "tokens": found.sizes["tokens"]}
             trainer = Trainer(step_config(config, **sizes, folder=Path(folder)), display=SilentDisplay(), parts=parts)
-            assert trainer.policy.distribution.banned_V is not None
-            trainer.policy.distribution.banned_V[trainer.policy.eos_ids] = True  # responses as long as was asked
+            trainer.policy.never_end()
             found.peak = peak_bytes(partial(_repeat, trainer.train_step), self._device)
             start = time.perf_counter()
             trainer.train_step()
@@ -296,8 +312,9 @@ class _Visit:
             found.findings.append(
                 Finding(
                     "The model in training has to fit the memory.",
-                    f"It takes about {found.memory.total / GB:.1f} GB of {found.available / GB:.1f} GB.",
-                    "See the settings that take less.",
+                    f"It takes about {gigabytes(found.memory.total)} of {gigabytes(found.available)} GB.",
+                    f"See the settings that take less. {_FEWER}" if found.remedies else _LESS,
+                    problem=True,
                 )
             )
 

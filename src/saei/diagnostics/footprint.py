@@ -1,4 +1,4 @@
-"""What autograd keeps for the attack and the update of one group, and for a step of several."""
+"""What is kept for the attack, the update and the sampling of one group, and for a step of several."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from saei.config import RunConfig
 from saei.diagnostics.hollow import Hollow
@@ -16,36 +18,44 @@ from saei.interventions.context import SamplingContext
 from saei.policy import Policy
 from saei.policy.loading import load_parts
 from saei.policy.module import PolicyModule
+from saei.policy.rows import prompt_arguments, prompt_row, stack
 from saei.policy.untrained import Untrained
+from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 from saei.types import Example, Grade, Response, View
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that autograd keeps for one group, and what was counted.
+    """Bytes that are kept for one group, and what was counted.
 
     Attributes:
         attack: Along the clean responses, 0 without an attack.
         update: For all responses.
+        sample: The cache of those responses that are decoded together, once all are as long as they may be.
         prompt_tokens: Of the prompt.
         image_tokens: Those of its picture.
     """
 
     attack: int
     update: int
+    sample: int = 0
     prompt_tokens: int = 0
     image_tokens: int = 0
 
     def of_step(self, config: RunConfig) -> int:
-        """Return what is kept at most at a time in a step, by the groups that are attacked and updated together."""
+        """Return what is kept at most at a time in a step, by the groups that go through each pass together.
+
+        All groups of a step are decoded together, however few are attacked and updated at a time.
+        """
         groups = config.training.prompts_per_step
         minibatch = config.training.minibatch_groups or groups
         updated = min(config.training.micro_groups or minibatch, minibatch)
         attacked = groups
-        if isinstance(config.sampler, Mixing.Config):
-            attacked = min(config.sampler.intervention.micro_groups or groups, groups)
-        return max(self.attack * attacked, self.update * updated)
+        _, sampler = drawing(config.sampler)
+        if isinstance(sampler, Mixing.Config):
+            attacked = min(sampler.intervention.micro_groups or groups, groups)
+        return max(self.attack * attacked, self.update * updated, self.sample * groups)
 
 
 def hollow_footprint(config: RunConfig, example: Example, examined: Policy | None) -> Footprint:
@@ -79,21 +89,45 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         config: The run's configuration.
         example: What it looks at.
     """
-    sampler = config.sampler
+    _, sampler = drawing(config.sampler)
     with_entropy = "entropy" in config.objective.build().needs
     view = policy.view(example)
     responses = draw_responses(policy, sampler.build().group_size, config.sampling.max_new_tokens)
-    views, parts, attack = [view], [responses], 0
+    views, parts, attack, together = [view], [responses], 0, len(responses)
     if isinstance(sampler, Mixing.Config):
         clean, rest = responses[: sampler.n_clean], responses[sampler.n_clean :]
+        together = max(len(clean), len(rest))
         ctx = SamplingContext(policy, _no_grades, 0.0, torch.Generator().manual_seed(0))
         intervention = Intervention(sampler.intervention)
         attack = kept_bytes(lambda: intervention.apply([view], [clean], ctx), policy.model)
+        intervened = [rest[number :: sampler.views] for number in range(min(sampler.views, len(rest)))]
         if sampler.update_on == "sampled":
-            views, parts = [view, view], [clean, rest]
+            views, parts = [view] * (1 + len(intervened)), [clean, *intervened]
+        elif sampler.update_on == "perturbed":
+            views, parts = [view] * len(intervened), [[*clean, *intervened[0]], *intervened[1:]]
     update = kept_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
-    image = int((view.prompt_ids_P == policy.model.config.image_token_id).sum())
-    return Footprint(attack, update, len(view.prompt_ids_P), image)
+    sample = together * cache_bytes(policy, view, config.sampling.max_new_tokens)
+    return Footprint(attack, update, sample, len(view.prompt_ids_P), policy.image_tokens(view))
+
+
+@torch.no_grad()
+def cache_bytes(policy: Policy, view: View, tokens: int) -> int:
+    """Return the cache of one response to a view: a value per token grows with it, a state of fixed size does not.
+
+    Args:
+        policy: The policy.
+        view: What it looks at.
+        tokens: Of the response.
+    """
+    rows = stack([prompt_row(view)])
+    pixels = policy.pixels.inputs([view.canvases])
+    cache = policy.module({**prompt_arguments(rows), "use_cache": True, **pixels}).cache
+    prompt = len(view.prompt_ids_P)
+    held = {id(one): one for layer in cache.layers for one in tree_leaves(vars(layer)) if isinstance(one, Tensor)}
+    return sum(
+        one.nbytes * (prompt + tokens) // prompt if one.ndim == 4 and one.shape[2] == prompt else one.nbytes
+        for one in held.values()
+    )
 
 
 def _update(

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from saei.config import RunConfig, dump, validate
 from saei.diagnostics.footprint import Footprint
 from saei.diagnostics.sizing import memory_of
 from saei.errors import SaeiError
-from saei.layers import merge, nested
+from saei.layers import merge, parse_assignment
 from saei.policy.loading import load_outline
+from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A setting on top of those before it.
+    """Settings on top of those before them.
 
     Attributes:
-        assignment: For ``--set``.
+        assignments: For ``--set``, each.
         total: Bytes that training then takes, by the same computation.
     """
 
-    assignment: str
+    assignments: tuple[str, ...]
     total: int
 
 
@@ -33,44 +33,53 @@ def remedies(
 ) -> list[Remedy]:
     """Return what to set, the harmless first: fewer groups at a time change nothing but the memory.
 
-    What autograd keeps is counted anew where layers are computed again, else left as it was found: narrower types and
-    frozen weights lower it further.
+    What a pass keeps is counted anew where layers are computed again, else left as it was found: narrower types and
+    frozen weights lower it further. What takes no less than before is left out.
 
     Args:
         config: The run's configuration.
-        footprint: What autograd keeps for one group.
+        footprint: What is kept for one group.
         counted: Counts that of another configuration.
         reference: Whether the objective keeps a second model, which adapters make needless.
     """
+
+    def total(config: RunConfig, footprint: Footprint) -> int:
+        memory = memory_of(load_outline(config.model), reference=reference and config.model.lora is None)
+        return replace(memory, kept=footprint.of_step(config)).total
+
     found: list[Remedy] = []
-    for assignment, change in _changes(config):
+    least = total(config, footprint)
+    for assignments in _changes(config):
         try:
-            changed = validate(merge(RunConfig, dump(config), change))
-            outline = load_outline(changed.model)
-            if changed.model.gradient_checkpointing != config.model.gradient_checkpointing:
-                footprint = counted(changed)
+            data = dump(config)
+            for assignment in assignments:
+                data = merge(RunConfig, data, parse_assignment(assignment))
+            changed = validate(data)
+            again = changed.model.gradient_checkpointing != config.model.gradient_checkpointing
+            kept = counted(changed) if again else footprint
+            needed = total(changed, kept)
         except SaeiError:  # such as for want of peft
             continue
-        config = changed
-        memory = memory_of(outline, reference=reference and config.model.lora is None)
-        found.append(Remedy(assignment, replace(memory, kept=footprint.of_step(config)).total))
-    return [
-        one for one, before in zip(found, [None, *found], strict=False) if before is None or one.total < before.total
-    ]
+        if needed < least:
+            config, footprint, least = changed, kept, needed
+            found.append(Remedy(assignments, needed))
+    return found
 
 
-def _changes(config: RunConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    one = {"training.micro_groups": 1}
-    if isinstance(config.sampler, Mixing.Config):
-        one["sampler.intervention.micro_groups"] = 1
-    if config.training.prompts_per_step > 1:
-        for path, value in one.items():
-            yield f"{path}={value}", nested(path, value)
-    parts = ["vision", "language"]
-    if set(config.model.gradient_checkpointing) != set(parts):
-        yield f"model.gradient_checkpointing=[{','.join(parts)}]", nested("model.gradient_checkpointing", parts)
+def _changes(config: RunConfig) -> Iterator[tuple[str, ...]]:
+    """Return what may be set, together what helps only together: the larger of two passes counts."""
+    groups = config.training.prompts_per_step
+    path, sampler = drawing(config.sampler)
+    fewer = []
+    if groups > 1 and config.training.micro_groups != 1:
+        fewer.append("training.micro_groups=1")
+    if groups > 1 and isinstance(sampler, Mixing.Config) and sampler.intervention.micro_groups != 1:
+        fewer.append(f"{path}.intervention.micro_groups=1")
+    if fewer:
+        yield tuple(fewer)
+    if set(config.model.gradient_checkpointing) != {"vision", "language"}:
+        yield ("model.gradient_checkpointing=[vision,language]",)
     if config.model.lora is None:
-        change = nested("model", {"lora": {"rank": 8}, "freeze": []})
-        yield "model.lora.rank=8", change
+        yield (*(("model.freeze=[]",) if config.model.freeze else ()), "model.lora.rank=8")
     if config.model.dtype in ("auto", "float32"):
-        yield "model.dtype=bfloat16", nested("model.dtype", "bfloat16")
+        yield ("model.dtype=bfloat16",)

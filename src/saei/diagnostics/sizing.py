@@ -15,6 +15,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 GB = 10**9
 
 
+def gigabytes(size: int) -> str:
+    """Return a number of bytes in GB, to the megabyte where it is less than one."""
+    return f"{size / GB:.1f}" if size >= GB else f"{size / GB:.3f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes that training takes; temporaries within one operation, and the libraries themselves, come on top.
@@ -24,7 +29,7 @@ class Memory:
         gradients: Of what is trained.
         optimizer: AdamW's two moments of what is trained.
         reference: A second model, where the objective needs one.
-        kept: What autograd keeps for the largest backward pass of a step.
+        kept: What the largest pass of a step keeps: for its backward pass, or the cache of sampling.
     """
 
     weights: int

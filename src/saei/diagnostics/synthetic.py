@@ -1,8 +1,9 @@
-"""Examples, rewards and responses whose size is chosen and whose content does not matter."""
+"""Examples, rewards, responses and steps whose size is chosen and whose content does not matter."""
 
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 from PIL import Image
 from pydantic import PositiveInt
 
+from saei.config import EvaluationConfig, OutputConfig, RunConfig
 from saei.data.base import Split, Task
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.strategy import StrategyConfig
 from saei.types import Example, Grade, Response
+
+_MANY = 10**6
+"""Steps of a run, so that neither evaluation nor checkpoint falls into a step that is timed."""
 
 
 class Noise(Task):
@@ -64,3 +69,17 @@ def draw_responses(policy: Policy, count: int, tokens: int) -> list[Response]:
     entropy_NT = torch.rand(count, tokens, generator=generator).to(policy.device)
     zeros_T = torch.zeros(tokens, device=policy.device)
     return [Response(ids_T, "", zeros_T, own, truncated=True) for ids_T, own in zip(drawn, entropy_NT, strict=True)]
+
+
+def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:
+    """Return a configuration whose steps do nothing but train, on synthetic examples."""
+    return config.model_copy(
+        update={
+            "task": Noise.Config(side=side),
+            "reward": Coin.Config(),
+            "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
+            "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),
+            "evaluation": EvaluationConfig(every=_MANY, examples=1, probe_examples=1),
+            "output": OutputConfig(root=folder, name=f"{side}-{tokens}"),
+        }
+    )

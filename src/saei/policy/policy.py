@@ -172,6 +172,14 @@ class Policy:
             {name: own.to(self.device) for name, own in prompt.token_inputs.items()},
         )
 
+    def image_tokens(self, view: View) -> int:
+        """Return how many tokens of a view's prompt stand for its images."""
+        return int((view.prompt_ids_P == self.model.config.image_token_id).sum())
+
+    def never_end(self) -> None:
+        """Ban the ends of a response from now on, so that each becomes as long as it may be."""
+        self._banned_V[self.eos_ids] = True
+
     def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
         """Open views for sampling and scoring.
 

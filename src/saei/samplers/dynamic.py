@@ -82,5 +82,13 @@ class Dynamic(Sampler):
         return {"of": self.of}
 
 
+def drawing(sampler: StrategyConfig) -> tuple[str, StrategyConfig]:
+    """Return the sampler that draws, inside those that wrap another, and its path in a run's configuration."""
+    path = "sampler"
+    while isinstance(sampler, Dynamic.Config):
+        path, sampler = f"{path}.of", sampler.of
+    return path, sampler
+
+
 def _varies(grades: Sequence[Grade]) -> bool:
     return len({grade.correct for grade in grades}) > 1

@@ -1,0 +1,168 @@
+"""What the library makes of a model: its pixels, their gradient, the shared prefix, and how exact each is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from saei.attacks.base import Point
+from saei.attacks.gradient import example_gradients
+from saei.errors import ModelError
+from saei.policy import Policy
+from saei.types import Example, Response, View
+
+TOKENS, COUNTS = 6, (2, 3)
+STEPS: Mapping[torch.dtype, tuple[float, ...]] = {
+    torch.float64: (3e-4, 1e-4, 3e-5, 1e-5, 3e-6),
+    torch.float32: (1.8e-3, 1e-3, 6e-4, 3e-4),
+}
+"""Steps of finite differences by the model's type, in units of the [0, 1] pixel range; less than half of 1/255, where
+a processor that rounds would begin to see another picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found out about a policy on two examples with one picture each.
+
+    Attributes:
+        layout: Shape of its pixel inputs for one picture, and the names of what goes with them.
+        canvas: What an attack changes: ``resized`` if it is the processor's own resized picture, else ``original``.
+        rounds: Whether the way from the canvas to the model rounds, so that its gradient is a straight-through one.
+        gradient: Relative deviation of the pixel gradient from finite differences.
+        not_shared: Why responses do not go on from their prompt's cache, None if they do.
+        deviation: Largest deviation of the shared from the plain way: of log-probabilities in nats, and of gradients
+            relative to the largest; None if there is no shared one.
+    """
+
+    layout: str
+    canvas: str
+    rounds: bool
+    gradient: float
+    not_shared: str | None
+    deviation: float | None
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells of its row in a table, behind the name."""
+        return [
+            self.layout,
+            self.canvas,
+            "rounds" if self.rounds else "exact",
+            f"{self.gradient:.0e}",
+            "yes" if self.not_shared is None else f"no: {self.not_shared}",
+            "" if self.deviation is None else f"{self.deviation:.0e}",
+        ]
+
+
+def examine(policy: Policy, precision: torch.dtype = torch.float64) -> Examination:
+    """Find out how a policy sees and shares.
+
+    Args:
+        policy: The policy.
+        precision: Type that its weights have for a moment, while gradients are compared: float64, or float32 for a
+            model that would be too large so.
+
+    Raises:
+        ModelError: If no gradient reaches the pixels, or nothing depends on them.
+    """
+    examples = [
+        Example("wide", "What is red?", "", (_picture(90, 130),)),
+        Example("tall", "What is red, and how many more than blue?", "", (_picture(70, 33),)),
+    ]
+    views = [policy.view(example) for example in examples]
+    with policy.open(views) as prefix:
+        short = policy.sampling.model_copy(update={"max_new_tokens": TOKENS})
+        responses = prefix.sample(COUNTS, generator=torch.Generator().manual_seed(0), sampling=short)
+    (canvas,) = views[0].canvases
+    pixels = policy.pixels.map((canvas.shape[-2], canvas.shape[-1]))
+    original = canvas.shape[-2:] == (examples[0].images[0].height, examples[0].images[0].width)
+    return Examination(
+        layout=" + ".join([f"`{list(pixels.shape)}`", *(f"`{name}`" for name in sorted(pixels.extras))]),
+        canvas="original" if original else "resized",
+        rounds=pixels.rounds,
+        gradient=_gradient_deviation(policy, views[0], responses[0], precision),
+        not_shared=policy.not_shared,
+        deviation=None if policy.not_shared else _shared_deviation(policy, views, responses),
+    )
+
+
+def slope(value: Callable[[float], float], steps: tuple[float, ...] = STEPS[torch.float64]) -> float:
+    """Return a derivative at 0 by central differences, of several steps the one that the next agrees with best.
+
+    Large steps feel the curvature, small ones the float32 in which some models norm and attend whatever their type.
+    """
+    found = [(value(step) - value(-step)) / (2 * step) for step in steps]
+    return min(itertools.pairwise(found), key=lambda pair: abs(pair[0] - pair[1]))[1]
+
+
+@contextmanager
+def weights_in(model: Any, precision: torch.dtype) -> Iterator[None]:
+    """Give a model's floating-point tensors another type for a while; each gets its own back, also where they differ.
+
+    No value may be lost on the way, so the type has to be at least as precise as theirs.
+    """
+    tensors = [one for one in (*model.parameters(), *model.buffers()) if one.is_floating_point()]
+    before = [one.dtype for one in tensors]
+    try:
+        for one in tensors:
+            one.data = one.data.to(precision)
+        yield
+    finally:
+        for one, dtype in zip(tensors, before, strict=True):
+            one.data = one.data.to(dtype)
+
+
+def _gradient_deviation(policy: Policy, view: View, responses: list[Response], precision: torch.dtype) -> float:
+    """Compare along the gradient's own signs on a random half of the pixels, where its size is felt most."""
+    with weights_in(policy.model, precision):
+        start = tuple(canvas.to(precision) for canvas in view.canvases)
+
+        def total(point: Point) -> Tensor:
+            with policy.open([view], grad="pixels", pixels=point) as prefix:
+                return prefix.score([responses], with_entropy=False)[0].logp_NT.sum()[None]
+
+        gradient = example_gradients(total, start, (0,) * len(start))
+        if not any(bool(own.any()) for own in gradient):
+            raise ModelError(
+                "What a policy says has to depend on the pixels.",
+                reason="Their gradient is zero everywhere.",
+                remedy="Look for a projector or a gate whose weights are all zero: it lets no picture through.",
+            )
+        rng = np.random.default_rng(0)
+        along = [g.sign().where(g != 0, 1.0) * torch.from_numpy(rng.random(g.shape) < 0.5).to(g) for g in gradient]
+        ours = sum(float((g * direction).sum()) for g, direction in zip(gradient, along, strict=True))
+
+        def value(step: float) -> float:
+            moved = tuple(canvas + step * direction for canvas, direction in zip(start, along, strict=True))
+            return float(total(moved).detach())
+
+        expected = slope(value, STEPS[precision])
+        return abs(ours - expected) / abs(expected) if expected else float("inf")
+
+
+def _shared_deviation(policy: Policy, views: list[View], responses: list[list[Response]]) -> float:
+    found = []
+    try:
+        for shared in (True, False):
+            policy.shared_prefix = shared
+            point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
+            with policy.open(views, grad="pixels", pixels=point) as prefix:
+                logp_M = torch.cat([own.logp_NT.flatten() for own in prefix.score(responses, with_entropy=False)])
+            gradient = torch.cat([own.flatten() for own in torch.autograd.grad(logp_M.sum(), point)])
+            found.append((logp_M.detach(), gradient / gradient.abs().max()))
+    finally:
+        policy.shared_prefix = True
+    return max(float((ours - plain).abs().max()) for ours, plain in zip(*found, strict=True))
+
+
+def _picture(height: int, width: int) -> Image.Image:
+    values = np.random.default_rng(height).integers(64, 192, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
