@@ -142,7 +142,7 @@ def check(config: RunConfig, step: Fraction, prompts: int, fresh: int) -> dict[s
                 table[name] += values
         for name, own in moved.items():
             answered[name] += answer(
-                policy, reward, own, responses=fresh, sampling=config.sampling, seed=config.seed + start, batch=BATCH
+                policy, reward, own, responses=fresh, sampling=config.sampling, seed=config.seed + start
             )
     return {
         "model": config.model.path,
