@@ -437,6 +437,9 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     two = saei("--compare", "kept/grpo-a", "kept/saei-a", short=False)
     assert two.code == 0, two.err
     assert "concerns these two checkpoints, not the methods" in two.out
+    lines = two.out.splitlines()
+    assert lines[0] == "Against kept/grpo-a:"
+    assert lines[2].split()[0] == "saei-a"  # without the folder that both are in
     assert Path("runs/compare/pass-at-k.png").read_bytes().startswith(b"\x89PNG")
     sets = saei("--compare", "kept/grpo-*", "kept/saei-*", "--output", "c", "--json", short=False)
     found = json.loads(sets.out)
@@ -481,7 +484,7 @@ def test_a_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str], monkey
     shown = capsys.readouterr().out.splitlines()
     header, row = shown[1:3]
     assert header.split() == ["side", "accuracy", "difference,", "95", "%", "interval", "p", "Holm"]
-    assert row.split()[0] == name
+    assert row.split()[0] == "saei-*"  # without the folder that all are in
     assert row.split()[-2:] == ["0.00123", "0.00246"]
     assert max(len(header), len(row)) <= 80
     assert "exact sign flips over 12 bases" in shown[3]

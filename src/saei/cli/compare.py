@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -70,12 +71,16 @@ def show_contrasts(reference: str, found: Sequence[Contrast], curves: dict[str, 
 
     console = Console(highlight=False)
     console.print(f"Against {reference}:", markup=False, soft_wrap=True)
-    table = Table("side", "accuracy", "difference, 95 % interval", "p", "Holm", box=None, padding=(0, 2, 0, 0))
+    short = _short([reference, *(one.side for one in found), *curves])
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("side", overflow="fold")
+    for name in ("accuracy", "difference, 95 % interval", "p", "Holm"):
+        table.add_column(name, no_wrap=True)
     for one in found:
         before, after = one.accuracies
         difference = one.difference
         cells = (
-            one.side,
+            short[one.side],
             f"{before:.3f} → {after:.3f}",
             f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
             f"{one.p:.3g}",
@@ -85,7 +90,7 @@ def show_contrasts(reference: str, found: Sequence[Contrast], curves: dict[str, 
     console.print(table)
     for one in found:
         console.print(
-            f"{one.side}: p by {one.test} over {one.count} {one.unit}s, "
+            f"{short[one.side]}: p by {one.test} over {one.count} {one.unit}s, "
             f"which finds a difference of {one.detectable:.3f} with a probability of 80 %.",
             markup=False,
             soft_wrap=True,
@@ -99,5 +104,12 @@ def show_contrasts(reference: str, found: Sequence[Contrast], curves: dict[str, 
         ks = sorted({k for curve in curves.values() for k in curve})
         curve_table = Table("pass@k", *map(str, ks), box=None, padding=(0, 2, 0, 0))
         for side, curve in curves.items():
-            curve_table.add_row(*map(Text, (side, *(f"{curve[k]:.3f}" for k in ks))))
+            curve_table.add_row(*map(Text, (short[side], *(f"{curve[k]:.3f}" for k in ks))))
         console.print(curve_table)
+
+
+def _short(paths: Sequence[str]) -> dict[str, str]:
+    """Return paths without the folder that all are in, by what they are in full."""
+    folders = {os.path.dirname(path.rstrip(os.sep)) for path in paths}
+    common = os.path.commonpath(folders) if all(folders) and len({*map(os.path.isabs, folders)}) == 1 else ""
+    return {path: os.path.relpath(path, common) if common else path for path in paths}
