@@ -53,7 +53,7 @@ def measure(sizes: Mapping[str, int], rounds: int) -> dict[str, float]:
     with torch.random.fork_rng():
         policy, _ = build(WIDTH, VISION_LAYERS, sizes[TOKENS], sizes[VOCABULARY])
     view = policy.view(Noise(Noise.Config(side=PIXELS_PER_TOKEN * round(sizes[IMAGE] ** 0.5))).example(0))
-    assert int((view.prompt_ids_P == policy.model.config.image_token_id).sum()) == sizes[IMAGE]
+    assert policy.image_tokens(view) == sizes[IMAGE]
     responses = draw_responses(policy, sizes[RESPONSES], sizes[TOKENS])
     ways = passes(policy, view, responses, Intervention())
     seconds = race({name: ways[name] for name in LINES}, rounds, CPU)

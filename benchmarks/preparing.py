@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     found = {
         "images": options.images,
         "side": options.side,
-        "image_tokens": int((view.prompt_ids_P == policy.model.config.image_token_id).sum()),
+        "image_tokens": policy.image_tokens(view),
         "decodes_per_image": len(decoded) / options.images,
         "cpu_ms_per_image": 1000 * cpu / options.images,
         "wall_ms_per_image": 1000 * wall / options.images,

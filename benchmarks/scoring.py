@@ -174,7 +174,7 @@ def ways_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]
         "vision_layers": options.vision_layers,
         "vocabulary": model.config.text_config.vocab_size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "image_tokens": int((view.prompt_ids_P == model.config.image_token_id).sum()),
+        "image_tokens": policy.image_tokens(view),
         "prompt_tokens": len(view.prompt_ids_P),
         "responses": len(responses),
         "attacked": len(half),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from commands import Saei, runner
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
 from saei.config import SamplingConfig
@@ -16,6 +17,12 @@ from saei.policy import Policy
 from saei.policy.loading import Parts
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def saei(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Saei:
+    """Run a command in this process."""
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from commands import Said
 from saei import registry
 from saei.builtin.architecture import build_image_processor
-from saei.cli import main
 from saei.data.bars import Bars
 from saei.policy.loading import Parts
 
@@ -53,13 +52,6 @@ class Mine(Selector):
 """
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -76,21 +68,6 @@ def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path
     random_parts.tokenizer.save_pretrained(folder)
     build_image_processor().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def saei(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Run a command in this process, as its entry point does."""
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["saei", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        return Said(int(left.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from commands import Saei, Said
 from models import tiny_folder
 from runs import Checksum, registered
-from saei.cli import main
 from saei.cli.compare import show_contrasts
 from saei.data.table_task import TableTask
 from saei.engine import answering
@@ -46,13 +46,7 @@ from test_presets import (
     write,
 )  # fmt: skip
 
-Saei = Callable[..., "Said"]
 SHORT = ("--set", "sampling.max_new_tokens=6", "--set", "model.device=cpu", "--set", "model.threads=1")
-
-
-class Said:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
 
 
 @pytest.fixture(autouse=True)
@@ -70,17 +64,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def saei(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path) -> Saei:
-    """Run ``saei eval`` in this process; short responses of the tiny model."""
+def saei(saei: Saei, model: Path) -> Saei:
+    """Run ``saei eval``; short responses of the tiny model."""
 
     def run(*arguments: object, short: bool = True) -> Said:
-        options = ("--model", model, *SHORT) if short else ()
-        monkeypatch.setattr(sys, "argv", ["saei", "eval", *map(str, (*options, *arguments))])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        return Said(int(left.value.code or 0), captured.out, captured.err)
+        return saei("eval", *(("--model", model, *SHORT) if short else ()), *arguments)
 
     return run
 

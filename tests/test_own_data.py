@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from saei.cli import main
+from commands import Saei
 from saei.data.dataset import Dataset
 from saei.engine import sifting
 
@@ -37,22 +36,7 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def saei(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process and return its exit code, its output and what it said."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["saei", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def train(saei: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, list[str]]]:
+def train(saei: Saei) -> Callable[..., tuple[int, list[str]]]:
     """Run ``saei train`` and return its exit code and what it said, line by line."""
 
     def run(*arguments: object) -> tuple[int, list[str]]:
@@ -142,7 +126,7 @@ def test_too_many_bad_rows_of_a_few_are_refused(train: Callable[..., tuple[int, 
 
 
 def test_the_album_is_looked_at_before_training(
-    saei: Callable[..., tuple[int, str, str]], album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saei: Saei, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sifting, "CACHE", tmp_path / "sifted")
     code, out, said = saei("data", "preview", "--data", album, "--rows", 2)
@@ -159,9 +143,7 @@ def test_the_album_is_looked_at_before_training(
     assert len(list((tmp_path / "sifted").iterdir())) == 2
 
 
-def test_a_mapping_that_cannot_work_is_refused_before_a_model_loads(
-    saei: Callable[..., tuple[int, str, str]], album: Path
-) -> None:
+def test_a_mapping_that_cannot_work_is_refused_before_a_model_loads(saei: Saei, album: Path) -> None:
     for command in ("preview", "check"):
         columns = ("--set", "task.columns.answer=result")
         code, out, said = saei("data", command, "--data", album, "--model", "nobody/nothing", *columns)

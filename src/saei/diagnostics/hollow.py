@@ -25,7 +25,7 @@ class Hollow(TorchDispatchMode):
     """While it is entered, weights that are drawn are hollow, and whatever is computed from them; on the CPU."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
         self._hollow: dict[int, StorageWeakRef] = {}  # a reference, so that no other storage gets its number
 
     def __torch_dispatch__(

@@ -60,7 +60,7 @@ def fused_statistics(
         hidden_Md, weight_Vd = hidden_Md.to(dtype), weight_Vd.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
     with torch.autocast(device, enabled=False):
-        statistics: tuple[Tensor, Tensor | None] = _Fused.apply(  # type: ignore[no-untyped-call]
+        statistics: tuple[Tensor, Tensor | None] = _Fused.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
             hidden_Md, ids_M, weight_Vd, bias_V, kernel, tuple(sorted(differentiated))
         )
     return statistics
