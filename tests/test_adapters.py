@@ -213,6 +213,23 @@ def test_adapters_are_in_the_language_model_unless_vision_is_asked_for(family: s
     assert sorted(wrapper.base_model.targeted_module_names) == sorted(named)
 
 
+def test_a_layer_that_does_more_than_multiply_gets_no_adapter(tmp_path: Path) -> None:
+    """Such as a router of experts, which returns more than one tensor."""
+    from transformers import AutoModelForImageTextToText
+
+    from saei.policy.adapters import linear_layers
+
+    class Router(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> Any:
+            logits = super().forward(input)
+            return logits.softmax(-1), logits
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder("LLaVA", tmp_path))
+    before = set(linear_layers(model, LoraConfig()))
+    language_model(model).layers[0].router = Router(4, 2)
+    assert set(linear_layers(model, LoraConfig())) == before
+
+
 def test_the_model_of_the_llava_class_is_adapted_in_place(tmp_path: Path) -> None:
     """What passes call, the model's own modules, is what peft's wrapper calls."""
     from transformers import AutoModelForImageTextToText
