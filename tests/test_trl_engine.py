@@ -66,10 +66,14 @@ def test_canary_generate_asks_the_rollout_function_for_what_we_return() -> None:
     assert 'required_keys = {"prompt_ids", "completion_ids", "logprobs"}' in source
 
 
-def test_canary_the_call_to_vllm() -> None:
-    parameters = list(inspect.signature(trl.GRPOTrainer._generate_single_turn).parameters)
-    assert parameters[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
-    assert "return completion_ids, logprobs\n" in inspect.getsource(trl.GRPOTrainer._generate_single_turn)
+def test_canary_the_call_to_a_server() -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    parameters = list(inspect.signature(VLLMGeneration.generate).parameters)
+    assert parameters == ["self", "prompts", "images", "num_generations", "profiler"]
+    source = inspect.getsource(VLLMGeneration.generate)
+    assert "return prompt_ids, completion_ids, logprobs, logprob_token_ids\n" in source
+    assert '"generation_kwargs": self.generation_kwargs' in source
 
 
 def test_canary_an_unknown_sampling_log_probability_is_not_corrected() -> None:

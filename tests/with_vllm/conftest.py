@@ -21,7 +21,7 @@ os.environ |= {
 }
 
 import pytest
-from colocated import Engine
+from colocated import FIGURES, Engine
 from tiny_qwen import save_tiny_qwen
 
 from saei.config import RunConfig
@@ -84,3 +84,10 @@ def engine(shared_run: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]
     yield engine
     trainer.model.load_state_dict(before)
     trainer._last_loaded_step = -1
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the figures."""
+    terminalreporter.section("figures")
+    for name, figure in FIGURES.items():
+        terminalreporter.write_line(f"{name}: {figure}")

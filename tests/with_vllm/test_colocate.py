@@ -7,27 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from colocated import Engine
+from colocated import FIGURES, Engine
 from tiny_qwen import PADDED
 
 from saei.config import SamplingConfig
+from saei.engine import vllm
 from saei.errors import ModelError, TrainingError
 from saei.policy.prefix import Prefix
-from saei.types import Group, Response, View
+from saei.types import Response, View
 
 EXACT = 1e-4
 """Float32 on both sides: log-probabilities differ by rounding alone."""
-
-
-def gaps(engine: Engine, groups: list[Group]) -> torch.Tensor:
-    """Return |what vLLM says - the policy's own score| of all tokens, each under the view that it was drawn from."""
-    found = []
-    with engine.trainer._whole_model() as policy:
-        for group in groups:
-            for response, number in zip(group.responses, group.sampled_from, strict=True):
-                (scores,) = policy.open([group.views[number]]).score([[response]])
-                found.append((response.behaviour_logp_T - scores.logp_NT[0]).abs())
-    return torch.cat(found).detach()
 
 
 def sample(engine: Engine, views: list[View], *, seed: int, count: int = 2, **sampling: Any) -> list[list[Response]]:
@@ -61,12 +51,30 @@ def test_a_prompt_that_vllm_reads_differently_ends_the_run(engine: Engine, monke
 
 def test_log_probabilities_are_the_policys_and_nothing_banned_is_drawn(engine: Engine) -> None:
     groups = engine.draw()
-    assert float(gaps(engine, groups).max()) < EXACT
+    gap_M = engine.gaps(groups)
+    FIGURES["largest difference of log-probabilities"] = f"{float(gap_M.max()):.1e} nats on {len(gap_M)} tokens"
+    assert float(gap_M.max()) < EXACT
     banned_V = engine.trainer._trainer_policy.distribution.banned_V
     assert int(banned_V.sum()) > PADDED
     drawn = [token for group in groups for response in group.responses for token in response.ids_T.tolist()]
     assert len(drawn) > 100
     assert not banned_V[torch.tensor(drawn)].any()
+
+
+def test_without_the_bans_vllm_draws_what_is_banned(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: most of the mass that is banned lies on ids without a token."""
+    view = engine.draw()[0].views[0]
+    banned_V = engine.trainer._trainer_policy.distribution.banned_V
+    parameters = vllm.sampling_parameters
+
+    def without_bans(*given: Any) -> dict[str, Any]:
+        return {**parameters(*given), "allowed_token_ids": None}
+
+    monkeypatch.setattr(vllm, "sampling_parameters", without_bans)
+    (responses,) = sample(engine, [view], seed=0, count=8, temperature=1.0, max_new_tokens=24)
+    drawn = torch.cat([response.ids_T for response in responses])
+    FIGURES["banned tokens among those drawn without bans"] = f"{int(banned_V[drawn].sum())} of {len(drawn)}"
+    assert banned_V[drawn].any()
 
 
 def test_a_response_ends_with_the_ids_that_end_the_policys(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +107,7 @@ def test_greedy_tokens_are_those_of_our_decoder_and_of_transformers(engine: Engi
                 suppress_tokens=policy.distribution.banned_V.nonzero().flatten().tolist(),
             )
             theirs.append(generated[0, len(view.prompt_ids_P) :].tolist())
+    FIGURES["greedy tokens, the same three times"] = str(sum(map(len, drawn)))
     assert drawn == ids(ours) == theirs
 
 
@@ -106,18 +115,30 @@ def test_an_update_is_seen(engine: Engine) -> None:
     before = engine.draw()
     engine.update()
     after = engine.draw()
-    assert float(gaps(engine, after).max()) < EXACT
-    assert float(gaps(engine, before).median()) > 0.1  # these were drawn with the weights before
+    assert float(engine.gaps(after).max()) < EXACT
+    assert float(engine.gaps(before).median()) > 0.1  # these were drawn with the weights before
 
 
 def test_a_picture_that_returns_after_an_update_is_seen_by_the_new_weights(engine: Engine) -> None:
     """The same prompts and clean pictures again: only the vision tower has moved."""
     engine.draw()
-    with torch.no_grad():
-        for parameter in engine.trainer.model.model.visual.parameters():
-            parameter += 0.5 * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0
-    engine.trainer.state.global_step += 1
-    assert float(gaps(engine, engine.draw()).max()) < EXACT
+    engine.update(engine.trainer.model.model.visual, scale=0.5)
+    largest = float(engine.gaps(engine.draw()).max())
+    FIGURES["largest difference on a picture that returns after an update"] = f"{largest:.1e} nats"
+    assert largest < EXACT
+
+
+def test_without_dropping_pictures_the_one_that_returns_ends_the_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: weights arrive, prompts are dropped by TRL, but what was computed of the picture stays."""
+    engine.draw()
+    engine.update(engine.trainer.model.model.visual, scale=0.5)
+    monkeypatch.setattr(vllm.VLLM, "sync", lambda self: None)
+    with pytest.raises(TrainingError, match="max_decoder_gap"):
+        engine.draw()
+    (gap,) = engine.trainer._pending_metrics["saei/decoder_gap"]
+    FIGURES["median difference if its embedding is kept"] = f"{gap:.2f} nats"
 
 
 def test_without_an_update_of_vllm_the_run_ends(engine: Engine) -> None:
@@ -128,6 +149,7 @@ def test_without_an_update_of_vllm_the_run_ends(engine: Engine) -> None:
     with pytest.raises(TrainingError, match="max_decoder_gap") as stopped:
         engine.draw()
     (shown,) = engine.trainer._pending_metrics["saei/decoder_gap"]
+    FIGURES["median difference if the weights do not arrive"] = f"{shown:.2f} nats"
     assert shown > 0.1
     assert "update of the weights" in stopped.value.remedy
 
@@ -156,5 +178,8 @@ def test_two_steps_train_and_the_gap_is_recorded(engine: Engine, shared_run: Any
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in steps if "reward" in line]
     assert [line["step"] for line in steps] == [1, 2]
+    FIGURES["median difference in two steps of training"] = ", ".join(
+        f"{line['saei/decoder_gap']:.1e}" for line in steps
+    )
     assert all(line["saei/decoder_gap"] < EXACT for line in steps)
     assert all(line["saei/decoder_gap_max"] < 10 * EXACT for line in steps)
