@@ -85,7 +85,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         colocated = args.use_vllm and args.vllm_mode == "colocate"
         dtype = dtype_name(computing_dtype(args, parts))
         with _engine_arguments(dtype=dtype) if colocated else nullcontext():
-            super().__init__(rollout_func=self._rollout, **{**kwargs, "args": args})
+            super().__init__(rollout_func=self._rollout, **kwargs)
         self._check()
         self._decoder: Decoder | None = None
         if args.use_vllm:
