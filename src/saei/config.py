@@ -184,6 +184,9 @@ class TrainingConfig(Section):
             of 64, up to half.
         max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
             were 64.
+        max_decoder_gap: Where another program draws the responses (vLLM, inside TRL), the median difference, in nats,
+            between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
+            to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
         sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
             used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
     """
@@ -197,6 +200,7 @@ class TrainingConfig(Section):
     seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
     max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_decoder_gap: PositiveFloat = 0.05
     sift: bool = False
 
 

@@ -22,6 +22,7 @@ from saei.engine.sifting import CACHE, Sifted, sift
 from saei.engine.stream import ViewStream
 from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
 from saei.engine.trl_arguments import grpo_arguments
+from saei.engine.vllm import check_installed
 from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.policy.loading import load_parts
@@ -59,6 +60,8 @@ class TRLRun:
         RunDir.check_new(config)
         # All that can be refused is, before a model is loaded or a folder made.
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
+        if extra.get("use_vllm"):
+            check_installed()
         seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         parts = load_parts(config.model)
         template: Template = config.template.build()
@@ -92,6 +95,7 @@ class TRLRun:
             parts=parts,
             model_config=config.model,
             entropy=config.entropy,
+            max_decoder_gap=config.training.max_decoder_gap,
             model=parts.adapter or parts.model,
             reward_funcs=_reward(reward, set(policy.eos_ids.tolist())),
             args=GRPOConfig(**arguments),
