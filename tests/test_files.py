@@ -13,8 +13,8 @@ from saei.runtime.checksums import CHECKSUMS, verify_checksums, write_checksums
 from saei.runtime.files import json_lines, replacing, slug, write_whole
 
 HOSTILE = (
-    "\N{GRINNING FACE}" * 70, "a\0b", "a\nb", "../../etc/passwd", "/absolute", "", ".", "..", "NUL", "con.png", "x" * 5000,
-    "A", "ä", "\ud800", "tail.", " space ", "-rf", "\u202egnp.exe", "a:b", "a\\b", "%2e%2e",
+    "\N{GRINNING FACE}" * 70, "a\0b", "a\nb", "../../etc/passwd", "/absolute", "", ".", "..", "NUL", "con.png",
+    "x" * 5000, "A", "ä", "\ud800", "tail.", " space ", "-rf", "\u202egnp.exe", "a:b", "a\\b", "%2e%2e",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -256,7 +257,7 @@ def test_equal_differences_have_the_p_of_their_interval_whatever_the_sign() -> N
 
 
 def test_p_and_interval_never_contradict_each_other() -> None:
-    """On the same draws: one answer each, several, clusters; few and many examples, hardly any and all of them changed."""
+    """One answer each, several, clusters; few and many examples, of which hardly any or nearly all changed."""
     rng = np.random.default_rng(0)
     tests = set()
     for draw in range(200):
@@ -277,13 +278,13 @@ def test_p_and_interval_never_contradict_each_other() -> None:
 def test_the_interval_of_mcnemars_test_covers_what_it_says() -> None:
     """With few changes Student's interval covers a third of the time."""
     rng = np.random.default_rng(0)
-    for count, changed, wins in ((10, 0.1, 0.8), (40, 0.05, 0.9), (40, 0.5, 0.6), (100, 0.9, 0.5)):
+    interval = cache(lambda better, worse, count: mcnemar(better, worse, count)[0])
+    for count, changed, wins in ((10, 0.1, 0.8), (20, 0.5, 0.6), (40, 0.05, 0.9)):
         truth, covered = changed * (2 * wins - 1), 0
         for _ in range(300):
             n = int(rng.binomial(count, changed))
             better = int(rng.binomial(n, wins))
-            found, _ = mcnemar(better, n - better, count)
-            covered += found.low <= truth <= found.high
+            covered += interval(better, n - better, count).low <= truth <= interval(better, n - better, count).high
         assert covered >= 0.95 * 300
 
 

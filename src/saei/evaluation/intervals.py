@@ -53,7 +53,7 @@ def proportion_interval(successes: int, trials: int) -> Interval:
 
 
 def mcnemar(better: int, worse: int, count: int) -> tuple[Interval, float]:
-    """Return the difference of two paired shares with its interval, and the p value of the exact test that it belongs to.
+    """Return the difference of two paired shares with its interval, and the p value of the test that this belongs to.
 
     Args:
         better: Pairs of which only the second is right.
