@@ -30,7 +30,7 @@ def run(folder: Path, answer: str, *, pictures: bool) -> Path:
 
 def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: (drawn.append(self), Path(file).touch()))
     one, other = run(tmp_path / "one", "first", pictures=False), run(tmp_path / "other", "second", pictures=True)
     story = Story("title", "caption", (ACCURACY, ENTROPY, STEPS), (("GRPO", one), ("SaEI", other)))
     draw([story, story], tmp_path / "x.png")
