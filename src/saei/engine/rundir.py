@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from saei.config import RunConfig, dump, validate
+from saei.engine import consent
 from saei.engine.provenance import provenance
 from saei.errors import CheckpointError, ConfigError
 from saei.runtime.files import disk_errors, json_lines, slug, write_whole
@@ -78,8 +79,8 @@ class RunDir:
         Raises:
             ConfigError: If the folder cannot be written.
         """
-        record = {"config": dump(config), **provenance(config)}
         try:
+            record = {"config": dump(config), **provenance(config), "signatures": consent.sign(config)}
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_whole(self.path / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         except OSError as error:
@@ -90,23 +91,41 @@ class RunDir:
             ) from error
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunDir, RunConfig]:
+    def open(cls, path: Path, *, trust: bool = False) -> tuple[RunDir, RunConfig]:
         """Return an existing run and its configuration.
+
+        Args:
+            path: The run's folder.
+            trust: Use the code and the servers that the folder names, whoever wrote it.
+
+        Raises:
+            CheckpointError: If the folder holds no run.
+            ConfigError: If it names code or servers, and this user neither started the run nor trusts it.
+        """
+        run = cls(path)
+        data, signatures = run.read()
+        plugins = consent.plugin_names(data.get("plugins", ()))
+        consent.check(plugins, signatures, folder=path, trust=trust)
+        config = validate(data)
+        consent.check(consent.section_names(config), signatures, folder=path, trust=trust)
+        return run, config
+
+    def read(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the configuration as plain data, not validated, and its signatures; no code that it names is run.
 
         Raises:
             CheckpointError: If the folder holds no run.
         """
-        file = path / "config.yaml"
+        file = self.path / "config.yaml"
         try:
             record = yaml.safe_load(file.read_text(encoding="utf-8"))
-            data = record["config"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            return dict(record["config"]), list(record.get("signatures", ()))
+        except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(
                 "--resume takes the folder of a run, with its config.yaml.",
                 reason=f"{file}: {type(error).__name__}: {error}.",
                 remedy="List the runs in your output folder and give one of them.",
             ) from error
-        return cls(path), validate(data)
 
     @property
     def checkpoints(self) -> Path:
