@@ -248,7 +248,7 @@ def test_a_picture_that_finds_no_room_costs_no_run(
         run = train(tiny(model, tmp_path), display).run.path
     assert [line["step"] for line in lines(run)] == [0, 1, 2, 3]
     said = [note for note in display.notes if "No space left" in note]
-    assert [note[:30] for note in said] == [f"The samples of step {step} are not" for step in (2, 3)]
+    assert [note[:29] for note in said] == [f"The samples of step {step} are not" for step in (2, 3)]
     assert list((run / "images").iterdir()) == []
 
 
