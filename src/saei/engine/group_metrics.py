@@ -11,7 +11,7 @@ import torch
 from saei.engine.ranks import Ranks
 from saei.evaluation.metrics import mean
 from saei.policy import Policy
-from saei.types import CLEAN, Group, ScoredGroup
+from saei.types import CLEAN, UNTOUCHED, Group, ScoredGroup
 
 T = TypeVar("T")
 
@@ -50,7 +50,8 @@ def group_metrics(scored: Sequence[ScoredGroup], ranks: Ranks | None = None) -> 
         reason for own in ranks.gather([one.group.untouched for one in scored]) for reason in own if reason
     )
     found["untouched"] = sum(left_alone.values()) / groups
-    return found | {f"untouched/{reason}": count / groups for reason, count in left_alone.items()}
+    reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
+    return found | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
 
 
 def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:

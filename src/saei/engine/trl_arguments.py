@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import EvaluationConfig, RunConfig
+from saei.engine.trackers import project_of
 from saei.engine.vllm import check_installed
 from saei.errors import ConfigError
 from saei.objectives.clipped import ClippedSurrogate
@@ -79,6 +80,8 @@ def grpo_arguments(config: RunConfig, *, folder: Path, processes: int, extra: Ma
         "save_total_limit": config.output.keep_checkpoints,
         "logging_steps": 1,
         "report_to": list(config.output.trackers) or "none",
+        "run_name": folder.parent.name,
+        "project": project_of(config),
     }
     taken = sorted(arguments.keys() & extra.keys())
     if taken:
