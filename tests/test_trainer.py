@@ -107,6 +107,18 @@ def stop_at(step: int) -> Quiet:
     return Quiet({step: lambda: os.kill(os.getpid(), signal.SIGINT)})
 
 
+def test_the_probe_is_taken_at_temperature_one_whatever_the_training(model: Path, tmp_path: Path) -> None:
+    evaluations = []
+    for temperature in (0.4, 1.0):
+        config = tiny(model, tmp_path, str(temperature), sampling__temperature=temperature, training__steps=1)
+        evaluations.append(lines(train(config).run.path)[0])
+    cold, warm = ({name: line[name] for name in line if name.startswith("probe/")} for line in evaluations)
+    assert cold == warm
+    assert cold["probe/entropy"] > 0
+    other = [{name: line[name] for name in line if name.startswith("eval/")} for line in evaluations]
+    assert other[0] != other[1]  # the evaluation follows the policy's own temperature
+
+
 def test_the_same_seed_gives_the_same_run(model: Path, tmp_path: Path) -> None:
     first, again, other = (
         train(tiny(model, tmp_path, name, seed=seed)).run.path
