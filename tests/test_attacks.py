@@ -247,7 +247,7 @@ class TestBalls:
         assert in_levels(snap(block, start, radius, space)) == [round(target)]
 
     def test_a_value_on_the_grid_stays_where_another_leaves_the_l2_ball(self):
-        # Rounded, the second value would leave the ball, so both go towards the start; the first is on the grid already.
+        # Rounded, the second value would leave the ball, so both go towards the start; the first is on the grid.
         change = torch.tensor([3.0, 3.6]) / 255
         radius = float(change.norm())
         for a, b in itertools.product(range(0, 250, 7), repeat=2):
