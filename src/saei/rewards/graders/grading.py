@@ -9,7 +9,7 @@ from saei.errors import DataError, shown
 from saei.rewards.graders import quantities, words
 from saei.rewards.graders.expressions import expression, unfit
 from saei.rewards.graders.infer import key_of
-from saei.rewards.graders.key import MAX_LENGTH, AnswerKey, bad_gold
+from saei.rewards.graders.key import MAX_LENGTH, AnswerKey, AnswerType, bad_gold
 from saei.rewards.graders.lists import grade_list, items
 from saei.rewards.graders.tidy import tidy
 from saei.rewards.graders.verdict import Question, Verdict
@@ -66,15 +66,21 @@ def check_gold(example: Example) -> None:
         )
 
 
+def answer_type(example: Example) -> AnswerType | None:
+    """Return the type of answer that an example asks for; None if its gold answer cannot be read as one."""
+    try:
+        key = key_of(example)
+    except DataError:
+        return None
+    return None if _what_is_wrong(key) else key.type
+
+
 def _without_algebra(example: Example, answer: str | None) -> Verdict | Question:
     if answer is None:
         return Verdict(False, "no final answer")
-    try:
-        key = key_of(example)
-        if _what_is_wrong(key):
-            return Verdict(False, "the gold answer cannot be read")
-    except DataError:
+    if answer_type(example) is None:
         return Verdict(False, "the gold answer cannot be read")
+    key = key_of(example)
     if not answer.strip():
         return Verdict(False, "an empty answer")
     # No shortcut may be laxer than the grader, which compares more than digits; the same text is always right.
