@@ -23,6 +23,7 @@ from saei.types import Example
 HERE = Path(__file__).parent
 TABLE: dict[str, list[list[Any]]] = yaml.safe_load((HERE / "graded_answers.yaml").read_text(encoding="utf-8"))
 OTHERS: list[dict[str, Any]] = yaml.safe_load((HERE / "graded_answers_others.yaml").read_text(encoding="utf-8"))
+BOTH_WAYS: list[dict[str, Any]] = yaml.safe_load((HERE / "graded_answers_both_ways.yaml").read_text(encoding="utf-8"))
 ROWS = [(kind, *row[:3], row[3] if len(row) > 3 else {}) for kind, rows in TABLE.items() for row in rows]
 TOWERS = ("9**9**9", "9^{9^{9}}")
 
@@ -49,6 +50,32 @@ def test_every_label_of_the_table() -> None:
     ]
     assert disagreed == []
     assert all(verdict.reason.isprintable() and len(verdict.reason) < 200 for verdict in verdicts)
+
+
+def test_a_type_grades_alike_whether_it_is_told_or_inferred() -> None:
+    """Every labelled pair runs twice; of the table of types the rows whose type the gold answer looks like."""
+    labelled = [(gold, answer, label, {}) for group in BOTH_WAYS for gold, answer, label in group["pairs"]]
+    labelled += [
+        (gold, answer, label, meta)
+        for kind, gold, answer, label, meta in ROWS
+        if infer(gold, tuple(meta.get("choices", ()))) == kind
+    ]
+    assert len(labelled) >= 650
+    assert all(group["why"].strip() for group in BOTH_WAYS)
+    pairs = []
+    for gold, answer, _, meta in labelled:
+        for kind in (None, infer(gold, tuple(meta.get("choices", ())))):
+            pairs.append((example(gold, kind, **meta), answer))
+            check_gold(pairs[-1][0])
+    verdicts = grade_answers(pairs)
+    disagreed = [
+        (one.answer, answer, one.meta.get("answer_type", "inferred"), verdict.reason, label)
+        for (one, answer), verdict, label in zip(
+            pairs, verdicts, [row[2] for row in labelled for _ in range(2)], strict=True
+        )
+        if verdict.correct != (label == "right")
+    ]
+    assert disagreed == []
 
 
 def test_where_math_verify_disagrees_is_explained() -> None:

@@ -217,6 +217,9 @@ def _notes(records: Sequence[Record], ks: Sequence[int], left_out: int) -> list[
         notes.append("Scores marked ~ are approximate.")
     if any(one.parts.get("judged") for one in records):
         notes.append("A judge model decided on some answers; their lines have the part `judged`.")
+    unavailable = sum(bool(one.parts.get("judge_unavailable")) for one in records)
+    if unavailable:
+        notes.append(f"The judge gave no opinion on {unavailable} answers, which count as wrong; `reason` says why.")
     if left_out:
         notes.append(f"{left_out} examples could not be used and are in no score; {DROPPED} says why.")
     return notes

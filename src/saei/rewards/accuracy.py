@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pydantic import PositiveFloat
 
 from saei.rewards.base import Attempt, Reward
-from saei.rewards.graders.grading import check_gold, grade_answers
-from saei.rewards.graders.infer import key_of
+from saei.rewards.graders.grading import answer_type, check_gold, grade_answers
 from saei.rewards.graders.workers import TIME_LIMIT_S
-from saei.rewards.judge import Judge, judge_all
+from saei.rewards.judge import Judge, JudgeClient, Opinion
 from saei.strategy import StrategyConfig
 from saei.types import Example, Grade
 
@@ -31,7 +30,7 @@ class Accuracy(Reward):
             format: Weight of the asked form.
             time_limit: CPU seconds of algebra for one answer; an answer that takes longer is wrong.
             judge: A model that decides on free-form answers which rules call wrong; None for rules alone. Its
-                grades are marked by the part `judged`.
+                grades are marked by the part `judged`, answers it left without one by `judge_unavailable`.
         """
 
         type: str
@@ -41,6 +40,10 @@ class Accuracy(Reward):
         judge: Judge | None = None
 
     config: Config
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self._judge = None if self.config.judge is None else JudgeClient(self.config.judge)
 
     @abstractmethod
     def final_answer(self, text: str) -> str | None:
@@ -60,22 +63,23 @@ class Accuracy(Reward):
         answers = [self.final_answer(one.text) for one in attempts]
         pairs = [(one.example, answer) for one, answer in zip(attempts, answers, strict=True)]
         verdicts = grade_answers(pairs, time_limit_s=config.time_limit)
-        asked: list[int] = []
-        if config.judge is not None:
+        opinions: dict[int, Opinion] = {}
+        if self._judge is not None:
             asked = [
                 n
                 for n, (example, answer) in enumerate(pairs)
-                if answer and not verdicts[n].correct and key_of(example).type in config.judge.types
+                if answer and not verdicts[n].correct and answer_type(example) in self._judge.config.types
             ]
-            opinions = judge_all(config.judge, [(pairs[n][0], str(pairs[n][1])) for n in asked])
-            for n, opinion in zip(asked, opinions, strict=True):
-                verdicts[n] = opinion
+            judged = self._judge.judge([(pairs[n][0], str(pairs[n][1])) for n in asked])
+            opinions = dict(zip(asked, judged, strict=True))
+            verdicts = [opinions[n].verdict if n in opinions else one for n, one in enumerate(verdicts)]
         grades = []
         for n, (one, verdict) in enumerate(zip(attempts, verdicts, strict=True)):
             formed = self.well_formed(one.text)
             parts = {"accuracy": float(verdict.correct), "format": float(formed)}
-            if config.judge is not None:
-                parts["judged"] = float(n in asked)
+            if self._judge is not None:
+                parts["judged"] = float(n in opinions and opinions[n].available)
+                parts["judge_unavailable"] = float(n in opinions and not opinions[n].available)
             reward = config.accuracy * verdict.correct + config.format * formed
             grades.append(Grade(reward, verdict.correct, parts, answers[n], verdict.reason))
         return grades

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from saei.errors import shown
+from saei.rewards.graders.chains import conclusion, is_equation
 from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.quantities import quantity, same_quantity, unnamed
+from saei.rewards.graders.quantities import quantity, same_quantity
 from saei.rewards.graders.tidy import tidy
 from saei.rewards.graders.units import split_unit
 from saei.rewards.graders.verdict import Question, Verdict
@@ -19,6 +20,8 @@ _NO_SYMBOLS = re.compile(r"\\(?:text|mathrm|operatorname|begin|end)\s*\{[^{}]*\}
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\\circ\b|\{\s*\\circ\s*\})")
 _TOWER = re.compile(r"\d\s*(?:\^|\*\*)\s*[{(]?\s*-?(?:\d{5}|\d+\s*(?:\^|\*\*))")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_UPRIGHT = re.compile(r"\\(?:mathrm|mathit|mathbf|textit|text)\s*\{\s*([A-Za-z])\s*\}")
+_BARE_FUNCTION = re.compile(r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|ln|log|exp)(?![A-Za-z])")
 _LONG_WORD = re.compile(r"[A-Za-z]{4,}")
 _FUNCTIONS = re.compile(r"\b(?:sqrt|sinh?|cosh?|tanh?|arcsin|arccos|arctan|log|exp)\b")
 
@@ -28,15 +31,18 @@ def expression(answer: str, key: AnswerKey) -> Verdict | Question:
     neat, gold = tidy(answer), tidy(key.gold)
     if neat and _compact(neat) == _compact(gold):
         return Verdict(True, "the same text")
-    given, wanted = quantity(answer), quantity(key.gold)
+    equation = is_equation(gold)
+    given, wanted = quantity(answer), None if equation else quantity(key.gold)
     if given is not None and wanted is not None:
         return same_quantity(given, wanted, key)
     reason = unfit(neat)
     if reason:
         return Verdict(False, reason)
-    left, right = unnamed(gold), unnamed(neat)
+    left, right = gold if equation else conclusion(gold), conclusion(neat)
     if "=" not in left and "=" not in right:  # x = 5 and 5 say the same
         gold, neat = left, right
+    elif "=" in right and "=" not in gold:
+        return Verdict(False, f"an equation, not an expression: '{shown(answer)}'")
     if _compact(neat) == _compact(gold):
         return Verdict(True, "the same text")
     (gold, unit), (neat, other) = _without_unit(gold), _without_unit(neat)
@@ -44,7 +50,7 @@ def expression(answer: str, key: AnswerKey) -> Verdict | Question:
         return Verdict(False, f"in {other}, not in {unit}")
     if _letters(gold) != _letters(neat) and _letters(gold).casefold() == _letters(neat).casefold():
         return Verdict(False, f"other symbols: '{shown(answer)}'")
-    return Question(_in_radians(gold), _in_radians(neat))
+    return Question(_for_algebra(gold), _for_algebra(neat))
 
 
 def unfit(neat: str) -> str:
@@ -70,9 +76,26 @@ def unfit(neat: str) -> str:
     return ""
 
 
-def _in_radians(text: str) -> str:
-    """Write the degrees inside of a trigonometric function as radians; elsewhere a degree sign is a unit."""
+def _for_algebra(text: str) -> str:
+    """Write functions as commands, upright symbols as symbols, and the degrees of a trigonometric function as radians.
+
+    Elsewhere a degree sign is a unit.
+    """
+    text = _braced_roots(text)
+    text = _BARE_FUNCTION.sub(r"\\\1 ", _UPRIGHT.sub(r"\1", text))
     return _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIGONOMETRIC.search(text) else text
+
+
+def _braced_roots(text: str) -> str:
+    r"""Write ``\sqrt (x)``, which comes of ``sqrt(x)``, as LaTeX has it."""
+    for found in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
+        depth = 1
+        for place in range(found.end(), len(text)):
+            depth += (text[place] == "(") - (text[place] == ")")
+            if depth == 0:
+                text = f"{text[: found.start()]}\\sqrt{{{text[found.end() : place]}}}{text[place + 1 :]}"
+                break
+    return text
 
 
 def _without_unit(text: str) -> tuple[str, str | None]:

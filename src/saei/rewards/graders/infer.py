@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from saei.errors import nearest
-from saei.rewards.graders.key import ANSWER_TYPES, AnswerKey, AnswerType, bad_gold
+from saei.rewards.graders.chains import is_equation
+from saei.rewards.graders.key import ANSWER_TYPES, MAX_LENGTH, AnswerKey, AnswerType, bad_gold
 from saei.rewards.graders.lists import items
+from saei.rewards.graders.mathematics import is_mathematics, is_written_number
 from saei.rewards.graders.quantities import quantity
 from saei.rewards.graders.tidy import plain_words, tidy
+from saei.rewards.graders.units import split_unit
 from saei.rewards.graders.words import POLARITY
 from saei.types import Example
 
-_LETTER = re.compile(r"\(?[A-Z]\)?[.):]?")
-_MATHS = re.compile(r"[\\^=<>]|\d|\b[A-Za-z]\b")
+_LETTER = re.compile(r"[(\[]?[A-Z][)\]]?[.):]?")
 
 
 def key_of(example: Example) -> AnswerKey:
@@ -42,6 +45,7 @@ def key_of(example: Example) -> AnswerKey:
     )
 
 
+@lru_cache(maxsize=8192)
 def infer(gold: str, choices: tuple[str, ...] = ()) -> AnswerType:
     r"""Return the type of answer that a gold answer looks like; the first rule that fits.
 
@@ -49,29 +53,31 @@ def infer(gold: str, choices: tuple[str, ...] = ()) -> AnswerType:
     2. A capital letter alone, also ``(B)`` or ``B.``: ``letter``.
     3. Yes, no, true or false: ``yes-no``.
     4. A whole number, with a unit or ``x =`` or without: ``integer``. Another written number (``13.9``, ``3/4``,
-       ``8\sqrt{3}``, ``50%``): ``number``.
-    5. In square brackets, or several numbers between commas: ``list``.
-    6. With a digit, a backslash, one of ``^ = < >`` or a letter standing alone: ``expression``.
+       ``8\sqrt{3}``, ``50%``): ``number``. Days, ranges and scores (``2019-05-01``, ``3-2``) are none.
+    5. In square brackets, or several numbers or capital letters between commas: ``list``.
+    6. As a whole an expression that someone would write: ``expression``.
     7. Anything else: ``text``.
     """
+    if len(gold) > MAX_LENGTH:
+        return "text"
     neat = tidy(gold)
-    if choices and any(plain_words(neat) == plain_words(tidy(choice)) for choice in choices):
+    if choices and any(plain_words(neat) == plain_words(tidy(choice[:MAX_LENGTH])) for choice in choices):
         return "choice"
     if _LETTER.fullmatch(neat):
         return "letter"
     if plain_words(neat) in POLARITY:
         return "yes-no"
-    found = quantity(gold)
+    found = quantity(gold) if is_written_number(neat) and not is_equation(neat) else None
     if found is not None:
         value = found.value
         whole = value.rational and value.number == int(value.number) and value.decimals is None and not value.percent
         return "integer" if whole else "number"
-    if neat.startswith("[") and neat.endswith("]"):
-        return "list"
     parts = items(neat)
-    if len(parts) > 1 and neat[0] not in "([{\\" and all(quantity(part) is not None for part in parts):
+    if neat.startswith("[") and neat.endswith("]") and parts:
         return "list"
-    return "expression" if _MATHS.search(neat) else "text"
+    if len(parts) > 1 and neat[0] not in "([{\\" and all(quantity(one) or _LETTER.fullmatch(one) for one in parts):
+        return "list"
+    return "expression" if is_mathematics(split_unit(neat)[0]) else "text"
 
 
 def _number(example: Example, name: str) -> float:

@@ -12,6 +12,8 @@ AnswerType: TypeAlias = Literal[
     "letter", "yes-no", "integer", "number", "relaxed", "expression", "list", "choice", "text"
 ]
 ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
+MAX_LENGTH = 2000
+"""Characters of an answer or option that graders read; a longer one is right only as the same text."""
 
 
 @dataclass(frozen=True, slots=True)

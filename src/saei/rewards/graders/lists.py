@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from saei.errors import shown
+from saei.rewards.graders.chains import conclusion
 from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.quantities import quantity, same_quantity, unnamed
+from saei.rewards.graders.quantities import quantity, same_quantity
 from saei.rewards.graders.tidy import plain_words, tidy
 from saei.rewards.graders.verdict import Question, Verdict
 
 MAX_ITEMS = 64
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
+_BETWEEN = re.compile(r"[(\[{]|[)\]}]|;|,|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_WORD_IN_TEXT = re.compile(r"\\(?:text|mathrm)\s*\{\s*(and|or|,)\s*\}")
 
 
 def items(text: str) -> list[str]:
-    r"""Return the items of a list: between commas, semicolons, ``and`` or ``or``, outside of any bracket."""
-    text = text.replace("\\{", "{").replace("\\}", "}").strip()
-    ordered = re.sub(r"\\(?:text|mathrm)\s*\{\s*(and|or|,)\s*\}", r" \1 ", text)
-    if ordered and ordered[0] in _BRACKETS and _matching(ordered) == len(ordered) - 1:
-        ordered = ordered[1:-1]
-    parts, depth, start = [], 0, 0
-    for place, sign in enumerate(ordered):
-        depth += (sign in "([{") - (sign in ")]}")
-        if sign in ",;" and depth == 0:
-            parts.append(ordered[start:place])
-            start = place + 1
-    parts.append(ordered[start:])
-    words = [word for part in parts for word in re.split(r"\b(?:and|or)\b", part)]
-    return [unnamed(word.strip().strip("'\"").strip()) for word in words if word.strip()]
+    r"""Return the items of a list: between commas, semicolons, ``and`` or ``or``, outside of any bracket.
+
+    A comma between a digit and just three others groups digits (``1,000, 2,000``), unless no other sign separates
+    items (``100,200``).
+    """
+    text = _WORD_IN_TEXT.sub(r" \1 ", text.replace("\\{", "{").replace("\\}", "}")).strip()
+    if text[:1] in _BRACKETS and _matching(text) == len(text) - 1:
+        text = text[1:-1]
+    separators = list(_separators(text))
+    others = [found for found in separators if not _GROUPED.match(text, found.start())]
+    separators = others or separators
+    starts = [0, *(found.end() for found in separators)]
+    ends = [*(found.start() for found in separators), len(text)]
+    parts = (text[start:end].strip() for start, end in zip(starts, ends, strict=True))
+    return [conclusion(part.strip("'\"").strip()) for part in parts if part]
+
+
+def _separators(text: str) -> Iterator[re.Match[str]]:
+    depth = 0
+    for found in _BETWEEN.finditer(text):
+        if found[0] in "([{":
+            depth += 1
+        elif found[0] in ")]}":
+            depth -= 1
+        elif depth == 0:
+            yield found
 
 
 def ordered(text: str) -> bool:

@@ -2,53 +2,65 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
 from saei.errors import shown
+from saei.rewards.graders.chains import conclusion, rounded
 from saei.rewards.graders.key import AnswerKey
 from saei.rewards.graders.tidy import plain_words, tidy
-from saei.rewards.graders.units import split_unit, unit_of
+from saei.rewards.graders.units import same_unit, split_unit, unit_of
 from saei.rewards.graders.value import Real, Value, decimal, read, same, times
 from saei.rewards.graders.verdict import Verdict
 
 RELAXED = 0.05  # ChartQA's relaxed accuracy (arXiv 2203.10244)
+MAX_LENGTH = 1000  # characters
 TELLING = 3  # significant digits from which a decimal number stands for the exact one that it rounds
-_NAME = re.compile(
-    r"(?:(?:m\s*)?\\(?:angle|triangle|overline|widehat)\s*\{?\s*[A-Za-z0-9]{1,3}\s*\}?"
-    r"|(?:\\?[A-Za-z]{1,3}|\\[a-z]+)'*(?:_\{?\w{1,6}\}?)?(?:\(\w{1,3}\))?)"
-    r"\s*(?:=|\\approx|\\sim)\s*(?P<rest>[^=]*)"
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value and the unit it is in, None if none is named."""
+    r"""What an answer gives as a number.
+
+    Attributes:
+        value: Its value.
+        unit: The unit that it is in, None if none is named.
+        exact: What it is rounded from where the answer says both, as ``1/3 \approx 0.33``.
+    """
 
     value: Value
     unit: str | None
+    exact: Value | None = None
 
 
 @lru_cache(maxsize=8192)
 def quantity(text: str) -> Quantity | None:
-    """Return the number and the unit that an answer gives, also as ``x = 5``; None if it gives no number."""
-    if len(text) > 1000:
+    """Return the number and the unit that an answer gives, also at the end of its work; None if it gives no number."""
+    if len(text) > MAX_LENGTH:
         return None
-    neat = unnamed(tidy(text)).removeprefix("\\approx").strip()
-    value, unit = read(neat), None
-    if value is not None:
-        return Quantity(value, split_unit(neat)[1] if "circ" in neat else None)
+    neat = tidy(text)
+    last = _measured(conclusion(neat))
+    before = rounded(neat) if last is not None else None
+    exact = _measured(before) if before else None
+    if last is None or exact is None or not _is_rounding(last.value, exact.value):
+        return last
+    return Quantity(last.value, last.unit or exact.unit, exact.value)
+
+
+def _measured(neat: str) -> Quantity | None:
+    value = read(neat)
+    if value is not None and "circ" not in neat:
+        return Quantity(value, None)
     rest, unit = split_unit(neat)
-    value = read(rest) if unit is not None else None
+    value = read(rest) if unit is not None else value
     return None if value is None else Quantity(value, unit)
 
 
-def unnamed(neat: str) -> str:
-    r"""Return what follows ``x =`` or ``\angle ABC =``; the text itself if it names nothing."""
-    found = _NAME.fullmatch(neat)
-    return found["rest"].strip() if found else neat
+def _is_rounding(given: Value, exact: Value) -> bool:
+    """Return whether a decimal number is another one to its last digit, rounded either way."""
+    unit = Decimal(1).scaleb(-(given.decimals or 0))
+    return abs(decimal(given.number) - decimal(exact.number)) < unit
 
 
 def integer(answer: str, key: AnswerKey) -> Verdict:
@@ -89,9 +101,13 @@ def _compare(answer: str, key: AnswerKey) -> Verdict:
 def same_quantity(given: Quantity, gold: Quantity, key: AnswerKey) -> Verdict:
     """Compare two numbers with their units; a unit that only one of them names is taken for granted."""
     unit = unit_of(key.unit) or gold.unit
-    if unit is not None and given.unit is not None and given.unit != unit and "unit" not in (given.unit, unit):
+    if unit is not None and given.unit is not None and not same_unit(given.unit, unit):
         return Verdict(False, f"in {given.unit}, not in {unit}")
-    return same_number(given.value, gold.value, key)
+    verdict = same_number(given.value, gold.value, key)
+    if not verdict.correct and given.exact is not None:
+        exact = same_number(given.exact, gold.value, key)
+        return exact if exact.correct else verdict
+    return verdict
 
 
 def same_number(given: Value, gold: Value, key: AnswerKey) -> Verdict:

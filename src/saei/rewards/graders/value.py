@@ -66,10 +66,10 @@ class Value:
 @lru_cache(maxsize=8192)
 def read(text: str) -> Value | None:
     """Return the value of a written number, None if it is not one."""
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or len(neat := tidy(text)) > 2 * MAX_LENGTH:
         return None
     try:
-        return _Reader(tidy(text)).value()
+        return _Reader(neat).value()
     except (_NoNumberError, ArithmeticError, ValueError):
         return None
 
@@ -160,8 +160,7 @@ class _Reader:
                 factor = self._fraction() if mixed and self._peek()[0] == "number" else self._power()
                 if factor.literal or (total.literal and not mixed and isinstance(factor.number, Fraction)):
                     raise _NoNumberError  # two numbers beside each other, or 2(3)
-                combine = _add if mixed else _multiply
-                total = _Part(combine(total.number, factor.number))
+                total = _Part((_mixed if mixed else _multiply)(total.number, factor.number))
             else:
                 return total
 
@@ -187,7 +186,7 @@ class _Reader:
             and (self._peek()[1] == "\\frac" or self._written_fraction())
         ):
             factor = self._fraction() if self._peek()[0] == "number" else self._power()
-            return _Part(_add(part.number, factor.number))
+            return _Part(_mixed(part.number, factor.number))
         return part
 
     def _power(self) -> _Part:
@@ -300,6 +299,13 @@ def _add(left: Real, right: Real) -> Real:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return _bounded(left + right)
     return _CONTEXT.add(decimal(left), decimal(right))
+
+
+def _mixed(whole: Real, fraction: Real) -> Real:
+    """Return a mixed number; nobody writes one whose fraction is not below 1, as 1 3/2."""
+    if not 0 < fraction < 1:
+        raise _NoNumberError
+    return _add(whole, fraction)
 
 
 def _multiply(left: Real, right: Real) -> Real:

@@ -13,13 +13,19 @@ from saei.rewards.graders.value import read, same
 from saei.rewards.graders.verdict import Verdict
 
 POLARITY: Mapping[str, bool] = {"yes": True, "true": True, "no": False, "false": False}
+MAX_TEXT = 2000  # characters; longer texts have to be the same up to white space and case
 MAX_NUMBER = 64  # characters; longer strings are compared as text only
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:/\d+)?", re.ASCII)
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_BESIDE_SIGN = re.compile(r"\s*([^\w\s])\s*")
 _LETTER = re.compile(
-    r"(?:(?:option|choice)\s+)?(?:\((?P<round>[A-Za-z])\)|(?P<bare>[A-Za-z]))(?:\s*(?P<mark>[.:),-])|\s*$|\s+)\s*(?P<rest>.*)",
+    r"(?:(?:option|choice)\s+)?(?:\((?P<round>[A-Za-z])\)|\[(?P<square>[A-Za-z])\]|(?P<bare>[A-Za-z]))"
+    r"(?:\s*(?P<mark>[.:),-])|\s*$|\s+)\s*(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_SEVERAL = re.compile(r"(?:\b(?:and|or|nor|but|maybe|not)\b|[&/,;\s.:)(\[\]*-]|\b[A-Z]\b)+", re.IGNORECASE)
+_ANOTHER_WORD = re.compile(r"(?:and|or|nor|but|not|maybe|perhaps)\b|[&/]", re.IGNORECASE)  # (A) or the second
+_ANOTHER = re.compile(r"(?:^|[\s,;&/])(?:[(\[][A-Z][)\]]|[A-Z]\s*(?:[.:)](?=\s|$)|-\s))")  # A: 1, B: 2
 
 
 def letter(answer: str, key: AnswerKey) -> Verdict:
@@ -51,9 +57,17 @@ def yes_no(answer: str, key: AnswerKey) -> Verdict:
 
 
 def text(answer: str, key: AnswerKey) -> Verdict:
-    """The same text up to white space and case, or the same rational number."""
-    correct = same_answer(answer.casefold(), key.gold.casefold())
+    """The same text up to case, white space, Markdown and a full stop, or the same rational number."""
+    correct = same_answer(answer.casefold(), key.gold.casefold()) or same_words(answer, key.gold)
     return Verdict(correct, "the same text" if correct else f"another text: '{shown(answer)}'")
+
+
+def same_words(given: str, gold: str) -> bool:
+    """Return whether two answers are the same words and signs, whatever stands around them."""
+    if max(len(given), len(gold)) > MAX_TEXT:
+        return False
+    given, gold = (_BESIDE_SIGN.sub(r"\1", plain_words(tidy(one))) for one in (given, gold))
+    return bool(gold) and given == gold
 
 
 def same_answer(given: str, gold: str) -> bool:
@@ -67,21 +81,31 @@ def same_answer(given: str, gold: str) -> bool:
 
 def letter_of(answer: str) -> str | None:
     """Return the one letter that an answer gives, None if it gives none or several."""
-    neat = _TEXT_COMMAND.sub(r"\1", tidy(answer))
-    found = _LETTER.fullmatch(neat.strip(" .*"))
+    found = _lettered(answer)
     if found is None:
         return None
-    rest = found["rest"]
-    if rest and not (found["mark"] or found["round"]):
+    rest, letter = found["rest"], found["round"] or found["square"] or found["bare"]
+    if rest and not found["mark"] and letter == found["bare"]:
         return None  # "a cat" names no option
-    if re.match(r"(?:(?:and|or|,|&|/)\s*)?\(?[A-Za-z]\)?(?:[\s.,:)]|$)", rest) and len(plain_words(rest)) < 4:
-        return None  # "A, C" names two
-    return (found["round"] or found["bare"]).upper()
+    if _SEVERAL.fullmatch(rest) or _names_another(rest, upper=letter.isupper()):
+        return None  # "A, C", "A: 1, B: 2" and "(A) and (B)" name two
+    if found["mark"] in (",", "-") and re.search(r"\b[B-Z]\b", rest):
+        return None  # "A, because B is wrong" is no choice yet
+    return str(letter).upper()
+
+
+def _names_another(rest: str, *, upper: bool) -> bool:
+    """Return whether what follows a letter goes on to another option."""
+    return bool(_ANOTHER_WORD.match(rest) or _ANOTHER.search(rest if upper else rest.upper()))
+
+
+def _lettered(answer: str) -> re.Match[str] | None:
+    return _LETTER.fullmatch(_TEXT_COMMAND.sub(r"\1", tidy(answer)).strip(" .*{}"))
 
 
 def polarity_of(answer: str) -> bool | None:
     """Return True for yes, False for no, None for neither or both."""
-    words = plain_words(_TEXT_COMMAND.sub(r"\1", tidy(answer)))
+    words = plain_words(_TEXT_COMMAND.sub(r"\1", tidy(answer)).replace("*", ""))
     if words in ("1", "0"):
         return words == "1"
     first = re.match(r"(yes|no|true|false)(?:$|\s*[.,;:!\-(])", words)
@@ -117,7 +141,7 @@ def _chosen(answer: str, key: AnswerKey, gold: int) -> Verdict:
     if given is None or ord(given) - ord("A") >= len(key.choices):
         return Verdict(False, f"none of the options: '{shown(answer)}'")
     place = ord(given) - ord("A")
-    found = _LETTER.fullmatch(_TEXT_COMMAND.sub(r"\1", tidy(answer)).strip(" .*"))
+    found = _lettered(answer)
     beside = place_of(found["rest"], key.choices) if found and found["rest"] else None
     if beside is not None and _option(key.choices[beside]) != _option(key.choices[place]):
         return Verdict(False, f"letter {given} with the text of option {_name(beside)}")
@@ -133,10 +157,9 @@ def _name(place: int) -> str:
 
 
 def _number(text: str) -> Fraction | None:
-    compact = text.replace(" ", "").replace(",", "") if len(text) <= MAX_NUMBER else ""
-    if not _NUMBER.fullmatch(compact):
+    if len(text) > MAX_NUMBER or not _NUMBER.fullmatch(text):
         return None
-    numerator, _, denominator = compact.partition("/")
+    numerator, _, denominator = text.replace(",", "").partition("/")
     if denominator and int(denominator) == 0:
         return None
     return Fraction(numerator) / Fraction(denominator or 1)

@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 MEMORY = 1 << 30  # bytes of address space
+CLOSE = 1e-6  # relative; math-verify itself rounds to six decimals
 
 
 class OutOfTimeError(BaseException):
@@ -52,7 +53,7 @@ def _comparison() -> Any:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import parse, verify
     from math_verify.parser import LatexExtractionConfig
-    from sympy import Expr, Symbol, simplify
+    from sympy import Expr, MatrixBase, Symbol, Tuple, simplify
 
     # Units are taken off before; math-verify would take the m of 5m for one.
     reading = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
@@ -77,6 +78,7 @@ def _comparison() -> Any:
         if answer is None:
             return False, "not an expression that can be read"
         equal = verify(gold, answer, timeout_seconds=None, raise_on_error=True) or lone_symbol(gold[0], answer[0])
+        equal = equal and near(gold[0], answer[0])
         return equal, "equal by algebra" if equal else "not equal by algebra"
 
     def lone_symbol(gold: Any, answer: Any) -> bool:
@@ -85,6 +87,21 @@ def _comparison() -> Any:
         if symbols[0] == symbols[1] or not (isinstance(gold, Expr) and isinstance(answer, Expr)):
             return False
         return bool(simplify(gold - answer) == 0)
+
+    def near(gold: Any, answer: Any) -> bool:
+        """Whether two numbers agree relative to their size: math-verify takes all below its last decimal for 0."""
+        if isinstance(gold, (Tuple, MatrixBase)) and isinstance(answer, type(gold)):
+            return all(near(a, b) for a, b in zip(gold, answer, strict=False))
+        if not (isinstance(gold, Expr) and isinstance(answer, Expr)) or gold.free_symbols or answer.free_symbols:
+            return True
+        gold, answer = gold.doit(), answer.doit()
+        if gold == answer:
+            return True
+        sizes = [abs(one.evalf(20)) for one in (gold, answer)]
+        apart = abs((gold - answer).evalf(20, maxn=400))
+        if not all(one.is_Float or one.is_Integer for one in (*sizes, apart)):
+            return True
+        return bool(apart <= CLOSE * max(sizes))
 
     return compare
 
