@@ -181,19 +181,24 @@ def test_a_large_jsonl_file_is_read_as_a_small_one(tmp_path: Path) -> None:
     assert outcomes(file)[-3:] == [("q" * 12_000, "1"), ("a", "one"), ("b", "2021-05-01")]
 
 
-WRITTEN = ["2021-05-01", "2021-05-01T10:00:00Z", "10:30", "1.50", "007", "1e5", "true", "null"]
-
-
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_answers_are_the_texts_as_written(tmp_path: Path, kind: str) -> None:
-    rows = [{"question": "When?", "answer": answer} for answer in WRITTEN]
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["2021-05-01", "2021-05-02"],
+        ["2021-05-01T10:00:00Z", "2021-05-01 10:00:00"],
+        ["10:30", "1.50", "007", "1e5", "true", "null"],
+    ],
+)
+def test_answers_are_the_texts_as_written(tmp_path: Path, kind: str, answers: list[str]) -> None:
+    rows = [{"question": "When?", "answer": answer} for answer in answers]
     text = {
         "jsonl": "\n".join(map(json.dumps, rows)),
         "json": json.dumps(rows),
-        "csv": "\n".join(["question,answer", *(f"When?,{answer}" for answer in WRITTEN)]),
+        "csv": "\n".join(["question,answer", *(f"When?,{answer}" for answer in answers)]),
     }
     (tmp_path / f"rows.{kind}").write_text("\ufeff" + text[kind], encoding="utf-8")
-    assert outcomes(tmp_path / f"rows.{kind}") == [("When?", answer) for answer in WRITTEN]
+    assert outcomes(tmp_path / f"rows.{kind}") == [("When?", answer) for answer in answers]
 
 
 def test_numbers_of_any_length(tmp_path: Path) -> None:

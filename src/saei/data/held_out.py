@@ -27,7 +27,8 @@ def held_out(keys: Sequence[Hashable], share: float, seed: int) -> list[int]:
     wanted = max(1, round(share * len(keys)))
     order = [groups[int(place)] for place in np.random.default_rng(seed).permutation(len(groups))]
     chosen: list[int] = []
-    for group in order[:-1]:
-        if len(chosen) + len(group) - wanted < wanted - len(chosen):
+    for group in order:
+        more = len(chosen) + len(group)
+        if more - wanted < wanted - len(chosen) and more < len(keys):
             chosen += group
     return sorted(chosen) if chosen else min(order, key=len)
