@@ -18,7 +18,8 @@ def place_images(
 ) -> tuple[str, Sequence[object]]:
     """Return a question with one ``MARKER`` per place, and its images in the order of the prompt.
 
-    Images without a marker go in front; markers at the very beginning say the same and are left out.
+    Markers without a number stand for the images in their order. Where there are fewer of them than images, the first
+    images go in front; markers at the very beginning say the same and are left out.
 
     Args:
         question: Text with markers.
@@ -31,7 +32,8 @@ def place_images(
     """
     markers = list(_MARKER.finditer(question))
     numbers = [int(marker[1]) - 1 for marker in markers if marker[1]]
-    unnumbered = iter([number for number in range(len(images)) if number not in numbers])
+    free = [number for number in range(len(images)) if number not in numbers]
+    unnumbered = iter(free[max(0, len(free) - len(markers) + len(numbers)) :])  # the first ones have no marker
     left = dict.fromkeys(range(len(images)))
     placed: list[int] = []
     parts: list[str] = []
@@ -52,11 +54,9 @@ def place_images(
                 remedy="Add the image or remove the marker.",
             )
     text = "".join([*parts, question[end:]]).strip()
-    leading = 0
     while text.startswith(MARKER):
         text = text.removeprefix(MARKER).lstrip()
-        leading += 1
-    return text, [images[number] for number in (*placed[:leading], *left, *placed[leading:])]
+    return text, [images[number] for number in (*left, *placed)]
 
 
 def split_text(text: str, count: int) -> Iterator[str | None]:

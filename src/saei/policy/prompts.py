@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saei.errors import ModelError
+from saei.errors import DataError, ModelError
 
 _IDS = frozenset({"input_ids", "attention_mask"})
 _BLANK = (64, 64)
@@ -74,7 +74,7 @@ class Prompts:
         """Return a conversation as text that ends where the response begins; images stand where the messages say.
 
         Raises:
-            ModelError: If one stands behind text, and the chat template puts it elsewhere.
+            DataError: If one stands behind text, and the chat template can only put it elsewhere.
         """
         return self._rendered([self._in_order(message) for message in messages])
 
@@ -111,13 +111,13 @@ class Prompts:
         """What the chat template writes for an image.
 
         Raises:
-            ModelError: If that cannot be told.
+            DataError: If that cannot be told.
         """
         start, _, _ = self._rendered([_user(_text(_BEFORE))]).partition(_BEFORE)
         written, _, _ = self._rendered([_user(_IMAGE, _text(_BEFORE))]).partition(_BEFORE)
         image = written.removeprefix(start).strip()
         if not image or not written.startswith(start):
-            raise ModelError(
+            raise DataError(
                 "An image marker inside of a question needs a chat template that can place the image.",
                 reason="This one writes images in a place of its own.",
                 remedy="Move the markers to the beginning of the questions, or use another checkpoint.",
