@@ -37,6 +37,11 @@ def folder(tmp_path: Path) -> Path:
     return data
 
 
+def picture(path: Path, number: int) -> None:
+    """Write a picture that no other number has."""
+    Image.fromarray(PIXELS + np.uint8(number)).save(path)
+
+
 def write(folder: Path, *rows: dict[str, Any]) -> str:
     path = folder / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -59,7 +64,7 @@ def test_a_row_becomes_an_example(folder: Path) -> None:
     assert (first.question, first.answer, first.id) == ("How many?", "3", "train-0")
     np.testing.assert_array_equal(np.asarray(first.images[0]), PIXELS)
     assert len(second.images) == 2
-    assert second.question == "Two  of ?"
+    assert second.question == "Two <image> of <image>?"
     assert data.example(5).id == "train-1"
 
 
@@ -216,7 +221,7 @@ def test_a_copy_of_a_hub_data_set(folder: Path) -> None:
 @pytest.mark.parametrize(("rows", "share", "kept"), [(20, 0.2, 4), (20, 0.5, 10), (3, 0.2, 1), (2, 0.9, 1)])
 def test_rows_are_held_out_where_there_is_one_table(folder: Path, rows: int, share: float, kept: int) -> None:
     for number in range(rows):
-        shutil.copy(folder / "a.png", folder / f"{number}.png")
+        picture(folder / f"{number}.png", number)
     path = write(folder, *(row(images=[f"{number}.png"], answer=number) for number in range(rows)))
     data = Dataset(Dataset.Config(path=path, held_out=share))
     train, evaluation = answers(data, "train"), answers(data, "eval")
@@ -232,7 +237,7 @@ def test_rows_are_held_out_where_there_is_one_table(folder: Path, rows: int, sha
 
 def test_questions_about_one_photo_are_not_divided(folder: Path) -> None:
     for number in range(5):
-        shutil.copy(folder / "a.png", folder / f"{number}.png")
+        picture(folder / f"{number}.png", number)
     path = write(folder, *(row(images=[f"{number % 5}.png"], answer=number % 5) for number in range(30)))
     for seed in range(5):
         data = Dataset(Dataset.Config(path=path, seed=seed))
@@ -243,7 +248,7 @@ def test_questions_about_one_photo_are_not_divided(folder: Path) -> None:
 
 def test_evaluation_on_rows_that_are_trained_on_is_refused(folder: Path) -> None:
     path = write(folder, row(), row(problem="And here?"))
-    with pytest.raises(DataError, match=r"not trained on.*single photo"):
+    with pytest.raises(DataError, match=r"not trained on.*photos cannot be divided"):
         Dataset(Dataset.Config(path=path)).size("eval")
     with pytest.raises(DataError, match=r"not trained on.*held_out is 0"):
         Dataset(Dataset.Config(path=path, held_out=0)).size("eval")
@@ -269,7 +274,8 @@ def test_a_relative_path_becomes_absolute(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("a.json", ""), ("a.json", "[]"), ("a.jsonl", "\n"), ("a.csv", "images,problem,answer\n")]
+    ("name", "text"),
+    [("a.jsonl", ""), ("a.json", "[]"), ("a.jsonl", "\n"), ("a.csv", ""), ("a.csv", "images,problem,answer\n")],
 )
 def test_an_empty_data_set(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
@@ -303,23 +309,29 @@ def damaged(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason", "remedy"),
     [
-        ("cut.parquet", "corrupted or this is not a parquet file."),
-        ("pointer.parquet", "corrupted or this is not a parquet file."),
-        ("cut.jsonl", "JSON parse error"),
-        ("cut.json", "decoding"),
-        ("page.json", "JSON parse error"),
-        ("latin.csv", "UnicodeDecodeError"),
+        ("cut.parquet", "its end is missing", "Copy or fetch it again"),
+        ("pointer.parquet", "a pointer of Git LFS", "git lfs pull"),
+        ("cut.json", "it is no JSON (Unterminated string", "a bracket behind the last"),
+        ("page.json", "it is a web page", "Fetch the file itself"),
     ],
 )
-def test_a_damaged_table_says_what_is_wrong(folder: Path, name: str, said: str) -> None:
+def test_a_damaged_table_says_what_is_wrong(folder: Path, name: str, reason: str, remedy: str) -> None:
     with pytest.raises(DataError) as refused:
         task(str(damaged(folder, name))).size()
     assert str(folder / name) in refused.value.reason
-    assert said in refused.value.reason
+    assert reason in refused.value.reason
+    assert remedy in refused.value.remedy
     assert not refused.value.reason.endswith("..")
-    assert refused.value.remedy.startswith("If its download was interrupted, fetch it again.")
+
+
+@pytest.mark.parametrize(("name", "row", "said"), [("cut.jsonl", 4, "is no JSON"), ("latin.csv", 0, "is not UTF-8")])
+def test_a_damaged_row_says_what_is_wrong(folder: Path, name: str, row: int, said: str) -> None:
+    data = task(damaged(folder, name))
+    assert data.size() == row + 1
+    with pytest.raises(DataError, match=rf"Row {row} of .*{name} {said}"):
+        data.example(row)
 
 
 def test_nothing_is_unpickled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +349,7 @@ def test_nothing_is_unpickled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not (folder / "sprung").exists()
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "a.png"])
+@pytest.mark.parametrize("name", ["missing.jsonl", "a.png", f"{'long' * 100}.csv"])
 def test_data_that_cannot_be_read(folder: Path, name: str) -> None:
     with pytest.raises(DataError, match="readable"):
         task(str(folder / name)).size()
@@ -356,7 +368,7 @@ def test_an_empty_cell_names_the_row(folder: Path, column: str, cell: str | None
 
 @pytest.mark.parametrize("cell", [[], None])
 def test_a_row_may_be_text_alone(folder: Path, cell: object) -> None:
-    assert task(write(folder, row(images=cell), row())).example(0).images == ()
+    assert task(write(folder, row(images=cell, problem="What is 1 + 1?"), row())).example(0).images == ()
 
 
 def test_a_split_that_is_not_mapped(folder: Path) -> None:

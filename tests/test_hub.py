@@ -28,9 +28,11 @@ LATER = "fedcba9876543210fedcba9876543210fedcba98"
 def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A hub that has one data set, and the calls of ``load_dataset`` that reach it."""
     calls: list[dict[str, Any]] = []
-    picture = Image.new("RGB", (64, 64))
     rows = datasets.Dataset.from_list(
-        [{"image": picture, "question": "How many?", "answer": str(number)} for number in range(5)],
+        [
+            {"image": Image.new("RGB", (64, 64), (number, 0, 0)), "question": "How many?", "answer": str(number)}
+            for number in range(5)
+        ],
         features=datasets.Features(
             {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
         ),

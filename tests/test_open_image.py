@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import unicodedata
@@ -172,7 +173,7 @@ def test_a_path_stays_inside_the_folder(folder: Path, path: str) -> None:
     np.testing.assert_array_equal(opened(str(folder / "a.png"), folder), PIXELS)
 
 
-@pytest.mark.parametrize("url", ["https://example.org/a.png", "file:///etc/hosts", "data:image/png;base64,AAAA"])
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "file:///etc/hosts"])
 def test_nothing_is_fetched(folder: Path, url: str) -> None:
     with pytest.raises(DataError, match=r"never fetched.*row 7 is '"):
         opened(url, folder)
@@ -182,3 +183,42 @@ def test_nothing_is_fetched(folder: Path, url: str) -> None:
 def test_a_cell_that_is_no_image(folder: Path, item: object) -> None:
     with pytest.raises(DataError, match="has to open"):
         opened(item, folder)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("prefix", ["", "data:image/any;base64,"])
+def test_base64_is_called_by_its_name_and_cut(folder: Path, kind: str, prefix: str) -> None:
+    text = prefix + base64.b64encode(encoded(Image.fromarray(PIXELS).resize((40, 40)), kind)).decode()
+    with pytest.raises(DataError, match=r"row 7 is text in base64.*into a file") as refused:
+        opened(text, folder)
+    assert len(str(refused.value)) < 300
+
+
+def test_a_long_name_is_not_taken_for_base64(folder: Path) -> None:
+    for name in ("photographs/2024/" + "a" * 80, "q" * 100 + ".png"):
+        with pytest.raises(DataError, match=r"row 7 did not: there is no file"):
+            opened(name, folder)
+
+
+def text_chunk(key: bytes, body: bytes) -> bytes:
+    content = key + b"\0" + body
+    return struct.pack(">I", len(content)) + b"tEXt" + content + struct.pack(">I", zlib.crc32(b"tEXt" + content))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"tEXt": b"\nexif\n      24\n4578696600004d4d002a00000zzz\n"},
+        {"tEXt": b"\nexif\n      12\n0102030405060708090a0b0c\n"},
+        {"exif": b"Exif\0\0not a header at all"},
+        {"exif": b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"},
+        {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\1abcd\0\0\0\0"},  # a text for an orientation
+    ],
+)
+def test_damaged_metadata_leaves_good_pixels(folder: Path, metadata: dict[str, bytes]) -> None:
+    whole = encoded(Image.fromarray(PIXELS), "PNG", **({"exif": metadata["exif"]} if "exif" in metadata else {}))
+    if "tEXt" in metadata:
+        whole = whole[:33] + text_chunk(b"Raw profile type exif", metadata["tEXt"]) + whole[33:]
+    np.testing.assert_array_equal(opened(whole), PIXELS)
+    (folder / "b.png").write_bytes(whole)
+    np.testing.assert_array_equal(opened("b.png", folder), PIXELS)

@@ -282,10 +282,11 @@ def test_mathvision(tmp_path: Path) -> None:
         row | {"id": "6", "options": ["$3$", "$4$"], "answer": "B"},
     )
     free, drawn, listed = evaluation("mathvision", tmp_path)
-    assert (free.question, free.answer, free.meta) == ("Which part fits?", "12", {"subject": "counting", "level": 3})
+    assert (free.question, free.answer) == ("Which part fits?\n<image>", "12")
+    assert free.meta == {"subject": "counting", "level": 3}
     assert (drawn.question, drawn.answer, len(drawn.images)) == ("Which?", "E", 1)
     assert drawn.meta == {"subject": "counting", "level": 3, "answer_type": "letter"}
-    assert listed.question == "Which part fits?\n\n(A) $3$\n(B) $4$"
+    assert listed.question == "Which part fits?\n<image>\n(A) $3$\n(B) $4$"
     assert listed.meta["choices"] == ("$3$", "$4$")
 
 

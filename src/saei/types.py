@@ -30,7 +30,8 @@ class Example:
 
     Attributes:
         id: Unique within the task, stable between runs.
-        question: Plain text, without prompt template or image placeholders.
+        question: Plain text, without prompt template. ``<image>`` stands where an image is shown that is not in front
+            of it: ``"Which of them is darker, <image> or <image>?"``.
         answer: The gold answer as text.
         images: In the order in which the prompt shows them; empty for a text-only example.
         meta: What the task knows besides, such as ``{"kind": "add"}``.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 
-from saei.errors import DataError
+from saei.errors import DataError, shown
 from saei.strategy import Section
 
 AUTO = "auto"
 
-_IMAGE_MARKER = re.compile(r"<image\d*>")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 NAMES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "images": (
@@ -31,7 +33,7 @@ class Columns(Section):
     Attributes:
         images: An image or a list of images: PIL images, encoded bytes, or paths, relative to the folder of the
             table. None for text alone.
-        question: The question; ``<image>`` markers in it are dropped.
+        question: The question; ``<image>`` markers in it say where its images stand.
         answer: The gold answer: text or a number.
         id: A unique id; None for the row's number.
     """
@@ -92,19 +94,21 @@ def _candidates(role: str, names: Sequence[str]) -> list[str]:
 
 
 def as_text(value: object, column: str, where: str) -> str:
-    """Return a cell as text; whole numbers lose the ``.0`` that a table's column type gave them.
+    """Return a cell as the text that its writer would have written.
+
+    Whole numbers lose the ``.0`` that a table's column type gave them, and dates the midnight.
 
     Raises:
-        DataError: If it is empty or neither text nor a number.
+        DataError: If it is empty, damaged, or neither text nor a number.
     """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, float):
-        value = None if math.isnan(value) else int(value) if value.is_integer() else value
-    if not isinstance(value, str | int | float | None):
+    value = _plain(value)
+    infinite = isinstance(value, float) and math.isinf(value)
+    if infinite or not isinstance(value, str | int | float | None):
         raise DataError(
             "Questions and answers are text or numbers.",
-            reason=f"Column '{column}' holds a {type(value).__name__} in {where}.",
+            reason=f"Column '{column}' holds {'infinity' if infinite else f'a {type(value).__name__}'} in {where}.",
             remedy="Write it as text, or name another column.",
         )
     text = "" if value is None else str(value).strip()
@@ -114,26 +118,49 @@ def as_text(value: object, column: str, where: str) -> str:
             reason=f"Column '{column}' is empty in {where}.",
             remedy="Fill it in or remove the row.",
         )
+    if "\0" in text or _SURROGATE.search(text):
+        raise DataError(
+            "Questions and answers are Unicode text.",
+            reason=f"Column '{column}' holds a {'lone surrogate' if _SURROGATE.search(text) else 'NUL'} in {where}.",
+            remedy="The text was damaged when it was written: write it anew, or remove the row.",
+        )
     return text
 
 
-def without_markers(question: str) -> str:
-    """Return a question without the markers that say where its images stand; templates put images first."""
-    return _IMAGE_MARKER.sub("", question)
+def _plain(value: object) -> object:
+    """Return what a table's column type made of a cell as text or a number, None for what says nothing."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time() and value.tzinfo is None:
+        return value.date().isoformat()
+    if isinstance(value, datetime.date | datetime.time):
+        return str(value)
+    if isinstance(value, bytes):  # as some writers store text
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    return value
 
 
-def check_unique(ids: Sequence[object], column: str, where: str) -> None:
-    """Check that no id of a column comes twice.
+def check_unique(ids: Iterable[object], column: str, where: str) -> None:
+    """Check that no id of a column comes twice; one that is none is left to its own row.
 
     Raises:
         DataError: Naming the first that does.
     """
-    seen: set[object] = set()
+    seen: set[str] = set()
     for number, value in enumerate(ids):
-        if value in seen:
+        try:
+            text = as_text(value, column, where)
+        except DataError:
+            continue
+        if text in seen:
             raise DataError(
                 "Ids are unique.",
-                reason=f"{value!r} comes again in row {number} of {where}, column '{column}'.",
+                reason=f"{shown(repr(value))} comes again in row {number} of {where}, column '{column}'.",
                 remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
             )
-        seen.add(value)
+        seen.add(text)

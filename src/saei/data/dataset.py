@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from saei.data.columns import AUTO, Columns, as_text, check_unique, find_columns, without_markers
+from saei.data.columns import AUTO, Columns, as_text, check_unique, find_columns
+from saei.data.markers import place_images
 from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError
@@ -34,7 +35,7 @@ class Dataset(TableTask):
         """
         columns = self._columns(table)
         if columns.id is not None:
-            check_unique(table.rows[columns.id], columns.id, table.where)
+            check_unique(table.rows.column(columns.id), columns.id, table.where)
         found = [f"{role} from '{getattr(columns, role)}'" for role, asked in self.config.columns if asked == AUTO]
         return f"{table.where}: {', '.join(found)}." if found else None
 
@@ -42,33 +43,27 @@ class Dataset(TableTask):
         """Return the row's question, answer and images.
 
         Raises:
-            DataError: If question, answer or image is empty or of a wrong type.
+            DataError: If question, answer or image is empty or of a wrong type, or the question has more image markers
+                than the row has images.
         """
         columns = self._columns(table)
-        question = row[columns.question]
-        if isinstance(question, str):
-            question = without_markers(question)
+        question = as_text(row[columns.question], columns.question, where)
+        images = _images(row[columns.images], columns.images, where) if columns.images else ()
+        question, images = place_images(question, images, where=where)
         return Item(
             question=as_text(question, columns.question, where),
             answer=as_text(row[columns.answer], columns.answer, where),
-            images=_images(row[columns.images], columns.images, where) if columns.images else (),
+            images=images,
             id=None if columns.id is None else as_text(row[columns.id], columns.id, where),
         )
 
-    def photos(self, table: Table) -> Sequence[Hashable]:
-        """Return the image paths of each row, or the rows' numbers where images are not paths."""
-        column = self._columns(table).images
-        first = None if column is None else table.rows[0][column]
-        named = isinstance(first[0] if isinstance(first, list) and first else first, str)
-        return [str(cell) for cell in table.rows[column][: len(table.numbers)]] if named else table.numbers
-
     def _columns(self, table: Table) -> Columns:
-        return find_columns(self.config.columns, table.rows.column_names, table.where)
+        return find_columns(self.config.columns, table.rows.columns, table.where)
 
 
 def _images(cell: object, column: str, where: str) -> Sequence[object]:
     """Return the images of a cell; a list may be empty, and null is text alone, but an empty path is an omission."""
-    if cell == "":
+    if isinstance(cell, str) and not cell.strip():
         raise DataError(
             "A row of a table with images names its image.",
             reason=f"Column '{column}' is empty in {where}.",

@@ -15,17 +15,20 @@ def held_out(keys: Sequence[Hashable], share: float, seed: int) -> list[int]:
 
     Args:
         keys: One key per row.
-        share: Share of the rows that is held out; exact up to the size of the last key.
+        share: Share of the rows that is held out, come as near to as keys allow.
         seed: Seed of the choice.
     """
     rows: dict[Hashable, list[int]] = {}
     for number, key in enumerate(keys):
         rows.setdefault(key, []).append(number)
     groups = list(rows.values())
+    if len(groups) == 1:
+        return []
     wanted = max(1, round(share * len(keys)))
+    order = [groups[int(place)] for place in np.random.default_rng(seed).permutation(len(groups))]
     chosen: list[int] = []
-    for place in np.random.default_rng(seed).permutation(len(groups))[: len(groups) - 1]:
-        if len(chosen) >= wanted:
-            break
-        chosen += groups[int(place)]
-    return sorted(chosen)
+    for group in order:
+        more = len(chosen) + len(group)
+        if more - wanted < wanted - len(chosen) and more < len(keys):
+            chosen += group
+    return sorted(chosen) if chosen else min(order, key=len)

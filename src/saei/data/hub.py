@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from saei.data.reading import without_decoding
-
 TIMEOUT_S = 5.0
 """Seconds after which the hub counts as out of reach and only its local cache is asked."""
 
@@ -81,3 +79,15 @@ def first_rows(stream: Any, limit: int) -> Any:
 
     stream = without_decoding(stream)
     return datasets.Dataset.from_list(list(stream.take(limit)), features=stream.features)
+
+
+def without_decoding(rows: Any) -> Any:
+    """Return rows with images as bytes or paths: decoding is ours, guarded against enormous images."""
+    from datasets import Image
+
+    for column, feature in (rows.features or {}).items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(column, Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), Image):
+            rows = rows.cast_column(column, type(feature)(Image(decode=False)))
+    return rows

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from saei.errors import DataError
+from saei.errors import DataError, shown
 
 MAX_PIXELS = 64_000_000
 """Default limit: above any photograph, far below what exhausts memory (192 MB as RGB)."""
@@ -21,7 +21,23 @@ _SAFE: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "
 FORMATS = tuple(name for name in _SAFE if name in Image.OPEN)
 """Decoders that files are shown to, whatever their names end in; others run programs (EPS) or are no pictures."""
 
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64,}={0,2}")
+_ENCODED = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk0", "SUkq", "TU0A")
+"""How JPEG, PNG, WebP, GIF, BMP and TIFF begin in base64."""
+
+_TURN: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture of an EXIF orientation upright."""
+
+_ORIENTATION = 0x0112
 
 
 def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: str) -> Image.Image:
@@ -45,7 +61,7 @@ def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: s
         elif isinstance(item, bytes):
             image = Image.open(io.BytesIO(item), formats=FORMATS)
         elif isinstance(item, str):
-            image = Image.open(_inside(item, roots, where), formats=FORMATS)
+            image = Image.open(find_image(item, roots, where), formats=FORMATS)
         else:
             raise TypeError(f"{type(item).__name__} is no image")
         if image.width * image.height > max_pixels:
@@ -54,7 +70,8 @@ def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: s
                 reason=f"{where} has {image.width} x {image.height}.",
                 remedy="Scale it down or raise `max_image_pixels`.",
             )
-        return to_rgb(ImageOps.exif_transpose(image))
+        image.load()
+        return to_rgb(_upright(image))
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -89,15 +106,50 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Return a picture turned as its EXIF orientation says; damaged EXIF says nothing, and the pixels are good."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # Pillow's parsers of EXIF, XMP and raw profiles raise errors of all kinds
+        return image
+    turn = _TURN.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _is_base64(text: str) -> bool:
+    if text.lower().startswith("data:"):
+        return True
+    joined = "".join(text[:256].split())
+    return _BASE64.fullmatch(joined) is not None and (joined.startswith(_ENCODED) or len(text) > 4096)
+
+
 def _named(item: object) -> str:
-    return f" ('{item}')" if isinstance(item, str) else ""
+    return f" ('{shown(item, 100)}')" if isinstance(item, str) else ""
 
 
-def _inside(path: str, roots: Sequence[Path], where: str) -> Path:
+def find_image(path: str, roots: Sequence[Path], where: str) -> Path:
+    """Return the file that a path means, with links followed.
+
+    Args:
+        path: As the table has it.
+        roots: Folders that it has to stay in; a relative one starts at the first that has the file.
+        where: Names the image in errors, as the beginning of a sentence.
+
+    Raises:
+        DataError: If there is no such file, or it lies elsewhere.
+        OSError: If the path is none, for its length for example.
+        ValueError: Likewise.
+    """
+    if _is_base64(path):
+        raise DataError(
+            "An image is a file or stands as bytes in a Parquet table.",
+            reason=f"{where} is text in base64: {shown(path, 30)}",
+            remedy="Decode it into a file beside the table and give its path.",
+        )
     if _URL.match(path):
         raise DataError(
             "Images are read from disk and never fetched.",
-            reason=f"{where} is '{path[:100]}'.",
+            reason=f"{where} is '{shown(path, 100)}'.",
             remedy="Download it beside the data and give its path.",
         )
     if not roots:
@@ -107,7 +159,7 @@ def _inside(path: str, roots: Sequence[Path], where: str) -> Path:
     if not inside:
         raise DataError(
             "An image path has to stay inside the folder of the data.",
-            reason=f"{where} points to '{path}'.",
+            reason=f"{where} points to '{shown(path, 100)}'.",
             remedy="Move the image into the folder and give its path relative to it.",
         )
     for file in inside:
@@ -115,7 +167,7 @@ def _inside(path: str, roots: Sequence[Path], where: str) -> Path:
             return file
     raise DataError(
         "Every image has to open.",
-        reason=f"{where} did not: there is no file '{path}' in {roots[0]}.",
+        reason=f"{where} did not: there is no file '{shown(path, 100)}' in {roots[0]}.",
         remedy="Correct the path, which starts at the folder of the table, or remove the row.",
     )
 

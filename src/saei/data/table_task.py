@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, field_validator
 from saei.data.base import Split, Task
 from saei.data.held_out import held_out
 from saei.data.open_image import MAX_PIXELS, open_image
+from saei.data.photos import photo_keys
 from saei.data.tables import Source, Table, looks_local, read_table
 from saei.errors import DataError
 from saei.strategy import StrategyConfig
@@ -26,9 +27,10 @@ class Item:
     """What a row says, before its images are opened.
 
     Attributes:
-        question: Plain text.
+        question: As ``Example.question``.
         answer: The gold answer as text.
-        images: PIL images, encoded bytes, paths, or what ``datasets`` gives for an undecoded image.
+        images: PIL images, encoded bytes, paths, or what ``datasets`` gives for an undecoded image; in the order of
+            the prompt.
         id: Unique within the split; None for the row's number.
         meta: For ``Example.meta``.
     """
@@ -41,7 +43,7 @@ class Item:
 
 
 class TableTask(Task, ABC):
-    """Rows of a table as examples, read through the ``datasets`` library.
+    """Rows of a table as examples.
 
     A row that cannot be used raises from ``example``; a table that cannot be used raises from ``size``. To add one:
     derive, nest a ``Config``, implement ``check`` and ``item``.
@@ -73,8 +75,8 @@ class TableTask(Task, ABC):
         @field_validator("path")
         @classmethod
         def _absolute(cls, path: str) -> str:
-            local = Path(path).expanduser()
-            return str(local.absolute()) if local.exists() or looks_local(path) else path
+            local = os.path.expanduser(path)
+            return str(Path(local).absolute()) if os.path.exists(local) or looks_local(path) else path
 
     config: Config
 
@@ -124,7 +126,14 @@ class TableTask(Task, ABC):
 
     def photos(self, table: Table) -> Sequence[Hashable]:
         """Return one key per row; rows of one key are never divided between training and evaluation."""
-        return table.numbers
+        return photo_keys((self._images(table, number) for number in table.numbers), table.roots)
+
+    def _images(self, table: Table, number: int) -> Sequence[object]:
+        """Return the images of a row as its cells have them, none of a row that cannot be used."""
+        try:
+            return self.item(table.row(number), table, table.name(number)).images
+        except DataError:
+            return ()
 
     def size(self, split: Split = "train") -> int:
         """Return the number of rows of a split.
@@ -142,8 +151,8 @@ class TableTask(Task, ABC):
         """
         table = self._table(split)
         number = table.numbers[index % len(table.numbers)]
-        where = f"row {number} of {table.where}"
-        item = self.item(table.rows[number], table, where)
+        where = table.name(number)
+        item = self.item(table.row(number), table, where)
         images = tuple(
             open_image(image, table.roots, self.config.max_image_pixels, where=f"An image in {where}")
             for image in item.images
@@ -157,12 +166,9 @@ class TableTask(Task, ABC):
     def fingerprint(self, split: Split = "train") -> str:
         """Return a text that changes with the config, the table, and the image files that it names."""
         table = self._table(split)
-        digest = hashlib.sha256(f"{self.pinned().model_dump_json()} {table.rows._fingerprint}".encode())
+        digest = hashlib.sha256(f"{self.pinned().model_dump_json()} {table.rows.fingerprint}".encode())
         for number in table.numbers:
-            try:
-                images = self.item(table.rows[number], table, "").images
-            except DataError:
-                continue
+            images = self._images(table, number)
             paths = [image.get("path") if isinstance(image, Mapping) else image for image in images]
             for path in (path for path in paths if isinstance(path, str)):
                 digest.update(f"{path} {_states(path, table.roots)}".encode())
@@ -179,7 +185,7 @@ class TableTask(Task, ABC):
             raise DataError(
                 "Evaluation needs rows that are not trained on.",
                 reason=f"{self.config.path} has no table for it, and "
-                + ("task.held_out is 0." if self.config.held_out == 0 else "a single photo cannot be divided."),
+                + ("task.held_out is 0." if self.config.held_out == 0 else "its photos cannot be divided."),
                 remedy="Add a second table called test, or set task.held_out.",
             )
         return self._tables[split]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from saei.data.hub import hub_rows
-from saei.data.reading import csv_options, without_decoding
+from saei.data.reading import READERS, read_files, root, unreadable
+from saei.data.rows import ArrowRows, Cells, Rows
 from saei.errors import DataError
-
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-"""Which reader of ``datasets`` takes which local file."""
 
 EVALUATION = ("test", "validation", "valid", "val", "eval", "dev")
 """Names that a folder's table for evaluation may have, in this order, besides the one asked for."""
 
 USUAL = "Give a .jsonl, .json, .csv or .parquet file, a folder with one, or a hub id; check task.splits."
-DAMAGED = (
-    "If its download was interrupted, fetch it again. A .csv, .json or .jsonl file is UTF-8; a .jsonl file has one "
-    "object per line, a .json file a list of them."
-)
-"""What to do about a file that has the name of a table and is none."""
+ENTRIES = 10_000
+"""Files that are looked at to say which tables a folder has; the folder may be somebody's home."""
 
 _SHARD = re.compile(r"(.+)-\d+-of-\d+(?:-[0-9a-f]+)?")
 """The name of one of several files that are one table, as the hub has them."""
@@ -46,8 +42,8 @@ class Source:
     @property
     def local(self) -> Path | None:
         """The file or folder, None if the data is on the hub."""
-        path = Path(self.path).expanduser()
-        return path if path.exists() or looks_local(self.path) else None
+        path = Path(os.path.expanduser(self.path))
+        return path if os.path.exists(path) or looks_local(self.path) else None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,7 +51,7 @@ class Table:
     """The rows of one split.
 
     Attributes:
-        rows: A ``datasets.Dataset``, its images not decoded.
+        rows: All rows that were read.
         split: The name of the split in the data.
         where: Names the table in messages.
         roots: Folders that image paths have to stay in; relative ones start at the first that has the file.
@@ -63,12 +59,24 @@ class Table:
         revision: The commit of the hub's data set, None for local data.
     """
 
-    rows: Any
+    rows: Rows
     split: str
     where: str
     roots: tuple[Path, ...]
     numbers: Sequence[int]
     revision: str | None = None
+
+    def row(self, number: int) -> Cells:
+        """Return a row's cells by column, None where it has none.
+
+        Raises:
+            DataError: If the row cannot be read.
+        """
+        return self.rows.row(number, self.name(number))
+
+    def name(self, number: int) -> str:
+        """Return what a row is called in messages."""
+        return f"row {number} of {self.where}"
 
 
 def looks_local(path: str) -> bool:
@@ -101,13 +109,13 @@ def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Ta
     except Exception as error:
         if optional and "Unknown split" in str(error):
             return None
-        missing = f"{_root(error)}. There is no {Path(source.path).absolute()} either"
-        raise _unreadable(where, missing, _hub_remedy(source, str(error))) from error
-    return replace(_checked(rows, split, where, roots), revision=revision)
+        missing = f"{root(error)}. There is no {Path(source.path).absolute()} either"
+        raise unreadable(where, missing, _hub_remedy(source, str(error))) from error
+    return replace(_checked(ArrowRows(rows), split, where, roots), revision=revision)
 
 
 def _in_files(source: Source, path: Path, split: str, optional: bool) -> Table | None:
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(
             "The data set has to be readable.",
             reason=f"There is no {path}.",
@@ -129,11 +137,12 @@ def _training_files(folder: Path, split: str) -> list[Path]:
     found = _named(folder, split) or _main([file for file in _tables(folder) if _split_of(file) not in EVALUATION])
     if found:
         return found
-    tables = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.suffix in READERS]
+    entries = islice(chain(folder.glob("*"), folder.glob("*/*")), ENTRIES)
+    tables = [str(file.relative_to(folder)) for file in sorted(entries) if file.suffix in READERS]
     if not tables:
         raise DataError(
             "A folder of images needs a table with their questions and answers.",
-            reason=f"{folder} holds no {', '.join(READERS)} file.",
+            reason=f"{folder} holds no {', '.join(READERS)} file, and no folder in it does.",
             remedy='Put one beside the images, such as metadata.csv with the columns "image,question,answer".',
         )
     named = ", ".join(tables[:8]) + (" and more" if len(tables) > 8 else "")
@@ -167,31 +176,17 @@ def _main(tables: list[Path]) -> list[Path]:
 
 
 def _read(files: list[Path], folder: Path, split: str) -> Table:
-    import datasets
-
     first = files[0]
     where = str(first) if len(files) == 1 else str(first.with_name(f"{_split_of(first)}-*{first.suffix}"))
     if first.suffix not in READERS:
-        raise _unreadable(where, f"a {first.suffix or 'nameless'} file is none of {', '.join(READERS)}")
-    if first.stat().st_size == 0:  # which `datasets` answers with a StopIteration
-        raise _empty(where)
-    datasets.disable_progress_bars()  # a local table takes a moment
-    try:
-        options = csv_options(first) if READERS[first.suffix] == "csv" else {}
-        rows = datasets.load_dataset(
-            READERS[first.suffix], data_files=[str(file) for file in files], split="train", **options
-        )
-    except Exception as error:
-        if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
-            raise _empty(where) from error
-        raise _unreadable(where, _root(error), DAMAGED) from error
-    return _checked(rows, split, where, tuple(dict.fromkeys((first.parent, folder))))
+        raise unreadable(where, f"a {first.suffix or 'nameless'} file is none of {', '.join(READERS)}", USUAL)
+    return _checked(read_files(files, where), split, where, tuple(dict.fromkeys((first.parent, folder))))
 
 
-def _checked(rows: Any, split: str, where: str, roots: tuple[Path, ...]) -> Table:
+def _checked(rows: Rows, split: str, where: str, roots: tuple[Path, ...]) -> Table:
     if len(rows) == 0:
         raise _empty(where)
-    return Table(without_decoding(rows), split, where, roots, range(len(rows)))
+    return Table(rows, split, where, roots, range(len(rows)))
 
 
 def _empty(where: str) -> DataError:
@@ -200,24 +195,8 @@ def _empty(where: str) -> DataError:
     )
 
 
-def _unreadable(where: str, reason: str, remedy: str = "") -> DataError:
-    return DataError(
-        "The data set has to be readable.",
-        reason=f"{where}: {reason.rstrip('.')}.",
-        remedy=remedy
-        or "Give a .jsonl, .json, .csv or .parquet file, a folder with one, or a hub id; check task.splits.",
-    )
-
-
-def _root(error: BaseException) -> str:
-    """Return what went wrong first; ``datasets`` wraps it in an error that only says that there was one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".rstrip(".")
-
-
 def _hub_remedy(source: Source, said: str) -> str:
-    """Return what to do about a hub's data set; empty if nothing more than usual can be said."""
+    """Return what to do about a hub's data set."""
     if source.revision is not None and "revision" in said.casefold():
         return "Correct task.revision, a commit, branch or tag of the data set, or leave it out for the newest state."
-    return ""
+    return USUAL

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from saei.data.base import Template
+from saei.data.markers import split_text
 from saei.strategy import StrategyConfig
 from saei.types import Example
 
@@ -51,7 +52,7 @@ class ThinkBoxed(Instructed):
     config: Config
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return the user turn; images come before the text, the instruction follows the question after a space."""
+        """Return the user turn; the instruction follows the question after a space."""
         return [user_turn(example, f"{example.question} {self.config.instruction}".rstrip())]
 
 
@@ -87,7 +88,7 @@ class ThinkAnswer(Instructed):
     config: Config
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return the user turn; images come before the text, the instruction follows the question after a space."""
+        """Return the user turn; the instruction follows the question after a space."""
         return [user_turn(example, f"{example.question} {self.config.instruction}".rstrip())]
 
 
@@ -102,11 +103,16 @@ class Plain(Template):
     config: Config
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return the user turn; images come before the text."""
+        """Return the user turn."""
         return [user_turn(example, example.question)]
 
 
 def user_turn(example: Example, text: str) -> Mapping[str, Any]:
-    """Return a user's turn with the images of an example before a text."""
-    images: list[Mapping[str, Any]] = [{"type": "image"} for _ in example.images]
-    return {"role": "user", "content": [*images, {"type": "text", "text": text}]}
+    """Return a user's turn of a text with the images of an example where its markers are, the others in front.
+
+    Raises:
+        DataError: If there are more markers than images.
+    """
+    parts = split_text(text, len(example.images))
+    content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+    return {"role": "user", "content": content}

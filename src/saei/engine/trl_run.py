@@ -32,7 +32,7 @@ from saei.rewards.base import Attempt, Reward
 from saei.types import Example
 
 FEATURES = {
-    "prompt": [{"role": Value("string"), "content": Value("string")}],
+    "prompt": [{"role": Value("string"), "content": [{"type": Value("string"), "text": Value("string")}]}],
     "images": List(Image()),
     "example": Value("string"),
 }
@@ -131,7 +131,7 @@ def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: P
         for _ in range(config.training.steps * config.training.prompts_per_step):
             example = stream.take(1)[0].example
             yield {
-                "prompt": [_flat(message) for message in template.messages(example)],
+                "prompt": [_parts(message) for message in template.messages(example)],
                 "images": list(example.images),
                 "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
             }
@@ -141,23 +141,13 @@ def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: P
     return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
 
 
-def _flat(message: Mapping[str, Any]) -> dict[str, str]:
-    """Return a message whose content is text; TRL puts the pictures before the first user's.
-
-    Raises:
-        ConfigError: If a picture stands behind text.
-    """
+def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose content is a list of parts of one form; TRL puts the pictures where these say."""
     content = message["content"]
     if isinstance(content, str):
-        return {"role": message["role"], "content": content}
-    kinds = [part["type"] for part in content]
-    if "image" in kinds[kinds.index("text") if "text" in kinds else len(kinds) :]:
-        raise ConfigError(
-            "TRL puts pictures before the text.",
-            reason="The template puts one behind it.",
-            remedy="Use another template, or train with saei's own engine.",
-        )
-    return {"role": message["role"], "content": "".join(part.get("text") or "" for part in content)}
+        content = [{"type": "text", "text": content}]
+    parts = [{"type": part["type"], "text": part.get("text")} for part in content]
+    return {"role": message["role"], "content": parts}
 
 
 def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from saei.errors import ModelError
+from saei.errors import DataError, ModelError
 
 _IDS = frozenset({"input_ids", "attention_mask"})
 _BLANK = (64, 64)
+_IMAGE = {"type": "image"}
+_BEFORE, _BEHIND = "saei-before", "saei-behind"
+"""Texts that chat templates are tried with."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,7 +71,14 @@ class Prompts:
             ) from error
 
     def text(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return a conversation as text that ends where the response begins."""
+        """Return a conversation as text that ends where the response begins; images stand where the messages say.
+
+        Raises:
+            DataError: If one stands behind text, and the chat template can only put it elsewhere.
+        """
+        return self._rendered([self._in_order(message) for message in messages])
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]]) -> str:
         return str(
             self._tokenizer.apply_chat_template(
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
@@ -78,6 +89,45 @@ class Prompts:
         """Return a conversation's ids with the chat template's own placeholders, as before the processor reads it."""
         text = self.text(messages)
         return list(self._tokenizer(text, **self._options(text))["input_ids"])
+
+    def _in_order(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a message whose images a chat template leaves where they are, even one that writes all images first.
+
+        Images behind text become part of it, in the words of the template.
+        """
+        content = message["content"]
+        kinds = [] if isinstance(content, str) else [part["type"] for part in content]
+        first = kinds.index("text") if "text" in kinds else len(kinds)
+        if "image" not in kinds[first:] or self._keeps_order:
+            return message
+        text = "".join(self._image_text if part["type"] == "image" else part["text"] for part in content[first:])
+        return {**message, "content": [*content[:first], {"type": "text", "text": text}]}
+
+    @cached_property
+    def _keeps_order(self) -> bool:
+        """Whether the chat template writes the parts of a message in their order."""
+        before, behind = _text(_BEFORE), _text(_BEHIND)
+        written = self._rendered([_user(before, _IMAGE, behind)])
+        together = self._rendered([_user(before, behind)])
+        return len(_between(written)) > len(_between(together))
+
+    @cached_property
+    def _image_text(self) -> str:
+        """What the chat template writes for an image.
+
+        Raises:
+            DataError: If that cannot be told.
+        """
+        start, _, _ = self._rendered([_user(_text(_BEFORE))]).partition(_BEFORE)
+        written, _, _ = self._rendered([_user(_IMAGE, _text(_BEFORE))]).partition(_BEFORE)
+        image = written.removeprefix(start).strip()
+        if not image or not written.startswith(start):
+            raise DataError(
+                "An image marker inside of a question needs a chat template that can place the image.",
+                reason="This one writes images in a place of its own.",
+                remedy="Move the markers to the beginning of the questions, or use another checkpoint.",
+            )
+        return image
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], *, where: str) -> Prompt:
         """Return the prompt of a conversation.
@@ -118,8 +168,7 @@ class Prompts:
         return {name: value for name, value in found.items() if name in self._of_images}
 
     def _placeholders(self, count: int) -> str:
-        content = [*({"type": "image"} for _ in range(count)), {"type": "text", "text": "?"}]
-        return self.text([{"role": "user", "content": content}])
+        return self._rendered([_user(*[_IMAGE] * count, _text("?"))])
 
     def _ask(self, text: str, images: Sequence[Image.Image], **options: Any) -> dict[str, Tensor]:
         """Return what the model takes of the processor's output."""
@@ -147,3 +196,15 @@ class Prompts:
             answered = self._ask(text, [blank], suffix=["?"])
             return {name: answered[name][0, -1:] for name in self._of_tokens}
         return {name: torch.zeros(1, dtype=torch.long) for name in self._of_tokens if self.example[name].ndim == 2}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _user(*parts: Mapping[str, str]) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+def _between(written: str) -> str:
+    return written.partition(_BEFORE)[2].partition(_BEHIND)[0]

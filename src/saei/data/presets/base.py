@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from saei.data.columns import as_text, check_unique, without_markers
+from saei.data.columns import as_text, check_unique
+from saei.data.markers import place_images
 from saei.data.reporting import Reporting
 from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
@@ -49,19 +50,19 @@ class Preset(TableTask, ABC):
         Raises:
             DataError: If one is missing or ids repeat.
         """
-        missing = [column for column in self.columns if column not in table.rows.column_names]
+        missing = [column for column in self.columns if column not in table.rows.columns]
         if missing:
             raise DataError(
                 f"The task {self.name()} needs the columns {', '.join(self.columns)}.",
-                reason=f"{table.where} has no {', '.join(missing)}; it has {', '.join(table.rows.column_names)}.",
+                reason=f"{table.where} has no {', '.join(missing)}; it has {', '.join(table.rows.columns)}.",
                 remedy="Pin a revision with these columns (task.revision), or use the task dataset and name yours.",
             )
-        if self.id_column is not None and self.id_column in table.rows.column_names:
-            check_unique(table.rows[self.id_column], self.id_column, table.where)
+        if self.id_column is not None and self.id_column in table.rows.columns:
+            check_unique(table.rows.column(self.id_column), self.id_column, table.where)
         return None
 
     def item(self, row: Mapping[str, Any], table: Table, where: str) -> Item:
-        """Return what a row says, the question without image markers.
+        """Return what a row says.
 
         Raises:
             DataError: If a cell is empty or not as the data set's card says.
@@ -74,9 +75,11 @@ class Preset(TableTask, ABC):
                 reason=f"{where}: {type(error).__name__}: {error}.",
                 remedy="Pin a revision that has (task.revision), or remove the row.",
             ) from error
-        question = as_text(without_markers(item.question), "question", where)
+        # A published question is asked, whatever its markers say: those without a picture of their own are left out.
+        question, images = place_images(str(item.question), item.images, where=where, surplus=True)
         id_ = str(row[self.id_column]) if self.id_column is not None and self.id_column in row else None
-        return replace(item, question=question, answer=as_text(item.answer, "answer", where), id=id_)
+        answer = as_text(item.answer, "answer", where)
+        return replace(item, question=as_text(question, "question", where), answer=answer, images=images, id=id_)
 
 
 def image_of(*cells: object) -> list[object]:
