@@ -147,12 +147,14 @@ class Policy:
         """Return the clean view of an example.
 
         Raises:
-            DataError: If an image cannot be read or the prompt leaves no room for a response.
-            ModelError: If the chat template does not place one image per image of the example.
+            DataError: If an image cannot be read, the text contains a control token, the processor refuses it, or the
+                prompt leaves no room for a response.
+            ConfigError: If the prompt template writes a control token.
+            ModelError: If the chat template leaves a turn of the prompt template out.
         """
         canvases = self.pixels.canvases(example.images)
-        where = f"example '{example.id}'"
-        prompt = self._prompts(self.template.messages(example), [to_image(one) for one in canvases], where=where)
+        pictures = [to_image(canvas) for canvas in canvases]
+        prompt = self._prompts(self.template.messages(example), pictures, example=example)
         ids_P = prompt.ids_P.to(self.device)
         config = self.model.config.get_text_config()
         room = getattr(config, "max_position_embeddings", None)
