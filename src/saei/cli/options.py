@@ -52,7 +52,7 @@ def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[st
         SaeiError: If the run cannot be read or a field is wrong.
     """
     from saei.config import RunConfig, dump, validate
-    from saei.layers import load_config, merge, nested, parse_assignment
+    from saei.layers import command_line, load_config, merge, nested
     from saei.registry import load_plugin
 
     folder = Path(model).expanduser()
@@ -66,9 +66,8 @@ def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[st
         load_plugin(plugin)
     data = dump(RunDir.open(run)[1])
     path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
-        data = merge(RunConfig, data, layer)
-    return validate(data)
+    above = command_line([*layers, nested("model.path", str(path))], assignments)
+    return validate(merge(RunConfig, data, above))
 
 
 def in_a_run(model: str) -> bool:
