@@ -279,10 +279,11 @@ def test_settings_that_cannot_work_are_refused_when_they_are_read() -> None:
             validate({"model": model})
 
 
-def test_assignments_add_up() -> None:
+def test_assignments_add_up(tmp_path: Path) -> None:
     config = load_config(assignments=["model.lora.rank=32", "model.lora.alpha=64"])
     assert config.model.lora == LoraConfig(rank=32, alpha=64)
-    assert load_config(flags=[{"model": {"lora": {"rank": 2}}}], assignments=["model.lora=null"]).model.lora is None
+    (tmp_path / "run.yaml").write_text("model: {lora: {rank: 2}}")
+    assert load_config(file=tmp_path / "run.yaml", assignments=["model.lora=null"]).model.lora is None
 
 
 def test_an_adapter_of_other_settings_or_without_all_weights_is_refused(adapter: Path, tmp_path: Path) -> None:
@@ -315,6 +316,26 @@ def test_an_adapter_of_other_settings_or_without_all_weights_is_refused(adapter:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config | told))
         with pytest.raises(ModelError, match=said):
             load(tmp_path)
+
+
+def test_an_adapter_on_an_adapter_is_refused_instead_of_dropping_one(adapter: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    (outer / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes())
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(adapter)
+    (outer / "adapter_config.json").write_text(json.dumps(config))
+    for model in ({}, {"lora": {"rank": 4, "vision": True}}):
+        with pytest.raises(ModelError, match="belongs to a model") as raised:
+            load(outer, **model)
+        assert str(adapter) in raised.value.reason
+        assert "merge" in raised.value.remedy
+    # The remedy: the inner adapter merged into a model of its own.
+    merged = tmp_path / "merged"
+    load(adapter).save(merged)
+    config["base_model_name_or_path"] = str(merged)
+    (outer / "adapter_config.json").write_text(json.dumps(config))
+    load(outer)
 
 
 # Runs

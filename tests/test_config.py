@@ -13,7 +13,7 @@ import yaml
 from saei import registry
 from saei.config import RunConfig, dump, validate
 from saei.errors import ConfigError, PluginLoadError, SaeiError
-from saei.layers import changed, load_config
+from saei.layers import changed, load_config, nested
 
 PLUGIN = """
 from typing import Literal
@@ -110,6 +110,57 @@ def test_a_type_that_a_default_implies_is_the_same_type(file: Path) -> None:
     assert intervention(load_config(file=file, assignments=["attack.type=pgd"])).attack.steps == 3
     assert intervention(load_config(file=file, assignments=["attack.random_start=true"])).attack.steps == 3
     assert intervention(load_config(assignments=["sampler.n_clean=2", "attack.steps=5"])).attack.steps == 5
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["attack.steps=3", "attack.type=fgsm"], "sampler.intervention.attack.steps: There is no such field"),
+        (["attack.steps=3", "attack=fgsm"], "sampler.intervention.attack.steps: There is no such field"),
+        (["selector.share=1/5", "sampler.type=clean"], "sampler.intervention: There is no such field"),
+        (["attack.steps=3", "sampler=clean"], "sampler.intervention: There is no such field"),
+        (["model.lora.rank=4", "model.lora=null"], "model.lora .*model.lora.rank"),
+        (["optimizer.betas=[0.5, 0.5]", "optimizer.betas.x=3"], "optimizer.betas .*optimizer.betas.x"),
+    ],
+)
+def test_no_assignment_drops_another_whatever_their_order(assignments: list[str], said: str) -> None:
+    for order in (assignments, assignments[::-1]):
+        with pytest.raises(ConfigError, match=said):
+            load_config(assignments=order)
+
+
+def test_assignments_mean_the_same_in_any_order() -> None:
+    assignments = ["attack.step=4/255", "attack.type=fgsm", "selector.share=1/5", "selector=top-k", "seed=3"]
+    first, last = load_config(assignments=assignments), load_config(assignments=assignments[::-1])
+    assert first == last
+    assert intervention(first).attack.step == Fraction(4, 255)
+    assert intervention(first).selector.share == Fraction(1, 5)
+    task: Any = load_config(
+        assignments=["task.type=dataset", "task.path=x", "task.columns={answer: a}", "task.columns.question=q"]
+    ).task
+    assert (task.columns.answer, task.columns.question) == ("a", "q")
+    assert load_config(assignments=["seed=1", "seed=2"]).seed == 2
+
+
+def test_no_flag_is_dropped_by_an_assignment() -> None:
+    with pytest.raises(ConfigError, match=r"sampler\.intervention: There is no such field"):
+        load_config(flags=[nested("selector.type", "top-k")], assignments=["sampler=clean"])
+    config = load_config(flags=[nested("attack.type", "fgsm")], assignments=["attack.type=pgd"])
+    assert intervention(config).attack.type == "pgd"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("attack: fgsm\nsampler: {intervention: {attack: {steps: 2}}}", "attack.steps: There is no such field"),
+        ("attack.steps: 2\nattack: fgsm", "attack.steps: There is no such field"),
+        ("attack: {steps: 2}\nsampler: {intervention: {attack: {steps: 3}}}", "sampler.intervention.attack.steps is"),
+    ],
+)
+def test_a_file_sets_each_field_once(file: Path, text: str, said: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(file=file)
 
 
 def test_a_name_is_short_for_its_type() -> None:

@@ -333,7 +333,7 @@ def test_model_settings_and_fresh_adapters_are_those_of_the_configuration(make_r
     assert drawn[0]
     policy = trainer._policy()
     assert policy.shared_prefix is False
-    assert policy.pixels._max_pixels == 1024
+    assert policy.processor.image_processor.size.longest_edge == 1024
 
 
 @pytest.mark.slow

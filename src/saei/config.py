@@ -90,10 +90,10 @@ class ModelConfig(Section):
             row per response.
         threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
             torch's own number for others.
-        min_pixels: Smallest image area after resizing, for processors that have such a limit.
-        max_pixels: Largest image area after resizing, for processors that have such a limit. An original picture that
-            is attacked itself, because the processor makes several of it, is scaled down to this area first; None takes
-            4194304 for that.
+        min_pixels: Smallest image area after resizing; None for the checkpoint's. Where a processor has no such limit,
+            pictures are scaled before it sees them; one that makes something else of them is refused.
+        max_pixels: Largest image area after resizing, likewise. An original picture that is attacked itself, because
+            the processor makes several of it, is scaled down to 4194304 where this is None.
     """
 
     path: str = BUILTIN
@@ -115,6 +115,11 @@ class ModelConfig(Section):
             raise ValueError(
                 "Under model.lora all weights are frozen and only adapters are trained. Leave model.freeze out; "
                 "model.lora.vision and model.lora.target_modules say where adapters are."
+            )
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"The smallest area of a picture is at most the largest, and model.min_pixels is {self.min_pixels}, "
+                f"model.max_pixels {self.max_pixels}. Lower the one or raise the other."
             )
         if set(self.freeze) == {"vision", "projector", "language"}:
             raise ValueError("Something has to be trained. Leave a part out of model.freeze, or set model.lora.")

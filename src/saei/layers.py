@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from saei.config import RunConfig, validate
-from saei.errors import ConfigError
+from saei.errors import ConfigError, shown
 from saei.registry import load, load_plugin
 from saei.strategy import default_type, section_of, strategy_kind, type_of, typed
 
@@ -59,6 +59,62 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def together(
+    settings: Iterable[Mapping[str, Any]], *, where: str, last_wins: bool = False, paths: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return what several settings of one layer say, the same in whatever order they stand.
+
+    ``attack.steps=3`` and ``attack.type=fgsm`` are one mapping: neither drops the other.
+
+    Args:
+        settings: Nested mappings.
+        where: Names the layer in errors.
+        last_wins: Whether a later setting may replace an earlier one of the same field.
+        paths: Where the mappings stand.
+
+    Raises:
+        ConfigError: If a setting would drop another.
+    """
+    whole: dict[str, Any] = {}
+    for setting in settings:
+        for key, value in setting.items():
+            both = (whole[key], value) if key in whole else ()
+            if any(isinstance(one, Mapping) for one in both):
+                # A strategy's name stands for its type.
+                mappings = [{"type": one} if isinstance(one, str) else one for one in both]
+                if not all(isinstance(one, Mapping) for one in mappings):
+                    raise _dropped(where, (*paths, key), *both)
+                value = together(mappings, where=where, last_wins=last_wins, paths=(*paths, key))
+            elif both and both[0] != value and not last_wins:
+                raise ConfigError(
+                    f"{where} sets each field once.",
+                    reason=f"{'.'.join((*paths, key))} is {shown(repr(both[0]))} and {shown(repr(value))}.",
+                    remedy="Leave one of them out.",
+                )
+            whole[key] = value
+    return whole
+
+
+def _dropped(where: str, path: tuple[str, ...], *both: Any) -> ConfigError:
+    name = ".".join(path)
+    below, value = both if isinstance(both[0], Mapping) else both[::-1]
+    return ConfigError(
+        "No setting drops another.",
+        reason=f"{where} sets {name} to {shown(repr(value))} and also {name}.{next(iter(below), '')}.",
+        remedy="Leave one of them out.",
+    )
+
+
+def command_line(flags: Iterable[Mapping[str, Any]], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the layer that a command's flags and ``--set`` are; ``--set`` goes over a flag of the same field.
+
+    Raises:
+        ConfigError: If one of them would drop another.
+    """
+    where = "The command line"
+    return together([*flags, *map(parse_assignment, assignments)], where=where, last_wins=True)
+
+
 def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one layer over another: another ``type`` replaces a strategy's section, the same type keeps its fields."""
     merged = dict(base)
@@ -98,17 +154,17 @@ def load_config(
         ConfigError: Naming the field, the offending value and the remedy.
         PluginLoadError: If a requested plugin does not import.
     """
-    written = sorted(read_yaml(file).items(), key=lambda item: item[0] in ALIASES) if file else []
-    below = [nested(key, value) for key, value in written]  # aliases last: they reach into the sections
-    above = [*flags, *map(parse_assignment, assignments)]
+    written = [nested(key, value) for key, value in read_yaml(file).items()] if file else []
+    below = together(written, where=str(file))
+    above = command_line(flags, assignments)
     requested = [
-        *_plugins(below, file.parent if file else Path()),
-        *_plugins([*above, {"plugins": list(plugins)}], Path()),
+        *_plugins([below], file.parent if file else Path()),
+        *_plugins([above, {"plugins": list(plugins)}], Path()),
     ]
     for plugin in requested:
         load_plugin(plugin)
     data: dict[str, Any] = {}
-    for layer in [*below, *above]:
+    for layer in (below, above):
         data = merge(RunConfig, data, layer)
     if requested:
         data["plugins"] = list(dict.fromkeys(requested))

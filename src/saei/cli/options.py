@@ -77,7 +77,7 @@ def policy_config(
     Raises:
         SaeiError: If the run cannot be read or a field is wrong.
     """
-    from saei.layers import load_config, nested
+    from saei.layers import command_line, load_config, nested
 
     folder = Path(model).expanduser()
     if not in_a_run(model):
@@ -85,37 +85,38 @@ def policy_config(
     from saei.config import RunConfig, validate
     from saei.engine import checkpoint, consent
     from saei.engine.rundir import RunDir
-    from saei.layers import merge, parse_assignment
+    from saei.layers import merge
     from saei.registry import load_plugin
 
     run = _run_of(folder)
     path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    over = [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]
+    above = command_line([*layers, nested("model.path", str(path))], assignments)
     for plugin in plugins:
         load_plugin(plugin)
     record, signatures = RunDir(run).read()
-    data = {name: value for name, value in record.items() if name not in leave_out and not _replaced(name, value, over)}
+    data = {
+        name: value for name, value in record.items() if name not in leave_out and not _replaced(name, value, above)
+    }
     named = [str(plugin) for plugin in data.pop("plugins", ())]
     needed = [plugin for plugin in named if plugin not in plugins] if consent.needs_plugins(data) else []
     consent.check(consent.plugin_names(needed), signatures, folder=run, trust=trust)
     for plugin in needed:
         load_plugin(plugin)
-    for layer in over:
-        data = merge(RunConfig, data, layer)
+    data = merge(RunConfig, data, above)
     config = validate(data | {"plugins": [*plugins, *needed]})
     consent.check(consent.section_names(config), signatures, folder=run, trust=trust)
     return config
 
 
-def _replaced(section: str, value: Any, layers: Sequence[Mapping[str, Any]]) -> bool:
+def _replaced(section: str, value: Any, layer: Mapping[str, Any]) -> bool:
     """Return whether a layer sets another strategy in a section's place, of which it keeps nothing."""
     from saei.strategy import typed
 
     before = typed(value, None)
     if before is None or "type" not in before:
         return False
-    above = [typed(layer.get(section), before["type"]) for layer in layers]
-    return any(other is not None and other["type"] != before["type"] for other in above)
+    other = typed(layer.get(section), before["type"])
+    return other is not None and other["type"] != before["type"]
 
 
 def model_path(model: str) -> str:

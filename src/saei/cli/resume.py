@@ -32,13 +32,10 @@ def continued(
     from saei.engine import checkpoint
     from saei.engine.rundir import RunDir
     from saei.errors import ConfigError
-    from saei.layers import changed, merge, parse_assignment
+    from saei.layers import changed, command_line, merge
 
     run, config = RunDir.open(folder, trust=trust)
-    data = dump(config)
-    for layer in [*layers, *map(parse_assignment, assignments)]:
-        data = merge(RunConfig, data, layer)
-    asked = validate(data)
+    asked = validate(merge(RunConfig, dump(config), command_line(layers, assignments)))
     different = changed(dump(config), dump(asked))
     refused = [path for path in different if path not in MAY_CHANGE]
     if refused:

@@ -17,7 +17,7 @@ from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_
 from saei.policy.anatomy import freeze
 from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.patches import use_patch_products
-from saei.policy.processors import load_processor
+from saei.policy.processors import check_limits, has_limits, load_processor
 from saei.policy.untrained import META, Untrained, build
 from saei.runtime.checksums import verify_checksums
 
@@ -128,7 +128,14 @@ def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
     if saved is None:
         return config, path, None
     base = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
-    return base, _base_of(saved, base), saved
+    base_path = _base_of(saved, base)
+    if saved_adapter(base_path, base.revision) is not None:
+        raise ModelError(
+            "An adapter belongs to a model, not to another adapter.",
+            reason=f"{saved.path}/adapter_config.json names '{saved.base}', which is one itself.",
+            remedy="Merge that one into its model with peft's merge_and_unload, save the model, and name it there.",
+        )
+    return base, base_path, saved
 
 
 def _of_a_model(name: str) -> bool:
@@ -272,6 +279,8 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
         raise
     except Exception as error:
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
+    if limits and has_limits(processor.image_processor):
+        check_limits(processor.image_processor, config.min_pixels, config.max_pixels)
     notes = (note,) if note else ()
     return Parts(
         model=model,

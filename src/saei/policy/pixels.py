@@ -7,6 +7,7 @@ is what the policy sees, and no pixel is attacked that it does not see.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from saei.data.open_image import to_rgb
-from saei.errors import DataError, SaeiError
+from saei.errors import DataError, ModelError, SaeiError
 from saei.policy.pixel_map import PIXELS, PixelMap
 from saei.policy.resizing import Planes, Resize, picture, planes, resizes
 from saei.policy.tracing import Process, Size, trace
@@ -34,6 +35,15 @@ MAX_SIDE = 4096
 _MAPS_BYTES = 512 * 1024**2
 """Memory for maps; a data set of photographs has a new size nearly each time."""
 
+_TRIES = 6
+"""How often a picture is scaled anew until its canvas keeps the limits."""
+
+_SHRINK, _GROW = 0.7, 1.5
+"""Factors on a picture's area from try to try; processors round sides to whole patches."""
+
+_PROBES: tuple[Size, ...] = ((64, 64), (384, 512))
+"""Pictures that show at once whether limits can be kept."""
+
 Step: TypeAlias = tuple[Callable[[Planes], Planes], ...]
 """One change of all pictures of a prompt, each by its own function, on the way to their canvases."""
 
@@ -43,16 +53,29 @@ class PixelSpace:
 
     Args:
         process: The processor: from the pictures of one prompt to the image inputs of the model.
-        max_pixels: Largest canvas where it is an original picture, which is scaled down to it; None for a default.
+        max_pixels: Largest area of a canvas, for processors without such a limit of their own: pictures are scaled to
+            it before the processor sees them. None for none, but an original picture is scaled down to a default.
         dtype: Type of the inputs that come from pixels, None for that of the canvases.
+        min_pixels: Smallest area of a canvas, likewise; None for none.
+
+    Raises:
+        ModelError: If the processor itself makes canvases that are outside of these limits.
     """
 
-    def __init__(self, process: Process, max_pixels: int | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        process: Process,
+        max_pixels: int | None = None,
+        dtype: torch.dtype | None = None,
+        min_pixels: int | None = None,
+    ) -> None:
         self._process = process
         self._dtype = dtype
-        self._max_pixels = max_pixels or MAX_CANVAS
+        self._limits = (min_pixels, max_pixels)
         self._maps: OrderedDict[tuple[Size, ...], PixelMap] = OrderedDict()
         self._steps: dict[tuple[Size, ...], list[Step]] = {}
+        if self._limits != (None, None):
+            self._check_limits()
 
     def canvas(self, image: Image.Image) -> Tensor:
         """Return the canvas of a picture that is alone in its prompt; see ``canvases``."""
@@ -118,8 +141,58 @@ class PixelSpace:
             values = values.to(self._dtype)
         return {PIXELS: values, **{name: value.to(values.device) for name, value in pixels.extras.items()}}
 
-    def _find_steps(self, originals: list[Planes], *, may_shrink: bool = True) -> list[Step]:
-        """Find the steps from pictures to their canvases; pictures of noise, on which no difference can hide."""
+    def _find_steps(self, originals: list[Planes]) -> list[Step]:
+        """Find the steps from pictures to their canvases; pictures of noise, on which no difference can hide.
+
+        Raises:
+            DataError: If the canvases do not keep the limits, however the pictures are scaled.
+        """
+        areas = [self._clipped(_area(picture_CHW)) for picture_CHW in originals]
+        for _ in range(_TRIES):
+            scaling = tuple(_scale(*pair) for pair in zip(originals, areas, strict=True))
+            pictures = _taken(scaling, originals)
+            steps = [scaling, *self._processor_steps(pictures)]
+            canvases = pictures
+            for step in steps[1:]:
+                canvases = _taken(step, canvases)
+            if all(_area(canvas_CHW) == self._clipped(_area(canvas_CHW)) for canvas_CHW in canvases):
+                return steps if any(change is not _kept for change in scaling) else steps[1:]
+            areas = [self._next_area(*pair) for pair in zip(areas, canvases, strict=True)]
+        raise self._out_of_limits(originals, canvases)
+
+    def _clipped(self, area: float) -> float:
+        """Return the area within the limits that is nearest to an area."""
+        least, most = self._limits
+        return min(max(area, least or 0), most or math.inf)
+
+    def _next_area(self, area: float, canvas_CHW: Planes) -> float:
+        off = self._clipped(_area(canvas_CHW)) - _area(canvas_CHW)
+        return area * (_SHRINK if off < 0 else _GROW if off > 0 else 1.0)
+
+    def _out_of_limits(self, originals: Sequence[Planes], canvases: Sequence[Planes]) -> DataError:
+        least, most = self._limits
+        area, size = next(
+            (_area(canvas), original.shape[-2:])
+            for original, canvas in zip(originals, canvases, strict=True)
+            if _area(canvas) != self._clipped(_area(canvas))
+        )
+        name, limit, verb = ("max_pixels", most, "Raise") if most and area > most else ("min_pixels", least, "Lower")
+        return DataError(
+            "A processor has to be able to keep model.min_pixels and model.max_pixels.",
+            reason=f"model.{name} is {limit}, and of a picture of {size[1]} x {size[0]} pixels, scaled beforehand to "
+            f"whatever size, it makes {area}.",
+            remedy=f"{verb} model.{name}, or leave it out.",
+        )
+
+    def _check_limits(self) -> None:
+        for size in _PROBES:
+            try:
+                self._find_steps(_noise([size]))
+            except DataError as error:
+                raise ModelError(error.rule, reason=error.reason, remedy=error.remedy) from error
+
+    def _processor_steps(self, originals: list[Planes], *, may_shrink: bool = True) -> list[Step]:
+        """Find the steps that the processor itself leads to, and that a large picture needs."""
         steps: list[Step] = []
         pictures, output = originals, self._output(originals)
         met = {_sizes(pictures)}  # a picture of one colour may be resized to and fro for ever
@@ -130,7 +203,7 @@ class PixelSpace:
             met.add(_sizes(pictures))
         shrinking = tuple(self._shrinking(one) for one in originals)
         if may_shrink and not steps and any(change is not _kept for change in shrinking):
-            return [shrinking, *self._find_steps(_taken(shrinking, originals), may_shrink=False)]
+            return [shrinking, *self._processor_steps(_taken(shrinking, originals), may_shrink=False)]
         step = self._harmless(self._crops(pictures), pictures, output)
         return [*steps, step] if step else steps
 
@@ -169,11 +242,8 @@ class PixelSpace:
 
     def _shrinking(self, whole: Planes) -> Callable[[Planes], Planes]:
         height, width = whole.shape[-2:]
-        share = min((self._max_pixels / (height * width)) ** 0.5, MAX_SIDE / max(height, width))
-        if share >= 1:
-            return _kept
-        size = (max(1, int(width * share)), max(1, int(height * share)))
-        return lambda planes_CHW: planes(picture(planes_CHW).resize(size, Image.Resampling.LANCZOS))
+        most = self._limits[1] or MAX_CANVAS
+        return _scale(whole, min(most, _area(whole), height * width * (MAX_SIDE / max(height, width)) ** 2))
 
 
 def to_image(canvas: Tensor) -> Image.Image:
@@ -183,6 +253,21 @@ def to_image(canvas: Tensor) -> Image.Image:
 
 def _kept(planes_CHW: Planes) -> Planes:
     return planes_CHW
+
+
+def _area(planes_CHW: Planes) -> int:
+    return int(planes_CHW.shape[-2] * planes_CHW.shape[-1])
+
+
+def _scale(whole: Planes, area: float) -> Callable[[Planes], Planes]:
+    """Return what scales pictures of a picture's size to an area; a smaller one is never exceeded."""
+    height, width = whole.shape[-2:]
+    if area == height * width:
+        return _kept
+    share = (area / (height * width)) ** 0.5
+    whole_side = math.floor if share < 1 else math.ceil
+    size = (max(1, whole_side(width * share)), max(1, whole_side(height * share)))
+    return lambda planes_CHW: planes(picture(planes_CHW).resize(size, Image.Resampling.LANCZOS))
 
 
 def _crop(top: int, bottom: int, left: int, right: int) -> Callable[[Planes], Planes]:

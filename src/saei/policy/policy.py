@@ -21,7 +21,7 @@ from saei.policy.loading import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
 from saei.policy.pixels import PixelSpace, to_image
 from saei.policy.prefix import Grad, Prefix
-from saei.policy.processors import compose, save_processor
+from saei.policy.processors import compose, has_limits, save_processor
 from saei.policy.prompts import Prompt, Prompts
 from saei.policy.sharing import why_not_shared
 from saei.types import CLEAN, Example, View
@@ -36,7 +36,8 @@ class Policy:
         sampling: Its temperature defines the policy's distribution.
         entropy: Which distribution entropies are taken of.
         shared_prefix: Compute a view's prompt once for all of its responses, if the model's cache allows it.
-        max_pixels: Largest canvas that is an original picture, None for a default.
+        max_pixels: Largest area of a picture after resizing, None for the processor's own.
+        min_pixels: Smallest area, likewise.
 
     Attributes:
         module: What every pass enters through; a run replaces it by ``accelerator.prepare``'s result.
@@ -56,6 +57,7 @@ class Policy:
         entropy: EntropyConfig | None = None,
         shared_prefix: bool = True,
         max_pixels: int | None = None,
+        min_pixels: int | None = None,
     ) -> None:
         sampling, entropy = sampling or SamplingConfig(), entropy or EntropyConfig()
         self.parts = parts
@@ -66,7 +68,10 @@ class Policy:
             parts.model.config, parts.tokenizer, parts.image_processor, parts.chat_template
         )
         self._prompts = Prompts(parts.model, self.processor)
-        self.pixels = PixelSpace(self._prompts.images, max_pixels, pixel_dtype(parts.model, self._prompts.example))
+        if has_limits(parts.image_processor):  # then it was loaded with these
+            min_pixels = max_pixels = None
+        dtype = pixel_dtype(parts.model, self._prompts.example)
+        self.pixels = PixelSpace(self._prompts.images, max_pixels, dtype, min_pixels)
         self.sampling = sampling
         self.eos_ids = _eos_ids(parts).to(self.device)
         self._banned_V = _banned(parts, self.processor, self.eos_ids).to(self.device)
@@ -114,6 +119,7 @@ class Policy:
             entropy=entropy,
             shared_prefix=model.shared_prefix,
             max_pixels=model.max_pixels,
+            min_pixels=model.min_pixels,
         )
 
     @property
@@ -147,12 +153,14 @@ class Policy:
         """Return the clean view of an example.
 
         Raises:
-            DataError: If an image cannot be read or the prompt leaves no room for a response.
-            ModelError: If the chat template does not place one image per image of the example.
+            DataError: If an image cannot be read, the text contains a control token, the processor refuses it, or the
+                prompt leaves no room for a response.
+            ConfigError: If the prompt template writes a control token.
+            ModelError: If the chat template leaves a turn of the prompt template out.
         """
         canvases = self.pixels.canvases(example.images)
-        where = f"example '{example.id}'"
-        prompt = self._prompts(self.template.messages(example), [to_image(one) for one in canvases], where=where)
+        pictures = [to_image(canvas) for canvas in canvases]
+        prompt = self._prompts(self.template.messages(example), pictures, example=example)
         ids_P = prompt.ids_P.to(self.device)
         config = self.model.config.get_text_config()
         room = getattr(config, "max_position_embeddings", None)

@@ -49,6 +49,42 @@ def load_processor(path: str, revision: str | None, config: Any, **limits: int) 
     )
 
 
+def has_limits(image_processor: Any) -> bool:
+    """Return whether an image processor has a smallest and a largest area of pictures by these names."""
+    known = getattr(type(image_processor), "valid_kwargs", None)
+    return {"min_pixels", "max_pixels"} <= set(getattr(known, "__annotations__", ()))
+
+
+def check_limits(image_processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Check that limits which were set go with those of the checkpoint, of a processor that has such limits.
+
+    Raises:
+        ModelError: If no picture could keep them.
+    """
+    limits = {
+        "smallest": (min_pixels, image_processor.size.shortest_edge),
+        "largest": (max_pixels, image_processor.size.longest_edge),
+    }
+    side = image_processor.patch_size * image_processor.merge_size
+    (_, least), (_, most) = limits.values()
+    if least > most:
+        name, value, other = (
+            ("max_pixels", max_pixels, "smallest") if max_pixels is not None else ("min_pixels", min_pixels, "largest")
+        )
+        number = least if other == "smallest" else most
+        raise ModelError(
+            "The smallest area of a picture is at most the largest.",
+            reason=f"model.{name} is {value}, the {other} area is the checkpoint's {number}.",
+            remedy=f"Set model.{'min_pixels' if name == 'max_pixels' else 'max_pixels'}, too, or change model.{name}.",
+        )
+    if max_pixels is not None and max_pixels < side * side:
+        raise ModelError(
+            "The largest area of a picture has to hold a patch.",
+            reason=f"model.max_pixels is {max_pixels}, the least that the processor makes {side} x {side}.",
+            remedy=f"Set model.max_pixels to {side * side} or more.",
+        )
+
+
 def compose(
     config: Any,
     tokenizer: Any,

@@ -12,13 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from saei.errors import DataError, ModelError
+from saei.errors import DataError, ModelError, shown
+from saei.policy.control_tokens import ControlTokens, Message, texts
+from saei.types import Example
 
 _IDS = frozenset({"input_ids", "attention_mask"})
 _BLANK = (64, 64)
 _IMAGE = {"type": "image"}
 _BEFORE, _BEHIND = "saei-before", "saei-behind"
 """Texts that chat templates are tried with."""
+
+_PROBE = "saei's \\probe"
+"""A text that only text survives as: printed as part of a list, its quote or backslash would be escaped."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,12 +62,14 @@ class Prompts:
         self._accepted = set(inspect.signature(model.base_model.forward).parameters)
         template = processor.chat_template or processor.tokenizer.chat_template
         self._template = template["default"] if isinstance(template, dict) else template
+        self._written: set[tuple[tuple[str, int], ...]] = set()
         blank = Image.new("RGB", _BLANK)
         try:
             self._of_images = set(processor.image_processor(images=[blank], return_tensors="pt"))
             self.example = self._ask(self._placeholders(1), [blank])
             self._of_tokens = {name for name in self.example if name not in self._of_images | _IDS}
             self._response = self._response_inputs(self._placeholders(1), blank)
+            self._control = ControlTokens(self._tokenizer, processor, self.text)
         except Exception as error:  # each class has its own ways to miss something
             raise ModelError(
                 "A model's processor and chat template have to make a prompt of a picture.",
@@ -70,7 +77,7 @@ class Prompts:
                 remedy="Give a checkpoint whose chat template knows images, with its whole processor_config.json.",
             ) from error
 
-    def text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def text(self, messages: Sequence[Message]) -> str:
         """Return a conversation as text that ends where the response begins; images stand where the messages say.
 
         Raises:
@@ -78,19 +85,19 @@ class Prompts:
         """
         return self._rendered([self._in_order(message) for message in messages])
 
-    def _rendered(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _rendered(self, messages: Sequence[Message]) -> str:
         return str(
             self._tokenizer.apply_chat_template(
                 messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
             )
         )
 
-    def unexpanded(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def unexpanded(self, messages: Sequence[Message]) -> list[int]:
         """Return a conversation's ids with the chat template's own placeholders, as before the processor reads it."""
         text = self.text(messages)
         return list(self._tokenizer(text, **self._options(text))["input_ids"])
 
-    def _in_order(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _in_order(self, message: Message) -> Message:
         """Return a message whose images a chat template leaves where they are, even one that writes all images first.
 
         Images behind text become part of it, in the words of the template.
@@ -129,25 +136,30 @@ class Prompts:
             )
         return image
 
-    def __call__(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], *, where: str) -> Prompt:
+    def __call__(self, messages: Sequence[Message], images: Sequence[Image.Image], *, example: Example) -> Prompt:
         """Return the prompt of a conversation.
 
         Args:
             messages: Hugging Face chat messages.
             images: The pictures of their placeholders, in order.
-            where: Names the prompt in errors.
+            example: What the messages were made of.
 
         Raises:
-            ModelError: If the chat template does not place one image per picture.
+            DataError: If the example's text contains a control token, or the processor refuses text and pictures.
+            ConfigError: If the prompt template writes a control token.
+            ModelError: If the chat template leaves a turn out.
         """
+        self._control.check(example, messages)
+        self._check_turns(messages)
         text = self.text(messages)
         try:
             found = self._ask(text, images)
         except (ValueError, IndexError, StopIteration) as error:
-            raise ModelError(
-                "The chat template has to place one image token per image.",
-                reason=f"Its text of the {len(images)} image(s) of {where} is refused: {error}.",
-                remedy="Use a checkpoint whose chat template knows images.",
+            # A prompt with one picture was made when the policy was: what is refused here is this example.
+            raise DataError(
+                "A model's processor has to take an example's text and pictures.",
+                reason=f"That of example '{shown(example.id)}', with {len(images)} image(s), is refused: {error}.",
+                remedy="Mend the example or leave it out; some models take one image per prompt.",
             ) from error
         ids_P = found["input_ids"][0].long()
         token_inputs = {}
@@ -161,6 +173,28 @@ class Prompts:
                 continue
             token_inputs[name] = torch.cat([own, rest.to(own)])
         return Prompt(ids_P, token_inputs, {name: found[name] for name in self._of_images if name in found})
+
+    def _check_turns(self, messages: Sequence[Message]) -> None:
+        """Check once per kind of conversation that the chat template writes the text of every turn.
+
+        Raises:
+            ModelError: If it refuses a turn or leaves one out.
+        """
+        kind = tuple((str(message["role"]), len(texts(message))) for message in messages)
+        if kind in self._written:
+            return
+        probes = [{**message, "content": _with_probe(message, f"{_PROBE} {n}.")} for n, message in enumerate(messages)]
+        try:
+            text = self.text(probes)
+        except DataError:  # a picture that the template cannot place
+            raise
+        except Exception as error:  # a template raises what it likes, most often jinja2's TemplateError
+            refused = next((m for m in messages if m["role"] == "system"), messages[-1])
+            raise _turn_left_out(refused, f"refuses it: {error}") from error
+        for n, message in enumerate(messages):
+            if texts(message) and f"{_PROBE} {n}." not in text:
+                raise _turn_left_out(message, "leaves its text out")
+        self._written.add(kind)
 
     def images(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return the model's inputs that come from the pictures of one prompt."""
@@ -208,3 +242,21 @@ def _user(*parts: Mapping[str, str]) -> dict[str, Any]:
 
 def _between(written: str) -> str:
     return written.partition(_BEFORE)[2].partition(_BEHIND)[0]
+
+
+def _with_probe(message: Message, text: str) -> Any:
+    """Return a message's content with another text in the place of each of its own."""
+    content = message["content"]
+    if isinstance(content, str):
+        return text
+    return [{**part, "text": text} if part.get("text") else part for part in content]
+
+
+def _turn_left_out(message: Message, how: str) -> ModelError:
+    role = message["role"]
+    remedy = "Use a template without a system turn, --set template=think-boxed," if role == "system" else "Use another"
+    return ModelError(
+        f"A chat template has to write the {role} turn that the prompt template asks for.",
+        reason=f"The checkpoint's chat template {how}.",
+        remedy=f"{remedy} {'or a' if role == 'system' else 'template, or a'} checkpoint whose chat template has one.",
+    )

@@ -1,0 +1,87 @@
+"""Control tokens: what a tokenizer or a processor reads as structure, and what data must therefore not contain.
+
+A question with the token of an image asks for a picture that is not there, one with the end of a turn speaks for the
+policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from saei.errors import ConfigError, DataError, shown
+from saei.types import Example
+
+Message: TypeAlias = Mapping[str, Any]
+
+_CONVERSATION = tuple(
+    {"role": role, "content": [{"type": "text", "text": "?"}]} for role in ("user", "assistant", "user")
+)
+
+
+class ControlTokens:
+    """The control tokens of a model's tokenizer, processor and chat template.
+
+    These are the special tokens but for the unknown word, whatever the processor takes for a picture, and the added
+    tokens that the chat template itself writes between turns. Other added tokens, such as runs of spaces, HTML tags or
+    ``<loc0012>``, are words.
+
+    Args:
+        tokenizer: The tokenizer.
+        processor: The processor.
+        render: From messages to the text of a conversation.
+    """
+
+    def __init__(self, tokenizer: Any, processor: Any, render: Callable[[Sequence[Message]], str]) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        ids = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+        ids |= set(getattr(processor, "image_token_ids", ()))
+        try:
+            ids |= set(self._ids(render(_CONVERSATION))) & set(added)
+        except Exception:  # a chat template may refuse a conversation of several turns in its own way
+            ids |= set(self._ids(render(_CONVERSATION[:1]))) & set(added)
+        self._control = ids - {None, tokenizer.unk_token_id}
+        # Processors look for these in the text, before there are tokens.
+        marks = {value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
+        self._marks = sorted(marks - {"", str(tokenizer.unk_token)})
+
+    def first(self, text: str) -> str | None:
+        """Return the first control token that a text contains, None if there is none."""
+        for number in self._ids(text):
+            if number in self._control:
+                return str(self._tokenizer.convert_ids_to_tokens(number))
+        return next((mark for mark in self._marks if mark in text), None)
+
+    def check(self, example: Example, messages: Sequence[Message]) -> None:
+        """Check what a template made of an example.
+
+        Raises:
+            DataError: If the example's own text contains a control token.
+            ConfigError: If the template writes one.
+        """
+        for text in (text for message in messages for text in texts(message)):
+            token = self.first(text)
+            if token is None:
+                continue
+            if token in text.replace(example.question, "") and token not in example.question:
+                raise ConfigError(
+                    "A prompt template writes text; control tokens are the chat template's.",
+                    reason=f"The template writes '{shown(token)}', which this model reads as structure.",
+                    remedy="Reword it: template.instruction, or the template's own class.",
+                )
+            raise DataError(
+                "A question may not contain a control token of the model.",
+                reason=f"The question of example '{shown(example.id)}' contains '{shown(token)}', which would be read "
+                "as structure and not as text.",
+                remedy="Reword the question, or leave the example out.",
+            )
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def texts(message: Message) -> list[str]:
+    """Return the texts of a message."""
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part.get("text")]
