@@ -57,7 +57,8 @@ def make(policy: Policy, bars: Bars) -> Callable[..., list[TrainGroup]]:
 
     def made(update_on: str = "sampled", beta: float = 0.0, cap: float = 2.0) -> list[TrainGroup]:
         clean = [policy.view(bars.example(i)) for i in range(2)]
-        views = [view for one in clean for view in (one, adversarial(one))]
+        clean_views = [replace(view, index=3 * number) for number, view in enumerate(clean)]
+        views = [view for one in clean_views for view in (one, adversarial(one))]
         drawn = [
             [cut(response, length, truncated=length > 4) for response, length in zip(own, lengths, strict=True)]
             for own, lengths in zip(draw(policy, views, [2, 2, 2, 2]), LENGTHS, strict=True)
@@ -69,7 +70,7 @@ def make(policy: Policy, bars: Bars) -> Callable[..., list[TrainGroup]]:
             "crossed": (1, 0, 1, 0),
         }
         groups = []
-        for number, view in enumerate(clean):
+        for number, view in enumerate(clean_views):
             group = Group(
                 example=view.example,
                 views=tuple(views[2 * number : 2 * number + 2]),

@@ -26,6 +26,7 @@ def keep_samples(run: RunDir, step: int, scored: Sequence[ScoredGroup], *, image
             continue
         folder.mkdir(exist_ok=True)
         for number, view in enumerate(one.group.views):
-            name = f"step-{step:06d}-{one.group.example.id}-{number}-{view.origin}".replace("/", "_")
-            for place, canvas in enumerate(view.canvases):
-                to_image(canvas).save(folder / f"{name}-{place}.png")
+            place = f"{one.group.index}-{one.group.example.id}"  # one example may be in a step twice
+            name = f"step-{step:06d}-{place}-{number}-{view.origin}".replace("/", "_")
+            for image, canvas in enumerate(view.canvases):
+                to_image(canvas).save(folder / f"{name}-{image}.png")

@@ -21,9 +21,8 @@ from saei.engine.progress import progress
 from saei.engine.ranks import claim_device, launch_options, ranks_of
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
-from saei.engine.seeding import derive, seed_globals
+from saei.engine.seeding import GroupSources, derive, seed_globals
 from saei.engine.sifting import CACHE, Looked, Sifted, sift
-from saei.engine.step_data import StepData
 from saei.engine.stopwatch import Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.update import Updater
@@ -287,12 +286,11 @@ class Trainer:
         progress = step / config.training.steps
         rank = [self.ranks.rank] if self.ranks.rank else []  # the first process is seeded like the only one
         seed_globals(derive(config.seed, "globals", step, *rank))
-        data = StepData(self.stream, seed=config.seed, step=step)
         grader = StepGrader(self.reward)
 
         def take(n: int) -> list[View]:
             with self._stopwatch.phase("data"):
-                return data.take(n)
+                return self.stream.take(n)
 
         context = SamplingContext(
             policy=self.policy,
@@ -302,7 +300,7 @@ class Trainer:
             phase=self._stopwatch.phase,
             more=take,
             total=self.ranks.total,
-            source=data.source if self._per_group else None,
+            source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context)
         for report in self.stream.unreported():
@@ -327,8 +325,7 @@ class Trainer:
             with self._stopwatch.phase("update"):
                 pooled = [reward for part in rewards for own in part for reward in own]
                 train_groups = advantages(kept, self.objective.config.advantage, pooled)
-                positions = [data.position(one.group) for one in kept]
-                found |= self.updater.run(train_groups, step=step, progress=progress, positions=positions)
+                found |= self.updater.run(train_groups, step=step, progress=progress)
         for strategy in self._stateful.values():
             observe_all(strategy, found)
         self.step += 1
