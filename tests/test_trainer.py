@@ -535,6 +535,30 @@ def test_dropped_groups_are_counted_and_not_trained_on(model: Path, tmp_path: Pa
     assert all(torch.equal(unmoved[name], moved[name]) for name in unmoved) == (share == 1)
 
 
+@pytest.mark.parametrize(("kept", "minibatch_groups", "ppo_epochs"), [(1, 1, 1), (0, 1, 1), (1, None, 2), (2, 1, 2)])
+def test_the_learning_rate_follows_the_plan_whatever_is_dropped(
+    model: Path, tmp_path: Path, kept: int, minibatch_groups: int | None, ppo_epochs: int
+) -> None:
+    """Of two groups a step some are kept; the rate falls to zero over the planned steps."""
+
+    class Dropping(Guard):
+        class Config(StrategyConfig):
+            type: Literal["dropping"] = "dropping"
+
+        calls = 0
+
+        def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+            self.calls += 1
+            return scored if self.calls % 2 < kept else None
+
+    changes: dict[str, Any] = {"sampler__intervention": {"guard": "dropping"}, "optimizer__schedule": "linear"}
+    changes |= {"training__minibatch_groups": minibatch_groups, "training__ppo_epochs": ppo_epochs}
+    with registered(Dropping):
+        trainer = train(tiny(model, tmp_path, **changes))
+    rates = [line["train/lr"] for line in lines(trainer.run.path)[1:]]
+    assert rates == pytest.approx([1e-3 * 2 / 3, 1e-3 / 3, 0.0], abs=1e-12)
+
+
 def test_a_term_with_state_is_observed_saved_and_restored(model: Path, tmp_path: Path) -> None:
     class Counting(EntropyBonus):
         class Config(EntropyBonus.Config):

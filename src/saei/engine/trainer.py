@@ -21,6 +21,7 @@ from saei.engine.progress import progress
 from saei.engine.ranks import claim_device, launch_options, ranks_of
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
+from saei.engine.schedule import Schedule
 from saei.engine.seeding import GroupSources, derive, seed_globals
 from saei.engine.sifting import CACHE, Looked, Sifted, sift
 from saei.engine.stopwatch import Stopwatch
@@ -75,7 +76,6 @@ class Trainer:
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from transformers import get_scheduler
 
         self.config = config
         self.display = display or PlainDisplay()
@@ -114,15 +114,8 @@ class Trainer:
             betas=config.optimizer.betas,
             weight_decay=config.optimizer.weight_decay,
         )
-        self.scheduler: Any = get_scheduler(
-            config.optimizer.schedule if config.optimizer.schedule != "constant" else "constant_with_warmup",
-            self.optimizer,
-            num_warmup_steps=config.optimizer.warmup_steps,
-            num_training_steps=config.training.steps * _updates_per_step(config),
-        )
-        self.policy.module, self.optimizer, self.scheduler = self.accelerator.prepare(
-            self.policy.module, self.optimizer, self.scheduler
-        )
+        self.schedule = Schedule(self.optimizer, config.optimizer, config.training)
+        self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, self.optimizer)
         reference = None
         if "reference" in self.objective.needs:
             reference = self._reference(template)
@@ -130,7 +123,7 @@ class Trainer:
             self.policy,
             self.objective,
             optimizer=self.optimizer,
-            scheduler=self.scheduler,
+            schedule=self.schedule,
             accelerator=self.accelerator,
             config=config.training,
             max_grad_norm=config.optimizer.max_grad_norm,
@@ -214,7 +207,6 @@ class Trainer:
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "stream": self.stream.state_dict(),
             "budget": self.budget,
             "imageless": self._imageless.state_dict(),
@@ -262,7 +254,6 @@ class Trainer:
         state = checkpoint.load_state(folder)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
             for parameter, moments in self.optimizer.state.items():  # AdamW loads moments of any shape
                 if moments["exp_avg"].shape != parameter.shape:
                     raise ValueError(f"{list(moments['exp_avg'].shape)} moments for {list(parameter.shape)} weights")
@@ -333,7 +324,7 @@ class Trainer:
         metrics["train/sampled_responses"] = float(sampled)
         metrics["train/budget"] = float(self.budget)
         metrics["train/bad_examples"] = float(self.stream.bad)
-        metrics["train/lr"] = float(self.scheduler.get_last_lr()[0])
+        metrics["train/lr"] = self.schedule.begin(self.step)
         return metrics | (self._evaluate() if evaluating else {})
 
     def _evaluate(self) -> dict[str, float]:
@@ -366,9 +357,3 @@ class Trainer:
         if self.config.output.trackers:
             self.accelerator.log(metrics, step=self.step)
         self.display.step(self.step, metrics)
-
-
-def _updates_per_step(config: RunConfig) -> int:
-    training = config.training
-    size = training.minibatch_groups or training.prompts_per_step
-    return training.ppo_epochs * -(-training.prompts_per_step // size)

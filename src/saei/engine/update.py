@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from saei.config import TrainingConfig
 from saei.engine.group_metrics import joined
 from saei.engine.ranks import Ranks
+from saei.engine.schedule import Schedule
 from saei.engine.seeding import derive
 from saei.entropy.base import Selector
 from saei.errors import TrainingError
@@ -31,7 +32,7 @@ class Updater:
         policy: The policy that is trained.
         objective: Its loss.
         optimizer: Prepared by the accelerator.
-        scheduler: Advanced once per optimiser step.
+        schedule: Sets the learning rate of each optimiser step.
         accelerator: Accelerate's.
         config: Epochs, minibatches, micro-batches.
         max_grad_norm: Gradients are clipped to this norm.
@@ -46,7 +47,7 @@ class Updater:
         objective: Objective,
         *,
         optimizer: Any,
-        scheduler: Any,
+        schedule: Schedule,
         accelerator: Any,
         config: TrainingConfig,
         max_grad_norm: float,
@@ -57,7 +58,7 @@ class Updater:
         self._policy = policy
         self._objective = objective
         self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._schedule = schedule
         self._accelerator = accelerator
         self._config = config
         self._max_grad_norm = max_grad_norm
@@ -90,6 +91,7 @@ class Updater:
             order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
             for start in range(0, len(everywhere), size):
                 minibatch = [everywhere[i] for i in sorted(order[start : start + size])]
+                self._schedule.begin(step, log.steps)
                 self._optimiser_step([by_index[index] for index in minibatch if index in by_index], log)
         return log.summary(self._ranks)
 
@@ -132,7 +134,6 @@ class Updater:
                 remedy="Start a new run from its last checkpoint (--model) with a lower optimizer.lr, or in float32.",
             )
         self._optimizer.step()
-        self._scheduler.step()
         self._optimizer.zero_grad()
         log.step(loss, norm)
 
@@ -262,6 +263,11 @@ class _Log:
             for origin, value in zip(origins, values_R.tolist(), strict=True):
                 if not math.isnan(value):  # a response that the loss leaves out
                     self._values.setdefault(name, {}).setdefault(origin, []).append(value)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done."""
+        return len(self._losses)
 
     def step(self, loss: float, norm: float) -> None:
         self._losses.append(loss)
