@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from saei.config import RunConfig, dump, validate
+from saei.engine import consent
 from saei.errors import CheckpointError, ConfigError
 from saei.types import Group
 
@@ -70,7 +71,12 @@ class RunDir:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            record = {"config": dump(config), "versions": versions(), "git": _git_revision()}
+            record = {
+                "config": dump(config),
+                "versions": versions(),
+                "git": _git_revision(),
+                "signatures": consent.sign(config),
+            }
             temporary = self.path / "config.tmp"
             temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
             os.replace(temporary, self.path / "config.yaml")
@@ -82,23 +88,41 @@ class RunDir:
             ) from error
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunDir, RunConfig]:
+    def open(cls, path: Path, *, trust: bool = False) -> tuple[RunDir, RunConfig]:
         """Return an existing run and its configuration.
+
+        Args:
+            path: The run's folder.
+            trust: Use the code and the servers that the folder names, whoever wrote it.
+
+        Raises:
+            CheckpointError: If the folder holds no run.
+            ConfigError: If it names code or servers, and this user neither started the run nor trusts it.
+        """
+        run = cls(path)
+        data, signatures = run.read()
+        plugins = consent.plugin_names(data.get("plugins", ()))
+        consent.check(plugins, signatures, folder=path, trust=trust)
+        config = validate(data)
+        consent.check(consent.section_names(config), signatures, folder=path, trust=trust)
+        return run, config
+
+    def read(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the configuration as plain data, not validated, and its signatures; no code that it names is run.
 
         Raises:
             CheckpointError: If the folder holds no run.
         """
-        file = path / "config.yaml"
+        file = self.path / "config.yaml"
         try:
             record = yaml.safe_load(file.read_text(encoding="utf-8"))
-            data = record["config"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            return dict(record["config"]), list(record.get("signatures", ()))
+        except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(
                 "--resume takes the folder of a run, with its config.yaml.",
                 reason=f"{file}: {type(error).__name__}: {error}.",
                 remedy="List the runs in your output folder and give one of them.",
             ) from error
-        return cls(path), validate(data)
 
     @property
     def checkpoints(self) -> Path:
