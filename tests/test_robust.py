@@ -33,7 +33,7 @@ RADIUS = Fraction(8, 255)
 
 @pytest.fixture
 def views(random_policy: Policy, bars: Bars) -> list[View]:
-    return [random_policy.view(bars.example(index, "eval")) for index in range(3)]
+    return [random_policy.view(bars.example(index, "eval"), index) for index in range(3)]
 
 
 def eyes(policy: Policy, kind: Any, radius: Fraction = RADIUS) -> Eyes:

@@ -75,9 +75,25 @@ class Texts(Small):
         return replace(example, images=()) if split == "train" and index in config.texts else example
 
 
+class Remembered(Small):
+    """Makes each example once and returns the same object ever after."""
+
+    class Config(Small.Config):
+        type: Literal["remembered"] = "remembered"  # type: ignore[assignment]
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._made: dict[tuple[Split, int], Example] = {}
+
+    def example(self, index: int, split: Split = "train") -> Example:
+        if (split, index) not in self._made:
+            self._made[split, index] = super().example(index, split)
+        return self._made[split, index]
+
+
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    with registered(Checksum, Small, Texts):
+    with registered(Checksum, Small, Texts, Remembered):
         yield
 
 
@@ -388,6 +404,41 @@ def test_the_stream_is_a_new_permutation_each_epoch(random_policy: Policy) -> No
 # A run on disk
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training__seed_per": "step", "training__minibatch_groups": 1},
+        {"training__seed_per": "group", "sampler": {"type": "dynamic", "of": "clean"}},
+    ],
+)
+def test_one_example_object_twice_in_a_step_is_two_groups(model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Four groups a step of a data set of two: what is a step's own is found by position, never by object."""
+    runs = []
+    for name in ("small", "remembered"):
+        task = {"type": name, "examples": 2, "held_out": 1}
+        config = tiny(
+            model, tmp_path, name, task=task, training__prompts_per_step=4, evaluation__adversarial_images=4, **changes
+        )
+        runs.append(train(config).run.path)
+    assert_same_run(*runs)
+    pictures = [{file.name: file.read_bytes() for file in (run / "images").glob("*.png")} for run in runs]
+    assert pictures[0] == pictures[1]
+    if "sampler" not in changes:
+        assert len(pictures[0]) == 2 * 4 * 2  # steps with an evaluation, groups, views
+
+
+def test_views_carry_their_position(random_policy: Policy) -> None:
+    """The position counts on over epochs and over what cannot be used."""
+    task = Small(Small.Config(examples=3, broken=(1,)))
+    stream = ViewStream(task, random_policy, seed=0, max_bad_share=1.0)
+    views = stream.take(3) + stream.take(2)
+    order = [stream._index(position) for position in range(9)]
+    expected = [position for position, index in enumerate(order) if index != 1][:5]
+    assert [view.index for view in views] == expected
+    assert [view.example.id for view in views] == [f"train-{order[position]}" for position in expected]
+    assert [view.index for view in stream.held_out(2, start=1)] == [1, 2]
+
+
 def test_numbers_that_json_lacks_become_null(model: Path, tmp_path: Path) -> None:
     run = RunDir.create(tiny(model, tmp_path))
     run.append({"step": 1, "a": math.nan, "b": math.inf, "c": 0.1 + 0.2, "d": "é\u2028"})
@@ -498,6 +549,30 @@ def test_dropped_groups_are_counted_and_not_trained_on(model: Path, tmp_path: Pa
     unmoved = load_file(model / "model.safetensors")
     moved = load_file(checkpoint.latest(trainer.run.checkpoints) / "model.safetensors")
     assert all(torch.equal(unmoved[name], moved[name]) for name in unmoved) == (share == 1)
+
+
+@pytest.mark.parametrize(("kept", "minibatch_groups", "ppo_epochs"), [(1, 1, 1), (0, 1, 1), (1, None, 2), (2, 1, 2)])
+def test_the_learning_rate_follows_the_plan_whatever_is_dropped(
+    model: Path, tmp_path: Path, kept: int, minibatch_groups: int | None, ppo_epochs: int
+) -> None:
+    """Of two groups a step some are kept; the rate falls to zero over the planned steps."""
+
+    class Dropping(Guard):
+        class Config(StrategyConfig):
+            type: Literal["dropping"] = "dropping"
+
+        calls = 0
+
+        def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
+            self.calls += 1
+            return scored if self.calls % 2 < kept else None
+
+    changes: dict[str, Any] = {"sampler__intervention": {"guard": "dropping"}, "optimizer__schedule": "linear"}
+    changes |= {"training__minibatch_groups": minibatch_groups, "training__ppo_epochs": ppo_epochs}
+    with registered(Dropping):
+        trainer = train(tiny(model, tmp_path, **changes))
+    rates = [line["train/lr"] for line in lines(trainer.run.path)[1:]]
+    assert rates == pytest.approx([1e-3 * 2 / 3, 1e-3 / 3, 0.0], abs=1e-12)
 
 
 def test_a_term_with_state_is_observed_saved_and_restored(model: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 from saei.config import RunConfig, validate
@@ -24,6 +25,7 @@ from saei.samplers.mixed import Mixed
 from saei.types import Example, Group, Response, View
 
 trl = pytest.importorskip("trl")
+from saei.engine.trl import PLACE, _numbered  # noqa: E402  # needs trl
 
 DOCS = Path(__file__).parents[1] / "docs" / "trl.md"
 SMALL: dict[str, Any] = {
@@ -74,6 +76,20 @@ def test_canary_the_call_to_a_server() -> None:
     source = inspect.getsource(VLLMGeneration.generate)
     assert "return prompt_ids, completion_ids, logprobs, logprob_token_ids\n" in source
     assert '"generation_kwargs": self.generation_kwargs' in source
+
+
+def test_canary_prompts_are_generated_for_in_the_order_of_the_rows() -> None:
+    source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
+    assert 'prompts = [x["prompt"] for x in inputs]' in source
+    assert "self._generate(prompts)" in source
+
+
+@pytest.mark.parametrize("kind", ["map", "stream", "several"])
+def test_rows_are_numbered(kind: str) -> None:
+    rows: Any = Dataset.from_dict({"prompt": ["a", "b", "c"]}).select([2, 0])
+    numbered = _numbered({"map": rows, "stream": rows.to_iterable_dataset(), "several": {"one": rows}}[kind])
+    found = numbered["one"] if kind == "several" else numbered
+    assert [(row["prompt"], row[PLACE]) for row in found] == [("c", 0), ("a", 1)]
 
 
 def test_canary_an_unknown_sampling_log_probability_is_not_corrected() -> None:
@@ -294,7 +310,7 @@ def score(trainer: Any, batch: dict[str, Any], **images: Any) -> tuple[torch.Ten
 
 
 def generated(trainer: Any) -> dict[str, Any]:
-    rows = [trainer.train_dataset[index] for index in (0, 1) for _ in range(4)]
+    rows = [trainer.train_dataset[index] for index in (1, 0) for _ in range(4)]
     trainer.model.train()
     return trainer._generate_and_score_completions(rows)
 
@@ -342,6 +358,7 @@ def test_trl_scores_each_response_under_its_update_view(make_run: Any, update_on
     trainer = make_run(sampler={**SMALL["sampler"], "update_on": update_on}).trainer
     groups = drawn_by(trainer)
     batch = generated(trainer)
+    assert [view.index for group in groups for view in group.views] == [1, 1, 0, 0]  # the rows' numbers
     logps, _ = score(trainer, batch)
     assert [len(group.views) for group in groups] == [2, 2]
     row = 0

@@ -12,11 +12,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import get_scheduler
 
 from groups import cut, draw, own_forward, token_logp
-from saei.config import SamplingConfig, TrainingConfig
+from saei.config import OptimizerConfig, SamplingConfig, TrainingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
+from saei.engine.schedule import Schedule
 from saei.engine.update import Updater
 from saei.errors import TrainingError
 from saei.objectives.base import Loss, ObjectiveInput
@@ -57,7 +59,8 @@ def make(policy: Policy, bars: Bars) -> Callable[..., list[TrainGroup]]:
 
     def made(update_on: str = "sampled", beta: float = 0.0, cap: float = 2.0) -> list[TrainGroup]:
         clean = [policy.view(bars.example(i)) for i in range(2)]
-        views = [view for one in clean for view in (one, adversarial(one))]
+        clean_views = [replace(view, index=3 * number) for number, view in enumerate(clean)]
+        views = [view for one in clean_views for view in (one, adversarial(one))]
         drawn = [
             [cut(response, length, truncated=length > 4) for response, length in zip(own, lengths, strict=True)]
             for own, lengths in zip(draw(policy, views, [2, 2, 2, 2]), LENGTHS, strict=True)
@@ -69,7 +72,7 @@ def make(policy: Policy, bars: Bars) -> Callable[..., list[TrainGroup]]:
             "crossed": (1, 0, 1, 0),
         }
         groups = []
-        for number, view in enumerate(clean):
+        for number, view in enumerate(clean_views):
             group = Group(
                 example=view.example,
                 views=tuple(views[2 * number : 2 * number + 2]),
@@ -90,8 +93,10 @@ class Recorder(torch.optim.SGD):
     def __init__(self, parameters: Any, lr: float) -> None:
         super().__init__(parameters, lr=lr)
         self.gradients: list[list[Tensor]] = []
+        self.rates: list[float] = []
 
     def step(self, closure: Any = None) -> None:
+        self.rates.append(self.param_groups[0]["lr"])
         own = self.param_groups[0]["params"]
         self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in own])
         super().step(closure)
@@ -124,7 +129,7 @@ def update(
         policy,
         objective or GRPO(),
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+        schedule=Schedule(optimizer, OptimizerConfig(), TrainingConfig(**training)),
         accelerator=Accelerator(cpu=True),
         config=TrainingConfig(**training),
         max_grad_norm=max_grad_norm,
@@ -231,6 +236,45 @@ def test_micro_groups_make_the_same_step(
     assert largest > 1e-3
     for name, weight in whole_weights.items():
         torch.testing.assert_close(parts_weights[name], weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_schedule_is_the_one_that_transformers_steps_through(schedule: Any) -> None:
+    def optimizer() -> torch.optim.SGD:
+        return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+
+    training = TrainingConfig(steps=3, prompts_per_step=5, minibatch_groups=2, ppo_epochs=2)  # six updates a step
+    ours, theirs = optimizer(), optimizer()
+    planned = Schedule(ours, OptimizerConfig(schedule=schedule, warmup_steps=4), training)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    stepped = get_scheduler(name, theirs, num_warmup_steps=4, num_training_steps=18)
+    for step in range(3):
+        for update in range(6):
+            rate = planned.begin(step, update)
+            assert rate == ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
+            theirs.step()
+            stepped.step()
+    assert planned.begin(1, 7) == planned.begin(1, 5)  # further ones than planned keep the last one's
+
+
+def test_each_update_of_a_step_has_its_own_rate(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
+    training = TrainingConfig(steps=2, prompts_per_step=2, minibatch_groups=1)
+    optimizer = Recorder([p for p in policy.module.parameters() if p.requires_grad], lr=1.0)
+    updater = Updater(
+        policy,
+        GRPO(),
+        optimizer=optimizer,
+        schedule=Schedule(optimizer, OptimizerConfig(schedule="linear"), training),
+        accelerator=Accelerator(cpu=True),
+        config=training,
+        max_grad_norm=1e-9,
+        reference=None,
+        seed=0,
+    )
+    groups = make()
+    updater.run(groups[:1], step=0, progress=0.0)  # one group was dropped
+    updater.run(groups, step=1, progress=0.5)
+    assert optimizer.rates == [1.0, 0.5, 0.25]
 
 
 def test_later_minibatches_use_the_policy_before_the_step(

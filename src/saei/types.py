@@ -57,6 +57,9 @@ class View:
             ``processor(PNG(canvas))`` is exactly what the policy sees.
         token_inputs: The model's further inputs of one value per token, such as token types, ``[P + 1, ...]`` by
             name; the last value is for the tokens of a response.
+        index: Its place: of a training example the position in the order of the whole run, of another its number in
+            its split. All views of a group have the same. What belongs to one group is found by it, and drawn from
+            sources that are seeded by it, since a task may return the same ``Example`` object again.
     """
 
     example: Example
@@ -65,6 +68,7 @@ class View:
     positions_KP: Tensor
     canvases: tuple[Tensor, ...] = ()
     token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    index: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -124,6 +128,11 @@ class Group:
     view_weight: ViewWeight = field(default_factory=ViewWeight)
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        """The place of its views."""
+        return self.views[0].index
 
     def origin(self, n: int) -> str:
         """Return the origin of the view that response ``n`` was drawn from."""

@@ -42,6 +42,8 @@ class Task(Strategy, ABC):
     def example(self, index: int, split: Split = "train") -> Example:
         """Return example ``index`` of a split; the same arguments give the same example in any process.
 
+        It may be the same object each time.
+
         Raises:
             DataError: If this one example is unusable (a broken image, an empty answer).
         """

@@ -47,7 +47,7 @@ def answer_together(
         responses=responses,
         sampling=sampling,
         seed=seed,
-        own_seeds=[derive(seed, number) for number in numbers] if per_example else None,
+        own_seeds=[derive(seed, views[number].index) for number in numbers] if per_example else None,
     )
     if ranks.count == 1:
         return own

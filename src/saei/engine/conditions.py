@@ -12,7 +12,7 @@ import torch
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
 from saei.config import SamplingConfig
-from saei.engine.seeding import derive
+from saei.engine.seeding import GroupSources
 from saei.entropy.everything import All
 from saei.interventions.context import SamplingContext
 from saei.interventions.criteria import NLL, Entropy
@@ -68,7 +68,7 @@ def conditions(radii: Sequence[Fraction], base: str | None) -> Iterator[Conditio
 
 
 class Eyes:
-    """Moves clean views as a condition says; what is drawn for an example depends on seed and example alone.
+    """Moves clean views as a condition says; what is drawn for an example depends on the seed and on its number alone.
 
     Args:
         condition: How.
@@ -96,15 +96,12 @@ class Eyes:
         """Return the views moved; those without a picture as they are."""
         if self._condition.kind == "clean":
             return list(views)
-        source = {
-            id(view): torch.Generator().manual_seed(derive(self._seed, "noise", view.example.id)) for view in views
-        }
         ctx = SamplingContext(
             self._policy,
             lambda _, responses: [],
             0.0,
             torch.Generator(),
-            source=lambda view: source[id(view)],
+            source=GroupSources(self._seed, "noise"),
         )
         outcomes = self._intervention.apply(views, [[one] for one in self._responses(views)], ctx)
         return [outcome.view for outcome in outcomes]

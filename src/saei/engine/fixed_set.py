@@ -30,22 +30,25 @@ class FixedSet:
 
     def __call__(self, views: Sequence[View]) -> list[View]:
         """Return views of the moved pictures."""
-        missing = [view.example for view in views if not all(file.exists() for file in self._files(view.example))]
+        missing = {
+            view.example.id: view for view in views if not all(file.exists() for file in self._files(view.example))
+        }
         if missing:
-            for moved in self._move([self._base.view(example) for example in missing]):
+            for moved in self._move([self._base.view(view.example, view.index) for view in missing.values()]):
                 for canvas, file in zip(moved.canvases, self._files(moved.example), strict=True):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with replacing(file) as temporary:  # evaluations of several policies may make the same picture
                         to_image(canvas).save(temporary)
-        return [self._view(view.example) for view in views]
+        return [self._view(view) for view in views]
 
     def _files(self, example: Example) -> list[Path]:
         name = slug(example.id)
         return [self._folder / f"{name}-{place}.png" for place in range(len(example.images))]
 
-    def _view(self, example: Example) -> View:
+    def _view(self, view: View) -> View:
         images = []
-        for file in self._files(example):
+        for file in self._files(view.example):
             with Image.open(file) as image:
                 images.append(image.convert("RGB"))
-        return replace(self._policy.view(replace(example, images=tuple(images))), origin="adversarial")
+        moved = replace(view.example, images=tuple(images))
+        return replace(self._policy.view(moved, view.index), origin="adversarial")

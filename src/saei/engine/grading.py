@@ -1,11 +1,15 @@
-"""Grading a step's responses: each once, and as many at a time as there are."""
+"""Grading a step's responses: equal ones of a group once, and as many at a time as there are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from saei.rewards.base import Attempt, Reward
-from saei.types import Example, Grade, Group, Response, ScoredGroup, View
+from saei.types import Grade, Group, Response, ScoredGroup, View
+
+_Key: TypeAlias = tuple[int, str, bool, int]
+"""Index of the group, text, whether it was cut off, length in tokens."""
 
 
 class StepGrader:
@@ -17,19 +21,28 @@ class StepGrader:
 
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
-        self._grades: dict[Response, Grade] = {}
+        self._grades: dict[_Key, Grade] = {}
 
     def __call__(self, view: View, responses: Sequence[Response]) -> Sequence[Grade]:
         """Return the grades of a view's responses, for ``SamplingContext.grade``."""
-        self._grade((view.example, one) for one in responses)
-        return [self._grades[one] for one in responses]
+        self._grade((view, one) for one in responses)
+        return [self._grades[_key(view, one)] for one in responses]
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Return the groups with their grades; what was not graded yet is graded all at once."""
-        self._grade((group.example, one) for group in groups for one in group.responses)
-        return [ScoredGroup(group, tuple(self._grades[one] for one in group.responses)) for group in groups]
+        self._grade((group.views[0], one) for group in groups for one in group.responses)
+        return [
+            ScoredGroup(group, tuple(self._grades[_key(group.views[0], one)] for one in group.responses))
+            for group in groups
+        ]
 
-    def _grade(self, spoken: Iterable[tuple[Example, Response]]) -> None:
-        new = [(example, one) for example, one in spoken if one not in self._grades]
-        attempts = [Attempt(example, one.text, one.truncated, len(one)) for example, one in new]
-        self._grades.update(zip((one for _, one in new), self._reward.grade_all(attempts), strict=True))
+    def _grade(self, answers: Iterable[tuple[View, Response]]) -> None:
+        new = {_key(view, one): (view, one) for view, one in answers}
+        new = {key: answer for key, answer in new.items() if key not in self._grades}
+        attempts = [Attempt(view.example, one.text, one.truncated, len(one)) for view, one in new.values()]
+        self._grades.update(zip(new, self._reward.grade_all(attempts), strict=True))
+
+
+def _key(view: View, response: Response) -> _Key:
+    """Return all that a grade depends on: a reward is a pure function of it."""
+    return view.index, response.text, response.truncated, len(response)

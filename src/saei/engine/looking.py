@@ -29,7 +29,7 @@ def look(task: Task, policy: Policy, index: int, split: Split, *, reward: Reward
     example = task.example(index, split)
     if reward is not None:
         reward.check(example)
-    view = policy.view(example)
+    view = policy.view(example, index)
     limit = policy.sampling.max_prompt_tokens
     if limit is not None and (length := len(view.prompt_ids_P)) > limit:
         error = LongPromptError(

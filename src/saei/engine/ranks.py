@@ -117,15 +117,13 @@ def claim_device() -> None:
 
 def launch_options() -> dict[str, Any]:
     """Return what the accelerator has to know for several processes; alone it makes no difference."""
-    from accelerate import DataLoaderConfiguration, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     # Buffers are constants here, and to send them would make every forward pass wait for the other processes. torch
     # has a new name for the option, accelerate not yet.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     wrapper = DistributedDataParallelKwargs(broadcast_buffers=False)
     return {
-        # Processes split a step's groups: the schedule counts optimiser steps, not one per process.
-        "dataloader_config": DataLoaderConfiguration(split_batches=True),
         "kwargs_handlers": [wrapper, InitProcessGroupKwargs(timeout=PATIENCE)],
     }
 

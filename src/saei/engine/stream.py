@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import chain, count, islice
 from typing import Any
 
@@ -82,13 +83,7 @@ class ViewStream:
     def take(self, n: int) -> list[View]:
         """Return this process's share of the next ``n`` usable views, and move on by all of them.
 
-        Raises:
-            DataError: If the share of unusable examples exceeds the limit.
-        """
-        return [view for _, view in self.take_numbered(n)]
-
-    def take_numbered(self, n: int) -> list[tuple[int, View]]:
-        """Do as ``take``, and return the position of each view with it.
+        The index of a view is its position, unusable examples counted.
 
         Raises:
             DataError: If the share of unusable examples exceeds the limit.
@@ -114,7 +109,7 @@ class ViewStream:
                     usable.append(position)
         # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
         mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._ranks.share(usable)]
-        return [(position, view) for position, view in mine if not isinstance(view, Looked)]
+        return [replace(view, index=position) for position, view in mine if not isinstance(view, Looked)]
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
         """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.

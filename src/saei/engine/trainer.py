@@ -21,9 +21,9 @@ from saei.engine.progress import progress
 from saei.engine.ranks import claim_device, launch_options, ranks_of
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
-from saei.engine.seeding import derive, seed_globals
+from saei.engine.schedule import Schedule
+from saei.engine.seeding import GroupSources, derive, seed_globals
 from saei.engine.sifting import CACHE, Looked, Sifted, sift
-from saei.engine.step_data import StepData
 from saei.engine.stopwatch import PHASES, Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.trackers import Trackers, check_trackers
@@ -78,7 +78,6 @@ class Trainer:
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from transformers import get_scheduler
 
         self.config = config
         self.display = display or PlainDisplay()
@@ -118,15 +117,8 @@ class Trainer:
             betas=config.optimizer.betas,
             weight_decay=config.optimizer.weight_decay,
         )
-        self.scheduler: Any = get_scheduler(
-            config.optimizer.schedule if config.optimizer.schedule != "constant" else "constant_with_warmup",
-            self.optimizer,
-            num_warmup_steps=config.optimizer.warmup_steps,
-            num_training_steps=config.training.steps * _updates_per_step(config),
-        )
-        self.policy.module, self.optimizer, self.scheduler = self.accelerator.prepare(
-            self.policy.module, self.optimizer, self.scheduler
-        )
+        self.schedule = Schedule(self.optimizer, config.optimizer, config.training)
+        self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, self.optimizer)
         reference = None
         if "reference" in self.objective.needs:
             reference = self._reference(template)
@@ -134,7 +126,7 @@ class Trainer:
             self.policy,
             self.objective,
             optimizer=self.optimizer,
-            scheduler=self.scheduler,
+            schedule=self.schedule,
             accelerator=self.accelerator,
             config=config.training,
             max_grad_norm=config.optimizer.max_grad_norm,
@@ -226,7 +218,6 @@ class Trainer:
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "stream": self.stream.state_dict(),
             "budget": self.budget,
             "imageless": self._imageless.state_dict(),
@@ -274,7 +265,6 @@ class Trainer:
         state = checkpoint.load_state(folder)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
             for parameter, moments in self.optimizer.state.items():  # AdamW loads moments of any shape
                 if moments["exp_avg"].shape != parameter.shape:
                     raise ValueError(f"{list(moments['exp_avg'].shape)} moments for {list(parameter.shape)} weights")
@@ -298,12 +288,11 @@ class Trainer:
         progress = step / config.training.steps
         rank = [self.ranks.rank] if self.ranks.rank else []  # the first process is seeded like the only one
         seed_globals(derive(config.seed, "globals", step, *rank))
-        data = StepData(self.stream, seed=config.seed, step=step)
         grader = StepGrader(self.reward)
 
         def take(n: int) -> list[View]:
             with self._stopwatch.phase("data"):
-                return data.take(n)
+                return self.stream.take(n)
 
         context = SamplingContext(
             policy=self.policy,
@@ -313,7 +302,7 @@ class Trainer:
             phase=self._stopwatch.phase,
             more=take,
             total=self.ranks.total,
-            source=data.source if self._per_group else None,
+            source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context)
         for report in self.stream.unreported():
@@ -338,8 +327,7 @@ class Trainer:
             with self._stopwatch.phase("update"):
                 pooled = [reward for part in rewards for own in part for reward in own]
                 train_groups = advantages(kept, self.objective.config.advantage, pooled)
-                positions = [data.position(one.group) for one in kept]
-                found |= self.updater.run(train_groups, step=step, progress=progress, positions=positions)
+                found |= self.updater.run(train_groups, step=step, progress=progress)
         for strategy in self._stateful.values():
             observe_all(strategy, found)
         self.step += 1
@@ -347,7 +335,7 @@ class Trainer:
         metrics["train/sampled_responses"] = float(sampled)
         metrics["train/budget"] = float(self.budget)
         metrics["train/bad_examples"] = float(self.stream.bad)
-        metrics["train/lr"] = float(self.scheduler.get_last_lr()[0])
+        metrics["train/lr"] = self.schedule.begin(self.step)
         return metrics | (self._evaluate() if evaluating else {})
 
     def _keep_samples(self, scored: Sequence[ScoredGroup]) -> None:
@@ -394,9 +382,3 @@ class Trainer:
         self.run.append({"step": self.step, **metrics})
         if self._trackers is not None:
             self._trackers.log(metrics, self.step)
-
-
-def _updates_per_step(config: RunConfig) -> int:
-    training = config.training
-    size = training.minibatch_groups or training.prompts_per_step
-    return training.ppo_epochs * -(-training.prompts_per_step // size)

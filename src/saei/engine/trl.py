@@ -1,7 +1,8 @@
 """SaEI's sampling inside TRL's ``GRPOTrainer``: for vLLM, ZeRO and what else TRL and accelerate bring along.
 
 TRL keeps its loop, loss and optimiser. Ours are the responses and the pictures: ``rollout_func`` draws groups with a
-sampler of ours, and ``_generate``, the one method that is overridden, hands on the pictures that the update shall see.
+sampler of ours, and ``_generate`` hands on the pictures that the update shall see.
+``_generate_and_score_completions`` is overridden only to know which rows of the data set the prompts are.
 Old, current and reference log-probabilities all follow those.
 """
 
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
@@ -37,6 +39,10 @@ from saei.strategy import StrategyConfig
 from saei.types import Example, Grade, Group, Response, View
 
 __all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
+
+
+PLACE = "saei_index"
+"""Column of the prepared data sets with each row's number, which is the index of the row's views."""
 
 
 class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
@@ -80,6 +86,10 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._max_decoder_gap = max_decoder_gap
         self._trainer_policy: _TrainerPolicy | None = None
         self._seen: list[list[Any] | None] | None = None
+        self._places: list[int] = []
+        for name in ("train_dataset", "eval_dataset"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = _numbered(kwargs[name])
         args = kwargs.get("args") or GRPOConfig()
         check_arguments(args)
         colocated = args.use_vllm and args.vllm_mode == "colocate"
@@ -90,6 +100,12 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._decoder: Decoder | None = None
         if args.use_vllm:
             self._decoder = (Colocated if colocated else Served)(self.vllm_generation)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Do as TRL does, and remember which rows of the data set the inputs are."""
+        self._places = [row.get(PLACE, number) for number, row in enumerate(inputs)]
+        rows = [{name: value for name, value in row.items() if name != PLACE} for row in inputs]
+        return super()._generate_and_score_completions(rows)  # type: ignore[no-any-return]  # trl has no types
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """Return what TRL returns, with the pictures that the update shall see."""
@@ -127,7 +143,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         if self._decoder is not None:
             self._decoder.sync()  # TRL sends the weights right before
         with self._whole_model() as policy:
-            views = [policy.view(_example(number, prompt)) for number, prompt in enumerate(asked)]
+            places = self._places[:: sampler.group_size]
+            views = [policy.view(_example(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
             for view, prompt in zip(views, asked, strict=True):
                 self._check_prompt(view, prompt)
             groups = sampler.draw(views, self._context(policy))
@@ -245,6 +262,17 @@ class _Given(Template):
         """Return them, pictures as placeholders; of an example that is no conversation, its question."""
         asked = {"role": "user", "content": [{"type": "text", "text": example.question}]}
         return list(example.meta.get("messages", [asked]))
+
+
+def _numbered(rows: Any) -> Any:
+    """Return a data set, or several by name, with the number of each row; one of another library as it is."""
+    if isinstance(rows, Mapping):
+        return {name: _numbered(own) for name, own in rows.items()}
+    if isinstance(rows, Dataset):
+        return rows.add_column(PLACE, list(range(len(rows))))
+    if isinstance(rows, IterableDataset):
+        return rows.map(lambda row, number: {PLACE: number}, with_indices=True)
+    return rows
 
 
 def _example(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from saei.config import TrainingConfig
 from saei.engine.group_metrics import joined
 from saei.engine.ranks import Ranks
+from saei.engine.schedule import Schedule
 from saei.engine.seeding import derive
 from saei.entropy.base import Selector
 from saei.errors import TrainingError
@@ -31,7 +32,7 @@ class Updater:
         policy: The policy that is trained.
         objective: Its loss.
         optimizer: Prepared by the accelerator.
-        scheduler: Advanced once per optimiser step.
+        schedule: Sets the learning rate of each optimiser step.
         accelerator: Accelerate's.
         config: Epochs, minibatches, micro-batches.
         max_grad_norm: Gradients are clipped to this norm.
@@ -46,7 +47,7 @@ class Updater:
         objective: Objective,
         *,
         optimizer: Any,
-        scheduler: Any,
+        schedule: Schedule,
         accelerator: Any,
         config: TrainingConfig,
         max_grad_norm: float,
@@ -57,7 +58,7 @@ class Updater:
         self._policy = policy
         self._objective = objective
         self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._schedule = schedule
         self._accelerator = accelerator
         self._config = config
         self._max_grad_norm = max_grad_norm
@@ -65,46 +66,43 @@ class Updater:
         self._seed = seed
         self._ranks = ranks or Ranks()
 
-    def run(
-        self, groups: Sequence[TrainGroup], *, step: int, progress: float, positions: Sequence[int] | None = None
-    ) -> dict[str, float]:
+    def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
 
         Args:
-            groups: This process's groups, of which there may be none; all processes together need one.
+            groups: This process's groups, of which there may be none; all processes together need one. Each has an
+                index of its own, by which the groups of all processes are put in the order that they have in one.
             step: Steps done.
             progress: Share of the training done, in [0, 1].
-            positions: Positions of the groups' examples, which put the groups of all processes in the order that they
-                have in one; None for that of ``groups``.
 
         Raises:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
         """
-        own = range(len(groups)) if positions is None else positions
-        everywhere = sorted(position for part in self._ranks.gather(list(own)) for position in part)
+        indices = [one.group.index for one in groups]
+        everywhere = sorted(index for part in self._ranks.gather(indices) for index in part)
+        assert len(set(everywhere)) == len(everywhere), "two groups of a step have one index"
         size = self._config.minibatch_groups or len(everywhere)
         on_policy = self._config.ppo_epochs == 1 and size >= len(everywhere)
-        prepared = self._prepare(groups, own, on_policy=on_policy, step=step, progress=progress)
-        by_position = dict(zip(own, prepared, strict=True))
+        prepared = self._prepare(groups, on_policy=on_policy, step=step, progress=progress)
+        by_index = dict(zip(indices, prepared, strict=True))
         log = _Log()
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
             order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
             for start in range(0, len(everywhere), size):
                 minibatch = [everywhere[i] for i in sorted(order[start : start + size])]
-                self._optimiser_step([by_position[p] for p in minibatch if p in by_position], log)
+                self._schedule.begin(step, log.steps)
+                self._optimiser_step([by_index[index] for index in minibatch if index in by_index], log)
         return log.summary(self._ranks)
 
-    def _prepare(
-        self, groups: Sequence[TrainGroup], positions: Sequence[int], *, on_policy: bool, step: int, progress: float
-    ) -> list[_Prepared]:
+    def _prepare(self, groups: Sequence[TrainGroup], *, on_policy: bool, step: int, progress: float) -> list[_Prepared]:
         """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
         generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
         prepared = []
         per_group = self._ranks.seeds_per_group(self._config)
-        for group, position in zip(groups, positions, strict=True):
+        for group in groups:
             if per_group:
-                generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step, position))
+                generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step, group.group.index))
             selected_NT = self._select(group, progress, generator)
             # The first minibatch sees the old policy itself; later ones see a policy that has moved.
             old_logp_NT = None if on_policy else self._score(self._policy, group)
@@ -136,7 +134,6 @@ class Updater:
                 remedy="Start a new run from its last checkpoint (--model) with a lower optimizer.lr, or in float32.",
             )
         self._optimizer.step()
-        self._scheduler.step()
         self._optimizer.zero_grad()
         log.step(loss, norm)
 
@@ -266,6 +263,11 @@ class _Log:
             for origin, value in zip(origins, values_R.tolist(), strict=True):
                 if not math.isnan(value):  # a response that the loss leaves out
                     self._values.setdefault(name, {}).setdefault(origin, []).append(value)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done."""
+        return len(self._losses)
 
     def step(self, loss: float, norm: float) -> None:
         self._losses.append(loss)

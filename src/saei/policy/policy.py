@@ -149,8 +149,12 @@ class Policy:
         """
         return Distribution(sampling.temperature or 1.0, entropy_temperature, self._banned_V)
 
-    def view(self, example: Example) -> View:
+    def view(self, example: Example, index: int = 0) -> View:
         """Return the clean view of an example.
+
+        Args:
+            example: The example.
+            index: The view's place; views of different groups of a step need different ones.
 
         Raises:
             DataError: If an image cannot be read, the text contains a control token, the processor refuses it, or the
@@ -178,6 +182,7 @@ class Policy:
             self._positions(prompt).to(self.device),
             tuple(canvas.to(self.device) for canvas in canvases),
             {name: own.to(self.device) for name, own in prompt.token_inputs.items()},
+            index,
         )
 
     def unexpanded_prompt(self, view: View) -> list[int]:

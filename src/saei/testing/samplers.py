@@ -37,6 +37,7 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
     sampler, name = config.build(), config.type
     require(isinstance(sampler, Sampler), name, "the config of a sampler builds a Sampler")
     require(isinstance(sampler.group_size, int) and sampler.group_size > 0, name, "its group_size is a positive number")
+    views = [replace(view, index=place) for place, view in enumerate(views)]
     before = _state(policy)
     further: list[View] = []
     with random_state_untouched(name):
@@ -63,7 +64,8 @@ def _draw(
     given = [] if further is None else further
 
     def more(n: int) -> list[View]:
-        fresh = [replace(views[(len(given) + i) % len(views)]) for i in range(n)]
+        start = len(views) + len(given)
+        fresh = [replace(views[place % len(views)], index=place) for place in range(start, start + n)]
         given.extend(fresh)
         return fresh
 
@@ -74,9 +76,9 @@ def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]
     """Where groups have sources of their own, results do not depend on which of them a process draws."""
 
     def draw(seed: int) -> list[Group]:
-        own = {id(view.example): torch.Generator().manual_seed(number) for number, view in enumerate(views)}
+        own = [torch.Generator().manual_seed(number) for number in range(len(views))]
         shared = torch.Generator().manual_seed(seed)
-        ctx = SamplingContext(policy, _grade, 0.0, shared, source=lambda view: own[id(view.example)])
+        ctx = SamplingContext(policy, _grade, 0.0, shared, source=lambda view: own[view.index])
         groups: list[Group] = config.build().draw(views, ctx)
         return groups
 
@@ -110,7 +112,8 @@ def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> 
 
 
 def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
-    require(view.example is clean.example, name, "all views of a group look at its example")
+    same = view.example is clean.example and view.index == clean.index
+    require(same, name, "all views of a group look at its example and have its index")
     same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
     require(same, name, "all views of a group have canvases of the same sizes")
     stored = policy.pixels.canvases([to_image(canvas) for canvas in view.canvases])

@@ -1,0 +1,49 @@
+"""The learning rate as a pure function of how far the plan is, whatever number of optimiser steps was really made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saei.config import OptimizerConfig, TrainingConfig
+
+
+class Schedule:
+    """The learning rate of each optimiser step of a run.
+
+    It follows what was planned: a training step that makes fewer optimiser steps, because groups were dropped or
+    because fp16's scaler skipped one, leaves the next training step the rate that it would have had.
+
+    Args:
+        optimizer: Its parameter groups get the rates.
+        config: Rate, warm-up and shape.
+        training: Training steps, and the optimiser steps planned in each.
+    """
+
+    def __init__(self, optimizer: Any, config: OptimizerConfig, training: TrainingConfig) -> None:
+        from transformers import get_scheduler
+
+        size = training.minibatch_groups or training.prompts_per_step
+        self._planned = training.ppo_epochs * -(-training.prompts_per_step // size)
+        self._optimizer = optimizer
+        self._scheduler: Any = get_scheduler(
+            config.schedule if config.schedule != "constant" else "constant_with_warmup",
+            optimizer,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=training.steps * self._planned,
+        )
+
+    def begin(self, step: int, update: int = 0) -> float:
+        """Set the rate of an optimiser step, and return it.
+
+        Args:
+            step: Training steps done.
+            update: Optimiser steps done in this training step; more than planned keep the last planned one's rate.
+        """
+        done = step * self._planned + min(update, self._planned - 1)
+        rates = [
+            base * factor(done)
+            for base, factor in zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return float(rates[0])
