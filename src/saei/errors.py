@@ -59,7 +59,7 @@ class TrainingError(SaeiError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:100], names, n=1)  # its time grows with the square of the length
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names) or 'none'}."
 

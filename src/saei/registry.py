@@ -20,7 +20,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from saei.errors import ConfigError, PluginLoadError, nearest
+from saei.errors import ConfigError, PluginLoadError, nearest, shown
 from saei.strategy import Open, Strategy, StrategyConfig
 
 KINDS: Mapping[str, str] = {
@@ -119,7 +119,7 @@ def load(kind: str, name: str) -> type[Strategy]:
         return _registered[kind, name]
     known = {entry.name: entry for entry in entries(kind)}
     if name not in known:
-        raise ConfigError(f"'{name}' is not a registered {kind}.", remedy=nearest(name, known))
+        raise ConfigError(f"'{shown(name)}' is not a registered {kind}.", remedy=nearest(name, known))
     entry = known[name]
     point = EntryPoint(name=name, value=entry.target, group=KINDS[kind])
     try:
@@ -198,7 +198,9 @@ def resolve(kind: str, *, optional: bool = False) -> Callable[[object], Strategy
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             names = ", ".join(entry.name for entry in entries(kind))
             article = "An" if kind[0] in "aeiou" else "A"
-            raise ValueError(f"{article} {kind} is a name or a mapping with `type`; got {value!r}. Known: {names}.")
+            raise ValueError(
+                f"{article} {kind} is a name or a mapping with `type`; got {shown(repr(value))}. Known: {names}."
+            )
         return load(kind, value["type"]).Config.model_validate(value)
 
     return validator

@@ -163,9 +163,8 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
 def _start_trl(config: RunConfig, assignments: list[str]) -> None:
     from importlib.util import find_spec
 
-    import yaml
-
-    from saei.errors import ConfigError
+    from saei.config_yaml import parse_value
+    from saei.errors import ConfigError, shown
 
     if find_spec("trl") is None:
         raise ConfigError("--engine trl needs TRL.", reason="It is not installed.", remedy="pip install 'saei[trl]'")
@@ -174,9 +173,11 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
         name, equals, value = assignment.partition("=")
         if not name or not equals:
             raise ConfigError(
-                "--trl takes NAME=VALUE.", reason=f"Got '{assignment}'.", remedy="For example --trl use_vllm=true."
+                "--trl takes NAME=VALUE.",
+                reason=f"Got '{shown(assignment)}'.",
+                remedy="For example --trl use_vllm=true.",
             )
-        extra[name] = yaml.safe_load(value)
+        extra[name] = parse_value(value, f"--trl {name}")
     _say(f"Loading {config.model.path} ...")
     from saei.engine.trl_run import TRLRun
 

@@ -13,9 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from saei.config import RunConfig, dump, validate
+from saei.config_yaml import read_yaml, write_yaml
 from saei.errors import CheckpointError, ConfigError
 from saei.types import Group
 
@@ -72,7 +71,7 @@ class RunDir:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             record = {"config": dump(config), "versions": versions(), "git": _git_revision()}
             temporary = self.path / "config.tmp"
-            temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+            temporary.write_text(write_yaml(record), encoding="utf-8")
             os.replace(temporary, self.path / "config.yaml")
         except OSError as error:
             raise ConfigError(
@@ -90,14 +89,11 @@ class RunDir:
         """
         file = path / "config.yaml"
         try:
-            record = yaml.safe_load(file.read_text(encoding="utf-8"))
-            data = record["config"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                "--resume takes the folder of a run, with its config.yaml.",
-                reason=f"{file}: {type(error).__name__}: {error}.",
-                remedy="List the runs in your output folder and give one of them.",
-            ) from error
+            data = read_yaml(file).get("config")
+        except ConfigError as error:
+            raise _no_run(error.reason) from error
+        if not isinstance(data, Mapping):
+            raise _no_run(f"{file} has no section `config`.")
         return cls(path), validate(data)
 
     @property
@@ -156,6 +152,14 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def _no_run(reason: str) -> CheckpointError:
+    return CheckpointError(
+        "--resume takes the folder of a run, with its config.yaml.",
+        reason=reason,
+        remedy="List the runs in your output folder and give one of them.",
+    )
 
 
 def _new_name(config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from saei.errors import TrainingError, shown
 from saei.rewards.graders.key import AnswerType
@@ -46,8 +46,8 @@ class Judge(Section):
     model: str
     key_variable: str | None = None
     types: tuple[AnswerType, ...] = ("text",)
-    timeout: PositiveFloat = 30.0
-    retries: NonNegativeInt = 3
+    timeout: float = Field(default=30.0, gt=0.0, le=3600.0)
+    retries: int = Field(default=3, ge=0, le=100)
     parallel: PositiveInt = Field(default=8, le=64)
 
     @field_validator("url")
