@@ -289,9 +289,11 @@ def test_list_and_its_json(saei: Callable[..., Said]) -> None:
 
 def test_list_check_names_the_broken(saei: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     assert saei("list", "--check").code == 0
-    points = registry._points
-    broken = EntryPoint(name="ghost", value="not_there:Ghost", group="saei.attacks")
-    monkeypatch.setattr(registry, "_points", lambda kind: [*points(kind), *([broken] if kind == "attack" else [])])
+    entries = registry._installed_entries
+    broken = Entry("attack", "ghost", "nobody", "not_there:Ghost")
+    monkeypatch.setattr(
+        registry, "_installed_entries", lambda kind: [*entries(kind), *([broken] if kind == "attack" else [])]
+    )
     assert saei("list").code == 0
     said = saei("list", "--check")
     assert said.code == 2

@@ -87,7 +87,7 @@ def parse_value(text: str, option: str) -> Any:
         return _parse(text)
     except _FAILURES as error:
         raise ConfigError(
-            f"The value of {option} has to be YAML.",
+            f"The value of {shown(option)} has to be YAML.",
             reason=f"Got '{shown(text)}': {reason_of(error)}.",
             remedy="Quote it for the shell, for example --set 'advantage={scale: none}'.",
         ) from error

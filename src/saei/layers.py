@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _plugins(layers: Iterable[Mapping[str, Any]], home: Path) -> list[str]:
     for layer in layers:
         value = layer.get("plugins")
         names += [value] if isinstance(value, str) else map(str, value) if isinstance(value, list) else []
-    return [str((home / Path(name).expanduser()).resolve()) if name.endswith(".py") else name for name in names]
+    return [os.path.realpath(home / os.path.expanduser(name)) if name.endswith(".py") else name for name in names]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

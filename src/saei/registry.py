@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -97,9 +99,8 @@ def entries(kind: str) -> list[Entry]:
         ConfigError: If two distributions claim the same name.
     """
     found: dict[str, Entry] = {}
-    for point in _points(kind):
-        entry = Entry(kind, point.name, point.dist.name if point.dist else "unknown", point.value)
-        other = found.setdefault(point.name, entry)
+    for entry in _installed_entries(kind):
+        other = found.setdefault(entry.name, entry)
         if other.origin != entry.origin or other.target != entry.target:
             raise _duplicate(kind, entry.name, {other.origin, entry.origin}, [other.target, entry.target])
     for (registered_kind, name), cls in _registered.items():
@@ -165,7 +166,7 @@ def load_file(file: Path) -> ModuleType:
     Raises:
         Exception: Whatever the file raises; the next call runs it anew.
     """
-    path = file.expanduser().resolve()
+    path = Path(os.path.expanduser(file)).resolve()
     name = f"saei_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -223,10 +224,31 @@ TaskField = Annotated[SerializeAsAny[StrategyConfig], Open("task"), BeforeValida
 TemplateField = Annotated[SerializeAsAny[StrategyConfig], Open("template"), BeforeValidator(resolve("template"))]
 
 
-def _points(kind: str) -> list[EntryPoint]:
+def _installed_entries(kind: str) -> Sequence[Entry]:
     if kind not in KINDS:
-        raise ConfigError(f"'{kind}' is not a kind of strategy.", remedy=nearest(kind, KINDS))
-    return list(entry_points(group=KINDS[kind]))
+        raise ConfigError(f"'{shown(kind)}' is not a kind of strategy.", remedy=nearest(kind, KINDS))
+    return _scan(kind, tuple((folder, _changed_at(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=4 * len(KINDS))
+def _scan(kind: str, state: tuple[tuple[str, int], ...]) -> Sequence[Entry]:
+    """Return a kind's entries of all installed distributions, whose files are all read for it.
+
+    Args:
+        kind: Of strategies.
+        state: Where distributions are looked for, and when something was last installed there.
+    """
+    return [
+        Entry(kind, point.name, point.dist.name if point.dist else "unknown", point.value)
+        for point in entry_points(group=KINDS[kind])
+    ]
+
+
+def _changed_at(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _target(cls: type) -> str:

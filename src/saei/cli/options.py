@@ -55,7 +55,7 @@ def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[st
     from saei.layers import load_config, merge, nested, parse_assignment
     from saei.registry import load_plugin
 
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     run = _run_of(folder)
     if not in_a_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
@@ -73,11 +73,11 @@ def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[st
 
 def in_a_run(model: str) -> bool:
     """Return whether a model is a run's, which has a configuration."""
-    return (_run_of(Path(model).expanduser()) / "config.yaml").is_file()
+    return os.path.isfile(_run_of(Path(os.path.expanduser(model))) / "config.yaml")
 
 
 def _run_of(folder: Path) -> Path:
-    return folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
+    return folder.absolute().parents[1] if os.path.isfile(folder / "trainer.pt") else folder
 
 
 def first_process() -> bool:

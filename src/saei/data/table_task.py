@@ -73,8 +73,8 @@ class TableTask(Task, ABC):
         @field_validator("path")
         @classmethod
         def _absolute(cls, path: str) -> str:
-            local = Path(path).expanduser()
-            return str(local.absolute()) if local.exists() or looks_local(path) else path
+            local = os.path.expanduser(path)
+            return os.path.abspath(local) if os.path.exists(local) or looks_local(path) else path
 
     config: Config
 

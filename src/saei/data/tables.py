@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,8 +47,8 @@ class Source:
     @property
     def local(self) -> Path | None:
         """The file or folder, None if the data is on the hub."""
-        path = Path(self.path).expanduser()
-        return path if path.exists() or looks_local(self.path) else None
+        path = os.path.expanduser(self.path)
+        return Path(path) if os.path.exists(path) or looks_local(self.path) else None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -107,7 +108,7 @@ def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Ta
 
 
 def _in_files(source: Source, path: Path, split: str, optional: bool) -> Table | None:
-    if not path.exists():
+    if not os.path.exists(path):  # which also takes a name that is too long for a file
         raise DataError(
             "The data set has to be readable.",
             reason=f"There is no {path}.",

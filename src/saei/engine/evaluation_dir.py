@@ -154,7 +154,7 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
     What only decides how fast it is, such as the device, is left out.
     """
     kept = model.model_dump(mode="json", include={"path", "revision", "dtype", "min_pixels", "max_pixels"})
-    folder = Path(model.path).expanduser()
+    folder = Path(os.path.expanduser(model.path))
     if folder.is_dir():
         kept["path"] = str(folder.absolute())
         names = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json"))
@@ -169,7 +169,7 @@ def base_of(path: str) -> str:
     if Path(path).parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return path
     base = RunDir.open(run)[1].model.path
-    folder = Path(base).expanduser()
+    folder = Path(os.path.expanduser(base))
     return base_of(str(folder.absolute()) if folder.is_dir() else base)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -167,7 +168,7 @@ def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: 
     if config.lora is not None:
         if saved is not None:
             return model, load_adapter(model, saved, config.lora)
-        base = str(Path(path).resolve()) if Path(model_path(config)).expanduser().is_dir() else config.path
+        base = str(Path(path).resolve()) if os.path.isdir(os.path.expanduser(model_path(config))) else config.path
         return model, new_adapter(model, config.lora, base=base, revision=config.revision)
     if saved is not None:
         model = merge_adapter(model, saved)
@@ -186,8 +187,8 @@ def _reachable(config: ModelConfig) -> str:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    path = str(Path(model_path(config)).expanduser())
-    if Path(path).is_dir():
+    path = os.path.expanduser(model_path(config))
+    if os.path.isdir(path):
         return path
     if path.startswith(("/", ".")) or path.count("/") > 1:
         raise _not_found(config, "there is no such folder")

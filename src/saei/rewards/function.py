@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -45,8 +46,8 @@ class Function(Reward):
         def _absolute(cls, path: str) -> str:
             module, colon, name = path.rpartition(":")
             if not colon or not module or not name.isidentifier():
-                raise ValueError(f"A function is named `module:function` or `file.py:function`; got '{path}'.")
-            return f"{Path(module).expanduser().resolve()}:{name}" if module.endswith(".py") else path
+                raise ValueError(f"A function is named `module:function` or `file.py:function`; got '{shown(path)}'.")
+            return f"{os.path.realpath(os.path.expanduser(module))}:{name}" if module.endswith(".py") else path
 
     config: Config
 

@@ -54,7 +54,7 @@ class Judge(Section):
     @classmethod
     def _web(cls, url: str) -> str:
         if not re.match(r"https?://", url):
-            raise ValueError(f"The URL of a judge begins with http:// or https://; got '{url}'.")
+            raise ValueError(f"The URL of a judge begins with http:// or https://; got '{shown(url)}'.")
         return url.rstrip("/")
 
 
