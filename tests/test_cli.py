@@ -12,7 +12,6 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from saei import registry
 from saei.builtin.architecture import build_image_processor
 from saei.data.bars import Bars
 from saei.policy.loading import Parts
+from saei.registry import Entry
 
 SMALL = (
     "evaluation.examples=2",

@@ -22,7 +22,7 @@ MAY_CHANGE = (
 
 
 def continued(
-    folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str]
+    folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
     """Return a run and its configuration, with what was asked to change and may; the run's record is updated.
 
@@ -36,7 +36,7 @@ def continued(
     from saei.errors import ConfigError
     from saei.layers import changed, merge, parse_assignment
 
-    run, config = RunDir.open(folder)
+    run, config = RunDir.open(folder, trust=trust)
     data = dump(config)
     for layer in [*layers, *map(parse_assignment, assignments)]:
         data = merge(RunConfig, data, layer)

@@ -168,7 +168,7 @@ def base_of(path: str) -> str:
     run = Path(path).parent.parent
     if Path(path).parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return path
-    base = RunDir.open(run)[1].model.path
+    base = str(RunDir(run).read()[0]["model"]["path"])
     folder = Path(os.path.expanduser(base))
     return base_of(str(folder.absolute()) if folder.is_dir() else base)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from saei.config import RunConfig, dump, validate
 from saei.config_yaml import read_yaml, write_yaml
+from saei.engine import consent
 from saei.errors import CheckpointError, ConfigError
 from saei.types import Group
 
@@ -69,7 +70,12 @@ class RunDir:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            record = {"config": dump(config), "versions": versions(), "git": _git_revision()}
+            record = {
+                "config": dump(config),
+                "versions": versions(),
+                "git": _git_revision(),
+                "signatures": consent.sign(config),
+            }
             temporary = self.path / "config.tmp"
             temporary.write_text(write_yaml(record), encoding="utf-8")
             os.replace(temporary, self.path / "config.yaml")
@@ -81,20 +87,42 @@ class RunDir:
             ) from error
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunDir, RunConfig]:
+    def open(cls, path: Path, *, trust: bool = False) -> tuple[RunDir, RunConfig]:
         """Return an existing run and its configuration.
+
+        Args:
+            path: The run's folder.
+            trust: Use the code and the servers that the folder names, whoever wrote it.
+
+        Raises:
+            CheckpointError: If the folder holds no run.
+            ConfigError: If it names code or servers, and this user neither started the run nor trusts it.
+        """
+        run = cls(path)
+        data, signatures = run.read()
+        plugins = consent.plugin_names(data.get("plugins", ()))
+        consent.check(plugins, signatures, folder=path, trust=trust)
+        config = validate(data)
+        consent.check(consent.section_names(config), signatures, folder=path, trust=trust)
+        return run, config
+
+    def read(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the configuration as plain data, not validated, and its signatures; no code that it names is run.
 
         Raises:
             CheckpointError: If the folder holds no run.
         """
-        file = path / "config.yaml"
+        file = self.path / "config.yaml"
         try:
-            data = read_yaml(file).get("config")
+            record = read_yaml(file)
         except ConfigError as error:
             raise _no_run(error.reason) from error
-        if not isinstance(data, Mapping):
+        data, signatures = record.get("config"), record.get("signatures") or []
+        if not isinstance(data, dict) or not isinstance(signatures, list):
             raise _no_run(f"{file} has no section `config`.")
-        return cls(path), validate(data)
+        if not isinstance(data.get("plugins", []), list):
+            raise _no_run(f"The plugins in {file} are no list.")
+        return data, list(map(str, signatures))
 
     @property
     def checkpoints(self) -> Path:

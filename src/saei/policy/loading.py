@@ -135,6 +135,7 @@ def _trained(config: ModelConfig, path: str) -> Any:
         model, found = AutoModelForImageTextToText.from_pretrained(
             path,
             revision=config.revision,
+            trust_remote_code=False,
             dtype=config.dtype,
             attn_implementation=config.attention,
             ignore_mismatched_sizes=True,
@@ -150,7 +151,8 @@ def _built(config: ModelConfig, path: str, device: str, untrained: Untrained) ->
     from transformers import AutoConfig
 
     try:
-        return build(AutoConfig.from_pretrained(path, revision=config.revision), config, device, untrained)
+        settings = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
+        return build(settings, config, device, untrained)
     except Exception as error:  # each configuration has its own ways to be none
         raise _not_loadable(config, "the configuration of an image-text-to-text model", error) from error
 
@@ -291,7 +293,14 @@ def _not_found(config: ModelConfig, reason: str) -> ModelError:
 
 
 def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return ModelError(
+            "saei runs no code that a model's folder brings.",
+            reason=f"'{config.path}' has a model class of its own.",
+            remedy="Give a model whose class is part of transformers.",
+        )
+    first_line = text.splitlines()[0] if text else ""
     return ModelError(
         f"model.path has to hold {what}.",
         reason=f"'{config.path}' raised {type(error).__name__}: {first_line}",

@@ -42,6 +42,8 @@ class Judge(Section):
         parallel: Requests at once.
     """
 
+    needs_consent = True
+
     url: str
     model: str
     key_variable: str | None = None
