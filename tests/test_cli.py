@@ -195,7 +195,7 @@ def png_header(width: int, height: int) -> bytes:
     ids=["does not open", "enormous", "empty", "missing column", "missing file"],
 )
 def test_bad_data(train: Callable[..., Said], spoil: Callable[[Path], object], expected: tuple[str, ...]) -> None:
-    file = write_data(Path("data"), 1)
+    file = write_data(Path("data"), 2)
     spoil(file)
     refused(train("--data", file), *expected)
 
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_another_model(saei: Callable[..., Said], finished: Path
     (checkpoint / "trainer.pt").write_bytes(b"damaged")
     refused(saei("train", "--resume", run, "--steps", 3), "trainer.pt has to be readable")
     shutil.rmtree(checkpoint)
-    refused(saei("train", "--resume", run, "--steps", 3), "newest checkpoint", "none")
+    refused(saei("train", "--resume", run, "--steps", 3), "newest checkpoint", "they were deleted")
 
 
 def test_list_and_its_json(saei: Callable[..., Said]) -> None:

@@ -124,7 +124,7 @@ def test_a_precision_called_no_needs_no_quotes() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["1e5", "1:30", "no", "2026-01-01", "0o17", "null", "=", "<<", "", "0x1f", "1_000", "é😀", "a: b", "-", "'", 1e-7, 1e22],
+    ["1e5", "1:30", "no", "2026-01-01", "0o17", "null", "=", "<<", "", "0x1f", "1_000", "é😀", "a: b", "-", 1e-7, 1e22],
 )  # fmt: skip
 def test_what_is_written_reads_back_the_same_also_by_others(value: object, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
@@ -200,7 +200,7 @@ def test_numbers_are_finite_in_every_field(value: str) -> None:
         ("attack.step=true", ["attack.step", "true"]),
         ("training.steps=1:30", ["training.steps", "'1:30'"]),
         ("training.steps=10000000000", ["training.steps"]),
-        ("model={min_pixels: 20, max_pixels: 10}", ["model", "20 is above 10"]),
+        ("model={min_pixels: 20, max_pixels: 10}", ["model", "model.min_pixels is 20"]),
         ("model.device=tpu9", ["model.device", "cuda:0"]),
         ("model.device=gpu", ["model.device", "Known: auto, cpu, cuda"]),
         ("model.path=''", ["model.path"]),

@@ -37,7 +37,7 @@ MAX_AREA = 2**30
 MOST_STEPS = 10_000_000
 MOST_TOKENS = 2**20
 COLDEST = 0.001
-DEVICES = ("auto", "cpu", "cuda", "hpu", "mlu", "mps", "musa", "npu", "xla", "xpu")
+DEVICES = ("auto", "cpu", "cuda", "hpu", "mlu", "mps", "musa", "npu", "xpu")
 
 _UNWRITABLE = re.compile("[\\0\ud800-\udfff]")
 
@@ -127,20 +127,16 @@ class ModelConfig(Section):
         return device
 
     @model_validator(mode="after")
-    def _has_an_area(self) -> Self:
-        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
-            raise ValueError(
-                "No picture is as large as model.min_pixels and as small as model.max_pixels: "
-                f"{self.min_pixels} is above {self.max_pixels}. Exchange them or leave one out."
-            )
-        return self
-
-    @model_validator(mode="after")
     def _something_to_train(self) -> Self:
         if self.freeze and self.lora is not None:
             raise ValueError(
                 "Under model.lora all weights are frozen and only adapters are trained. Leave model.freeze out; "
                 "model.lora.vision and model.lora.target_modules say where adapters are."
+            )
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"The smallest area of a picture is at most the largest, and model.min_pixels is {self.min_pixels}, "
+                f"model.max_pixels {self.max_pixels}. Lower the one or raise the other."
             )
         if set(self.freeze) == {"vision", "projector", "language"}:
             raise ValueError("Something has to be trained. Leave a part out of model.freeze, or set model.lora.")

@@ -153,7 +153,7 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
             raise _Refused(f"it is nested more than {MAX_DEPTH} deep")
         if self._values > MAX_VALUES:
             raise _Refused(f"it has more than {MAX_VALUES} values")
-        node: Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: Node | None = super().compose_node(parent, index)
         self._depth -= 1
         if anchor is not None and not alias:
             self._anchored[anchor] = self._values - before
@@ -168,18 +168,14 @@ for _name, _pattern, _first in (
     ("merge", re.compile("<<"), "<"),
 ):
     # fullmatch, since `match` takes a number for the beginning of a longer word.
-    _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-        _TAG + _name, re.compile(f"(?:{_pattern.pattern})$"), list(_first)
-    )
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern.pattern})$"), list(_first))
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what this reader or one of YAML 1.1 would take for more than text."""
 
 
-_Dumper.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    _TAG + "float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789")
-)
+_Dumper.add_implicit_resolver(_TAG + "float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+.0123456789"))
 
 
 def _plain(node: Node, depth: int = 0) -> Any:

@@ -22,7 +22,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from saei.errors import ConfigError, PluginLoadError, nearest, shown
+from saei.errors import ConfigError, PluginLoadError, cause_of, nearest, shown
 from saei.strategy import Open, Strategy, StrategyConfig
 
 KINDS: Mapping[str, str] = {
@@ -125,10 +125,10 @@ def load(kind: str, name: str) -> type[Strategy]:
     point = EntryPoint(name=name, value=entry.target, group=KINDS[kind])
     try:
         cls = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise PluginLoadError(
             f"The {kind} '{name}' has to be importable.",
-            reason=f"{entry.target} of {entry.origin} raised {type(error).__name__}: {error}.",
+            reason=f"{entry.target} of {entry.origin}: {cause_of(error)}.",
             remedy=f"Mend or uninstall {entry.origin}.",
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind == kind and cls.name() == name):
@@ -146,17 +146,16 @@ def load_plugin(plugin: str) -> None:
     Raises:
         PluginLoadError: If the file is missing or does not import, from the cause.
     """
-    remedy = "Give the path of a Python file or the name of an importable module."
     try:
         if not plugin.endswith(".py"):
             importlib.import_module(plugin)
             return
         load_file(Path(plugin))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever the file does when it is imported
         raise PluginLoadError(
-            f"The plugin '{plugin}' has to be importable.",
-            reason=f"{type(error).__name__}: {error}.",
-            remedy=remedy,
+            f"The plugin '{shown(plugin)}' has to be importable.",
+            reason=f"{cause_of(error)}.",
+            remedy="Mend that line, or give the path of a Python file or the name of an importable module.",
         ) from error
 
 

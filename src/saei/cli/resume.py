@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saei.cli.options import first_process
-
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
@@ -24,11 +22,11 @@ MAY_CHANGE = (
 def continued(
     folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
-    """Return a run and its configuration, with what was asked to change and may; the run's record is updated.
+    """Return a run and its configuration, with what was asked to change and may.
 
     Raises:
         ConfigError: If another field would change, or the run is complete.
-        CheckpointError: If the folder is no run or has no checkpoint.
+        CheckpointError: If the folder is no run, or the checkpoints of one that had some are gone.
     """
     from saei.config import RunConfig, dump, validate
     from saei.engine import checkpoint
@@ -49,13 +47,12 @@ def continued(
             reason=f"Changed: {', '.join(refused)}.",
             remedy="Leave these out, or start a new run.",
         )
-    done = checkpoint.step_of(checkpoint.latest(run.checkpoints))
+    start = checkpoint.start_of(run, config)
+    done = 0 if start is None else checkpoint.step_of(start)
     if done >= asked.training.steps:
         raise ConfigError(
             "A run that goes on has steps left.",
             reason=f"{folder} has done {done} of {asked.training.steps}.",
             remedy=f"Train on with --steps, for example --steps {2 * done}.",
         )
-    if different and first_process():
-        run.record(asked)
     return run, asked

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import ModelConfig
+from saei.engine.readiness import check_folder
 from saei.engine.rundir import RunDir, read_jsonl
 from saei.engine.sifting import DROPPED, Looked
 from saei.errors import CheckpointError, ConfigError
@@ -39,24 +40,11 @@ class EvaluationDir:
         Raises:
             ConfigError: If the folder belongs to another evaluation or cannot be written.
         """
-        file = self.path / SETTINGS
-        if file.exists():
-            different = changed(self.settings(), settings)
-            if different:
-                raise ConfigError(
-                    "An evaluation goes on with the settings that it began with.",
-                    reason=f"{self.path} has other {', '.join(different)}.",
-                    remedy="Give the settings of before, or another --output.",
-                )
+        self.check(settings)
+        if (self.path / SETTINGS).exists():
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if any((self.path / name).exists() for name in (ANSWERS, "config.yaml")):
-                raise ConfigError(
-                    "An evaluation needs a folder of its own.",
-                    reason=f"{self.path} holds a run, or answers without {SETTINGS}.",
-                    remedy="Give another --output.",
-                )
             self._replace(SETTINGS, json.dumps(settings, indent=2))
         except OSError as error:
             raise ConfigError(
@@ -64,6 +52,28 @@ class EvaluationDir:
                 reason=f"{self.path}: {error}.",
                 remedy="Give another --output.",
             ) from error
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse what ``begin`` would refuse; nothing is made.
+
+        Raises:
+            ConfigError: If the folder belongs to another evaluation or to a run, or cannot be written.
+        """
+        if (self.path / SETTINGS).exists():
+            different = changed(self.settings(), settings)
+            if different:
+                raise ConfigError(
+                    "An evaluation goes on with the settings that it began with.",
+                    reason=f"{self.path} has other {', '.join(different)}.",
+                    remedy="Give the settings of before, or another --output.",
+                )
+        elif any((self.path / name).exists() for name in (ANSWERS, "config.yaml")):
+            raise ConfigError(
+                "An evaluation needs a folder of its own.",
+                reason=f"{self.path} holds a run, or answers without {SETTINGS}.",
+                remedy="Give another --output.",
+            )
+        check_folder(self.path)
 
     def settings(self) -> dict[str, Any]:
         """Return what the evaluation began with.

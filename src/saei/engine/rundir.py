@@ -23,6 +23,10 @@ RECORDED = ("saei", "torch", "transformers", "accelerate", "numpy")
 """Distributions whose versions a run records."""
 
 
+ENGINE = "saei"
+"""The engine that can resume a run; others record their own names."""
+
+
 class RunDir:
     """The folder of a run.
 
@@ -34,15 +38,19 @@ class RunDir:
         self.path = path
 
     @classmethod
-    def create(cls, config: RunConfig) -> RunDir:
+    def create(cls, config: RunConfig, *, engine: str = ENGINE) -> RunDir:
         """Make a new run's folder and write its resolved configuration.
+
+        Args:
+            config: The run's configuration.
+            engine: Who trains.
 
         Raises:
             ConfigError: If the folder holds a run already or cannot be written.
         """
         cls.check_new(config)
         run = cls(config.output.root / (config.output.name or _new_name(config)))
-        run.record(config)
+        run.record(config, engine=engine)
         return run
 
     @staticmethod
@@ -56,13 +64,16 @@ class RunDir:
             return
         path = config.output.root / config.output.name
         if (path / "config.yaml").exists():
+            goes_on = RunDir(path).engine == ENGINE
             raise ConfigError(
                 "A run needs a folder of its own.",
                 reason=f"{path} holds a run already.",
-                remedy=f"Continue it with `saei train --resume {path}`, or give another --name.",
+                remedy=f"Continue it with `saei train --resume {path}`, or give another --name."
+                if goes_on
+                else "Give another --name.",
             )
 
-    def record(self, config: RunConfig) -> None:
+    def record(self, config: RunConfig, *, engine: str = ENGINE) -> None:
         """Write the resolved configuration with versions and git revision, also when a resumed run changed it.
 
         Raises:
@@ -72,6 +83,7 @@ class RunDir:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             record = {
                 "config": dump(config),
+                "engine": engine,
                 "versions": versions(),
                 "git": _git_revision(),
                 "signatures": consent.sign(config),
@@ -112,17 +124,22 @@ class RunDir:
         Raises:
             CheckpointError: If the folder holds no run.
         """
-        file = self.path / "config.yaml"
-        try:
-            record = read_yaml(file)
-        except ConfigError as error:
-            raise _no_run(error.reason) from error
+        file, record = self.path / "config.yaml", self._record()
         data, signatures = record.get("config"), record.get("signatures") or []
         if not isinstance(data, dict) or not isinstance(signatures, list):
             raise _no_run(f"{file} has no section `config`.")
         if not isinstance(data.get("plugins", []), list):
             raise _no_run(f"The plugins in {file} are no list.")
         return data, list(map(str, signatures))
+
+    @property
+    def engine(self) -> str:
+        """Who trained it; runs of before this was recorded are taken for our own.
+
+        Raises:
+            CheckpointError: If the folder holds no run.
+        """
+        return str(self._record().get("engine", ENGINE))
 
     @property
     def checkpoints(self) -> Path:
@@ -164,6 +181,12 @@ class RunDir:
                 temporary = file.with_suffix(".tmp")
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
                 os.replace(temporary, file)
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except ConfigError as error:
+            raise _no_run(error.reason) from error
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

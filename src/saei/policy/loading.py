@@ -13,7 +13,7 @@ import torch
 
 from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.data.hub import hub_answers
-from saei.errors import ModelError, SaeiError
+from saei.errors import ConfigError, ModelError, SaeiError
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
 from saei.policy.checkpointing import checkpoint_layers
@@ -276,8 +276,21 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
 
 
 def device_of(config: ModelConfig) -> str:
-    """Return the device that a model is loaded onto."""
+    """Return the device that a model is loaded onto.
+
+    Raises:
+        ConfigError: If this machine has no such device.
+    """
     if config.device != "auto":
+        kind, _, number = config.device.partition(":")
+        module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+        count = int(getattr(module, "device_count", lambda: 1)()) if module is not None and module.is_available() else 0
+        if int(number or 0) >= count:
+            raise ConfigError(
+                "A model is loaded onto a device that this machine has.",
+                reason=f"model.device is '{config.device}', and torch sees {count} of kind {kind}.",
+                remedy="Leave model.device at auto, or install the build of torch that knows the device.",
+            )
         return config.device
     if torch.cuda.is_available():
         return "cuda"

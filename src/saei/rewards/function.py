@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from saei.errors import PluginLoadError, TrainingError, shown
+from saei.errors import PluginLoadError, TrainingError, cause_of, shown
 from saei.registry import load_file
 from saei.rewards.base import Reward
 from saei.strategy import StrategyConfig
@@ -68,11 +68,11 @@ class Function(Reward):
             grade = found if isinstance(found, Grade) else Grade(float(found), float(found) >= self.config.correct_from)
             if not math.isfinite(grade.reward):
                 raise ValueError(f"the reward is {grade.reward}")
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whatever the function does
             raise TrainingError(
                 "A reward function has to return a finite number or a Grade for every response.",
-                reason=f"{self.config.path} on example {example.id} with the response '{shown(text)}': "
-                f"{type(error).__name__}: {error}.",
+                reason=f"{shown(self.config.path)} on example {shown(example.id)} with the response '{shown(text)}': "
+                f"{cause_of(error)}.",
                 remedy="Mend the function, and resume the run.",
             ) from error
         return grade
@@ -85,10 +85,10 @@ def _load(path: str) -> Callable[..., Any]:
         function = getattr(module, name)
         if not callable(function):
             raise TypeError(f"it is a {type(function).__name__}, which cannot be called")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise PluginLoadError(
-            f"The reward function '{path}' has to be importable.",
-            reason=f"{type(error).__name__}: {error}.",
-            remedy="Give `module:function` of an installed module, or `./file.py:function`.",
+            f"The reward function '{shown(path)}' has to be importable.",
+            reason=f"{cause_of(error)}.",
+            remedy="Mend that line, or give `module:function` of an installed module, or `./file.py:function`.",
         ) from error
     return function  # type: ignore[no-any-return]
