@@ -21,9 +21,9 @@ from saei.types import Example, Grade
 class Function(Reward):
     """The value of a Python function, named by where it is imported from.
 
-    .. code-block:: python
-
-        def reward(example: Example, text: str, *, truncated: bool) -> float | Grade: ...
+    ```python
+    def reward(example: Example, text: str, *, truncated: bool) -> float | Grade: ...
+    ```
 
     A number is the reward; a ``Grade`` says also which answer was read and whether it is right. What the function
     raises, and a reward that is not finite, stops the run with the example and the response.
