@@ -11,7 +11,7 @@ _LITERAL = re.compile(r"(?<=\S)::\n\n((?:[ ]*\n|[ ]{2,}.*(?:\n|$))+)")
 _ADMONITION = re.compile(r"^\.\. (note|warning|tip|important)::[ ]*(.*\n(?:[ ]*\n|[ ]+.*(?:\n|$))*)", re.MULTILINE)
 _ROLE = re.compile(r":(?:[a-z]+:)*[a-z]+:`~?([^`<]+?)(?: <[^>]*>)?`")
 _LINK = re.compile(r"`([^`<]+?) <([^>]+)>`__?")
-_SECTIONS = "Args|Arguments|Attributes|Examples?|Keyword Args|Notes?|Raises|References|Returns|See Also|Warnings?|Yields"
+_SECTIONS = "Args|Attributes|Examples?|Keyword Args|Notes?|Raises|References|Returns|See Also|Warnings?|Yields"
 _SECTION = re.compile(rf"^({_SECTIONS}):\n((?:[ ]*\n|[ ]+.*(?:\n|$))+)", re.MULTILINE)
 _ITEM = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?:[ ]", re.MULTILINE)
 
