@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, TypeVar
@@ -138,6 +138,20 @@ def load(kind: str, name: str) -> type[Strategy]:
             remedy=f"Correct the entry point of {entry.origin}.",
         )
     return cls
+
+
+def registered_here(kind: str, name: str) -> bool:
+    """Return whether a strategy was registered in this process, by a plugin or a notebook."""
+    return (kind, name) in _registered
+
+
+def source_of(kind: str, name: str) -> tuple[str, str]:
+    """Return the distribution that provides a strategy, and its version; "unknown" for what does not say."""
+    origin = next((entry.origin for entry in _installed_entries(kind) if entry.name == name), "unknown")
+    try:
+        return origin, version(origin)
+    except PackageNotFoundError:
+        return origin, "unknown"
 
 
 def load_plugin(plugin: str) -> None:

@@ -137,11 +137,6 @@ def _run_of(folder: Path) -> Path:
     return folder.absolute().parents[1] if os.path.isfile(folder / "trainer.pt") else folder
 
 
-def first_process() -> bool:
-    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def examples(*commands: str) -> str:
     """Return the text below a help page."""
     return "\n\n".join(["Examples:", *commands])
