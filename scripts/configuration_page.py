@@ -50,7 +50,7 @@ def _with_table(text: str, heading: str, rows: list[Row]) -> str:
     if found:
         part = part[: found.start()] + table + part[found.end() :]
     elif rows:
-        part += f"\n{table}"
+        part = part.rstrip("\n") + f"\n\n{table}"
     return f"{before}\n### {heading}\n{part}{after}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -180,6 +181,20 @@ def test_the_base_is_named_so_that_other_folders_find_it(
         said = json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"]
         assert Path(said).is_absolute()
         assert Path(said).samefile(expected)
+
+
+def test_the_card_names_a_hub_id_and_no_path(base: Path, tmp_path: Path) -> None:
+    """``adapter_config.json`` has to name a path where the base is a folder; what is published has none."""
+    policy = load(base, lora={})
+    policy.save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert str(base) not in card
+    assert "base_model" not in card
+    assert "More Information Needed" not in card
+    wrapper = policy.parts.adapter
+    wrapper.peft_config[wrapper.active_adapter].base_model_name_or_path = "someone/a-model"
+    policy.save(tmp_path)
+    assert ModelCard.load(tmp_path / "README.md").data.base_model == "someone/a-model"
 
 
 # Where adapters are

@@ -12,7 +12,6 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from saei import registry
 from saei.builtin.architecture import build_image_processor
 from saei.data.bars import Bars
 from saei.policy.loading import Parts
+from saei.registry import Entry
 
 SMALL = (
     "evaluation.examples=2",
@@ -195,7 +195,7 @@ def png_header(width: int, height: int) -> bytes:
     ids=["does not open", "enormous", "empty", "missing column", "missing file"],
 )
 def test_bad_data(train: Callable[..., Said], spoil: Callable[[Path], object], expected: tuple[str, ...]) -> None:
-    file = write_data(Path("data"), 1)
+    file = write_data(Path("data"), 2)
     spoil(file)
     refused(train("--data", file), *expected)
 
@@ -275,7 +275,7 @@ def test_a_checkpoint_of_another_model(saei: Callable[..., Said], finished: Path
     (checkpoint / "trainer.pt").write_bytes(b"damaged")
     refused(saei("train", "--resume", run, "--steps", 3), "trainer.pt has to be readable")
     shutil.rmtree(checkpoint)
-    refused(saei("train", "--resume", run, "--steps", 3), "newest checkpoint", "none")
+    refused(saei("train", "--resume", run, "--steps", 3), "newest checkpoint", "they were deleted")
 
 
 def test_list_and_its_json(saei: Callable[..., Said]) -> None:
@@ -291,9 +291,11 @@ def test_list_and_its_json(saei: Callable[..., Said]) -> None:
 
 def test_list_check_names_the_broken(saei: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     assert saei("list", "--check").code == 0
-    points = registry._points
-    broken = EntryPoint(name="ghost", value="not_there:Ghost", group="saei.attacks")
-    monkeypatch.setattr(registry, "_points", lambda kind: [*points(kind), *([broken] if kind == "attack" else [])])
+    entries = registry._installed_entries
+    broken = Entry("attack", "ghost", "nobody", "not_there:Ghost")
+    monkeypatch.setattr(
+        registry, "_installed_entries", lambda kind: [*entries(kind), *([broken] if kind == "attack" else [])]
+    )
     assert saei("list").code == 0
     said = saei("list", "--check")
     assert said.code == 2

@@ -214,7 +214,7 @@ def test_a_files_plugins_are_found_beside_it(file: Path, tmp_path: Path) -> None
         ("attack=pdg", ["sampler.intervention.attack: ", "'pdg'", "Did you mean 'pgd'?", "fgsm, noise, pgd"]),
         ("objective.terms=[nope]", ["objective.terms.0: ", "'nope'", "entropy-bonus, kl"]),
         ("training.steps=many", ["training.steps: ", "valid integer", "'many'", "saei show training"]),
-        ("training.steps=0", ["training.steps: ", "greater than 0", "Got 0"]),
+        ("training.steps=0", ["training.steps: ", "greater than or equal to 1", "Got 0"]),
         ("attack.step=1/0", ["sampler.intervention.attack.step: ", "fraction", "'1/0'"]),
         ("entropy.temperature=warm", ["entropy.temperature: ", "'sampling'", "valid number", "'warm'"]),
         ("gate=5", ["sampler.intervention.gate: ", "A gate is a name or a mapping", "5", "always, zero-variance"]),

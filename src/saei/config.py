@@ -5,23 +5,22 @@ Strategies are open fields: nothing here knows one by more than its name, and no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from saei.config_errors import explain
-from saei.errors import PluginLoadError, shown
+from saei.errors import ConfigError, PluginLoadError, nearest, shown
 from saei.registry import (
     ObjectiveField,
     RewardField,
@@ -31,6 +30,16 @@ from saei.registry import (
     load_plugin,
 )
 from saei.strategy import Section, strategy_kind
+
+MAX_AREA = 2**30
+"""Pixels of a picture, beyond what any vision tower sees."""
+
+MOST_STEPS = 10_000_000
+MOST_TOKENS = 2**20
+COLDEST = 0.001
+DEVICES = ("auto", "cpu", "cuda", "hpu", "mlu", "mps", "musa", "npu", "xpu")
+
+_UNWRITABLE = re.compile("[\\0\ud800-\udfff]")
 
 BUILTIN = "builtin"
 BUILTIN_LOCK_IN = "builtin:lock-in"
@@ -52,8 +61,8 @@ class LoraConfig(Section):
         vision: Look for them in the vision tower and the projector, too.
     """
 
-    rank: PositiveInt = 8
-    alpha: PositiveFloat = 16.0
+    rank: int = Field(default=8, ge=1, le=16_384)
+    alpha: float = Field(default=16.0, gt=0.0, le=1e6)
     dropout: NonNegativeFloat = 0.0
     target_modules: tuple[str, ...] | None = None
     vision: bool = False
@@ -96,8 +105,8 @@ class ModelConfig(Section):
             the processor makes several of it, is scaled down to 4194304 where this is None.
     """
 
-    path: str = BUILTIN
-    revision: str | None = None
+    path: str = Field(default=BUILTIN, min_length=1)
+    revision: str | None = Field(default=None, min_length=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -105,9 +114,20 @@ class ModelConfig(Section):
     lora: LoraConfig | None = None
     gradient_checkpointing: tuple[Literal["vision", "language"], ...] = ()
     shared_prefix: bool = True
-    threads: PositiveInt | None = None
-    min_pixels: PositiveInt | None = None
-    max_pixels: PositiveInt | None = None
+    threads: int | None = Field(default=None, ge=1, le=4096)
+    min_pixels: int | None = Field(default=None, ge=1, le=MAX_AREA)
+    max_pixels: int | None = Field(default=None, ge=1, le=MAX_AREA)
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        kind, colon, number = device.partition(":")
+        if kind not in DEVICES or (colon and (kind == "auto" or not re.fullmatch(r"\d{1,3}", number))):
+            raise ValueError(
+                "A device is a kind, with a number where there are several, such as cuda:0. "
+                f"{nearest(kind, DEVICES)} Got {shown(repr(device))}"
+            )
+        return device
 
     @model_validator(mode="after")
     def _something_to_train(self) -> Self:
@@ -138,11 +158,20 @@ class SamplingConfig(Section):
         top_k: Only for evaluation, likewise.
     """
 
-    temperature: NonNegativeFloat = 1.0
-    max_new_tokens: PositiveInt = 48
-    max_prompt_tokens: PositiveInt | None = None
+    temperature: float = Field(default=1.0, ge=0.0, le=100.0)
+    max_new_tokens: int = Field(default=48, ge=1, le=MOST_TOKENS)
+    max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: PositiveInt | None = None
+    top_k: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_or_warm(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(
+                f"Logits are divided by the temperature, which overflows below {COLDEST}. 0 is greedy, in evaluations"
+            )
+        return temperature
 
 
 class EntropyConfig(Section):
@@ -152,7 +181,10 @@ class EntropyConfig(Section):
         temperature: ``sampling`` is the policy as it samples; a number divides the logits instead.
     """
 
-    temperature: Literal["sampling"] | PositiveFloat = "sampling"
+    temperature: Literal["sampling"] | Annotated[float, Field(ge=COLDEST, le=100.0)] = "sampling"
+
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimizerConfig(Section):
@@ -167,12 +199,12 @@ class OptimizerConfig(Section):
         warmup_steps: Optimiser steps over which it rises from 0.
     """
 
-    lr: PositiveFloat = 3e-4
-    weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    lr: float = Field(default=3e-4, gt=0.0, le=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=100.0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     max_grad_norm: PositiveFloat = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
 
 
 class TrainingConfig(Section):
@@ -199,11 +231,11 @@ class TrainingConfig(Section):
             used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
     """
 
-    steps: PositiveInt = 80
-    prompts_per_step: PositiveInt = 8
-    ppo_epochs: PositiveInt = 1
-    minibatch_groups: PositiveInt | None = None
-    micro_groups: PositiveInt | None = None
+    steps: int = Field(default=80, ge=1, le=MOST_STEPS)
+    prompts_per_step: int = Field(default=8, ge=1, le=65_536)
+    ppo_epochs: int = Field(default=1, ge=1, le=1000)
+    minibatch_groups: int | None = Field(default=None, ge=1, le=65_536)
+    micro_groups: int | None = Field(default=None, ge=1, le=65_536)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -224,12 +256,12 @@ class EvaluationConfig(Section):
         adversarial_images: Adversarial images kept as PNG per evaluation.
     """
 
-    every: PositiveInt = 10
-    examples: PositiveInt = 64
-    responses: PositiveInt = 4
-    probe_examples: PositiveInt = 16
-    probe_responses: PositiveInt = 12
-    adversarial_images: NonNegativeInt = 2
+    every: int = Field(default=10, ge=1, le=MOST_STEPS)
+    examples: int = Field(default=64, ge=1, le=1_000_000)
+    responses: int = Field(default=4, ge=1, le=4096)
+    probe_examples: int = Field(default=16, ge=1, le=1_000_000)
+    probe_responses: int = Field(default=12, ge=1, le=4096)
+    adversarial_images: int = Field(default=2, ge=0, le=10_000)
 
 
 class OutputConfig(Section):
@@ -247,8 +279,8 @@ class OutputConfig(Section):
 
     root: Path = Path("runs")
     name: str | None = None
-    checkpoint_every: PositiveInt = 20
-    keep_checkpoints: PositiveInt = 2
+    checkpoint_every: int = Field(default=20, ge=1, le=MOST_STEPS)
+    keep_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
     trackers: tuple[str, ...] = ()
     project: str | None = None
 
@@ -299,7 +331,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     plugins: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -338,6 +370,7 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
         ConfigError: With one line per field that is wrong.
         PluginLoadError: If a strategy or plugin that was asked for does not import.
     """
+    _check_text(data)
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
@@ -347,6 +380,27 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
             if isinstance(cause, PluginLoadError):
                 raise cause from cause.__cause__
         raise explain(RunConfig, data, found) from error
+
+
+def _check_text(data: Any, path: str = "") -> None:
+    """Refuse text that no file could be named by or hold.
+
+    Raises:
+        ConfigError: If a text has a NUL character or half of a surrogate pair, as bytes that are no UTF-8 become.
+    """
+    if isinstance(data, Mapping):
+        for name, value in data.items():
+            _check_text(name, path)
+            _check_text(value, f"{path}.{name}" if path else str(name))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            _check_text(value, path)
+    elif isinstance(data, str) and _UNWRITABLE.search(data):
+        raise ConfigError(
+            "Text in a configuration is UTF-8 without NUL characters.",
+            reason=f"{path or 'A key'} is {shown(data)}.",
+            remedy="Write it with other characters.",
+        )
 
 
 def dump(config: RunConfig) -> dict[str, Any]:

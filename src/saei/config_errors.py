@@ -8,9 +8,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from saei.errors import ConfigError, nearest
+from saei.errors import ConfigError, nearest, shown
 from saei.registry import entries, load
 from saei.strategy import Open, default_type, section_of, strategy_kind, typed
+
+MOST_LINES = 20
+"""Wrong fields that are named at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +23,27 @@ class _Place:
     Attributes:
         path: Dotted, as ``--set`` takes it; empty for the whole configuration.
         section: What holds the field; None below a field that is no section.
-        shown: The strategy or section that ``saei show`` explains.
+        topic: The strategy or section that ``saei show`` explains.
     """
 
     path: str
     section: type[BaseModel] | None
-    shown: str
+    topic: str
 
 
 def explain(root: type[BaseModel], data: Mapping[str, Any], errors: list[Any]) -> ConfigError:
     """Return one error with one line per field; what the members of a union say is one line."""
     lines: dict[str, list[str]] = {}
-    shown: dict[str, None] = {}
+    topics: dict[str, None] = {}
     for item in errors:
         place = _locate(root, data, item["loc"])
         lines.setdefault(place.path, []).append(_message(item, place))
-        if place.shown:
-            shown[f"`saei show {place.shown}`"] = None
+        if place.topic:
+            topics[f"`saei show {place.topic}`"] = None
     problems = [f"{path}: {' Or: '.join(said)}" if path else " ".join(said) for path, said in lines.items()]
-    return ConfigError("\n".join(problems), remedy=f"The fields: {', '.join(shown)}." if shown else "")
+    if len(problems) > MOST_LINES:
+        problems[MOST_LINES:] = [f"And {len(problems) - MOST_LINES} more."]
+    return ConfigError("\n".join(problems), remedy=f"The fields: {', '.join(topics)}." if topics else "")
 
 
 def _message(item: Any, place: _Place) -> str:
@@ -51,7 +56,7 @@ def _message(item: Any, place: _Place) -> str:
     if item["type"] == "missing":
         return "This field is required."
     message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
-    return f"{message}." if item["type"] == "value_error" else f"{message}. Got {item['input']!r}."
+    return f"{message}." if item["type"] == "value_error" else f"{message}. Got {shown(repr(item['input']))}."
 
 
 def _where_interventions_are(place: _Place) -> str:
@@ -65,7 +70,7 @@ def _where_interventions_are(place: _Place) -> str:
 def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Place:
     """Follow a location through sections and strategies, as far as it names fields."""
     section: type[BaseModel] | None = root
-    shown, path, item_kind = "", [], None
+    topic, path, item_kind = "", [], None
     for word in loc:
         data = _below(data, word)
         if isinstance(word, int):
@@ -73,20 +78,20 @@ def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Pl
         elif section is None:
             break
         elif word not in section.model_fields:
-            path.append(word)
+            path.append(shown(word))
             break
         else:
             kind, default = strategy_kind(section, word), default_type(section, word)
             annotation = section.model_fields[word].annotation
             item_kind = _item_kind(annotation)
             section = section_of(annotation)
-            shown = shown or (word if section else "")
+            topic = topic or (word if section else "")
         path.append(str(word))
         if kind:
             mapping = typed(data, default) or {}
             known = mapping.get("type") in [entry.name for entry in entries(kind)]
-            section, shown = (load(kind, mapping["type"]).Config, mapping["type"]) if known else (None, "")
-    return _Place(".".join(path), section, shown)
+            section, topic = (load(kind, mapping["type"]).Config, mapping["type"]) if known else (None, "")
+    return _Place(".".join(path), section, topic)
 
 
 def _below(data: Any, word: int | str) -> Any:

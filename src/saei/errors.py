@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable
+
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
 
 
 class SaeiError(ValueError):
@@ -56,10 +62,27 @@ class TrainingError(SaeiError):
     """A training that cannot go on; what was computed up to the last checkpoint is kept."""
 
 
+def cause_of(error: BaseException) -> str:
+    """Return what other people's code raised, with the file and line of theirs that it came from.
+
+    That is the innermost line outside of saei and of Python's own import machinery, and outside of installed packages
+    where there is such a line: a reward function that gives numpy a bad array is at fault, not numpy.
+    """
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    theirs = [(file, line) for file, line in frames if not file.startswith(("<frozen", _OWN))]
+    own = [place for place in theirs if not place[0].startswith(_INSTALLED)]
+    places = own or theirs
+    if isinstance(error, SyntaxError) and error.filename:
+        places = [(error.filename, error.lineno or 0)]
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = f"{type(error).__name__}: {shown(said, 300)}".rstrip(".: ")
+    return f"{places[-1][0]}, line {places[-1][1]}: {text}" if places else text
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:100], names, n=1)  # its time grows with the square of the length
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names) or 'none'}."
 

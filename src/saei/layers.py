@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from saei.config import RunConfig, validate
+from saei.config_yaml import MAX_DEPTH, parse_value, read_yaml
 from saei.errors import ConfigError, shown
 from saei.registry import load, load_plugin
 from saei.strategy import default_type, section_of, strategy_kind, type_of, typed
@@ -35,19 +36,11 @@ def parse_assignment(text: str) -> dict[str, Any]:
     """
     path, equals, value = text.partition("=")
     words = path.strip().split(".")
-    if not equals or not all(words):
+    if not equals or not all(words) or len(words) > MAX_DEPTH:
         raise ConfigError(
-            "--set takes PATH=VALUE.", reason=f"Got '{text}'.", remedy="For example --set attack.steps=2."
+            "--set takes PATH=VALUE.", reason=f"Got '{shown(text)}'.", remedy="For example --set attack.steps=2."
         )
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"The value of --set {path} has to be YAML.",
-            reason=f"Got '{value}': {' '.join(str(error).split())}.",
-            remedy="Quote it for the shell, for example --set 'advantage={scale: none}'.",
-        ) from error
-    return nested(path.strip(), parsed)
+    return nested(path.strip(), parse_value(value, f"--set {path}"))
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
@@ -177,32 +170,7 @@ def _plugins(layers: Iterable[Mapping[str, Any]], home: Path) -> list[str]:
     for layer in layers:
         value = layer.get("plugins")
         names += [value] if isinstance(value, str) else map(str, value) if isinstance(value, list) else []
-    return [str((home / Path(name).expanduser()).resolve()) if name.endswith(".py") else name for name in names]
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a mapping from a YAML file.
-
-    Raises:
-        ConfigError: If the file is missing, not YAML or not a mapping.
-    """
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            "A configuration has to be a readable YAML file.",
-            reason=f"{file}: {' '.join(str(error).split())}.",
-            remedy="Mend the file, or give another --config.",
-        ) from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(
-            "A configuration file holds a mapping of sections.",
-            reason=f"{file} holds a {type(data).__name__}.",
-            remedy="For example `training: {steps: 40}`; docs/configuration.md has all sections.",
-        )
-    return data
+    return [os.path.realpath(home / os.path.expanduser(name)) if name.endswith(".py") else name for name in names]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from saei.errors import ConfigError, PluginLoadError, nearest
+from saei.errors import ConfigError, PluginLoadError, cause_of, nearest, shown
 from saei.strategy import Open, Strategy, StrategyConfig
 
 KINDS: Mapping[str, str] = {
@@ -97,9 +99,8 @@ def entries(kind: str) -> list[Entry]:
         ConfigError: If two distributions claim the same name.
     """
     found: dict[str, Entry] = {}
-    for point in _points(kind):
-        entry = Entry(kind, point.name, point.dist.name if point.dist else "unknown", point.value)
-        other = found.setdefault(point.name, entry)
+    for entry in _installed_entries(kind):
+        other = found.setdefault(entry.name, entry)
         if other.origin != entry.origin or other.target != entry.target:
             raise _duplicate(kind, entry.name, {other.origin, entry.origin}, [other.target, entry.target])
     for (registered_kind, name), cls in _registered.items():
@@ -119,15 +120,15 @@ def load(kind: str, name: str) -> type[Strategy]:
         return _registered[kind, name]
     known = {entry.name: entry for entry in entries(kind)}
     if name not in known:
-        raise ConfigError(f"'{name}' is not a registered {kind}.", remedy=nearest(name, known))
+        raise ConfigError(f"'{shown(name)}' is not a registered {kind}.", remedy=nearest(name, known))
     entry = known[name]
     point = EntryPoint(name=name, value=entry.target, group=KINDS[kind])
     try:
         cls = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise PluginLoadError(
             f"The {kind} '{name}' has to be importable.",
-            reason=f"{entry.target} of {entry.origin} raised {type(error).__name__}: {error}.",
+            reason=f"{entry.target} of {entry.origin}: {cause_of(error)}.",
             remedy=f"Mend or uninstall {entry.origin}.",
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind == kind and cls.name() == name):
@@ -146,8 +147,11 @@ def registered_here(kind: str, name: str) -> bool:
 
 def source_of(kind: str, name: str) -> tuple[str, str]:
     """Return the distribution that provides a strategy, and its version; "unknown" for what does not say."""
-    dist = next((point.dist for point in _points(kind) if point.name == name), None)
-    return (dist.name, dist.version) if dist else ("unknown", "unknown")
+    origin = next((entry.origin for entry in _installed_entries(kind) if entry.name == name), "unknown")
+    try:
+        return origin, version(origin)
+    except PackageNotFoundError:
+        return origin, "unknown"
 
 
 def load_plugin(plugin: str) -> None:
@@ -156,17 +160,16 @@ def load_plugin(plugin: str) -> None:
     Raises:
         PluginLoadError: If the file is missing or does not import, from the cause.
     """
-    remedy = "Give the path of a Python file or the name of an importable module."
     try:
         if not plugin.endswith(".py"):
             importlib.import_module(plugin)
             return
         load_file(Path(plugin))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever the file does when it is imported
         raise PluginLoadError(
-            f"The plugin '{plugin}' has to be importable.",
-            reason=f"{type(error).__name__}: {error}.",
-            remedy=remedy,
+            f"The plugin '{shown(plugin)}' has to be importable.",
+            reason=f"{cause_of(error)}.",
+            remedy="Mend that line, or give the path of a Python file or the name of an importable module.",
         ) from error
 
 
@@ -176,7 +179,7 @@ def load_file(file: Path) -> ModuleType:
     Raises:
         Exception: Whatever the file raises; the next call runs it anew.
     """
-    path = file.expanduser().resolve()
+    path = Path(os.path.expanduser(file)).resolve()
     name = f"saei_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -209,7 +212,9 @@ def resolve(kind: str, *, optional: bool = False) -> Callable[[object], Strategy
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             names = ", ".join(entry.name for entry in entries(kind))
             article = "An" if kind[0] in "aeiou" else "A"
-            raise ValueError(f"{article} {kind} is a name or a mapping with `type`; got {value!r}. Known: {names}.")
+            raise ValueError(
+                f"{article} {kind} is a name or a mapping with `type`; got {shown(repr(value))}. Known: {names}."
+            )
         return load(kind, value["type"]).Config.model_validate(value)
 
     return validator
@@ -232,10 +237,31 @@ TaskField = Annotated[SerializeAsAny[StrategyConfig], Open("task"), BeforeValida
 TemplateField = Annotated[SerializeAsAny[StrategyConfig], Open("template"), BeforeValidator(resolve("template"))]
 
 
-def _points(kind: str) -> list[EntryPoint]:
+def _installed_entries(kind: str) -> Sequence[Entry]:
     if kind not in KINDS:
-        raise ConfigError(f"'{kind}' is not a kind of strategy.", remedy=nearest(kind, KINDS))
-    return list(entry_points(group=KINDS[kind]))
+        raise ConfigError(f"'{shown(kind)}' is not a kind of strategy.", remedy=nearest(kind, KINDS))
+    return _scan(kind, tuple((folder, _changed_at(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=4 * len(KINDS))
+def _scan(kind: str, state: tuple[tuple[str, int], ...]) -> Sequence[Entry]:
+    """Return a kind's entries of all installed distributions, whose files are all read for it.
+
+    Args:
+        kind: Of strategies.
+        state: Where distributions are looked for, and when something was last installed there.
+    """
+    return [
+        Entry(kind, point.name, point.dist.name if point.dist else "unknown", point.value)
+        for point in entry_points(group=KINDS[kind])
+    ]
+
+
+def _changed_at(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _target(cls: type) -> str:

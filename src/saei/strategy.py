@@ -5,19 +5,36 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from saei.errors import shown
+
+_FRACTION = re.compile(r"[-+]?(?:\d{1,20}/\d{1,20}|(?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][-+]?\d{1,2})?)")
+"""What a text for a fraction may be. Python's own reading takes hours over an exponent of nine digits."""
 
 
-def _fraction(value: object) -> object:
-    return Fraction(str(value)) if isinstance(value, float) and value == value else value
+def fraction(value: object) -> Fraction:
+    """Return the exact number that a text such as ``2/255`` or ``0.05``, or a number, stands for.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(value, Fraction):
+        return value
+    text = str(value).strip()
+    if isinstance(value, str | int | float) and _FRACTION.fullmatch(text):
+        with suppress(ZeroDivisionError):
+            return Fraction(text)
+    raise ValueError(f"A fraction is a number such as 2/255 or 0.05; got {shown(repr(value))}")
 
 
-Frac = Annotated[Fraction, BeforeValidator(_fraction)]
+Frac = Annotated[Fraction, BeforeValidator(fraction)]
 """An exact number, written ``2/255`` in files, on the command line and in dumps."""
 
 
@@ -31,11 +48,13 @@ class Open:
 class Section(BaseModel):
     """A frozen part of a configuration; unknown fields are errors.
 
+    Numbers are finite, and truth values are no numbers.
+
     A mapping for a section or strategy is laid over the field's default, so that ``{"attack": {"steps": 3}}`` is
     three steps of the default attack, and a strategy whose section has defaults of its own keeps the others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     needs_consent: ClassVar[bool] = False
     """Whether the section names code or a server; out of a stranger's folder it is used only on the user's word."""
@@ -53,6 +72,17 @@ class Section(BaseModel):
             elif isinstance(value, Mapping) and strategy_kind(cls, name) and isinstance(default, str):
                 filled[name] = {"type": default, **value}
         return filled
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``true`` where a number is due, which pydantic takes for 1."""
+        values = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(each, bool) for each in values):
+            assert info.field_name is not None
+            if not _takes_truth(cls.model_fields[info.field_name].annotation):
+                raise ValueError(f"Neither true nor false can stand here; got {shown(repr(value))}")
+        return value
 
 
 StrategyClass: TypeAlias = "type[Strategy]"
@@ -149,6 +179,11 @@ def restore(strategy: Strategy, state: Mapping[str, Any]) -> None:
     strategy.load_state_dict(state["own"])
     for name, part in strategy.parts().items():
         restore(part, state["parts"][name])
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Return whether a field of this type may hold a truth value, in a list or a union too."""
+    return annotation in (bool, Any, object) or any(_takes_truth(each) for each in get_args(annotation))
 
 
 def _lay_over(default: Section, value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,9 @@ Ball: TypeAlias = Literal["linf", "l2", "none"]
 StepSpace: TypeAlias = Literal["pixel", "normalised"]
 """What steps and radii are counted in: a key of ``BlockSpace.units``."""
 
+LONGEST: Mapping[StepSpace, int] = {"pixel": 1, "normalised": 20}
+"""Longest sensible step and radius. The pixel range is 1; a model divides it by .05 at the least."""
+
 Criterion: TypeAlias = Callable[[Point], Tensor]
 """Maps a point to ``J_B``, one differentiable value per example."""
 
@@ -79,6 +82,20 @@ class Space:
     name: str
     blocks: tuple[BlockSpace, ...]
     examples: tuple[int, ...]
+
+
+def check_lengths(step_space: StepSpace, **lengths: Fraction | None) -> None:
+    """Check that steps and radii stay within the range of pixel values, for validators of configs.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    for name, length in lengths.items():
+        if length is not None and length > LONGEST[step_space]:
+            raise ValueError(
+                f"A {name} of {length} leaves the range of all pictures, which is {LONGEST[step_space]} in "
+                f"{step_space} units. Steps are fractions of it, such as 2/255"
+            )
 
 
 class Attack(Strategy, ABC):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace
+from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace, check_lengths
 from saei.errors import ModelError
 from saei.strategy import Frac, StrategyConfig
 
@@ -44,6 +44,11 @@ class GradientAttack(Attack):
         direction: Literal["raise", "lower"] = "raise"
         random_start: bool = False
         step_space: StepSpace = "pixel"
+
+        @model_validator(mode="after")
+        def _within_the_range(self) -> Self:
+            check_lengths(self.step_space, step=self.step, radius=self.radius)
+            return self
 
     config: Config
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace
+from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace, check_lengths
 from saei.strategy import Frac, StrategyConfig
 
 
@@ -37,6 +37,11 @@ class Noise(Attack):
         distribution: Literal["signs", "uniform", "gaussian"] = "signs"
         radius: Frac = Field(default=Fraction(2, 255), ge=0)
         step_space: StepSpace = "pixel"
+
+        @model_validator(mode="after")
+        def _within_the_range(self) -> Self:
+            check_lengths(self.step_space, radius=self.radius)
+            return self
 
     config: Config
 

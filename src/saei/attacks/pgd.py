@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeInt
+from pydantic import Field
 
 from saei.attacks.gradient import GradientAttack
 
@@ -24,7 +24,7 @@ class PGD(GradientAttack):
         """
 
         type: Literal["pgd"] = "pgd"
-        steps: NonNegativeInt = 1
+        steps: int = Field(default=1, ge=0, le=1000)
 
     config: Config
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space
+from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, check_lengths
 from saei.attacks.gradient import example_gradients
 from saei.errors import ConfigError, nearest
 from saei.strategy import Frac, StrategyConfig
@@ -91,14 +91,14 @@ class Torchattacks(Attack):
 
         type: Literal["torchattacks"] = "torchattacks"
         name: str
-        eps: Frac | None = Field(default=None, ge=0)
-        alpha: Frac | None = Field(default=None, ge=0)
-        steps: NonNegativeInt | None = None
-        decay: Frac | None = Field(default=None, ge=0)
+        eps: Frac | None = Field(default=None, ge=0, le=10_000)
+        alpha: Frac | None = Field(default=None, ge=0, le=10_000)
+        steps: int | None = Field(default=None, ge=0, le=1000)
+        decay: Frac | None = Field(default=None, ge=0, le=10)
         random_start: bool | None = None
-        N: PositiveInt | None = None
-        beta: Frac | None = Field(default=None, ge=0)
-        m: PositiveInt | None = None
+        N: int | None = Field(default=None, ge=1, le=1000)
+        beta: Frac | None = Field(default=None, ge=0, le=100)
+        m: int | None = Field(default=None, ge=1, le=100)
         direction: Literal["raise", "lower"] = "raise"
 
         @field_validator("name")
@@ -115,6 +115,8 @@ class Torchattacks(Attack):
         @model_validator(mode="after")
         def _has_fields(self) -> Self:
             own = ALLOWED[self.name]
+            if self.name != "PGDL2":  # whose ball is an l2 one: its radius grows with the picture
+                check_lengths("pixel", eps=self.eps, alpha=self.alpha)
             fields = type(self).model_fields.keys() - {"type", "name", "direction"}
             given = {name for name in fields if getattr(self, name) is not None}
             unknown = sorted(given - own.keys() - ({"steps"} if self.steps == 0 else set()))

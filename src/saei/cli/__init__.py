@@ -10,23 +10,27 @@ import typer
 
 from saei import __version__
 from saei.cli import bench, build_tiny, data, demo, doctor, evaluate, init, list_, show, train
+from saei.cli.commands import Command, Group
 from saei.cli.options import FLAG, examples
 from saei.errors import SaeiError
 
 app = typer.Typer(
     name="saei",
+    cls=Group,
     help="Keep vision-language policies exploring while they learn by reinforcement.",
     epilog=examples("saei demo", "saei train --selector middle-third --attack pgd", "saei show pgd"),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
 )
 app.command(
-    "init", epilog=examples("saei init", "saei init geometry3k-7b-saei-lora", "saei init chartqa-3b-saei my.yaml")
+    "init",
+    cls=Command,
+    epilog=examples("saei init", "saei init geometry3k-7b-saei-lora", "saei init chartqa-3b-saei my.yaml"),
 )(init.init)
 app.command(
     "train",
+    cls=Command,
     epilog=examples(
         "saei train --sampler clean --steps 40",
         "saei train --selector top-k --attack fgsm --set selector.share=1/5 --set attack.step=4/255",
@@ -36,6 +40,7 @@ app.command(
 )(train.train)
 app.command(
     "eval",
+    cls=Command,
     epilog=examples(
         "saei eval --model runs/bars-mixed-20260101-120000",
         "saei eval --task digits --temperature 0 --responses 1 --json",
@@ -44,28 +49,32 @@ app.command(
         'saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*"',
     ),
 )(evaluate.evaluate)
-app.command("list", epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
-app.command("show", epilog=examples("saei show pgd", "saei show training"))(show.show)
-app.command("demo", epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
+app.command("list", cls=Command, epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
+app.command("show", cls=Command, epilog=examples("saei show pgd", "saei show training"))(show.show)
+app.command("demo", cls=Command, epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
 app.command(
-    "bench", epilog=examples("saei bench", "saei bench --model runs/bars-mixed-20260101-120000 --rounds 3 --json")
+    "bench",
+    cls=Command,
+    epilog=examples("saei bench", "saei bench --model runs/bars-mixed-20260101-120000 --rounds 3 --json"),
 )(bench.bench)
 app.command(
     "doctor",
+    cls=Command,
     epilog=examples(
         "saei doctor Qwen/Qwen2.5-VL-3B-Instruct --prompts 4 --tokens 512 --set model.lora.rank=8",
         "saei doctor my-model --memory 80 --json",
         "saei doctor --families",
     ),
 )(doctor.doctor)
-app.command("build-tiny", epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
+app.command("build-tiny", cls=Command, epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+data_app = typer.Typer(cls=Group, no_args_is_help=True, help="Look at data before training on it.")
 data_app.command(
     "preview",
+    cls=Command,
     epilog=examples("saei data preview --data my_photos", "saei data preview --task mathvista --rows 5 --look 1000"),
 )(data.preview)
-data_app.command("check", epilog=examples("saei data check --data my_photos --list"))(data.check)
+data_app.command("check", cls=Command, epilog=examples("saei data check --data my_photos --list"))(data.check)
 app.add_typer(data_app, name="data")
 
 

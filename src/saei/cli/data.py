@@ -46,7 +46,8 @@ def preview(
     built: Task = config.task.build()
     chosen = _split(split, built)
     size = built.size(chosen)  # before the model loads: a mapping that cannot work is refused at once
-    policy, reward = _policy(config), config.reward.build()
+    reward = config.reward.build()
+    policy = _policy(config)
     indices = range(look if size is None else min(look, size))
     shown, found = previewed(built, policy, chosen, reward=reward, indices=indices, count=rows)
     found.check()
@@ -85,7 +86,8 @@ def check(
             reason=f"'{built.name()}' makes its examples.",
             remedy="Use saei data preview.",
         )
-    policy, reward = _policy(config), config.reward.build()
+    reward = config.reward.build()
+    policy = _policy(config)
     found = []
     for split in sizes:
         with progress(f"Looking at {split}") as told:

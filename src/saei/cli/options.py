@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -79,7 +80,7 @@ def policy_config(
     """
     from saei.layers import command_line, load_config, nested
 
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if not in_a_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
     from saei.config import RunConfig, validate
@@ -123,18 +124,18 @@ def model_path(model: str) -> str:
     """Return where a model's weights lie: of a run, its newest checkpoint; nothing else of the run is read."""
     from saei.engine import checkpoint
 
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     is_run = in_a_run(model) and _run_of(folder) == folder
     return str(checkpoint.latest(folder / "checkpoints")) if is_run else model
 
 
 def in_a_run(model: str) -> bool:
     """Return whether a model is a run's, which has a configuration."""
-    return (_run_of(Path(model).expanduser()) / "config.yaml").is_file()
+    return os.path.isfile(_run_of(Path(os.path.expanduser(model))) / "config.yaml")
 
 
 def _run_of(folder: Path) -> Path:
-    return folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
+    return folder.absolute().parents[1] if os.path.isfile(folder / "trainer.pt") else folder
 
 
 def examples(*commands: str) -> str:

@@ -26,7 +26,7 @@ def continued(
 
     Raises:
         ConfigError: If another field would change, or the run is complete.
-        CheckpointError: If the folder is no run or has no checkpoint.
+        CheckpointError: If the folder is no run, or the checkpoints of one that had some are gone.
     """
     from saei.config import RunConfig, dump, validate
     from saei.engine import checkpoint
@@ -44,7 +44,8 @@ def continued(
             reason=f"Changed: {', '.join(refused)}.",
             remedy="Leave these out, or start a new run.",
         )
-    done = checkpoint.step_of(checkpoint.latest(run.checkpoints))
+    start = checkpoint.start_of(run, config)
+    done = 0 if start is None else checkpoint.step_of(start)
     if done >= asked.training.steps:
         raise ConfigError(
             "A run that goes on has steps left.",

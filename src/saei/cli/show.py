@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,8 @@ import typer
 from saei.cli.options import Plugins
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from saei.cli.fields import Row
 
 
@@ -43,19 +44,28 @@ def show(
 
 def _print(name: str, what: str, documented: type, rows: Sequence[Row]) -> None:
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markdown import Markdown
     from rich.table import Table
+    from rich.text import Text
+
+    from saei.cli.docstrings import as_markdown
 
     console = Console(highlight=False)
     console.print(f"[bold]{name}[/bold]  {what}")
-    text = (inspect.getdoc(documented) or "").partition("Attributes:")[0].strip().replace("``", "`")
-    paragraphs = [" ".join(lines.split()) for lines in text.split("\n\n")]
-    console.print("\n\n".join(paragraphs), markup=False)
+    console.print(Markdown(as_markdown(documented), code_theme="ansi_dark"))
     if rows:
         table = Table("field", "default", "meaning", box=None, padding=(0, 2, 0, 0))
         table.columns[0].no_wrap = True
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(Text(row.path), Text(row.default), _with_code(row.meaning))
         console.print()
         console.print(table)
     console.print()
+
+
+def _with_code(text: str) -> Text:
+    """Return a text whose words in backticks look as the docstring's do."""
+    from rich.text import Text
+
+    parts = text.split("`")
+    return Text.assemble(*((part, "markdown.code" if number % 2 else "") for number, part in enumerate(parts)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -155,11 +155,16 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     except Interrupted as stopped:
         said = str(stopped)
     except KeyboardInterrupt:
-        _stop("Stopped at once.", folder, again)
+        _say_how_to_go_on("Stopped at once.", folder, again)
+        sys.exit(130)
+    except Exception:
+        _say_how_to_go_on("An error ended the run; it is named below.", folder, again)
+        raise
     del trainer
     leave()
     if said is not None:
-        _stop(said, folder, again)
+        _say_how_to_go_on(said, folder, again)
+        sys.exit(130)
     _say(f"Done: {folder}")
     return folder
 
@@ -167,9 +172,8 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
 def _start_trl(config: RunConfig, assignments: list[str]) -> None:
     from importlib.util import find_spec
 
-    import yaml
-
-    from saei.errors import ConfigError
+    from saei.config_yaml import parse_value
+    from saei.errors import ConfigError, shown
 
     if find_spec("trl") is None:
         raise ConfigError("--engine trl needs TRL.", reason="It is not installed.", remedy="pip install 'saei[trl]'")
@@ -178,9 +182,11 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
         name, equals, value = assignment.partition("=")
         if not name or not equals:
             raise ConfigError(
-                "--trl takes NAME=VALUE.", reason=f"Got '{assignment}'.", remedy="For example --trl use_vllm=true."
+                "--trl takes NAME=VALUE.",
+                reason=f"Got '{shown(assignment)}'.",
+                remedy="For example --trl use_vllm=true.",
             )
-        extra[name] = yaml.safe_load(value)
+        extra[name] = parse_value(value, f"--trl {name}")
     _say(f"Loading {config.model.path} ...")
     from saei.engine.trl_run import TRLRun
 
@@ -192,17 +198,13 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _stop(said: str, folder: Path, again: str) -> NoReturn:
+def _say_how_to_go_on(said: str, folder: Path, again: str) -> None:
     from saei.engine import checkpoint
 
     found = checkpoint.found(folder / "checkpoints")
     if again:
         how = f"Go on:\n  {again}"
-    elif found:
-        how = (
-            f"The newest checkpoint is of step {checkpoint.step_of(found[-1])}.\nGo on:\n  saei train --resume {folder}"
-        )
     else:
-        how = f"It wrote no checkpoint yet: remove {folder} and start anew."
+        newest = f"is of step {checkpoint.step_of(found[-1])}" if found else "would be its first: it begins again"
+        how = f"The newest checkpoint {newest}.\nGo on:\n  saei train --resume {folder}"
     _say(f"{said} {how}")
-    sys.exit(130)

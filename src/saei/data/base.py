@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from pydantic import Field
+
 from saei.data.reporting import Reporting
 from saei.strategy import Strategy, StrategyConfig
 from saei.types import Example
@@ -34,7 +36,7 @@ class Task(Strategy, ABC):
             seed: Seed of everything random in the examples; splits differ by themselves.
         """
 
-        seed: int = 0
+        seed: int = Field(default=0, gt=-(2**63), lt=2**63)
 
     config: Config
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from saei.data.base import Split, Task
 from saei.data.held_out import held_out
@@ -64,19 +64,19 @@ class TableTask(Task, ABC):
             max_image_pixels: Larger images are refused before they are decoded.
         """
 
-        path: str
-        name: str | None = None
-        revision: str | None = None
+        path: str = Field(min_length=1)
+        name: str | None = Field(default=None, min_length=1)
+        revision: str | None = Field(default=None, min_length=1)
         splits: Mapping[Split, str] = {"train": "train", "eval": "test"}
         held_out: float = Field(default=0.2, ge=0.0, lt=1.0)
-        limit: PositiveInt | None = None
-        max_image_pixels: int = MAX_PIXELS
+        limit: int | None = Field(default=None, ge=1, le=10**9)
+        max_image_pixels: int = Field(default=MAX_PIXELS, ge=1, le=2**31)
 
         @field_validator("path")
         @classmethod
         def _absolute(cls, path: str) -> str:
             local = os.path.expanduser(path)
-            return str(Path(local).absolute()) if os.path.exists(local) or looks_local(path) else path
+            return os.path.abspath(local) if os.path.exists(local) or looks_local(path) else path
 
     config: Config
 

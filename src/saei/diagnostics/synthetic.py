@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import Field
 
 from saei.config import EvaluationConfig, OutputConfig, RunConfig
 from saei.data.base import Split, Task
@@ -33,7 +33,7 @@ class Noise(Task):
         """
 
         type: Literal["noise-pictures"] = "noise-pictures"
-        side: PositiveInt = 256
+        side: int = Field(default=256, ge=1, le=16_384)
 
     config: Config
 

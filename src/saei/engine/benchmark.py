@@ -167,8 +167,9 @@ def run_benchmark(
     benchmark = Benchmark(config, sampling, asked)
     for text in benchmark.task.notes():
         note(text)
-    policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
     folder = EvaluationDir(benchmark.folder)
+    folder.check(benchmark.settings)
+    policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
     folder.begin(benchmark.settings)
     with folder.lock:
         note(f"Answers: {folder.path}")

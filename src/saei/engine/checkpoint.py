@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from saei.config import RunConfig
 from saei.engine.ranks import Ranks
+from saei.engine.rundir import ENGINE, RunDir
 from saei.errors import CheckpointError
 from saei.policy import Policy
 from saei.runtime.checksums import verify_checksums, write_checksums
@@ -102,9 +104,34 @@ def latest(folder: Path) -> Path:
         raise CheckpointError(
             "A run goes on from its newest checkpoint.",
             reason=f"{folder} has none: the run ended before its first.",
-            remedy="Start it anew under another name.",
+            remedy="`saei train --resume` begins it again.",
         )
     return checkpoints[-1]
+
+
+def start_of(run: RunDir, config: RunConfig) -> Path | None:
+    """Return the checkpoint that a run goes on from, None for a run that ended before its first and begins again.
+
+    Raises:
+        CheckpointError: If the checkpoints that it had are gone, or another engine wrote them.
+    """
+    checkpoints = found(run.checkpoints)
+    if checkpoints:
+        return checkpoints[-1]
+    if run.engine != ENGINE:
+        raise CheckpointError(
+            "saei resumes runs of its own engine.",
+            reason=f"{run.path} was trained by {run.engine}, whose checkpoints hold no state of samplers and streams.",
+            remedy="Start a new run from its last checkpoint: --model.",
+        )
+    done = max((int(line["step"]) for line in run.metrics()), default=0)
+    if done > config.output.checkpoint_every or done >= config.training.steps:
+        raise CheckpointError(
+            "A run goes on from its newest checkpoint.",
+            reason=f"{run.checkpoints} has none, and the run did {done} steps: they were deleted.",
+            remedy="Start it anew under another name.",
+        )
+    return None
 
 
 def step_of(checkpoint: Path) -> int:

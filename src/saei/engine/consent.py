@@ -51,11 +51,12 @@ def check(names: Iterable[str], signatures: Iterable[str], *, folder: Path, trus
     """
     if trust:
         return
-    key, held = _key(create=False), [str(signature) for signature in signatures]
+    # As bytes, since text is compared only if it is ASCII, and a stranger may have written anything.
+    key, held = _key(create=False), [str(signature).encode() for signature in signatures]
     strange = [
         name
         for name in names
-        if key is None or not any(hmac.compare_digest(_signature(key, name), signature) for signature in held)
+        if key is None or not any(hmac.compare_digest(_signature(key, name).encode(), each) for each in held)
     ]
     if strange:
         raise ConfigError(

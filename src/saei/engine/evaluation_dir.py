@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import ModelConfig
+from saei.engine.readiness import check_folder
 from saei.engine.rundir import RunDir, read_jsonl
 from saei.engine.sifting import DROPPED, Looked
 from saei.errors import CheckpointError, ConfigError
@@ -55,23 +56,11 @@ class EvaluationDir:
             raise
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
+        self.check(settings)
         file = self.path / SETTINGS
         if file.exists():
-            different = changed(self.settings(), settings)
-            if different:
-                raise ConfigError(
-                    "An evaluation goes on with the settings that it began with.",
-                    reason=f"{self.path} has other {', '.join(different)}.",
-                    remedy="Give the settings of before, or another --output.",
-                )
             return
         try:
-            if any((self.path / name).exists() for name in (ANSWERS, "config.yaml")):
-                raise ConfigError(
-                    "An evaluation needs a folder of its own.",
-                    reason=f"{self.path} holds a run, or answers without {SETTINGS}.",
-                    remedy="Give another --output.",
-                )
             write_whole(file, json.dumps(settings, indent=2))
         except OSError as error:
             raise ConfigError(
@@ -79,6 +68,28 @@ class EvaluationDir:
                 reason=f"{self.path}: {error}.",
                 remedy="Give another --output.",
             ) from error
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse what ``begin`` would refuse; nothing is made.
+
+        Raises:
+            ConfigError: If the folder belongs to another evaluation or to a run, or cannot be written.
+        """
+        if (self.path / SETTINGS).exists():
+            different = changed(self.settings(), settings)
+            if different:
+                raise ConfigError(
+                    "An evaluation goes on with the settings that it began with.",
+                    reason=f"{self.path} has other {', '.join(different)}.",
+                    remedy="Give the settings of before, or another --output.",
+                )
+        elif any((self.path / name).exists() for name in (ANSWERS, "config.yaml")):
+            raise ConfigError(
+                "An evaluation needs a folder of its own.",
+                reason=f"{self.path} holds a run, or answers without {SETTINGS}.",
+                remedy="Give another --output.",
+            )
+        check_folder(self.path)
 
     def settings(self) -> dict[str, Any]:
         """Return what the evaluation began with.
@@ -185,7 +196,7 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
     What only decides how fast it is, such as the device, is left out.
     """
     kept = model.model_dump(mode="json", include={"path", "revision", "dtype", "min_pixels", "max_pixels"})
-    folder = Path(model.path).expanduser()
+    folder = Path(os.path.expanduser(model.path))
     if folder.is_dir():
         kept["path"] = str(folder.absolute())
         names = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json"))
@@ -200,7 +211,7 @@ def base_of(path: str) -> str:
     if Path(path).parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return path
     base = str(RunDir(run).read()[0]["model"]["path"])
-    folder = Path(base).expanduser()
+    folder = Path(os.path.expanduser(base))
     return base_of(str(folder.absolute()) if folder.is_dir() else base)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from saei.config import RunConfig, SamplingConfig
+from saei.engine.readiness import check_data
 from saei.engine.stream import ViewStream
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.fresh import answer
@@ -25,9 +26,9 @@ def measure(
 
     The probe is defined at temperature 1 over the full vocabulary, and left out for other ``sampling``.
     """
-    task = config.task.build()
-    policy = Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
-    reward = config.reward.build()
+    task, reward, template = config.task.build(), config.reward.build(), config.template.build()
+    check_data(task, ("eval",))
+    policy = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
     stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
     views = stream.held_out(examples)
     for report in (*task.notes(), *stream.unreported()):

@@ -10,15 +10,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from saei.config import RunConfig, dump, validate
+from saei.config_yaml import read_yaml, write_yaml
 from saei.engine import consent
 from saei.engine.provenance import provenance
 from saei.errors import CheckpointError, ConfigError
 from saei.runtime.files import disk_errors, json_lines, slug, write_whole
 from saei.runtime.lock import FolderLock
 from saei.types import Group
+
+ENGINE = "saei"
+"""The engine that can resume a run; others record their own names."""
 
 
 class RunDir:
@@ -40,8 +42,12 @@ class RunDir:
         return RunDir, (self.path,)
 
     @classmethod
-    def create(cls, config: RunConfig) -> RunDir:
+    def create(cls, config: RunConfig, *, engine: str = ENGINE) -> RunDir:
         """Make a new run's folder, which no other run gets, lock it and write the resolved configuration.
+
+        Args:
+            config: The run's configuration.
+            engine: Who trains.
 
         Raises:
             ConfigError: If the folder holds a run already, is another process's or cannot be written.
@@ -50,7 +56,7 @@ class RunDir:
         run.lock.acquire()
         try:
             cls.check_new(config)  # once more, since the lock is held: another run may have begun and ended meanwhile
-            run.record(config)
+            run.record(config, engine=engine)
         except ConfigError:
             run.lock.release()
             raise
@@ -67,22 +73,33 @@ class RunDir:
             return
         path = config.output.root / config.output.name
         if (path / "config.yaml").exists():
+            try:
+                goes_on = RunDir(path).engine == ENGINE
+            except CheckpointError:
+                goes_on = False
             raise ConfigError(
                 "A run needs a folder of its own.",
                 reason=f"{path} holds a run already.",
-                remedy=f"Continue it with `saei train --resume {path}`, or give another --name.",
+                remedy=f"Continue it with `saei train --resume {path}`, or give another --name."
+                if goes_on
+                else "Give another --name.",
             )
 
-    def record(self, config: RunConfig) -> None:
+    def record(self, config: RunConfig, *, engine: str = ENGINE) -> None:
         """Write the resolved configuration and what the run is made with, also when a resumed run changed it.
 
         Raises:
             ConfigError: If the folder cannot be written.
         """
         try:
-            record = {"config": dump(config), **provenance(config), "signatures": consent.sign(config)}
+            record = {
+                "config": dump(config),
+                "engine": engine,
+                **provenance(config),
+                "signatures": consent.sign(config),
+            }
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+            write_whole(self.path / "config.yaml", write_yaml(record))
         except OSError as error:
             raise ConfigError(
                 "The run's folder has to be writable.",
@@ -116,16 +133,22 @@ class RunDir:
         Raises:
             CheckpointError: If the folder holds no run.
         """
-        file = self.path / "config.yaml"
-        try:
-            record = yaml.safe_load(file.read_text(encoding="utf-8"))
-            return dict(record["config"]), list(record.get("signatures", ()))
-        except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                "--resume takes the folder of a run, with its config.yaml.",
-                reason=f"{file}: {type(error).__name__}: {error}.",
-                remedy="List the runs in your output folder and give one of them.",
-            ) from error
+        file, record = self.path / "config.yaml", self._record()
+        data, signatures = record.get("config"), record.get("signatures") or []
+        if not isinstance(data, dict) or not isinstance(signatures, list):
+            raise _no_run(f"{file} has no section `config`.")
+        if not isinstance(data.get("plugins", []), list):
+            raise _no_run(f"The plugins in {file} are no list.")
+        return data, list(map(str, signatures))
+
+    @property
+    def engine(self) -> str:
+        """Who trained it; runs of before this was recorded are taken for our own.
+
+        Raises:
+            CheckpointError: If the folder holds no run.
+        """
+        return str(self._record().get("engine", ENGINE))
 
     @property
     def checkpoints(self) -> Path:
@@ -192,8 +215,14 @@ class RunDir:
         """What to do when the disk refused."""
         return (
             f"Free some space and go on with `saei train --resume {self.path}`, from the newest checkpoint; without "
-            "one, remove the folder and start anew."
+            "one the run begins again."
         )
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except ConfigError as error:
+            raise _no_run(error.reason) from error
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
@@ -205,6 +234,14 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
     """Return the lines of a file; broken ones are left out, such as a last one that was cut off with its process."""
     content = file.read_bytes() if file.exists() else b""
     return [value for _, value in json_lines(content) if value is not None]
+
+
+def _no_run(reason: str) -> CheckpointError:
+    return CheckpointError(
+        "--resume takes the folder of a run, with its config.yaml.",
+        reason=reason,
+        remedy="List the runs in your output folder and give one of them.",
+    )
 
 
 def _step_of(line: Mapping[str, Any]) -> float:

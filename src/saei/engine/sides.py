@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
 
 
 def _folders(pattern: str) -> list[EvaluationDir]:
-    found = [Path(path) for path in sorted(glob.glob(str(Path(pattern).expanduser())))]
+    found = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
     folders = [EvaluationDir(path) for path in found if (path / SETTINGS).is_file()]
     if not folders:
         raise ConfigError(

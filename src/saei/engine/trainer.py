@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from saei.engine.imageless import Imageless
 from saei.engine.interrupt import Interrupted, StopRequest
 from saei.engine.progress import progress
 from saei.engine.ranks import claim_device, launch_options, ranks_of
+from saei.engine.readiness import check_data, check_folder, check_objective
 from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
 from saei.engine.schedule import Schedule
@@ -28,7 +31,7 @@ from saei.engine.stopwatch import PHASES, Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.trackers import Trackers, check_trackers
 from saei.engine.update import Updater
-from saei.errors import CheckpointError
+from saei.errors import CheckpointError, TrainingError, cause_of
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.fresh import Answered
 from saei.evaluation.probe import probe_metrics
@@ -83,6 +86,7 @@ class Trainer:
         self.display = display or PlainDisplay()
         if resume is None:
             RunDir.check_new(config)
+            check_folder(config.output.root)
         elif first_process():
             resume.lock.acquire()  # before its newest checkpoint is looked for, which another process may delete
         check_trackers(config.output.trackers)
@@ -94,7 +98,9 @@ class Trainer:
         self._stateful = {"sampler": self.sampler, "objective": self.objective, "reward": self.reward}
         if self.objective.token_selector is not None:
             check_needs(self.objective.token_selector.needs)
-        start = checkpoint.latest(resume.checkpoints) if resume else None
+        check_objective(self.objective)
+        check_data(self.task)
+        start = checkpoint.start_of(resume, config) if resume else None
         claim_device()
         seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         model = config.model if start is None else config.model.model_copy(update={"path": str(start)})
@@ -192,7 +198,9 @@ class Trainer:
             if self.step == 0:
                 self._write(self._evaluate())
             while self.step < config.training.steps:
-                self._write(self.train_step())
+                with self._kept_on_failure():
+                    metrics = self.train_step()
+                self._write(metrics)
                 last = self.step == config.training.steps
                 stopping = self.ranks.any(stop.requested)
                 problem = None if last else self._imageless.problem()
@@ -213,19 +221,54 @@ class Trainer:
         Raises:
             CheckpointError: If the disk refuses.
         """
+        return self._save(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        """Return all that a checkpoint keeps besides the weights and the optimizer's moments."""
         own = {name: state_of(strategy) for name, strategy in self._stateful.items()}
         first, *others = self.ranks.gather(own)
-        state = {
+        return {
             "step": self.step,
-            "optimizer": self.optimizer.state_dict(),
             "stream": self.stream.state_dict(),
             "budget": self.budget,
             "imageless": self._imageless.state_dict(),
             "others": others,
             **first,
         }
-        keep = self.config.output.keep_checkpoints
-        return self.ranks.once(lambda: checkpoint.save(self.run.checkpoints, self.step, self.policy, state, keep=keep))
+
+    def _save(self, state: Mapping[str, Any]) -> Path:
+        state = {**state, "optimizer": self.optimizer.state_dict()}
+        step, keep = state["step"], self.config.output.keep_checkpoints
+        return self.ranks.once(lambda: checkpoint.save(self.run.checkpoints, step, self.policy, state, keep=keep))
+
+    @contextmanager
+    def _kept_on_failure(self) -> Iterator[None]:
+        """Around a step: where it fails before its update, write the checkpoint that the step began from.
+
+        Most failures are those of other people's code: a reward, a task, a sampler. All steps before are kept so, and
+        the step is done again, bit for bit, once the code is mended. Several processes write none, since the others
+        wait in the middle of theirs.
+
+        Raises:
+            TrainingError: If that code asked the process to exit.
+        """
+        before = copy.deepcopy(self._state()) if self.ranks.count == 1 else None
+        updates = self.updater.updates
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # whatever that code raises; it is raised on
+            if before is not None and self.updater.updates == updates:
+                written = map(checkpoint.step_of, checkpoint.found(self.run.checkpoints))
+                if before["step"] not in (0, *written):
+                    with suppress(CheckpointError):  # what the step raised says more than a full disk
+                        self._save(before)
+            if isinstance(error, SystemExit):
+                raise TrainingError(
+                    "Only the user ends a run.",
+                    reason=f"{cause_of(error)}.",
+                    remedy="Take the call of sys.exit out of that code, and resume the run.",
+                ) from error
+            raise
 
     def _reference(self, template: Template) -> Policy:
         """Return the policy that the run began with: under LoRA the same model with its adapters switched off."""

@@ -74,7 +74,7 @@ def grpo_arguments(config: RunConfig, *, folder: Path, processes: int, extra: Ma
         "bf16": training.mixed_precision == "bf16",
         "fp16": training.mixed_precision == "fp16",
         "use_cpu": config.model.device == "cpu",
-        "seed": config.seed,
+        "seed": config.seed % 2**32,  # transformers seeds numpy with it
         "save_strategy": "steps",
         "save_steps": config.output.checkpoint_every,
         "save_total_limit": config.output.keep_checkpoints,

@@ -17,6 +17,7 @@ from saei.config import RunConfig, dump
 from saei.data.base import Template
 from saei.engine.display import PlainDisplay
 from saei.engine.progress import progress
+from saei.engine.readiness import check_data, check_folder
 from saei.engine.rundir import RunDir
 from saei.engine.seeding import derive, seed_globals
 from saei.engine.sifting import CACHE, Sifted, sift
@@ -65,23 +66,24 @@ class TRLRun:
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
         if extra.get("use_vllm"):
             check_installed()
+        check_folder(config.output.root)
+        template: Template = config.template.build()
+        task, reward, sampler = config.task.build(), config.reward.build(), config.sampler.build()
+        check_data(task, ("train",))
         seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         parts = load_parts(config.model)
-        template: Template = config.template.build()
         policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
-        task, reward = config.task.build(), config.reward.build()
         stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
         sifted = None
         if config.training.sift and task.size("train") is not None:
             with state.main_process_first(), progress("Looking at the data") as told:  # the others find it remembered
                 sifted = Sifted("train", sift(task, policy, "train", reward=reward, cache=CACHE, told=told))
             stream.admit("train", sifted.looked)
-        sampler = config.sampler.build()
         sampler.check(policy, stream.preflight())
         config = config.model_copy(update={"task": task.pinned()})
         state.wait_for_everyone()
         if state.is_main_process:
-            self.run = RunDir.create(config)
+            self.run = RunDir.create(config, engine="trl")
         else:
             assert config.output.name is not None
             self.run = RunDir(config.output.root / config.output.name)

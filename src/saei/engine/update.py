@@ -39,6 +39,9 @@ class Updater:
         reference: The reference policy, for terms that need it.
         seed: Seed of the order of minibatches.
         ranks: The processes that train together; counts, minibatches and metrics are those of all.
+
+    Attributes:
+        updates: Optimiser steps begun since this was made.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Updater:
         self._objective = objective
         self._optimizer = optimizer
         self._schedule = schedule
+        self.updates = 0
         self._accelerator = accelerator
         self._config = config
         self._max_grad_norm = max_grad_norm
@@ -133,6 +137,7 @@ class Updater:
                 reason=f"Their norm is {norm}, the loss {loss}.",
                 remedy="Start a new run from its last checkpoint (--model) with a lower optimizer.lr, or in float32.",
             )
+        self.updates += 1  # counted before: a step that fails half-way has changed weights
         self._optimizer.step()
         self._optimizer.zero_grad()
         log.step(loss, norm)

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.entropy.base import TokenStats
@@ -32,7 +32,7 @@ class TopK(Ranked):
         """
 
         type: Literal["top-k"] = "top-k"
-        count: PositiveInt | None = None
+        count: int | None = Field(default=None, ge=1, le=2**20)
         share: Frac | None = Field(default=None, gt=0, le=1)
 
         @model_validator(mode="after")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from saei.attacks.base import Attack, BlockSpace, Point, Space
@@ -45,7 +45,7 @@ class InterventionConfig(Section):
     gate: GateField = "always"  # type: ignore[assignment]
     guard: GuardField = "none"  # type: ignore[assignment]
     reselect: bool = False
-    micro_groups: PositiveInt | None = None
+    micro_groups: int | None = Field(default=None, ge=1, le=65_536)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 
 from saei.interventions.base import Strength
 from saei.strategy import Frac, StrategyConfig
@@ -23,7 +23,7 @@ class Constant(Strength):
         """
 
         type: Literal["constant"] = "constant"
-        value: NonNegativeFloat = 1.0
+        value: float = Field(default=1.0, ge=0.0, le=100.0)
 
     config: Config
 
@@ -43,8 +43,8 @@ class Ramp(Strength):
             end: Factor at its end.
         """
 
-        start: NonNegativeFloat = 1.0
-        end: NonNegativeFloat = 0.0
+        start: float = Field(default=1.0, ge=0.0, le=100.0)
+        end: float = Field(default=0.0, ge=0.0, le=100.0)
 
     config: Config
 
@@ -97,7 +97,7 @@ class Sigmoid(Strength):
         """
 
         type: Literal["sigmoid"] = "sigmoid"
-        coef: PositiveFloat = 30.0
+        coef: float = Field(default=30.0, gt=0.0, le=10_000.0)
         mid: Frac = Field(default=Fraction(2, 3), ge=0, le=1)
 
     config: Config

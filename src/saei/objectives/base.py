@@ -76,6 +76,10 @@ class Loss:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+NEEDS = frozenset({"entropy", "reference"})
+"""What objectives and terms may need: the optional fields of ``ObjectiveInput``."""
+
+
 class Term(Strategy, ABC):
     """Something added to the policy loss, such as a KL penalty. To add one, implement ``loss``."""
 

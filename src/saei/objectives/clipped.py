@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
 from saei.objectives.aggregation import per_response
@@ -35,7 +35,7 @@ class ClippedSurrogate(Objective):
         """
 
         clip_low: float = Field(default=0.2, ge=0.0, le=1.0)
-        clip_high: NonNegativeFloat = 0.2
+        clip_high: float = Field(default=0.2, ge=0.0, le=1e6)
 
     config: Config
 

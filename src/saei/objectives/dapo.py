@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
 from saei.objectives.aggregation import token_mean
@@ -25,7 +25,7 @@ class DAPO(ClippedSurrogate):
         """The clip range is the paper's; the higher bound acts only with several updates per batch."""
 
         type: Literal["dapo"] = "dapo"
-        clip_high: NonNegativeFloat = 0.28
+        clip_high: float = Field(default=0.28, ge=0.0, le=1e6)
 
     config: Config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import Field
 
 from saei.objectives.aggregation import per_response
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
@@ -28,7 +28,7 @@ class EntropyBonus(Term):
         """
 
         type: Literal["entropy-bonus"] = "entropy-bonus"
-        coefficient: NonNegativeFloat = 0.001
+        coefficient: float = Field(default=0.001, ge=0.0, le=1e6)
 
     config: Config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
 from saei.objectives.clipped import ClippedSurrogate
@@ -32,7 +32,7 @@ class GSPO(ClippedSurrogate):
 
         type: Literal["gspo"] = "gspo"
         clip_low: float = Field(default=3e-4, ge=0.0, le=1.0)
-        clip_high: NonNegativeFloat = 4e-4
+        clip_high: float = Field(default=4e-4, ge=0.0, le=1e6)
 
     config: Config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
 from saei.objectives.aggregation import per_response
@@ -38,7 +38,7 @@ class KL(Term):
         """
 
         type: Literal["kl"] = "kl"
-        coefficient: NonNegativeFloat = 0.01
+        coefficient: float = Field(default=0.01, ge=0.0, le=1e6)
         bias_correction: bool = False
 
     config: Config

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from saei.config import LoraConfig
+from saei.config_yaml import write_yaml
 from saei.errors import ModelError
 from saei.policy.anatomy import anatomy
 
@@ -129,9 +130,23 @@ def merge_adapter(model: Any, saved: SavedAdapter) -> Any:
 
 
 def save_adapter(wrapper: Any, folder: Path) -> None:
-    """Write an adapter as peft's folder: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+    """Write an adapter as peft's folder: ``adapter_config.json``, ``adapter_model.safetensors`` and a model card.
+
+    ``adapter_config.json`` names the base as a hub id or an absolute path: whoever loads an adapter takes a relative
+    one from the folder that the program runs in. The card, which is there to be published, has no path.
+    """
     # Embeddings are not adapted; left to itself, peft asks the hub whether they have grown.
     wrapper.save_pretrained(folder, save_embedding_layers=False)
+    base = str(wrapper.peft_config[wrapper.active_adapter].base_model_name_or_path)
+    (folder / "README.md").write_text(_card(None if Path(base).is_absolute() else base), encoding="utf-8")
+
+
+def _card(base: str | None) -> str:
+    """Return an adapter's model card; peft's own names the base by its path and has a form to be filled in."""
+    data: dict[str, Any] = {} if base is None else {"base_model": base}
+    data |= {"library_name": "peft", "pipeline_tag": "image-text-to-text", "tags": ["lora", "saei"]}
+    belongs = "the model that `adapter_config.json` names" if base is None else f"`{base}`"
+    return f"---\n{write_yaml(data)}---\n\nA low-rank adapter of {belongs}, trained by reinforcement learning.\n"
 
 
 def linear_layers(model: Any, config: LoraConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -12,7 +13,7 @@ import torch
 
 from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.data.hub import hub_answers
-from saei.errors import ModelError, SaeiError
+from saei.errors import ConfigError, ModelError, SaeiError
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
 from saei.policy.checkpointing import checkpoint_layers
@@ -185,7 +186,7 @@ def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: 
     if config.lora is not None:
         if saved is not None:
             return model, load_adapter(model, saved, config.lora)
-        base = str(Path(path).resolve()) if Path(model_path(config)).expanduser().is_dir() else config.path
+        base = str(Path(path).resolve()) if os.path.isdir(os.path.expanduser(model_path(config))) else config.path
         return model, new_adapter(model, config.lora, base=base, revision=config.revision)
     if saved is not None:
         model = merge_adapter(model, saved)
@@ -204,8 +205,8 @@ def _reachable(config: ModelConfig) -> str:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    path = str(Path(model_path(config)).expanduser())
-    if Path(path).is_dir():
+    path = os.path.expanduser(model_path(config))
+    if os.path.isdir(path):
         return path
     if path.startswith(("/", ".")) or path.count("/") > 1:
         raise _not_found(config, "there is no such folder")
@@ -293,8 +294,21 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
 
 
 def device_of(config: ModelConfig) -> str:
-    """Return the device that a model is loaded onto."""
+    """Return the device that a model is loaded onto.
+
+    Raises:
+        ConfigError: If this machine has no such device.
+    """
     if config.device != "auto":
+        kind, _, number = config.device.partition(":")
+        module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+        count = int(getattr(module, "device_count", lambda: 1)()) if module is not None and module.is_available() else 0
+        if int(number or 0) >= count:
+            raise ConfigError(
+                "A model is loaded onto a device that this machine has.",
+                reason=f"model.device is '{config.device}', and torch sees {count} of kind {kind}.",
+                remedy="Leave model.device at auto, or install the build of torch that knows the device.",
+            )
         return config.device
     if torch.cuda.is_available():
         return "cuda"

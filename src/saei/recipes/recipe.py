@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import yaml
-
+from saei.config_yaml import write_yaml
 from saei.errors import ConfigError
 from saei.recipes.values import (
     ASSUMED,
@@ -109,7 +108,7 @@ class Recipe:
     def _lines(self, tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:
         for name, value in tree.items():
             if isinstance(value, Value):
-                written = yaml.safe_dump(value.value, default_flow_style=True).split("\n")[0]
+                written = write_yaml(value.value, flow=True).split("\n")[0]
                 yield f"{f'{indent}{name}: {written}':<{COMMENT_COLUMN}}  # {self._whose(value)}"
             else:
                 yield f"{indent}{name}:"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from pydantic import PositiveFloat
+from pydantic import Field
 
-from saei.rewards.base import Attempt, Reward
+from saei.rewards.base import Attempt, Reward, Weight
 from saei.rewards.graders.grading import answer_type, check_gold, grade_answers
 from saei.rewards.graders.workers import TIME_LIMIT_S
 from saei.rewards.judge import Judge, JudgeClient, Opinion
@@ -34,9 +34,9 @@ class Accuracy(Reward):
         """
 
         type: str
-        accuracy: float
-        format: float
-        time_limit: PositiveFloat = TIME_LIMIT_S
+        accuracy: Weight
+        format: Weight
+        time_limit: float = Field(default=TIME_LIMIT_S, gt=0.0, le=3600.0)
         judge: Judge | None = None
 
     config: Config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.rewards.accuracy import Accuracy
+from saei.rewards.base import Weight
 from saei.rewards.reading import last_boxed, well_formed
 
 
@@ -20,8 +21,8 @@ class AccuracyFormat(Accuracy):
         """Fields of ``accuracy-format``."""
 
         type: Literal["accuracy-format"] = "accuracy-format"
-        accuracy: float = 0.9
-        format: float = 0.1
+        accuracy: Weight = 0.9
+        format: Weight = 0.1
 
     config: Config
 

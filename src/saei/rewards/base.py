@@ -5,10 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, TypeAlias
+
+from pydantic import Field
 
 from saei.strategy import Strategy
 from saei.types import Example, Grade
+
+Weight: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A weight of rewards. Larger ones would leave nothing of the others in float32."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

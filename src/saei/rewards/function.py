@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from saei.errors import PluginLoadError, TrainingError, shown
+from saei.errors import PluginLoadError, TrainingError, cause_of, shown
 from saei.registry import load_file
 from saei.rewards.base import Reward
 from saei.strategy import StrategyConfig
@@ -20,9 +21,9 @@ from saei.types import Example, Grade
 class Function(Reward):
     """The value of a Python function, named by where it is imported from.
 
-    .. code-block:: python
-
-        def reward(example: Example, text: str, *, truncated: bool) -> float | Grade: ...
+    ```python
+    def reward(example: Example, text: str, *, truncated: bool) -> float | Grade: ...
+    ```
 
     A number is the reward; a ``Grade`` says also which answer was read and whether it is right. What the function
     raises, and a reward that is not finite, stops the run with the example and the response.
@@ -47,8 +48,8 @@ class Function(Reward):
         def _absolute(cls, path: str) -> str:
             module, colon, name = path.rpartition(":")
             if not colon or not module or not name.isidentifier():
-                raise ValueError(f"A function is named `module:function` or `file.py:function`; got '{path}'.")
-            return f"{Path(module).expanduser().resolve()}:{name}" if module.endswith(".py") else path
+                raise ValueError(f"A function is named `module:function` or `file.py:function`; got '{shown(path)}'.")
+            return f"{os.path.realpath(os.path.expanduser(module))}:{name}" if module.endswith(".py") else path
 
     config: Config
 
@@ -67,11 +68,11 @@ class Function(Reward):
             grade = found if isinstance(found, Grade) else Grade(float(found), float(found) >= self.config.correct_from)
             if not math.isfinite(grade.reward):
                 raise ValueError(f"the reward is {grade.reward}")
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whatever the function does
             raise TrainingError(
                 "A reward function has to return a finite number or a Grade for every response.",
-                reason=f"{self.config.path} on example {example.id} with the response '{shown(text)}': "
-                f"{type(error).__name__}: {error}.",
+                reason=f"{shown(self.config.path)} on example {shown(example.id)} with the response '{shown(text)}': "
+                f"{cause_of(error)}.",
                 remedy="Mend the function, and resume the run.",
             ) from error
         return grade
@@ -84,10 +85,10 @@ def _load(path: str) -> Callable[..., Any]:
         function = getattr(module, name)
         if not callable(function):
             raise TypeError(f"it is a {type(function).__name__}, which cannot be called")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise PluginLoadError(
-            f"The reward function '{path}' has to be importable.",
-            reason=f"{type(error).__name__}: {error}.",
-            remedy="Give `module:function` of an installed module, or `./file.py:function`.",
+            f"The reward function '{shown(path)}' has to be importable.",
+            reason=f"{cause_of(error)}.",
+            remedy="Mend that line, or give `module:function` of an installed module, or `./file.py:function`.",
         ) from error
     return function  # type: ignore[no-any-return]

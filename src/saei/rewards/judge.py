@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, SecretStr, field_validator
 
 from saei.errors import ConfigError, TrainingError, shown
 from saei.rewards.graders.key import AnswerType
@@ -58,7 +58,7 @@ class Judge(Section):
     model: str
     key_variable: str | None = None
     types: tuple[AnswerType, ...] = ("text",)
-    timeout: PositiveFloat = Field(default=30.0, le=600, allow_inf_nan=False)
+    timeout: float = Field(default=30.0, gt=0.0, le=600.0)
     retries: NonNegativeInt = Field(default=3, le=10)
     parallel: PositiveInt = Field(default=8, le=64)
     max_failures: NonNegativeInt = 16

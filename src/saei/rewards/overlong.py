@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from saei.rewards.base import Attempt, Reward
 from saei.strategy import StrategyConfig
@@ -27,8 +27,8 @@ class SoftOverlong(Reward):
         """
 
         type: Literal["soft-overlong"] = "soft-overlong"
-        longest: PositiveInt
-        buffer: PositiveInt
+        longest: int = Field(ge=1, le=2**20)
+        buffer: int = Field(ge=1, le=2**20)
 
         @model_validator(mode="after")
         def _room(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from saei.registry import RewardField
-from saei.rewards.base import Attempt, Reward
+from saei.rewards.base import Attempt, Reward, Weight
 from saei.strategy import Strategy, StrategyConfig
 from saei.types import Example, Grade
 
@@ -26,7 +26,7 @@ class Sum(Reward):
 
         type: Literal["sum"] = "sum"
         of: tuple[RewardField, ...] = Field(min_length=1)
-        weights: tuple[float, ...] | None = None
+        weights: tuple[Weight, ...] | None = None
 
         @model_validator(mode="after")
         def _one_weight_each(self) -> Self:

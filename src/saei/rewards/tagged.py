@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.rewards.accuracy import Accuracy
+from saei.rewards.base import Weight
 from saei.rewards.reading import last_tagged, thinks_and_answers_once, thinks_then_answers
 
 
@@ -18,8 +19,8 @@ class R1V(Accuracy):
         """Fields of ``r1v``."""
 
         type: Literal["r1v"] = "r1v"
-        accuracy: float = 0.5
-        format: float = 0.5
+        accuracy: Weight = 0.5
+        format: Weight = 0.5
 
     config: Config
 
@@ -43,8 +44,8 @@ class MMEureka(Accuracy):
         """Fields of ``mm-eureka``."""
 
         type: Literal["mm-eureka"] = "mm-eureka"
-        accuracy: float = 1.0
-        format: float = 0.5
+        accuracy: Weight = 1.0
+        format: Weight = 0.5
 
     config: Config
 

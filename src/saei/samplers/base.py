@@ -14,6 +14,10 @@ from saei.types import Group, ScoredGroup, View
 __all__ = ["Sampler", "SamplingContext"]
 
 
+MOST_RESPONSES = 4096
+"""Responses of one group from one kind of view; far beyond what a step can hold."""
+
+
 class Sampler(Strategy, ABC):
     """Draws groups. To add one, implement ``draw`` and ``group_size``."""
 

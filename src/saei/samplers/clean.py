@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field
 
-from saei.samplers.base import Sampler, SamplingContext
+from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingContext
 from saei.strategy import StrategyConfig
 from saei.types import Group, View
 
@@ -23,7 +23,7 @@ class Clean(Sampler):
         """
 
         type: Literal["clean"] = "clean"
-        n: PositiveInt = 12
+        n: int = Field(default=12, ge=1, le=MOST_RESPONSES)
 
     config: Config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from saei.interventions import InterventionConfig
 from saei.policy import Policy
@@ -34,7 +34,7 @@ class Dynamic(Sampler):
 
         type: Literal["dynamic"] = "dynamic"
         of: SamplerField = "clean"  # type: ignore[assignment]  # names are resolved by the validator
-        max_rounds: PositiveInt = 10
+        max_rounds: int = Field(default=10, ge=1, le=1000)
 
         @property
         def intervention(self) -> InterventionConfig | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, model_validator
 
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.policy import Policy
-from saei.samplers.base import Sampler, SamplingContext
+from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingContext
 from saei.strategy import Strategy, StrategyConfig
 from saei.types import Group, Response, ScoredGroup, View, ViewWeight
 
@@ -38,13 +38,22 @@ class Mixing(Sampler):
             weight_cap: Largest view weight.
         """
 
-        n_clean: PositiveInt = 6
-        n_adversarial: PositiveInt = 6
-        views: PositiveInt = 1
+        n_clean: int = Field(default=6, ge=1, le=MOST_RESPONSES)
+        n_adversarial: int = Field(default=6, ge=1, le=MOST_RESPONSES)
+        views: int = Field(default=1, ge=1, le=MOST_RESPONSES)
         intervention: InterventionConfig = InterventionConfig()
         update_on: Literal["sampled", "clean", "perturbed"] = "sampled"
-        beta: NonNegativeFloat = 0.0
-        weight_cap: PositiveFloat = 2.0
+        beta: float = Field(default=0.0, ge=0.0, le=100.0)
+        weight_cap: float = Field(default=2.0, gt=0.0, le=1e6)
+
+        @model_validator(mode="after")
+        def _a_response_from_each_view(self) -> Self:
+            if self.views > self.n_adversarial:
+                raise ValueError(
+                    f"Each intervened view answers at least once: {self.views} views share {self.n_adversarial} "
+                    "responses. Lower views, or raise n_adversarial."
+                )
+            return self
 
     config: Config
 

@@ -1,10 +1,10 @@
 """The contract suite: one check per kind of strategy, the same for saei's own and for anyone's.
 
-.. code-block:: python
-
-    @pytest.mark.parametrize("config", registered("selector"), ids=lambda config: config.type)
-    def test_contract(config):
-        check_selector(config)
+```python
+@pytest.mark.parametrize("config", registered("selector"), ids=lambda config: config.type)
+def test_contract(config):
+    check_selector(config)
+```
 
 A check builds the strategy of a config and raises an ``AssertionError`` that names the rule it breaks.
 """

@@ -1,0 +1,192 @@
+"""Code of other people that fails: where it did is said, and what was trained is kept."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import Said
+from models import tiny_folder
+from runs import lines
+from saei import registry
+from saei.errors import PluginLoadError, SaeiError, TrainingError
+from saei.registry import load_plugin
+from saei.rewards.function import Function
+from saei.types import Example
+
+SIZES = (
+    "evaluation.examples=2",
+    "evaluation.responses=1",
+    "evaluation.probe_examples=1",
+    "evaluation.probe_responses=2",
+    "evaluation.every=10",
+    "training.prompts_per_step=1",
+    "training.steps=5",
+    "sampling.max_new_tokens=6",
+    "model.threads=1",
+    "output.checkpoint_every=3",
+    "optimizer.lr=0.001",
+    "reward={type: function, path: rewards.py:reward}",
+)
+GOOD = """
+def reward(example, text, *, truncated):
+    return sum(map(ord, text)) % 6 / 5
+"""
+FAILING = """
+calls = 0
+
+def reward(example, text, *, truncated):
+    global calls
+    calls += 1
+    if calls > {after}:
+        {what}
+    return sum(map(ord, text)) % 6 / 5
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder("Qwen2.5-VL", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("saei_file_"):
+            del sys.modules[name]
+
+
+def write(text: str) -> None:
+    """Write the reward; the next command is a process that has not read the one before."""
+    Path("rewards.py").write_text(text)
+    for name in list(sys.modules):
+        if name.startswith("saei_file_rewards"):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def train(saei: Callable[..., Said], model: Path) -> Callable[..., Said]:
+    def run(name: str, *arguments: str) -> Said:
+        sizes = [word for size in SIZES for word in ("--set", size)]
+        return saei("train", "--model", model, "--name", name, *sizes, *arguments)
+
+    return run
+
+
+def go_on(saei: Callable[..., Said], said: Said) -> Said:
+    """Do what a message says, word for word."""
+    (command,) = re.findall(r"^ +(saei train --resume .*)$", said.err, re.MULTILINE)
+    return saei(*shlex.split(command)[1:])
+
+
+RAISE, EXIT, NONSENSE = "raise ValueError('mine')", "import sys; sys.exit(3)", "return float('nan')"
+
+
+@pytest.mark.parametrize(
+    ("after", "step", "what"),
+    [(0, 0, RAISE), (4, 0, EXIT), (20, 1, RAISE), (30, 2, EXIT), (45, 3, NONSENSE), (55, 4, NONSENSE), (65, 3, RAISE)],
+    ids=["first evaluation", "first step", "1", "2", "3", "4", "last evaluation"],
+)
+def test_a_run_whose_reward_fails_goes_on_from_the_step_that_failed(
+    train: Callable[..., Said], saei: Callable[..., Said], after: int, step: int, what: str
+) -> None:
+    """Four responses are graded in an evaluation and twelve in a step."""
+    write(GOOD)
+    assert train("whole").code == 0
+    write(FAILING.format(after=after, what=what))
+    said = train("failed")
+    assert said.code == 2, said.err
+    assert "Traceback" not in said.err
+    assert "on example" in said.err
+    if "nan" not in what:
+        assert "rewards.py, line 8: " in said.err
+    written = sorted(int(path.name[5:]) for path in Path("runs/failed/checkpoints").glob("step-*"))
+    assert max(written, default=0) == step
+    write(GOOD)
+    again = go_on(saei, said)
+    assert again.code == 0, again.err
+    assert lines(Path("runs/failed")) == lines(Path("runs/whole"))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(train: Callable[..., Said], saei: Any) -> None:
+    write(GOOD)
+    assert train("whole").code == 0
+    for path in Path("runs/whole/checkpoints").glob("*/trainer.pt"):
+        path.unlink()
+    kept = Path("runs/whole/metrics.jsonl").read_text()
+    said = saei("train", "--resume", "runs/whole", "--steps", 9)
+    assert said.code == 2
+    assert "did 5 steps: they were deleted" in said.err
+    assert Path("runs/whole/metrics.jsonl").read_text() == kept
+
+
+def test_a_sampler_that_calls_exit_ends_with_an_error_and_keeps_the_run(train: Callable[..., Said], saei: Any) -> None:
+    Path("mine.py").write_text(
+        "import sys\n"
+        "from typing import Literal\n"
+        "from saei.registry import register\n"
+        "from saei.samplers.clean import Clean\n\n"
+        "@register\n"
+        "class Leaver(Clean):\n"
+        "    class Config(Clean.Config):\n"
+        "        type: Literal['leaver'] = 'leaver'\n\n"
+        "    def draw(self, views, ctx):\n"
+        "        return super().draw(views, ctx) if ctx.progress < 0.3 else sys.exit('enough')\n"
+    )
+    write(GOOD)
+    said = train("one", "--plugin", "mine.py", "--sampler", "leaver")
+    assert said.code == 2
+    assert "mine.py, line 12: SystemExit: enough" in said.err
+    assert [path.name for path in Path("runs/one/checkpoints").iterdir()] == ["step-000002"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1\ny = 1 / 0\n", "line 2: ZeroDivisionError"),
+        ("x = 1\nimport a_module_that_is_not_there\n", "line 2: ModuleNotFoundError"),
+        ("x = 1\n\n\ny = = 2\n", "line 4: SyntaxError"),
+        ("import sys\n\nsys.exit()\n", "line 3: SystemExit"),
+        ("import json\n\njson.loads('{')\n", "line 3: JSONDecodeError"),
+        ("def f():\n    raise KeyError('x')\n\nf()\n", "line 2: KeyError"),
+    ],
+)
+def test_a_file_that_does_not_import_names_its_line(text: str, expected: str) -> None:
+    Path("mine.py").write_text(text)
+    for load in (lambda: load_plugin("./mine.py"), lambda: Function.Config(path="./mine.py:f").build()):
+        with pytest.raises(PluginLoadError) as caught:
+            load()
+        assert f"{Path('mine.py').absolute()}, {expected}" in str(caught.value)
+        assert caught.value.__cause__ is not None
+
+
+def test_a_reward_that_gives_a_library_nonsense_names_its_own_line() -> None:
+    write("import numpy\n\ndef reward(example, text, *, truncated):\n    return numpy.reshape([1, 2, 3], (2, 2))\n")
+    with pytest.raises(TrainingError, match=r"rewards\.py, line 4: ValueError: cannot reshape"):
+        Function.Config(path="rewards.py:reward").build().grade(Example("1", "What?", "1"), "text")
+
+
+def test_what_a_run_of_trl_leaves_is_not_begun_again_by_our_engine(tmp_path: Path) -> None:
+    from saei.engine import checkpoint
+    from saei.engine.rundir import RunDir
+    from saei.layers import load_config
+
+    config = load_config(flags=[{"output": {"root": str(tmp_path), "name": "one"}}])
+    run = RunDir.create(config, engine="trl")
+    with pytest.raises(SaeiError, match="trained by trl"):
+        checkpoint.start_of(run, config)
+    with pytest.raises(SaeiError) as caught:
+        RunDir.check_new(config)
+    assert "--resume" not in str(caught.value)
