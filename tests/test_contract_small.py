@@ -92,6 +92,21 @@ def asks(*parts: dict[str, str]) -> Callable[..., Any]:
             ],
             "one image per image",
         ),
+        (
+            check_template,
+            ThinkBoxed,
+            "messages",
+            lambda self, example: [
+                {
+                    "role": "user",
+                    "content": [
+                        *[{"type": "image"}] * len(example.images),
+                        {"type": "text", "text": example.question},
+                    ],
+                }
+            ],
+            "images stand at their markers",
+        ),
     ],
 )
 def test_a_breach_is_caught(check: Any, base: type, method: str, function: Any, rule: str) -> None:

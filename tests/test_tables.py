@@ -105,6 +105,7 @@ def test_a_byte_that_is_no_utf8_costs_its_row_alone(tmp_path: Path) -> None:
         ("question,answer\n".encode("utf-16"), "it is UTF-16"),
         ("größe,answer\n1,2\n".encode("latin-1"), "its heading is not UTF-8"),
         (b"question,answer,answer\na,1,2\n", "two columns are called 'answer'"),
+        (b'"",,\n', "its first line names no column"),
         (b'question,"answer\na,1\n', "its heading has a quotation mark that is never closed"),
     ],
 )
@@ -276,6 +277,13 @@ def test_cells_that_are_no_text_are_named(tmp_path: Path, cells: Any) -> None:
     found = outcomes(tmp_path / "rows.parquet")
     assert len(found) == 3
     assert all(isinstance(one, str) for one in found)
+
+
+def test_a_local_file_is_read_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_dataset` counts its calls there, and waits for an answer where there is no network."""
+    monkeypatch.setattr(datasets.load, "increase_load_count", lambda name: pytest.fail("the hub was asked"))
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["a"], "answer": ["1"]}), tmp_path / "rows.parquet")
+    assert outcomes(tmp_path / "rows.parquet") == [("a", "1")]
 
 
 def test_what_is_not_needed_is_not_decoded(tmp_path: Path) -> None:

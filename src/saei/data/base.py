@@ -84,4 +84,8 @@ class Template(Strategy, ABC):
 
     @abstractmethod
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return Hugging Face chat messages, with one ``{"type": "image"}`` per image of the example."""
+        """Return Hugging Face chat messages, with one ``{"type": "image"}`` per image of the example.
+
+        An image stands where its marker is in the question, those without a marker in front;
+        ``saei.data.templates.user_turn`` does so.
+        """

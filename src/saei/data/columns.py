@@ -13,6 +13,9 @@ from saei.strategy import Section
 
 AUTO = "auto"
 
+MAX_LIST = 500
+"""Characters of a list of columns in a message."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 NAMES: Mapping[str, Sequence[tuple[str, ...]]] = {
@@ -75,10 +78,11 @@ def find_columns(asked: Columns, names: Sequence[str], where: str) -> Columns:
                 choices.append(f"{path}null for text alone")
         remedies.append(", or ".join(choices))
     if reasons:
+        there, missing = shown(", ".join(names), MAX_LIST), shown(" ".join(reasons), 2 * MAX_LIST)
         raise DataError(
             "Images, question and answer need a column each.",
-            reason=f"{where} has the columns {', '.join(names)}. {' '.join(reasons)}",
-            remedy=f"Name them: {'; '.join(remedies)}.",
+            reason=f"{where} has the columns {there}. {missing}",
+            remedy=f"Name them: {shown('; '.join(remedies), MAX_LIST)}.",
         )
     return Columns.model_validate(clear)
 
@@ -106,22 +110,24 @@ def as_text(value: object, column: str, where: str) -> str:
     value = _plain(value)
     infinite = isinstance(value, float) and math.isinf(value)
     if infinite or not isinstance(value, str | int | float | None):
+        kind = "infinity" if infinite else f"a {type(value).__name__}"
         raise DataError(
             "Questions and answers are text or numbers.",
-            reason=f"Column '{column}' holds {'infinity' if infinite else f'a {type(value).__name__}'} in {where}.",
+            reason=f"Column '{shown(column)}' holds {kind} in {where}.",
             remedy="Write it as text, or name another column.",
         )
     text = "" if value is None else str(value).strip()
     if not text:
         raise DataError(
             "Every row needs a question and an answer.",
-            reason=f"Column '{column}' is empty in {where}.",
+            reason=f"Column '{shown(column)}' is empty in {where}.",
             remedy="Fill it in or remove the row.",
         )
     if "\0" in text or _SURROGATE.search(text):
+        sign = "lone surrogate" if _SURROGATE.search(text) else "NUL"
         raise DataError(
             "Questions and answers are Unicode text.",
-            reason=f"Column '{column}' holds a {'lone surrogate' if _SURROGATE.search(text) else 'NUL'} in {where}.",
+            reason=f"Column '{shown(column)}' holds a {sign} in {where}.",
             remedy="The text was damaged when it was written: write it anew, or remove the row.",
         )
     return text
@@ -160,7 +166,7 @@ def check_unique(ids: Iterable[object], column: str, where: str) -> None:
         if text in seen:
             raise DataError(
                 "Ids are unique.",
-                reason=f"{shown(repr(value))} comes again in row {number} of {where}, column '{column}'.",
+                reason=f"{shown(repr(value))} comes again in row {number} of {where}, column '{shown(column)}'.",
                 remedy="Name another column, or set task.columns.id=null for the rows' numbers.",
             )
         seen.add(text)

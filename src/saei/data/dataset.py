@@ -9,7 +9,7 @@ from saei.data.columns import AUTO, Columns, as_text, check_unique, find_columns
 from saei.data.markers import place_images
 from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
-from saei.errors import DataError
+from saei.errors import DataError, shown
 
 
 class Dataset(TableTask):
@@ -66,7 +66,7 @@ def _images(cell: object, column: str, where: str) -> Sequence[object]:
     if isinstance(cell, str) and not cell.strip():
         raise DataError(
             "A row of a table with images names its image.",
-            reason=f"Column '{column}' is empty in {where}.",
+            reason=f"Column '{shown(column)}' is empty in {where}.",
             remedy="Fill it in or remove the row.",
         )
     return cell if isinstance(cell, list) else [] if cell is None else [cell]

@@ -89,7 +89,7 @@ def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: s
     except Exception as error:  # decoders raise whatever a broken file makes them raise
         raise DataError(
             "Every image has to open.",
-            reason=f"{where} did not{_named(item)}: {type(error).__name__}: {error}.",
+            reason=f"{where} did not{_named(item)}: {type(error).__name__}: {shown(str(error), 200)}.",
             remedy="Repair or replace the file, or remove the row.",
         ) from error
 

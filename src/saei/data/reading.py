@@ -113,12 +113,14 @@ def _csv(content: bytes, where: str) -> tuple[list[Cells | BadRow], list[str] | 
     bare = _QUOTED.sub("", lines[first])
     separator = max(",;\t", key=bare.count)  # spreadsheets write semicolons where the comma is a decimal sign
     records = _records(lines[first:], separator)
-    heading = next(records)
+    heading = next(records, [""])
     if isinstance(heading, BadRow) or not _is_unicode(heading):
         reason = heading.reason if isinstance(heading, BadRow) else "is not UTF-8"
         raise unreadable(where, f"its heading {reason}", _AS_UTF8 if reason == "is not UTF-8" else _CLOSE)
     heading = [name.strip() for name in heading]
     named = [name for name in heading if name]
+    if not named:
+        raise unreadable(where, "its first line names no column", 'Write a heading, such as "image,question,answer".')
     if len(set(named)) < len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise unreadable(where, f"two columns are called '{shown(twice)}'", "Rename one of them.")
@@ -240,7 +242,7 @@ def _parquet(files: Sequence[Path], where: str) -> Rows:
         _check_parquet(file)
     datasets.disable_progress_bars()  # a local table takes a moment
     try:
-        rows: Any = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        rows: Any = datasets.Dataset.from_parquet([str(file) for file in files])  # `load_dataset` asks the hub
     except Exception as error:  # Arrow, the file system and `datasets` raise errors of all kinds
         if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
             return TextRows([], "", [])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from saei.errors import DataError
+from saei.errors import DataError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,5 +119,8 @@ class ArrowRows(Rows):
         try:
             (cells,) = self._rows[number].to_pylist()
         except Exception as error:  # Arrow's for a year that Python does not know, zoneinfo's for a time zone, pandas'
-            return BadRow(f"cannot be read ({error})", "Write dates as text, leave out their column, or remove it.")
+            return BadRow(
+                f"cannot be read ({shown(str(error), 200)})",
+                "Write dates as text, leave out their column, or remove it.",
+            )
         return dict(cells)

@@ -171,7 +171,7 @@ class TableTask(Task, ABC):
             images = self._images(table, number)
             paths = [image.get("path") if isinstance(image, Mapping) else image for image in images]
             for path in (path for path in paths if isinstance(path, str)):
-                digest.update(f"{path} {_states(path, table.roots)}".encode())
+                digest.update(f"{path} {_states(path, table.roots)}".encode(errors="backslashreplace"))
         return digest.hexdigest()
 
     def notes(self) -> Sequence[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saei.data.base import Split, Task, Template
+from saei.data.markers import MARKER
 from saei.rewards.base import Attempt, Reward
 from saei.strategy import Strategy, StrategyConfig
 from saei.testing.rules import config_of, random_state_untouched, require
@@ -52,7 +54,7 @@ def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
 
 
 def check_template(subject: Strategy | StrategyConfig) -> None:
-    """Check a template: one image entry per image of the example, and the question among the text.
+    """Check a template: one image entry per image of the example, where its marker is, and the question among the text.
 
     Raises:
         AssertionError: Naming the rule that is broken.
@@ -64,14 +66,15 @@ def check_template(subject: Strategy | StrategyConfig) -> None:
     require(isinstance(template, Template), config.type, "the config of a template builds a Template")
     for count in (0, 1, 3):
         example = Example("e", "Which one?", "a", (Image.new("RGB", (8, 8)),) * count)
-        parts: list[Any] = []
-        for message in template.messages(example):
-            content = message["content"]
-            parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts = [part for message in template.messages(example) for part in _parts(message)]
         images = sum(part["type"] == "image" for part in parts)
         require(images == count, config.type, "the messages hold one image per image of the example")
         text = "".join(part.get("text", "") for part in parts)
         require("Which one?" in text, config.type, "the messages hold the question")
+    example = Example("e", f"Is it {MARKER} or", "a", (Image.new("RGB", (8, 8)),) * 2)
+    parts = [part for message in template.messages(example) for part in _parts(message)]
+    order = "".join(part.get("text", part["type"]) for part in parts)
+    require("imageIs it image or" in order, config.type, "images stand at their markers, the others in front")
 
 
 def check_reward(subject: Strategy | StrategyConfig) -> None:
@@ -102,6 +105,11 @@ def check_reward(subject: Strategy | StrategyConfig) -> None:
         together = reward.grade_all([Attempt(example, text) for text in texts])
         same = [(grade.reward, grade.correct) for grade in together] == alone
         require(same, name, "responses have the same grades together as one by one, in their order")
+
+
+def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _same(left: Example, right: Example) -> bool:

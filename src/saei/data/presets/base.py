@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from saei.data.columns import as_text, check_unique
+from saei.data.columns import MAX_LIST, as_text, check_unique
 from saei.data.markers import place_images
 from saei.data.reporting import Reporting
 from saei.data.table_task import Item, TableTask
 from saei.data.tables import Table
-from saei.errors import DataError
+from saei.errors import DataError, shown
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):：．、]\s*(\S.*?)\s*$", re.MULTILINE)  # noqa: RUF001  # full-width signs
 
@@ -52,9 +52,10 @@ class Preset(TableTask, ABC):
         """
         missing = [column for column in self.columns if column not in table.rows.columns]
         if missing:
+            columns = shown(", ".join(table.rows.columns), MAX_LIST)
             raise DataError(
                 f"The task {self.name()} needs the columns {', '.join(self.columns)}.",
-                reason=f"{table.where} has no {', '.join(missing)}; it has {', '.join(table.rows.columns)}.",
+                reason=f"{table.where} has no {', '.join(missing)}; it has {columns}.",
                 remedy="Pin a revision with these columns (task.revision), or use the task dataset and name yours.",
             )
         if self.id_column is not None and self.id_column in table.rows.columns:
@@ -72,7 +73,7 @@ class Preset(TableTask, ABC):
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise DataError(
                 f"A row of {self.name()} has what its card says.",
-                reason=f"{where}: {type(error).__name__}: {error}.",
+                reason=f"{where}: {type(error).__name__}: {shown(str(error), 200)}.",
                 remedy="Pin a revision that has (task.revision), or remove the row.",
             ) from error
         # A published question is asked, whatever its markers say: those without a picture of their own are left out.
