@@ -12,7 +12,7 @@ DEV := $(VENV)/.dev-installed
 # Tests reach no hub; two workers with one thread each are faster than one worker with two.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-slow check docs
+.PHONY: install demo test test-slow mutants check docs
 .DELETE_ON_ERROR:
 
 install: $(DEV)
@@ -25,6 +25,11 @@ test: $(DEV)
 
 test-slow: $(DEV)
 	$(TEST_ENV) $(BIN)/pytest -m slow
+
+# Half an hour at most, and no part of continuous integration.
+mutants: $(DEV)
+	@$(PIP) -e '.[mutation]'
+	$(TEST_ENV) $(BIN)/python scripts/mutants.py
 
 check: $(DEV)
 	$(BIN)/ruff check
