@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from saei.attacks.ball import project, snap
 from saei.attacks.base import BlockSpace, Space
+from saei.attacks.diffusion import DiffusionNoise
 from saei.attacks.fgsm import FGSM
 from saei.attacks.gradient import GradientAttack
 from saei.attacks.noise import Noise
@@ -274,6 +275,32 @@ class TestBalls:
         assert project(block, torch.full((3,), 0.5), None, FREE, "none").tolist() == pytest.approx([0.0, 0.3, 1.0])
         low = BlockSpace(low=torch.tensor([0.2, 0.4, 0.2]), high=0.9)
         assert project(block, torch.full((3,), 0.5), None, low).tolist() == pytest.approx([0.2, 0.4, 0.9])
+
+    def test_borders_of_another_type_leave_the_blocks_type(self):
+        low, high = torch.full((3,), 0.2).double(), torch.full((3,), 0.6).double()
+        block = project(torch.tensor([-1.0, 0.3, 7.0]), torch.full((3,), 0.5), None, BlockSpace(low=low, high=high))
+        assert block.dtype == torch.float32
+        assert block.tolist() == pytest.approx([0.2, 0.3, 0.6])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PGD.Config(step=0, radius="8/255", random_start=True),
+        Noise.Config(distribution="uniform"),
+        Noise.Config(distribution="gaussian"),
+        DiffusionNoise.Config(),
+    ],
+    ids=["random start", "uniform", "gaussian", "diffusion"],
+)
+def test_draws_are_of_the_blocks_type(config, monkeypatch):
+    drawn = []
+    for name in ("rand", "randn", "empty"):
+        make = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, _make=make, **k: drawn.append(k["dtype"]) or _make(*a, **k))
+    (moved,) = run(config, (torch.full((1, 2, 2), 0.5, dtype=torch.float64),), towards(0))
+    assert moved.dtype == torch.float64
+    assert set(drawn) == {torch.float64}
 
 
 class TestGradients:

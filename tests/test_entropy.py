@@ -171,7 +171,11 @@ def test_without_grad_each_row_is_computed_once():
     assert rows == [8, 8, 7]
 
 
-@pytest.mark.parametrize(("chunk_elements", "rows"), [(8 * V, [8, 8, 7, 7, 8, 8]), (2**22, [M])], ids=["chunks", "one"])
+@pytest.mark.parametrize(
+    ("chunk_elements", "rows"),
+    [(8 * V, [8, 8, 7, 7, 8, 8]), (M * V, [M]), (2**22, [M])],
+    ids=["chunks", "exactly one", "one"],
+)
 def test_only_what_does_not_fit_at_once_is_computed_again(chunk_elements, rows):
     head, hidden_Md, ids_M, banned_V = batch(torch.float32)
     seen = []

@@ -207,8 +207,9 @@ def test_a_large_vocabulary_loses_nothing_to_the_sums(dtype):
     )
 
 
-def test_autocast_is_that_of_the_layer():
-    head, states = frozen(dtype=torch.float32), hidden(torch.float32)
+@pytest.mark.parametrize("bias", [False, True])
+def test_autocast_is_that_of_the_layer(bias):
+    head, states = frozen(bias, dtype=torch.float32), hidden(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         ours = token_statistics(leaf := states.detach().requires_grad_(), IDS, head)
         theirs = token_statistics(own := states.detach().requires_grad_(), IDS, lambda x: head(x))

@@ -87,6 +87,8 @@ def test_detectable_difference() -> None:
     values = np.random.default_rng(2).normal(size=16).tolist()
     error = float(np.std(values, ddof=1)) / 4
     assert detectable(mean_interval(values), 16) == pytest.approx((2.13145 + 0.86624) * error, rel=1e-4)
+    # Two values: quantiles of the Cauchy distribution, 12.7062 and tan(.3 pi) = 1.3764, times an error of 1/2.
+    assert detectable(mean_interval([0.0, 1.0]), 2) == pytest.approx((12.7062 + 1.3764) / 2, rel=1e-4)
     assert detectable(mean_interval([1.0]), 1) == math.inf
 
 

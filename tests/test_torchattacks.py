@@ -59,7 +59,7 @@ def move(config: Any, criterion: Any, start: Point, space: Space = ALONE, seed: 
 @pytest.mark.parametrize("direction", ["raise", "lower"])
 @pytest.mark.parametrize("name", ALLOWED)
 def test_a_criterion_is_attacked_as_torchattacks_attacks_a_classifier(
-    classifier: nn.Module, images: Tensor, name: str, direction: Any
+    classifier: nn.Module, images: Tensor, name: str, direction: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for image, label in zip(images, LABELS, strict=True):
         attack = getattr(torchattacks, name)(classifier)
@@ -70,6 +70,7 @@ def test_a_criterion_is_attacked_as_torchattacks_attacks_a_classifier(
         (ours,) = move(Torchattacks.Config(name=name, direction=direction), loss(classifier, label[None]), (image,))
         assert torch.equal(ours, theirs)
         assert not torch.equal(ours, image)
+    assert not capsys.readouterr().out  # torchattacks announces changes of its mode
 
 
 def test_given_fields_reach_torchattacks(
