@@ -133,7 +133,8 @@ class Updater:
             raise TrainingError(
                 "Gradients have to be finite.",
                 reason=f"Their norm is {norm}, the loss {loss}.",
-                remedy="Start a new run from its last checkpoint (--model) with a lower optimizer.lr, or in float32.",
+                remedy="Start a new run with a lower optimizer.lr, or in float32: from this one's last checkpoint "
+                "(--model), if it has one.",
             )
         self._optimizer.step()
         self._scheduler.step()

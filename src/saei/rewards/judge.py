@@ -113,5 +113,6 @@ def _ask(judge: Judge, question: str, gold: str, answer: str) -> str:
     raise TrainingError(
         "The judge has to answer: grading without it would be another reward.",
         reason=f"{judge.url} failed after {attempt + 1} tries: {failure}.",
-        remedy="Start the server, correct reward.judge, or set it to null for rules alone; then resume the run.",
+        remedy="Start the server, or correct its reward.judge.url by --set; then resume the run. Rules alone are "
+        "another reward and take a new run.",
     )
