@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,20 +92,25 @@ def go_on(saei: Callable[..., Said], said: Said) -> Said:
     return saei(*shlex.split(command)[1:])
 
 
+WHOLE: list[dict[str, Any]] = []
+"""The metrics of the run that never failed."""
+
 RAISE, EXIT, NONSENSE = "raise ValueError('mine')", "import sys; sys.exit(3)", "return float('nan')"
 
 
 @pytest.mark.parametrize(
     ("after", "step", "what"),
-    [(0, 0, RAISE), (4, 0, EXIT), (20, 1, RAISE), (30, 2, EXIT), (45, 3, NONSENSE), (55, 4, NONSENSE), (65, 3, RAISE)],
-    ids=["first evaluation", "first step", "1", "2", "3", "4", "last evaluation"],
+    [(0, 0, RAISE), (4, 0, EXIT), (30, 2, EXIT), (55, 4, NONSENSE), (65, 3, RAISE)],
+    ids=["first evaluation", "first step", "2", "4", "last evaluation"],
 )
 def test_a_run_whose_reward_fails_goes_on_from_the_step_that_failed(
     train: Callable[..., Said], saei: Callable[..., Said], after: int, step: int, what: str
 ) -> None:
     """Four responses are graded in an evaluation and twelve in a step."""
-    write(GOOD)
-    assert train("whole").code == 0
+    if not WHOLE:
+        write(GOOD)
+        assert train("whole").code == 0
+        WHOLE.extend(lines(Path("runs/whole")))
     write(FAILING.format(after=after, what=what))
     said = train("failed")
     assert said.code == 2, said.err
@@ -117,7 +123,7 @@ def test_a_run_whose_reward_fails_goes_on_from_the_step_that_failed(
     write(GOOD)
     again = go_on(saei, said)
     assert again.code == 0, again.err
-    assert lines(Path("runs/failed")) == lines(Path("runs/whole"))
+    assert lines(Path("runs/failed")) == WHOLE
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(train: Callable[..., Said], saei: Any) -> None:
@@ -190,3 +196,66 @@ def test_what_a_run_of_trl_leaves_is_not_begun_again_by_our_engine(tmp_path: Pat
     with pytest.raises(SaeiError) as caught:
         RunDir.check_new(config)
     assert "--resume" not in str(caught.value)
+
+
+# Each remedy is tried in the state in which it is given.
+
+
+@pytest.fixture
+def stopped(train: Callable[..., Said]) -> Path:
+    """A run that failed in its fifth step, with checkpoints of steps 3 and 4."""
+    write(FAILING.format(after=55, what=RAISE))
+    assert train("stopped").code == 2
+    write(GOOD)
+    return Path("runs/stopped")
+
+
+def test_a_taken_name_goes_on_as_its_message_says(train: Callable[..., Said], saei: Any, stopped: Path) -> None:
+    said = train("stopped")
+    assert said.code == 2
+    (command,) = re.findall(r"`(saei train --resume .*?)`", said.err)
+    assert saei(*shlex.split(command)[1:]).code == 0
+    complete = saei("train", "--resume", stopped)
+    (steps,) = re.findall(r"for example (--steps \d+)", complete.err)
+    assert saei("train", "--resume", stopped, *steps.split()).code == 0
+
+
+def test_a_damaged_checkpoint_is_deleted_and_the_one_before_serves(saei: Any, stopped: Path) -> None:
+    newest = stopped / "checkpoints" / "step-000004"
+    (newest / "trainer.pt").write_bytes(b"damaged")
+    said = saei("train", "--resume", stopped)
+    assert said.code == 2
+    assert "Delete this checkpoint; the run then goes on from the one before" in said.err
+    shutil.rmtree(newest)
+    assert saei("train", "--resume", stopped).code == 0
+
+
+def test_a_new_run_begins_from_the_last_checkpoint_of_another(train: Callable[..., Said], stopped: Path) -> None:
+    said = train("new", "--model", str(stopped / "checkpoints" / "step-000004"))
+    assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["training.max_bad_share=0.5", "training.max_untouched=1", "model.device=cpu", "output.trackers=[]"],
+)
+def test_what_messages_ask_to_change_may_change_on_resume(saei: Any, stopped: Path, change: str) -> None:
+    """Too many bad rows, too many without a picture, a device that is not here, a tracker that is not."""
+    assert saei("train", "--resume", stopped, "--set", change).code == 0
+
+
+def test_where_a_judge_is_reached_may_change_on_resume_but_not_whether_there_is_one(tmp_path: Path) -> None:
+    from saei.cli.resume import continued
+    from saei.engine.rundir import RunDir
+    from saei.layers import load_config
+
+    judge = {"url": "http://127.0.0.1:1/v1", "model": "m"}
+    config = load_config(
+        flags=[{"output": {"root": str(tmp_path), "name": "one"}, "reward": {"type": "r1v", "judge": judge}}]
+    )
+    run = RunDir.create(config)
+    run.lock.release()
+    _, moved = continued(run.path, [], ["reward.judge.url=http://127.0.0.1:2/v1", "reward.judge.timeout=9"])
+    assert moved.reward.judge.url == "http://127.0.0.1:2/v1"  # type: ignore[attr-defined]
+    with pytest.raises(SaeiError, match=r"Changed: reward\.judge"):
+        continued(run.path, [], ["reward.judge=null"])

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "training.steps",
     "training.max_untouched",
+    "training.max_bad_share",
+    "model.device",
     "output.checkpoint_every",
     "output.keep_checkpoints",
     "output.trackers",
+    *(f"reward.judge.{name}" for name in ("url", "key_variable", "timeout", "retries", "parallel")),
 )
+"""Where a run goes on, how long, and what is kept of it; what makes it another experiment may not."""
 
 
 def continued(

@@ -117,7 +117,7 @@ def train(
         raise ConfigError(
             "saei resumes runs of its own engine.",
             reason="TRL's checkpoints hold no state of samplers and streams.",
-            remedy="Start a new run from its last checkpoint: --model.",
+            remedy="Start a new run: from its last checkpoint (--model), if it has one.",
         )
     if config or plugin:
         raise ConfigError(

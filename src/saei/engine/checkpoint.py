@@ -17,7 +17,7 @@ from saei.engine.ranks import Ranks
 from saei.engine.rundir import ENGINE, RunDir
 from saei.errors import CheckpointError
 from saei.policy import Policy
-from saei.runtime.checksums import verify_checksums, write_checksums
+from saei.runtime.checksums import WITHOUT_IT, verify_checksums, write_checksums
 
 STATE = "trainer.pt"
 
@@ -122,7 +122,7 @@ def start_of(run: RunDir, config: RunConfig) -> Path | None:
         raise CheckpointError(
             "saei resumes runs of its own engine.",
             reason=f"{run.path} was trained by {run.engine}, whose checkpoints hold no state of samplers and streams.",
-            remedy="Start a new run from its last checkpoint: --model.",
+            remedy="Start a new run: from its last checkpoint (--model), if it has one.",
         )
     done = max((int(line["step"]) for line in run.metrics()), default=0)
     if done > config.output.checkpoint_every or done >= config.training.steps:
@@ -152,7 +152,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(
             "A checkpoint's trainer.pt has to be readable.",
             reason=f"{checkpoint}: {type(error).__name__}: {error}.",
-            remedy="Delete this checkpoint; the run then goes on from the one before.",
+            remedy=WITHOUT_IT,
         ) from error
     return dict(state)
 

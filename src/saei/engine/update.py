@@ -135,7 +135,8 @@ class Updater:
             raise TrainingError(
                 "Gradients have to be finite.",
                 reason=f"Their norm is {norm}, the loss {loss}.",
-                remedy="Start a new run from its last checkpoint (--model) with a lower optimizer.lr, or in float32.",
+                remedy="Start a new run with a lower optimizer.lr, or in float32: from this one's last checkpoint "
+                "(--model), if it has one.",
             )
         self.updates += 1  # counted before: a step that fails half-way has changed weights
         self._optimizer.step()

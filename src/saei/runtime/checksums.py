@@ -12,6 +12,11 @@ from pathlib import Path
 from saei.errors import CheckpointError
 
 CHECKSUMS = "checksums.json"
+WITHOUT_IT = (
+    "Delete this checkpoint; the run then goes on from the one before. Without one before, start a new run, under "
+    "another name."
+)
+"""What to do about a checkpoint that cannot be read."""
 
 
 def write_checksums(folder: Path) -> None:
@@ -75,6 +80,5 @@ def _damaged(folder: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         "A checkpoint's files have to be those that were written.",
         reason=f"{folder}: {reason}.",
-        remedy=f"Delete this checkpoint; the run then goes on from the one before. If you changed a file on purpose, "
-        f"delete its {CHECKSUMS}.",
+        remedy=f"{WITHOUT_IT} If you changed a file on purpose, delete its {CHECKSUMS}.",
     )
