@@ -37,6 +37,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    needs_consent: ClassVar[bool] = False
+    """Whether the section names code or a server; out of a stranger's folder it is used only on the user's word."""
+
     @model_validator(mode="before")
     @classmethod
     def _over_defaults(cls, data: Any) -> Any:

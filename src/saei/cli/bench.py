@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from saei.cli.options import AsJson, Assignments, Plugins, policy_config
+from saei.cli.options import AsJson, Assignments, Plugins, Trust, policy_config
 
 SIZES = "Sizes"
 
@@ -28,10 +28,11 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Of which medians are taken.")] = 5,
     set_: Assignments = None,
     plugin: Plugins = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what attack, shared prefix and whole steps cost on a model, as ratios within one run."""
-    config = policy_config(model, [], set_ or [], plugin or [])
+    config = policy_config(model, [], set_ or [], plugin or [], trust=trust)
     print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
     from saei.diagnostics.bench import Sizes
     from saei.diagnostics.bench import bench as measure

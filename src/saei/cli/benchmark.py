@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from saei.cli.options import in_a_run, policy_config, task_flags
+from saei.cli.options import NOT_EVALUATED, in_a_run, policy_config, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -24,6 +25,7 @@ def benchmark_config(
     split: str | None,
     assignments: list[str],
     plugins: list[str],
+    trust: bool = False,
 ) -> RunConfig:
     """Return the configuration of an evaluation on a benchmark; any task is one.
 
@@ -37,14 +39,15 @@ def benchmark_config(
 
     flags = task_flags(task if benchmark is None else _task_of(benchmark, plugins), data)
     layers = [nested(path, value) for path, value in flags.items() if value is not None]
-    name = policy_config(model, layers, assignments, plugins).task.type
+    read = partial(policy_config, model, layers, assignments, plugins, leave_out=NOT_EVALUATED, trust=trust)
+    name = read().task.type
     cls = cast("type[Task]", load("task", name))
     reporting = cls.reporting
     if split is not None:
         layers.append(_split(cls, split))
     if reporting.max_new_tokens is not None and not in_a_run(model):
         layers.append(nested("sampling.max_new_tokens", reporting.max_new_tokens))
-    return policy_config(model, layers, assignments, plugins)
+    return read()
 
 
 def _task_of(benchmark: str, plugins: list[str]) -> str:

@@ -55,8 +55,10 @@ def build_tiny(
         )
     from saei.builtin import General, LockIn
     from saei.builtin import build_tiny as build
+    from saei.runtime.lock import FolderLock
 
     chosen = LockIn((coupling or CouplingName.faded).value) if recipe is RecipeName.lock_in else General()
-    print(build(output, chosen, seed, progress=lambda text: print(text, file=sys.stderr, flush=True)))
+    with FolderLock(output):
+        print(build(output, chosen, seed, progress=lambda text: print(text, file=sys.stderr, flush=True)))
     task = " --task lock-in" if recipe is RecipeName.lock_in else ""
     print(f"Train it with:\n  saei train --model {output}{task}")

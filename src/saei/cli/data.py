@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saei.cli.options import FLAG, AsJson, Assignments, Plugins, task_flags
+from saei.cli.options import FLAG, AsJson, Assignments, Plugins, Trust, task_flags
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -36,12 +36,13 @@ def preview(
     look: Annotated[int, typer.Option(min=1, metavar="N", help="Examples that are counted.")] = 64,
     set_: Assignments = None,
     plugin: Plugins = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Show examples as the model gets them: images, prompt, tokens; and how many could not be used."""
     from saei.engine.preview import previewed
 
-    config = _config(model, task, data, set_, plugin)
+    config = _config(model, task, data, set_, plugin, trust)
     built: Task = config.task.build()
     chosen = _split(split, built)
     size = built.size(chosen)  # before the model loads: a mapping that cannot work is refused at once
@@ -67,6 +68,7 @@ def check(
     every: Annotated[bool, typer.Option("--list", metavar=FLAG, help="Name each example that is left out.")] = False,
     set_: Assignments = None,
     plugin: Plugins = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at every example, in parallel; the result is remembered, also for trainings with training.sift=true."""
@@ -74,7 +76,7 @@ def check(
     from saei.engine.sifting import CACHE, Sifted, sift
     from saei.errors import ConfigError
 
-    config = _config(model, task, data, set_, plugin)
+    config = _config(model, task, data, set_, plugin, trust)
     built: Task = config.task.build()
     sizes = {split: built.size(split) for split in built.splits()}
     if None in sizes.values():
@@ -102,13 +104,18 @@ def check(
 
 
 def _config(
-    model: str, task: str | None, data: str | None, assignments: list[str] | None, plugins: list[str] | None
+    model: str,
+    task: str | None,
+    data: str | None,
+    assignments: list[str] | None,
+    plugins: list[str] | None,
+    trust: bool,
 ) -> RunConfig:
-    from saei.cli.options import policy_config
+    from saei.cli.options import NOT_EVALUATED, policy_config
     from saei.layers import nested
 
     layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
-    return policy_config(model, layers, assignments or [], plugins or [])
+    return policy_config(model, layers, assignments or [], plugins or [], leave_out=NOT_EVALUATED, trust=trust)
 
 
 def _policy(config: RunConfig) -> Policy:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config
+from saei.cli.options import FLAG, AsJson, Assignments, Plugins, Trust, policy_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +67,7 @@ def doctor(
     ] = False,
     set_: Assignments = None,
     plugin: Plugins = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at a model before training: pixels, gradients, shared prefix, memory and time of a step, what to change."""
@@ -89,7 +90,7 @@ def doctor(
         )
         if value is not None
     ]
-    config = _with_responses(policy_config(model, layers, set_ or [], plugin or []), responses)
+    config = _with_responses(policy_config(model, layers, set_ or [], plugin or [], trust=trust), responses)
     from saei.diagnostics.doctor import diagnose
     from saei.diagnostics.sizing import GB
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from saei.cli.options import FLAG, AsJson, Assignments, Plugins, policy_config, task_flags
+from saei.cli.options import (
+    FLAG,
+    NOT_EVALUATED,
+    AsJson,
+    Assignments,
+    Plugins,
+    Trust,
+    model_path,
+    policy_config,
+    task_flags,
+)
 
 if TYPE_CHECKING:
     from saei.config import RunConfig, SamplingConfig
@@ -111,6 +121,7 @@ def evaluate(
     ] = None,
     set_: Assignments = None,
     plugin: Plugins = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a policy on held-out examples, clean view.
@@ -132,7 +143,7 @@ def evaluate(
         from saei.layers import nested
 
         layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
-        config = policy_config(model, layers, set_ or [], plugin or [])
+        config = policy_config(model, layers, set_ or [], plugin or [], leave_out=NOT_EVALUATED, trust=trust)
         drawn["temperature"] = 1.0 if temperature is None else temperature
         n = responses or (8 if drawn["temperature"] else 1)
         check_draws(n, drawn["temperature"])
@@ -142,11 +153,18 @@ def evaluate(
     from saei.cli.benchmark import benchmark_config
 
     config = benchmark_config(
-        model, benchmark, task=task, data=data, split=split, assignments=set_ or [], plugins=plugin or []
+        model,
+        benchmark,
+        task=task,
+        data=data,
+        split=split,
+        assignments=set_ or [],
+        plugins=plugin or [],
+        trust=trust,
     )
     n = responses or 1
     drawn["temperature"] = float(n > 1) if temperature is None else temperature
-    harm = _harm(radius, base, plugin or []) if robust else None
+    harm = _harm(radius, base) if robust else None
     note(f"Loading {config.model.path} ...")
     from saei.engine.benchmark import Asked
 
@@ -201,11 +219,11 @@ def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bo
         show_result(folder.path, folder.result())
 
 
-def _harm(radius: str | None, base: str | None, plugins: list[str]) -> Harm:
+def _harm(radius: str | None, base: str | None) -> Harm:
     """Return what --radius and --base ask for; a run as base is its newest checkpoint."""
     from saei.engine.robust import Harm
 
-    path = None if base is None else policy_config(base, [], [], plugins).model.path
+    path = None if base is None else model_path(base)
     return Harm(base=path) if radius is None else Harm(_fractions(radius), path)
 
 

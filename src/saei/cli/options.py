@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -22,7 +22,15 @@ Assignments: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Any field, such as attack.step=4/255; repeatable."),
 ]
+Trust: TypeAlias = Annotated[
+    bool,
+    typer.Option("--trust", metavar=FLAG, help="Use code and servers that a run names which you did not start."),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
+
+
+NOT_EVALUATED = ("sampler", "objective", "optimizer")
+"""Sections of a run that only training uses."""
 
 
 def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
@@ -45,30 +53,78 @@ def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
     return {"task.type": task or ("dataset" if data else None), "task.path": data}
 
 
-def policy_config(model: str, layers: list[dict[str, Any]], assignments: list[str], plugins: list[str]) -> RunConfig:
+def policy_config(
+    model: str,
+    layers: list[dict[str, Any]],
+    assignments: list[str],
+    plugins: list[str],
+    *,
+    leave_out: Sequence[str] = (),
+    trust: bool = False,
+) -> RunConfig:
     """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
+
+    Of a run's plugins only those that are needed are imported, and only on this user's word.
+
+    Args:
+        model: ``--model``.
+        layers: What flags set.
+        assignments: ``--set``.
+        plugins: ``--plugin``; what is named there, the user trusts.
+        leave_out: Sections of a run that the command does not use; they take their defaults.
+        trust: ``--trust``.
 
     Raises:
         SaeiError: If the run cannot be read or a field is wrong.
     """
-    from saei.config import RunConfig, dump, validate
-    from saei.layers import load_config, merge, nested, parse_assignment
-    from saei.registry import load_plugin
+    from saei.layers import load_config, nested
 
     folder = Path(model).expanduser()
-    run = _run_of(folder)
     if not in_a_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
-    from saei.engine import checkpoint
+    from saei.config import RunConfig, validate
+    from saei.engine import checkpoint, consent
     from saei.engine.rundir import RunDir
+    from saei.layers import merge, parse_assignment
+    from saei.registry import load_plugin
 
+    run = _run_of(folder)
+    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
+    over = [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]
     for plugin in plugins:
         load_plugin(plugin)
-    data = dump(RunDir.open(run)[1])
-    path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    for layer in [*layers, nested("model.path", str(path)), *map(parse_assignment, assignments)]:
+    record, signatures = RunDir(run).read()
+    data = {name: value for name, value in record.items() if name not in leave_out and not _replaced(name, value, over)}
+    named = [str(plugin) for plugin in data.pop("plugins", ())]
+    needed = [plugin for plugin in named if plugin not in plugins] if consent.needs_plugins(data) else []
+    consent.check(consent.plugin_names(needed), signatures, folder=run, trust=trust)
+    for plugin in needed:
+        load_plugin(plugin)
+    for layer in over:
         data = merge(RunConfig, data, layer)
-    return validate(data)
+    config = validate(data | {"plugins": [*plugins, *needed]})
+    consent.check(consent.section_names(config), signatures, folder=run, trust=trust)
+    return config
+
+
+def _replaced(section: str, value: Any, layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a layer sets another strategy in a section's place, of which it keeps nothing."""
+    from saei.strategy import typed
+
+    before = typed(value, None)
+    if before is None or "type" not in before:
+        return False
+    above = [typed(layer.get(section), before["type"]) for layer in layers]
+    return any(other is not None and other["type"] != before["type"] for other in above)
+
+
+def model_path(model: str) -> str:
+    """Return where a model's weights lie: of a run, its newest checkpoint; nothing else of the run is read."""
+    from saei.engine import checkpoint
+
+    folder = Path(model).expanduser()
+    is_run = in_a_run(model) and _run_of(folder) == folder
+    return str(checkpoint.latest(folder / "checkpoints")) if is_run else model
 
 
 def in_a_run(model: str) -> bool:
@@ -78,11 +134,6 @@ def in_a_run(model: str) -> bool:
 
 def _run_of(folder: Path) -> Path:
     return folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
-
-
-def first_process() -> bool:
-    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def examples(*commands: str) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saei.cli.options import first_process
-
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
@@ -22,9 +20,9 @@ MAY_CHANGE = (
 
 
 def continued(
-    folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str]
+    folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
-    """Return a run and its configuration, with what was asked to change and may; the run's record is updated.
+    """Return a run and its configuration, with what was asked to change and may.
 
     Raises:
         ConfigError: If another field would change, or the run is complete.
@@ -36,7 +34,7 @@ def continued(
     from saei.errors import ConfigError
     from saei.layers import changed, merge, parse_assignment
 
-    run, config = RunDir.open(folder)
+    run, config = RunDir.open(folder, trust=trust)
     data = dump(config)
     for layer in [*layers, *map(parse_assignment, assignments)]:
         data = merge(RunConfig, data, layer)
@@ -56,6 +54,4 @@ def continued(
             reason=f"{folder} has done {done} of {asked.training.steps}.",
             remedy=f"Train on with --steps, for example --steps {2 * done}.",
         )
-    if different and first_process():
-        run.record(asked)
     return run, asked

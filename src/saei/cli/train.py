@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from saei.cli.options import FLAG, Assignments, Plugins, first_process, task_flags
+from saei.cli.options import FLAG, Assignments, Plugins, Trust, task_flags
+from saei.runtime.processes import first_process
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -69,6 +70,7 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with a run's folder from its newest checkpoint.", rich_help_panel=RUN),
     ] = None,
+    trust: Trust = False,
     set_: Assignments = None,
     engine: Annotated[
         Engine, typer.Option(help="saei's own loop, or TRL's for vLLM and DeepSpeed ZeRO.", rich_help_panel=RUN)
@@ -102,6 +104,8 @@ def train(
     if trl and engine is not Engine.trl:
         raise ConfigError("--trl belongs to --engine trl.", remedy="Leave it out, or give --engine trl.")
     layers: list[dict[str, Any]] = [nested(path, value) for path, value in flags.items() if value is not None]
+    if trust and resume is None:
+        raise ConfigError("--trust belongs to --resume.", remedy="Leave it out: what you name yourself is trusted.")
     if resume is None:
         resolved = load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or [])
         if engine is Engine.trl:
@@ -123,7 +127,7 @@ def train(
         )
     from saei.cli.resume import continued
 
-    run, resolved = continued(resume, layers, set_ or [])
+    run, resolved = continued(resume, layers, set_ or [], trust=trust)
     start(resolved, run, plain=plain)
 
 

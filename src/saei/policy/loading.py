@@ -19,6 +19,7 @@ from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.patches import use_patch_products
 from saei.policy.processors import load_processor
 from saei.policy.untrained import META, Untrained, build
+from saei.runtime.checksums import verify_checksums
 
 BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
 """Folders of the models that ship with the package, below ``saei/builtin``."""
@@ -63,6 +64,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
 
     Raises:
         ModelError: If something that is needed does not load.
+        CheckpointError: If a checkpoint's files are not those that were written.
     """
     from transformers.utils import logging
 
@@ -73,6 +75,8 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     _refuse_quantised(config, path)
     device = device_of(config)
     if untrained is None:
+        for folder in {path} if saved is None else {path, saved.path}:
+            verify_checksums(Path(folder), _of_a_model)
         model = _trained(config, path).to(device)
         model, adapter = _adapted(asked, model, saved, path)
     else:
@@ -127,6 +131,11 @@ def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
     return base, _base_of(saved, base), saved
 
 
+def _of_a_model(name: str) -> bool:
+    """Return whether a model is read from a file; a trainer's state, which may be larger, is checked where it is."""
+    return not name.endswith(".pt")
+
+
 def _trained(config: ModelConfig, path: str) -> Any:
     from transformers import AutoModelForImageTextToText
 
@@ -134,6 +143,7 @@ def _trained(config: ModelConfig, path: str) -> Any:
         model, found = AutoModelForImageTextToText.from_pretrained(
             path,
             revision=config.revision,
+            trust_remote_code=False,
             dtype=config.dtype,
             attn_implementation=config.attention,
             ignore_mismatched_sizes=True,
@@ -149,7 +159,8 @@ def _built(config: ModelConfig, path: str, device: str, untrained: Untrained) ->
     from transformers import AutoConfig
 
     try:
-        return build(AutoConfig.from_pretrained(path, revision=config.revision), config, device, untrained)
+        settings = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
+        return build(settings, config, device, untrained)
     except Exception as error:  # each configuration has its own ways to be none
         raise _not_loadable(config, "the configuration of an image-text-to-text model", error) from error
 
@@ -290,7 +301,14 @@ def _not_found(config: ModelConfig, reason: str) -> ModelError:
 
 
 def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return ModelError(
+            "saei runs no code that a model's folder brings.",
+            reason=f"'{config.path}' has a model class of its own.",
+            remedy="Give a model whose class is part of transformers.",
+        )
+    first_line = text.splitlines()[0] if text else ""
     return ModelError(
         f"model.path has to hold {what}.",
         reason=f"'{config.path}' raised {type(error).__name__}: {first_line}",

@@ -34,14 +34,14 @@ def load_processor(path: str, revision: str | None, config: Any, **limits: int) 
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
 
     try:
-        processor = AutoProcessor.from_pretrained(path, revision=revision, **limits)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False, **limits)
         if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
             return processor, None
         why = f"it gives a {type(processor).__name__}"
     except Exception as error:  # a missing package shows in many ways
         why = type(error).__name__
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    image_processor = AutoImageProcessor.from_pretrained(path, revision=revision, **limits)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    image_processor = AutoImageProcessor.from_pretrained(path, revision=revision, trust_remote_code=False, **limits)
     settings, _ = ProcessorMixin.get_processor_dict(path, revision=revision)
     return compose(config, tokenizer, image_processor, settings.pop("chat_template", None), settings), (
         f"AutoProcessor does not load here ({why}); the processor was composed of tokenizer and image processor alone, "

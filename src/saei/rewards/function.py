@@ -36,6 +36,8 @@ class Function(Reward):
             correct_from: A number that the function returns counts as a right answer from here on.
         """
 
+        needs_consent = True
+
         type: Literal["function"] = "function"
         path: str
         correct_from: float = 1.0

@@ -50,6 +50,8 @@ class Judge(Section):
         max_failures: Answers in a row that may stay without its opinion, and so count as wrong, before the run stops.
     """
 
+    needs_consent = True
+
     # A key in the wrong field must not be repeated by the error about it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
