@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from math_verify import parse, verify
 from saei.data.bars import Bars
 from saei.data.digits import Digits
 from saei.errors import DataError
+from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.graders.grading import GRADERS, check_gold, grade_answers
 from saei.rewards.graders.infer import infer, key_of
 from saei.rewards.graders.key import ANSWER_TYPES
+from saei.rewards.graders.tidy import tidy
 from saei.types import Example
 
 HERE = Path(__file__).parent
@@ -150,6 +154,12 @@ def test_options_decide_the_inferred_type() -> None:
         ("()", {"answer_type": "list"}, "no items"),
         ("1.5", {"answer_type": "number", "precision": "one"}, "`precision`"),
         ("1.5", {"answer_type": "number", "tolerance": -1}, "`tolerance`"),
+        ("1.5", {"answer_type": "number", "precision": 10**400}, "`precision`"),
+        ("1.5", {"choices": 5}, "`choices`"),
+        ("1.5", {"choices": "ABC"}, "`choices`"),
+        ("1", {"answer_type": "choice", "choices": ["1"] * 101}, "over 100 options"),
+        ("1", {"answer_type": "choice", "choices": ["1", "1" * 2001]}, "over 2000 characters"),
+        ("1" * 2001, {"answer_type": "integer"}, "longer than 2000 characters"),
     ],
 )
 def test_a_gold_answer_that_cannot_be_read_is_an_error_and_never_right(gold: str, meta: Any, said: str) -> None:
@@ -217,3 +227,130 @@ def test_hostile_answers_are_wrong_at_once_and_printable(kind: str | None) -> No
         assert verdict.reason
         assert verdict.reason.isprintable()
         assert json.loads(json.dumps(verdict.reason)) == verdict.reason
+
+
+WRAPPERS = (
+    ("\\text{", "}"),
+    ("\\boxed{", "}"),
+    ("\\boxed{\\text{The answer is ", ".}}"),
+    ("the answer is: ", "."),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("**", "**"),
+    ("(", ")"),
+    ("{", "}"),
+    ("\\sqrt{", "}"),
+)
+
+
+@pytest.mark.parametrize(("opening", "closing"), WRAPPERS)
+def test_wrappers_in_wrappers_take_linear_time(opening: str, closing: str) -> None:
+    """Peeling a layer off by copying the rest took 60 CPU seconds for the first."""
+    start = time.process_time()
+    tidy(opening * 10_000 + "5" + closing * 10_000)
+    assert time.process_time() - start < 2
+
+
+def test_a_gold_answer_of_any_length_is_checked_at_once() -> None:
+    start = time.process_time()
+    for kind in (None, *ANSWER_TYPES):
+        one = example("\\text{" * 3000 + "5" + "}" * 3000, kind)
+        if kind in (None, "text"):
+            check_gold(one)
+        else:
+            with pytest.raises(DataError, match=r"longer than 2000 characters|no single letter|none of the options"):
+                check_gold(one)
+        assert not grade_answers([(one, "5")])[0].correct
+        assert grade_answers([(one, one.answer)])[0].correct == (kind in (None, "text"))
+    assert time.process_time() - start < 0.5
+
+
+ATOMS = (
+    *("\\text{", "\\frac{", "\\sqrt", "\\sqrt[", "]", "{", "}", "(", ")", "[", "$", "\\(", "\\]", "**", "*", "`", "|"),
+    *("9**9**9", "9^{9^{9}}", "1e999", "1" * 50, "1,000", "1 1/2", "3.14", "12", "\x00", "\ud800", "\u202e", "\ufdfa"),
+    *(
+        "½",
+        "²",
+        "°",
+        "°C",
+        "€",
+        "%",
+        " percent",
+        " and ",
+        " or ",
+        ",",
+        ";",
+        "=",
+        "≈",
+        "<",
+        "\\le",
+        "\\pi",
+        "cm",
+        " m/s ",
+    ),
+    *("\\mathrm{~m}", "x", "AB", "cat", "A", "B. ", "yes", "the answer is ", "+", "-", "/", "^", "_", "!", "\\infty"),
+    *(
+        "\\begin{pmatrix}",
+        "\\int_0^1",
+        "\u0301\u0323",
+        "٣",
+        "。",
+        "\uff08",
+        " ",
+        "\n",
+        "\\,",
+        "{,}",
+        "sqrt(",
+        "per",
+        "squared",
+    ),
+)
+PLAIN = (
+    "5",
+    "1/2",
+    "8\\sqrt{3}",
+    "25\\pi",
+    "x^2+1",
+    "(1,2)",
+    "1, 2",
+    "A",
+    "Yes",
+    "a cat",
+    "28%",
+    "30°C",
+    "$12",
+    "y=2x",
+)
+
+
+def hostile(chance: random.Random) -> str:
+    """Return a few atoms, a thousand of one, a nest of two, or an ordinary answer with one in its middle."""
+    a, b, shape = chance.choice(ATOMS), chance.choice(ATOMS), chance.random()
+    if shape < 0.5:
+        return "".join(chance.choices(ATOMS, k=chance.randint(1, 40)))
+    if shape < 0.6:
+        return a * chance.choice((10, 400, 20_000))
+    if shape < 0.7:
+        return a * 1000 + "5" + b * 1000
+    gold = chance.choice(PLAIN)
+    place = chance.randint(0, len(gold))
+    return gold[:place] + a + gold[place:]
+
+
+def test_no_gold_answer_and_no_response_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the main process; the limits of algebra have their tests beside its workers."""
+    monkeypatch.setattr("saei.rewards.graders.workers.Workers._send", lambda self, message: (True, "not asked"))
+    chance = random.Random(0)
+    reward = AccuracyFormat()
+    start = time.process_time()
+    for _ in range(1500):
+        meta: dict[str, Any] = {"answer_type": kind} if (kind := chance.choice((None, *ANSWER_TYPES))) else {}
+        if chance.random() < 0.2:
+            meta |= {"choices": [hostile(chance), "5"], "unit": hostile(chance)}
+        one = example(hostile(chance) if chance.random() < 0.5 else chance.choice(PLAIN), **meta)
+        with contextlib.suppress(DataError):
+            check_gold(one)
+        grade = reward.grade(one, f"<think></think> \\boxed{{{hostile(chance)}}}")
+        assert grade.reason.isprintable()
+        assert len(grade.reason) < 250
+    assert time.process_time() - start < 30

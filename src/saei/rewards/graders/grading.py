@@ -62,7 +62,8 @@ def check_gold(example: Example) -> None:
             example,
             f"The gold answer has to be readable as the type '{key.type}', {how}: {wrong}.",
             "Correct the row, or give it another `answer_type`; `text` takes any answer.",
-            f"'{shown(example.answer)}'" + (f" and the options {list(key.choices)}" if key.choices else ""),
+            f"'{shown(example.answer)}'"
+            + (f" and the options {shown(str([one[:60] for one in key.choices[:26]]), 200)}" if key.choices else ""),
         )
 
 

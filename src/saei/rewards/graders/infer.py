@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from saei.errors import nearest
+from saei.errors import nearest, shown
 from saei.rewards.graders.chains import is_equation
 from saei.rewards.graders.key import ANSWER_TYPES, MAX_LENGTH, AnswerKey, AnswerType, bad_gold
 from saei.rewards.graders.lists import items
@@ -27,11 +28,19 @@ def key_of(example: Example) -> AnswerKey:
         DataError: If the example's ``meta`` says something about the answer that cannot be.
     """
     meta = example.meta
-    choices = tuple(str(choice) for choice in meta.get("choices") or ())
+    options = meta.get("choices")
+    if isinstance(options, str) or not isinstance(options, Iterable | None):
+        raise bad_gold(
+            example, "`choices` has to be a list of options.", "Correct the row.", f"choices {shown(repr(options))}"
+        )
+    choices = tuple(str(choice) for choice in options or ())
     type_ = meta.get("answer_type")
     if type_ is not None and type_ not in ANSWER_TYPES:
         raise bad_gold(
-            example, "`answer_type` has to be a known type of answer.", nearest(str(type_), ANSWER_TYPES), repr(type_)
+            example,
+            "`answer_type` has to be a known type of answer.",
+            nearest(str(type_)[:60], ANSWER_TYPES),
+            shown(repr(type_)),
         )
     unit = meta.get("unit")
     return AnswerKey(
@@ -84,8 +93,10 @@ def _number(example: Example, name: str) -> float:
     value: Any = example.meta[name]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0 <= number < 1000:
-        raise bad_gold(example, f"`{name}` has to be a number from 0 on.", "Correct the row.", f"{name} {value!r}")
+        raise bad_gold(
+            example, f"`{name}` has to be a number from 0 on.", "Correct the row.", f"{name} {shown(repr(value))}"
+        )
     return number

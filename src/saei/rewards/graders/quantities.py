@@ -102,7 +102,7 @@ def same_quantity(given: Quantity, gold: Quantity, key: AnswerKey) -> Verdict:
     """Compare two numbers with their units; a unit that only one of them names is taken for granted."""
     unit = unit_of(key.unit) or gold.unit
     if unit is not None and given.unit is not None and not same_unit(given.unit, unit):
-        return Verdict(False, f"in {given.unit}, not in {unit}")
+        return Verdict(False, f"in {given.unit}, not in {shown(unit, 24)}")
     verdict = same_number(given.value, gold.value, key)
     if not verdict.correct and given.exact is not None:
         exact = same_number(given.exact, gold.value, key)
