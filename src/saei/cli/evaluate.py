@@ -22,6 +22,7 @@ from saei.cli.options import (
     policy_config,
     task_flags,
 )
+from saei.console import say, screen
 
 if TYPE_CHECKING:
     from saei.config import RunConfig, SamplingConfig
@@ -41,7 +42,7 @@ OF_KEPT = ("batch",)
 
 def note(text: str) -> None:
     """Say something that is no result."""
-    print(text, file=sys.stderr, flush=True)
+    say(text, error=True)
 
 
 def evaluate(
@@ -294,15 +295,13 @@ def _fractions(text: str) -> tuple[Fraction, ...]:
 
 
 def _show(report: dict[str, Any], metrics: dict[str, float]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     limits = "".join(f", {name} {report[name]}" for name in ("top_p", "top_k") if report[name] not in (None, 1.0))
-    console = Console(highlight=False)
+    console = screen()
     console.print(
         f"{report['model']} on {report['examples']} examples of {report['task']['type']} (eval split, clean view), "
         f"{report['responses']} responses each at temperature {report['temperature']}{limits}, seed {report['seed']}",
-        markup=False,
     )
     table = Table("measure", "value", box=None, padding=(0, 2, 0, 0))
     error = metrics["accuracy_se"]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saei.cli.options import Plugins
+from saei.console import screen
+from saei.errors import printable
 
 if TYPE_CHECKING:
     from saei.cli.fields import Row
@@ -42,20 +44,19 @@ def show(
 
 
 def _print(name: str, what: str, documented: type, rows: Sequence[Row]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(f"[bold]{name}[/bold]  {what}")
+    console = screen()
+    console.print(Text.assemble((printable(name), "bold"), f"  {what}"))
     text = (inspect.getdoc(documented) or "").partition("Attributes:")[0].strip().replace("``", "`")
     paragraphs = [" ".join(lines.split()) for lines in text.split("\n\n")]
-    console.print("\n\n".join(paragraphs), markup=False)
+    console.print("\n\n".join(paragraphs))
     if rows:
         table = Table("field", "default", "meaning", box=None, padding=(0, 2, 0, 0))
         table.columns[0].no_wrap = True
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         console.print()
         console.print(table)
     console.print()

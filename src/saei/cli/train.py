@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from saei.cli.options import FLAG, Assignments, Plugins, Trust, first_process, task_flags
+from saei.console import say
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -188,7 +189,7 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
 
 def _say(text: str) -> None:
     if first_process():
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True)
 
 
 def _stop(said: str, folder: Path, again: str) -> NoReturn:

@@ -70,7 +70,7 @@ class Function(Reward):
         except Exception as error:
             raise TrainingError(
                 "A reward function has to return a finite number or a Grade for every response.",
-                reason=f"{self.config.path} on example {example.id} with the response '{shown(text)}': "
+                reason=f"{self.config.path} on example {shown(example.id)} with the response '{shown(text)}': "
                 f"{type(error).__name__}: {error}.",
                 remedy="Mend the function, and resume the run.",
             ) from error
