@@ -19,6 +19,8 @@ from saei.attacks.pgd import PGD
 from saei.errors import ConfigError, ModelError
 
 GRID = 1 / 255
+BELOW = 1 - 3e-7
+"""Leaves a number an ulp or a few of float32 below itself."""
 FREE = BlockSpace()
 PIXEL = BlockSpace(grid=GRID)
 
@@ -139,6 +141,19 @@ class TestRandomStart:
         drawn = (moved[0] - start).flatten().double().numpy()
         assert scipy.stats.kstest(drawn, "uniform", args=(-radius, 2 * radius)).pvalue > 0.01
 
+    @pytest.mark.parametrize("strength", [0.25, 0.0])
+    def test_the_strength_scales_the_ball_that_it_draws_from(self, strength):
+        start = torch.full((1, 50, 50), 0.5)
+        block = BlockSpace(units={"normalised": 0.5}, scale=strength)
+        config = PGD.Config(step=0, radius="16/255", random_start=True, step_space="normalised")
+        (moved,) = run(config, (start,), towards(0), block)
+        radius = 16 / 255 * 0.5 * strength
+        drawn = (moved - start).flatten().double().numpy()
+        if strength:
+            assert scipy.stats.kstest(drawn, "uniform", args=(-radius, 2 * radius)).pvalue > 0.01
+        else:
+            assert torch.equal(moved, start)
+
     def test_fast_adversarial_start_with_a_step_beyond_the_radius(self):
         start = torch.full((1, 50, 50), 0.5)
         with pytest.warns(UserWarning, match="leaves the ball"):
@@ -213,6 +228,32 @@ class TestBalls:
             assert torch.equal(ours, (ours * 255).round().to(torch.uint8).float() / 255)
             rounded += bool((start + ((block - start) * 255).round() / 255 - start).norm() > radius + 1e-6)
         assert rounded > 20  # plain rounding would have left it
+
+    @pytest.mark.parametrize(
+        ("space", "radius"),
+        [
+            (PIXEL, torch.tensor(80 * GRID * BELOW)),
+            (BlockSpace(grid=GRID, high=180 * GRID * BELOW), None),
+            (BlockSpace(grid=GRID, low=torch.tensor(20 * GRID / BELOW)), None),
+        ],
+        ids=["ball", "high", "low"],
+    )
+    @pytest.mark.parametrize("short", [0.3, 0.0])
+    def test_a_border_that_float32_left_beside_the_grid_is_on_it(self, space, radius, short):
+        """What is nearest to the border's grid point goes there, from near the border as from exactly on it."""
+        start = levels(100).flatten()
+        target = 20 + short if isinstance(space.low, torch.Tensor) else 180 - short
+        block = project(torch.full((1,), target * GRID), start, radius, space)
+        assert in_levels(snap(block, start, radius, space)) == [round(target)]
+
+    def test_a_value_on_the_grid_stays_where_another_leaves_the_l2_ball(self):
+        # Rounded, the second value would leave the ball, so both go towards the start; the first is on the grid.
+        change = torch.tensor([3.0, 3.6]) / 255
+        radius = float(change.norm())
+        for a, b in itertools.product(range(0, 250, 7), repeat=2):
+            start = levels(a, b).flatten()
+            block = project(start + change, start, radius, PIXEL, "l2")
+            assert in_levels(snap(block, start, radius, PIXEL, "l2")) == [a + 3, b + 3]
 
     def test_rounding_reaches_the_l2_sphere(self):
         change = torch.tensor([3.0, 4.0]) / 255

@@ -269,6 +269,8 @@ def test_a_checkpoint_of_another_model(saei: Callable[..., Said], finished: Path
     for moments in state["optimizer"]["state"].values():
         moments["exp_avg"] = torch.zeros(3)
     torch.save(state, checkpoint / "trainer.pt")
+    refused(saei("train", "--resume", run, "--steps", 3), "have to be those that were written", "trainer.pt differs")
+    (checkpoint / "checksums.json").unlink()
     refused(saei("train", "--resume", run, "--steps", 3), "has to belong to the model", str(checkpoint))
     (checkpoint / "trainer.pt").write_bytes(b"damaged")
     refused(saei("train", "--resume", run, "--steps", 3), "trainer.pt has to be readable")

@@ -12,7 +12,7 @@ from saei.report.compare import COLOURS, PANELS, Curve, plot
 
 def test_every_run_is_drawn_and_every_label_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: (drawn.append(self), Path(file).touch()))
     points = tuple({"step": step, **{metric: 0.1 * step for metric, _, _ in PANELS}} for step in (0, 1))
     curves = [Curve(label, points) for label in ("GRPO", "SaEI") for _ in range(len(COLOURS))]
     plot(curves, tmp_path / "x.png", "title")

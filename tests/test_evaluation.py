@@ -159,6 +159,19 @@ def test_view_divergence_by_brute_force(random_policy: Policy, bars: Bars) -> No
     assert view_divergence(random_policy, untouched) == {}
 
 
+def test_a_small_view_divergence_keeps_its_digits(random_policy: Policy, bars: Bars) -> None:
+    clean = random_policy.view(bars.example(0))
+    other = replace(clean, origin=ADVERSARIAL)
+    ((response,),) = draw(random_policy, [clean], [1])
+    with random_policy.open([clean]) as prefix:
+        (score,) = prefix.score([[response]], with_entropy=False)
+    moved = replace(response, behaviour_logp_T=score.logp_NT[0] + 1e-4)
+    d_T = (moved.behaviour_logp_T - score.logp_NT[0]).double()
+    group = Group(clean.example, (clean, other), (moved,), (1,), (1,))
+    expected = float((torch.expm1(-d_T) + d_T).mean())
+    assert view_divergence(random_policy, [group]) == {"view_kl/adversarial": pytest.approx(expected, rel=1e-3)}
+
+
 def test_fresh_answers_do_not_depend_on_the_training_distribution(random_parts: Parts, bars: Bars) -> None:
     """Entropies of the probe are those of the distribution it draws from, whatever the criterion looks at."""
     found: list[list[Answered]] = []

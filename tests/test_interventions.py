@@ -391,6 +391,13 @@ def test_token_statistics_of_hand_made_responses(random_policy: Policy) -> None:
     assert token_stats(random_policy, NO_VIEW, own, frozenset()).extra == {}
 
 
+def test_every_occurrence_of_a_literal_is_template(random_policy: Policy) -> None:
+    twice = spoken(random_policy, "\\boxed{3} red \\boxed{3}", end=False)
+    stats = token_stats(random_policy, NO_VIEW, [twice], frozenset({"template"}))
+    box = [True, False, True]  # \boxed{, 3, }
+    assert stats.extra["template"].tolist() == [[*box, False, *box]]
+
+
 def test_spelled_literals_are_template_too(random_policy: Policy) -> None:
     ids = [id_ for text in ("<", "think", ">") for id_ in random_policy.tokenizer(text)["input_ids"]]
     ramp = torch.zeros(3)

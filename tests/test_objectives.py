@@ -300,6 +300,15 @@ class TestKL:
         close(loss.metrics["mean"], [0.25])
         close(gradient(alone(KL.Config(coefficient=0.4).build()), inputs), [[0.2 * (1 - 2.0), 0.2 * (1 - 0.5)]])
 
+    def test_k3_of_nearly_equal_policies_keeps_its_digits(self):
+        # k3 is d² / 2 for small d: 5e-9, where float32 has no number between 1 and 1 + 1e-7.
+        inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=f64([[-3 + 2**-13, -3 - 2**-14]]))
+        fields = ("logp_RT", "old_logp_RT", "behaviour_logp_RT", "reference_logp_RT")
+        narrow = replace(inputs, **{name: getattr(inputs, name).detach().float() for name in fields})
+        exact, ours = (alone(KL())(one).metrics["mean"].double() for one in (inputs, narrow))
+        assert 0 < exact < 1e-8
+        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=0)
+
     def test_covers_all_response_tokens_not_only_the_selected(self):
         reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
         inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)

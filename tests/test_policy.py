@@ -20,8 +20,9 @@ from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.errors import DataError, ModelError
 from saei.policy import Policy
-from saei.policy.decoding import inverse_cdf
+from saei.policy.decoding import Draw, decode, inverse_cdf, uniforms
 from saei.policy.loading import Parts
+from saei.policy.module import Distribution, NextToken
 from saei.policy.pixels import GRID, PixelSpace, to_image
 from saei.policy.prefix import Grad
 from saei.types import Example, Response, View
@@ -211,6 +212,17 @@ def test_banned_ids_are_never_sampled_and_ends_end(random_policy: Policy, views:
             assert len(response) == 12 or not response.truncated
 
 
+def test_the_largest_number_below_one_draws_an_id_under_every_total() -> None:
+    """Float64 products with it round to less than the total: there is always an id left."""
+    generator = torch.Generator().manual_seed(0)
+    totals_L = torch.cat([torch.rand(100_000, generator=generator), torch.tensor([1.0, 0.5, 1 + 2**-23, 1 - 2**-24])])
+    p_LV = torch.stack([torch.zeros_like(totals_L), totals_L, torch.zeros_like(totals_L)], dim=1)
+    largest_L = torch.full(totals_L.shape, 1 - 2**-53, dtype=torch.float64)
+    assert bool((inverse_cdf(p_LV, largest_L) == 1).all())
+    spread_LV = torch.rand(1000, 500, generator=generator).softmax(-1)
+    assert int(inverse_cdf(spread_LV, largest_L[:1000]).max()) == 499
+
+
 def test_inverse_cdf_draws_the_distribution() -> None:
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
     uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
@@ -219,6 +231,74 @@ def test_inverse_cdf_draws_the_distribution() -> None:
     torch.testing.assert_close(counts, probabilities, atol=2e-5, rtol=0)
     edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     assert inverse_cdf(probabilities.expand(2, -1), edges).tolist() == [1, 4]
+
+
+class Rows:
+    """Stands for a cache: counts the rows that are left in it."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def batch_select_indices(self, keep: Tensor) -> None:
+        self.rows = len(keep)
+
+
+def script(rows: list[list[int]], **sampling: Any) -> Draw:
+    """Decode rows whose tokens are certain, over the ids 0 to 3, of which 0 ends a response."""
+    likely_RTV = 50.0 * torch.nn.functional.one_hot(torch.tensor(rows), 4)
+    position = 0
+
+    def step(ids_R: Tensor, rows_R: Tensor, cache: Rows) -> NextToken:
+        nonlocal position
+        position += 1
+        assert cache.rows == len(rows_R)
+        return NextToken(likely_RTV[rows_R, position], cache)
+
+    return decode(
+        likely_RTV[:, 0],
+        Rows(len(rows)),
+        step,
+        distribution=Distribution(1.0, None, None),
+        sampling=SamplingConfig(max_new_tokens=len(rows[0]), **sampling),
+        eos_ids=torch.tensor([0]),
+        uniform=uniforms(torch.Generator().manual_seed(0), [len(rows)], len(rows[0])),
+    )
+
+
+def test_a_response_ends_at_its_first_end() -> None:
+    """A row that ended stays in the batch until a quarter has; what it draws there is not its own any more."""
+    draw = script([[1, 0, 2, 0, 1], [1, 2, 3, 1, 2], [2, 2, 2, 2, 2], [3, 3, 3, 3, 0], [1, 1, 1, 1, 1]])
+    assert draw.length_R.tolist() == [2, 5, 5, 5, 5]
+    assert draw.truncated_R.tolist() == [False, True, True, False, True]
+
+
+def test_rows_leave_once_a_quarter_has_ended() -> None:
+    draw = script([[1, 0, 2, 0], [1, 2, 0, 1], [2, 2, 2, 0], [3, 3, 3, 3]])
+    assert draw.length_R.tolist() == [2, 3, 4, 4]
+    assert draw.truncated_R.tolist() == [False, False, False, True]
+    assert draw.ids_RT[3].tolist() == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("temperature", "nucleus"), [(0.5, 2), (1.0, 3), (4.0, 4)])
+def test_top_p_cuts_what_the_temperature_made(temperature: float, nucleus: int) -> None:
+    p_V = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    shaped_V = p_V ** (1 / temperature) / (p_V ** (1 / temperature)).sum()
+    assert int((shaped_V.cumsum(0) < 0.9).sum()) + 1 == nucleus
+    rows = 500
+    draw = decode(
+        p_V.log().expand(rows, -1),
+        Rows(rows),
+        lambda ids_R, rows_R, cache: pytest.fail("one token is enough"),
+        distribution=Distribution(temperature, None, None),
+        sampling=SamplingConfig(max_new_tokens=1, temperature=temperature, top_p=0.9),
+        eos_ids=torch.tensor([], dtype=torch.long),
+        uniform=lambda position: (torch.arange(rows, dtype=torch.float64) + 0.5) / rows,
+    )
+    assert set(draw.ids_RT.flatten().tolist()) == set(range(nucleus))
+    kept_V = shaped_V[:nucleus] / shaped_V[:nucleus].sum()
+    torch.testing.assert_close(draw.logp_RT[:, 0], kept_V.log()[draw.ids_RT[:, 0]])
+    entropy = torch.distributions.Categorical(shaped_V).entropy()
+    torch.testing.assert_close(draw.entropy_RT[:, 0], entropy.expand(rows))  # before the cut
 
 
 def test_top_k_and_greedy_in_evaluation(random_policy: Policy, views: list[View]) -> None:

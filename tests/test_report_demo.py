@@ -22,7 +22,7 @@ def run(folder: Path, answer: str, *, pictures: bool) -> Path:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     kept = [{"step": step, "question": "How many?", "answer": "3", "text": f"{answer} {step}"} for step in (1, 2, 2)]
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    for name in ("1-a-0-clean", "2-b-1-x-0-clean", "2-b-1-x-1-adversarial", "2-c-0-clean") if pictures else ():
+    for name in ("1-0-a-0-clean", "2-0-b-1-x-0-clean", "2-0-b-1-x-1-adversarial", "2-1-c-0-clean") if pictures else ():
         step, rest = name.split("-", 1)
         Image.new("RGB", (4, 4)).save(folder / "images" / f"step-{int(step):06d}-{rest}-0.png")
     return folder
@@ -30,7 +30,7 @@ def run(folder: Path, answer: str, *, pictures: bool) -> Path:
 
 def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: (drawn.append(self), Path(file).touch()))
     one, other = run(tmp_path / "one", "first", pictures=False), run(tmp_path / "other", "second", pictures=True)
     story = Story("title", "caption", (ACCURACY, ENTROPY, STEPS), (("GRPO", one), ("SaEI", other)))
     draw([story, story], tmp_path / "x.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -13,8 +14,8 @@ from scipy.stats import binomtest, ttest_1samp
 from saei.data.presets.hallusionbench import HallusionBench
 from saei.data.reporting import Reporting
 from saei.errors import ConfigError
-from saei.evaluation.comparison import Evaluated, Side, contrasts
-from saei.evaluation.intervals import clustered_interval, detectable, holm, mean_interval, t_test_p
+from saei.evaluation.comparison import Contrast, Evaluated, Side, contrasts
+from saei.evaluation.intervals import clustered_interval, detectable, holm, mcnemar, mean_interval, t_test_p
 from saei.evaluation.pass_at import chosen_ks, pass_at
 from saei.evaluation.records import Item, Record, items, record
 from saei.evaluation.scores import all_scores, share_interval
@@ -223,8 +224,68 @@ def test_two_policies_are_compared_by_item() -> None:
     bound = binomtest(0, 7).proportion_ci(0.95).high
     assert (same.p, same.difference.low, same.difference.high) == (1.0, -bound, bound)
     (better,) = contrasts(Side("a", [run("x", [0] * 7)]), [Side("b", [run("y", [1] * 7)])])
-    assert (better.difference.low, better.difference.high) == (pytest.approx(1 - 2 * bound), 1.0)
+    # All of 7 changed, all for the better: each share is at least 59 %.
+    assert (better.difference.low, better.difference.high) == (pytest.approx((1 - 2 * bound) * (1 - bound)), 1.0)
     assert better.p == 2 / 2**7
+
+
+def by_item(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], clusters: Sequence[str] = ()) -> Contrast:
+    """Compare two policies by the answers to each example."""
+    sides = [
+        Side(name, [Evaluated(name, "x", [one(n, own, cluster=clusters[n] if clusters else None) for n, own in it])])
+        for name, it in (("a", list(enumerate(before))), ("b", list(enumerate(after))))
+    ]
+    (found,) = contrasts(sides[0], sides[1:])
+    return found
+
+
+def test_equal_differences_have_the_p_of_their_interval_whatever_the_sign() -> None:
+    wrong, half, right = (0, 0), (1, 0), (1, 1)
+    for lower, upper, same in ((wrong, right, 1.0), (wrong, half, 0.5), (half, half, 0.0)):
+        for count in (2, 5, 6, 9, 20):
+            up, down = by_item([lower] * count, [upper] * count), by_item([upper] * count, [lower] * count)
+            assert up.p == down.p == pytest.approx(min(1, 2 * (1 + same) ** -count))
+            assert (up.difference.low, up.difference.high) == pytest.approx(
+                (-down.difference.high, -down.difference.low)
+            )
+            assert up.detectable == pytest.approx(down.detectable)
+            assert up.detectable > 0
+            assert (up.p < 0.05) == (up.difference.low > 0)
+    # One mean difference in every cluster is no spread either.
+    found = by_item([wrong, half] * 9, [half, right] * 9, [str(n // 2) for n in range(18)])
+    assert (found.test, found.count, found.p) == ("exact binomial", 18, pytest.approx(2 * 1.5**-9))
+
+
+def test_p_and_interval_never_contradict_each_other() -> None:
+    """One answer each, several, clusters; few and many examples, of which hardly any or nearly all changed."""
+    rng = np.random.default_rng(0)
+    tests = set()
+    for draw in range(200):
+        count, answers = int(rng.integers(2, 40)), int(rng.integers(1, 4))
+        chances = rng.beta(0.5, 0.5, 2)
+        before, after = (rng.binomial(1, chance, (count, answers)).tolist() for chance in chances)
+        clusters = [str(n // 3) for n in range(count)] if draw % 3 == 0 else ()
+        found = by_item(before, after, clusters)
+        interval = found.difference
+        tests.add(found.test)
+        assert interval.low <= interval.mean <= interval.high
+        assert (found.p < 0.05) == (interval.low > 0 or interval.high < 0), (before, after, found)
+        back = by_item(after, before, clusters)
+        assert (back.p, back.difference.low) == pytest.approx((found.p, -interval.high))
+    assert tests == {"exact McNemar", "exact binomial", "Student's t", "cluster-robust t"}
+
+
+def test_the_interval_of_mcnemars_test_covers_what_it_says() -> None:
+    """With few changes Student's interval covers a third of the time."""
+    rng = np.random.default_rng(0)
+    interval = cache(lambda better, worse, count: mcnemar(better, worse, count)[0])
+    for count, changed, wins in ((10, 0.1, 0.8), (20, 0.5, 0.6), (40, 0.05, 0.9)):
+        truth, covered = changed * (2 * wins - 1), 0
+        for _ in range(300):
+            n = int(rng.binomial(count, changed))
+            better = int(rng.binomial(n, wins))
+            covered += interval(better, n - better, count).low <= truth <= interval(better, n - better, count).high
+        assert covered >= 0.95 * 300
 
 
 def test_clustered_items_have_a_clustered_test() -> None:

@@ -34,6 +34,7 @@ from saei.interventions.context import SamplingContext
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.policy import Policy
 from saei.policy.loading import Parts
+from saei.runtime.checksums import CHECKSUMS
 from saei.strategy import StrategyConfig
 from saei.types import Example, ScoredGroup
 
@@ -104,6 +105,18 @@ def assert_same_run(left: Path, right: Path) -> None:
 
 def stop_at(step: int) -> Quiet:
     return Quiet({step: lambda: os.kill(os.getpid(), signal.SIGINT)})
+
+
+def test_the_probe_is_taken_at_temperature_one_whatever_the_training(model: Path, tmp_path: Path) -> None:
+    evaluations = []
+    for temperature in (0.4, 1.0):
+        config = tiny(model, tmp_path, str(temperature), sampling__temperature=temperature, training__steps=1)
+        evaluations.append(lines(train(config).run.path)[0])
+    cold, warm = ({name: line[name] for name in line if name.startswith("probe/")} for line in evaluations)
+    assert cold == warm
+    assert cold["probe/entropy"] > 0
+    other = [{name: line[name] for name in line if name.startswith("eval/")} for line in evaluations]
+    assert other[0] != other[1]  # the evaluation follows the policy's own temperature
 
 
 def test_the_same_seed_gives_the_same_run(model: Path, tmp_path: Path) -> None:
@@ -274,7 +287,10 @@ def test_a_checkpoint_cut_off_before_its_renaming_is_none(
 def test_a_damaged_state_is_named(random_policy: Policy, tmp_path: Path) -> None:
     folder = checkpoint.save(tmp_path, 1, random_policy, {"step": 1}, keep=1)
     (folder / checkpoint.STATE).write_bytes(b"nothing of use")
-    with pytest.raises(CheckpointError, match="the one before"):
+    with pytest.raises(CheckpointError, match=r"trainer\.pt differs .* the one before"):
+        checkpoint.load_state(folder)
+    (folder / CHECKSUMS).unlink()
+    with pytest.raises(CheckpointError, match=r"(?s)has to be readable.* the one before"):
         checkpoint.load_state(folder)
 
 
@@ -516,7 +532,7 @@ def test_precision_and_trackers_are_each_runs_own(model: Path, tmp_path: Path) -
     )
     run = train(half).run.path
     assert all(value is not None for value in lines(run)[1].values())
-    assert list(run.glob("events.out.tfevents.*"))
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
 
 
 def test_a_run_stops_where_too_few_examples_have_a_picture(

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from saei.config import RunConfig, validate
-from saei.engine.trl_arguments import LOSSES, grpo_arguments
+from saei.engine.trl_arguments import LOSSES, check_arguments, grpo_arguments
 from saei.errors import ConfigError
 from saei.samplers.mixed import Mixed
 from saei.types import Example, Group, Response, View
@@ -66,16 +66,51 @@ def test_canary_generate_asks_the_rollout_function_for_what_we_return() -> None:
     assert 'required_keys = {"prompt_ids", "completion_ids", "logprobs"}' in source
 
 
-def test_canary_the_call_to_vllm() -> None:
-    parameters = list(inspect.signature(trl.GRPOTrainer._generate_single_turn).parameters)
-    assert parameters[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
-    assert "return completion_ids, logprobs\n" in inspect.getsource(trl.GRPOTrainer._generate_single_turn)
+def test_canary_the_call_to_a_server() -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    parameters = list(inspect.signature(VLLMGeneration.generate).parameters)
+    assert parameters == ["self", "prompts", "images", "num_generations", "profiler"]
+    source = inspect.getsource(VLLMGeneration.generate)
+    assert "return prompt_ids, completion_ids, logprobs, logprob_token_ids\n" in source
+    assert '"generation_kwargs": self.generation_kwargs' in source
 
 
 def test_canary_an_unknown_sampling_log_probability_is_not_corrected() -> None:
     source = inspect.getsource(trl.GRPOTrainer._generate_and_score_completions)
     assert 'float("nan") if x is None else x' in source
     assert "torch.nan_to_num(per_token_logps_diff, nan=0.0)" in source
+
+
+def test_canary_vllm_is_given_what_trl_has_no_argument_for() -> None:
+    """The day TRL passes a type, ours would come twice."""
+    from trl.generation import vllm_generation
+
+    source = inspect.getsource(vllm_generation.VLLMGeneration._init_vllm)
+    assert "self.llm = LLM(" in source
+    assert "dtype" not in source
+    assert 'logprobs_mode="processed_logprobs"' in source
+    assert "vllm_dtype" not in trl.GRPOConfig.__dataclass_fields__
+
+
+def test_canary_weights_are_sent_before_the_rollout_and_pictures_stay() -> None:
+    """The day TRL drops more than prompts, ``sync`` of our decoders has less to do."""
+    from trl.generation import vllm_generation
+
+    source = inspect.getsource(trl.GRPOTrainer._generate)
+    assert source.index("self.vllm_generation.sync_weights()") < source.index("self.rollout_func(prompts, self)")
+    source = inspect.getsource(vllm_generation.VLLMGeneration.sync_weights)
+    assert "self.llm.reset_prefix_cache()" in source
+    assert "encoder_cache" not in source
+
+
+def test_canary_how_trl_lets_vllm_sleep() -> None:
+    from trl.generation import vllm_generation
+
+    source = inspect.getsource(vllm_generation.VLLMGeneration.generate)
+    assert 'if self.mode == "colocate" and self.enable_sleep_mode and self._llm_weights_sleeping:' in source
+    assert 'self.llm.wake_up(tags=["kv_cache"])' in source
+    assert "self.llm.sleep(level=2)\n                self._llm_weights_sleeping = True" in source
 
 
 # The configuration.
@@ -138,6 +173,53 @@ def test_an_extra_argument_does_not_overrule_the_configuration() -> None:
     assert arguments_of({}, extra={"use_vllm": True})["use_vllm"] is True
     with pytest.raises(ConfigError, match="temperature"):
         arguments_of({}, extra={"temperature": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"top_p": 0.9}, "top_p"),
+        ({"top_k": 5}, "top_k"),
+        ({"min_p": 0.1}, "min_p"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"generation_kwargs": {"frequency_penalty": 1.0}}, "generation_kwargs"),
+        ({"vllm_structured_outputs_regex": "[0-9]"}, "vllm_structured_outputs_regex"),
+        ({"use_vllm": True, "vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size"),
+    ],
+)
+def test_another_distribution_than_the_policys_is_refused(
+    changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saei.engine.trl_arguments.check_installed", lambda: None)
+    plain = trl.GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none")
+    check_arguments(plain)
+    for name, value in changes.items():
+        setattr(plain, name, value)
+    with pytest.raises(ConfigError) as refused:
+        check_arguments(plain)
+    assert named in refused.value.reason
+
+
+def test_vllm_gets_arguments_only_while_the_trainer_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl.generation import vllm_generation
+
+    from saei.engine.trl import _engine_arguments
+
+    monkeypatch.setattr(vllm_generation, "LLM", dict, raising=False)
+    with _engine_arguments(dtype="float32"):
+        assert vllm_generation.LLM(model="m") == {"model": "m", "dtype": "float32"}
+    assert vllm_generation.LLM is dict
+
+
+def test_without_vllm_its_absence_is_said_before_the_model_is_loaded(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saei.engine.trl_run import TRLRun
+
+    monkeypatch.setattr("saei.engine.vllm.find_spec", lambda name: None)
+    monkeypatch.setattr("saei.engine.trl_run.load_parts", lambda config: pytest.fail("loaded a model"))
+    with pytest.raises(ConfigError, match="use_vllm needs vLLM"):
+        TRLRun(RunConfig.model_validate(SMALL), {"use_vllm": True})
 
 
 # Groups.

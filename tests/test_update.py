@@ -262,6 +262,30 @@ def test_later_minibatches_use_the_policy_before_the_step(
     assert metrics["ratio_max"] > 1.01
 
 
+@pytest.mark.parametrize("training", [{"ppo_epochs": 2}, {"minibatch_groups": 1}], ids=["epochs", "minibatches"])
+def test_a_second_optimiser_step_is_off_policy_whatever_brings_it(
+    policy: Policy, make: Callable[..., list[TrainGroup]], training: dict[str, Any]
+) -> None:
+    groups = make()
+    with torch.no_grad():
+        old = {
+            one.advantages: [
+                token_logp(policy, one.group.views[view], response)
+                for response, view in zip(one.group.responses, one.group.updated_on, strict=True)
+            ]
+            for one in groups
+        }
+    objective = Watched()
+    metrics, gradients = update(policy, groups, lr=0.05, objective=objective, prompts_per_step=2, **training)
+    assert len(gradients) == len(objective.inputs) == 2
+    later = objective.inputs[1]
+    expected = [logp_T for own in later.advantage_R.reshape(-1, 4).tolist() for logp_T in old[tuple(own)]]
+    for own_T, logp_T in zip(later.old_logp_RT, expected, strict=True):
+        torch.testing.assert_close(own_T[: len(logp_T)], logp_T, atol=5e-5, rtol=0)
+    assert float((later.logp_RT.detach() - later.old_logp_RT).abs().max()) > 1e-3
+    assert metrics["ratio_max"] > 1.001
+
+
 def test_rows_stay_with_their_responses(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
     """Under crossed update views the rows are reordered; every column has to follow."""
     groups = make("crossed")

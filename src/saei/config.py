@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from saei.config_errors import explain
-from saei.errors import PluginLoadError
+from saei.errors import PluginLoadError, shown
 from saei.registry import (
     ObjectiveField,
     RewardField,
@@ -34,6 +34,9 @@ from saei.strategy import Section, strategy_kind
 
 BUILTIN = "builtin"
 BUILTIN_LOCK_IN = "builtin:lock-in"
+
+LONGEST_NAME = 200
+"""Bytes of a run's name in UTF-8; file systems take 255, and some files are named after it."""
 
 
 class LoraConfig(Section):
@@ -189,6 +192,9 @@ class TrainingConfig(Section):
             of 64, up to half.
         max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
             were 64.
+        max_decoder_gap: Where another program draws the responses (vLLM, inside TRL), the median difference, in nats,
+            between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
+            to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
         sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
             used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
     """
@@ -202,6 +208,7 @@ class TrainingConfig(Section):
     seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
     max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_decoder_gap: PositiveFloat = 0.05
     sift: bool = False
 
 
@@ -230,10 +237,12 @@ class OutputConfig(Section):
 
     Attributes:
         root: Folder of all runs.
-        name: Folder of this run below ``root``; None makes one from task, sampler and time.
+        name: Folder of this run below ``root``, one name without slashes; None makes one from task, sampler and time.
         checkpoint_every: Steps between checkpoints; the last step always has one.
         keep_checkpoints: Newest checkpoints kept.
         trackers: Accelerate's trackers, such as ``tensorboard`` or ``wandb``.
+        project: What trackers that know projects file the run under; None takes ``WANDB_PROJECT`` of the environment,
+            else ``saei``.
     """
 
     root: Path = Path("runs")
@@ -241,6 +250,20 @@ class OutputConfig(Section):
     checkpoint_every: PositiveInt = 20
     keep_checkpoints: PositiveInt = 2
     trackers: tuple[str, ...] = ()
+    project: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, name: str | None) -> str | None:
+        if name is None:
+            return name
+        bad = name in ("", ".", "..") or any(sign in '/\\:*?"<>|' or not sign.isprintable() for sign in name)
+        if bad or len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+            raise ValueError(
+                f"A run's name is that of one folder below output.root: no slashes or other signs that file systems "
+                f"refuse, at most {LONGEST_NAME} bytes. Got '{shown(name)}'. Folders above it go into output.root."
+            )
+        return name
 
 
 class RunConfig(Section):

@@ -139,6 +139,17 @@ def load(kind: str, name: str) -> type[Strategy]:
     return cls
 
 
+def registered_here(kind: str, name: str) -> bool:
+    """Return whether a strategy was registered in this process, by a plugin or a notebook."""
+    return (kind, name) in _registered
+
+
+def source_of(kind: str, name: str) -> tuple[str, str]:
+    """Return the distribution that provides a strategy, and its version; "unknown" for what does not say."""
+    dist = next((point.dist for point in _points(kind) if point.name == name), None)
+    return (dist.name, dist.version) if dist else ("unknown", "unknown")
+
+
 def load_plugin(plugin: str) -> None:
     """Import a local file (``./mine.py``) or a module, so that its ``@register`` lines run.
 

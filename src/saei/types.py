@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
+UNTOUCHED = ("gate", "no-image", "empty")
+"""Reasons for which an intervention leaves a group alone."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Example:
@@ -108,7 +111,7 @@ class Group:
         sampled_from: For each response the index of the view it was drawn from.
         updated_on: For each response the index of the view it is trained under.
         view_weight: How the gap between those two views weighs the loss.
-        untouched: Why the intervention left this group alone (``gate``, ``no-image``, ``empty``), or None.
+        untouched: Why the intervention left this group alone (one of ``UNTOUCHED``), or None.
         metrics: Numbers that the sampler and the intervention report about this group.
     """
 

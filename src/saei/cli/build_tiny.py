@@ -56,8 +56,10 @@ def build_tiny(
         )
     from saei.builtin import General, LockIn
     from saei.builtin import build_tiny as build
+    from saei.runtime.lock import FolderLock
 
     chosen = LockIn((coupling or CouplingName.faded).value) if recipe is RecipeName.lock_in else General()
-    say(build(output, chosen, seed, progress=lambda text: say(text, error=True)))
+    with FolderLock(output):
+        say(build(output, chosen, seed, progress=lambda text: say(text, error=True)))
     task = " --task lock-in" if recipe is RecipeName.lock_in else ""
     say(f"Train it with:\n  saei train --model {output}{task}")

@@ -37,6 +37,7 @@ def compare_sides(patterns: Sequence[str], *, asked: bool, output: Path | None, 
     from saei.engine.sides import read_sides
     from saei.evaluation.comparison import contrasts
     from saei.report.pass_curves import draw_pass_curves, pass_curve
+    from saei.runtime.files import disk_errors, write_whole
 
     sides, settings = read_sides(patterns)
     found = contrasts(sides[0], sides[1:])
@@ -51,12 +52,13 @@ def compare_sides(patterns: Sequence[str], *, asked: bool, output: Path | None, 
         }
     )
     folder = output or Path("runs/compare")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
     picture = folder / "pass-at-k.png" if any(curves.values()) else None
-    if picture is not None:
-        name, n = settings["task"]["type"], settings["responses"]
-        draw_pass_curves(sides, picture, f"pass@k on {name}, {settings['examples']} examples, {n} responses each")
+    with disk_errors("A comparison is written into a folder.", folder, "Free some space, or give another --output."):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "comparison.json", json.dumps(report, indent=2))
+        if picture is not None:
+            name, n = settings["task"]["type"], settings["responses"]
+            draw_pass_curves(sides, picture, f"pass@k on {name}, {settings['examples']} examples, {n} responses each")
     if as_json:
         print(json.dumps(report, indent=2))
         return

@@ -105,7 +105,10 @@ def demo(
             runs.append((label, folder))
         stories.append(Story(scene.title, scene.caption, (ACCURACY, ENTROPY, third[scene.task]), tuple(runs)))
     picture = output / f"demo-{f'steps{steps}-' if steps else ''}seed{seed}.png"
-    draw(stories, picture)
+    try:
+        draw(stories, picture)
+    except OSError as error:  # the runs are there, and what they show is printed below
+        say(f"The picture is not drawn: {picture}: {error.strerror}.", error=True)
     console = screen()
     for story in stories:
         console.print(f"\n{story.title}", style="bold")
@@ -125,6 +128,7 @@ def _train(
     from saei.engine import checkpoint
     from saei.engine.rundir import RunDir
     from saei.layers import load_config
+    from saei.runtime.lock import FolderLock
 
     again = "the same command again (saei demo with the same options, or make demo)"
     found = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
@@ -135,7 +139,9 @@ def _train(
         run, config = RunDir.open(folder)
         start(config, run, again=again)
         return
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before its first checkpoint
+    if folder.exists():  # a run that was killed before its first checkpoint, or another demo's that is under way
+        with FolderLock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
     flags = {
         "task": {"type": scene.task},
         "sampler": dict(sampler),

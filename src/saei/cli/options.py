@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -136,11 +135,6 @@ def in_a_run(model: str) -> bool:
 
 def _run_of(folder: Path) -> Path:
     return folder.absolute().parents[1] if (folder / "trainer.pt").is_file() else folder
-
-
-def first_process() -> bool:
-    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def examples(*commands: str) -> str:

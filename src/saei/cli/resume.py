@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saei.cli.options import first_process
-
 if TYPE_CHECKING:
     from saei.config import RunConfig
     from saei.engine.rundir import RunDir
@@ -24,7 +22,7 @@ MAY_CHANGE = (
 def continued(
     folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
-    """Return a run and its configuration, with what was asked to change and may; the run's record is updated.
+    """Return a run and its configuration, with what was asked to change and may.
 
     Raises:
         ConfigError: If another field would change, or the run is complete.
@@ -53,6 +51,4 @@ def continued(
             reason=f"{folder} has done {done} of {asked.training.steps}.",
             remedy=f"Train on with --steps, for example --steps {2 * done}.",
         )
-    if different and first_process():
-        run.record(asked)
     return run, asked

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from saei.cli.options import FLAG, Assignments, Plugins, Trust, first_process, task_flags
+from saei.cli.options import FLAG, Assignments, Plugins, Trust, task_flags
 from saei.console import say
+from saei.runtime.processes import first_process
 
 if TYPE_CHECKING:
     from saei.config import RunConfig

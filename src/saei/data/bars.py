@@ -12,7 +12,7 @@ from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
 from saei.data.shifts import NOISY, Colour, colours_of, noise
-from saei.data.ways import way_of
+from saei.data.ways import WAYS, way_of
 from saei.types import Example
 
 MAX_HEIGHT = 5
@@ -31,6 +31,8 @@ _SPLITS = {"train": 0, "eval": 1}
 
 class Bars(Task):
     """Bar charts of four colours with heights from 1 to 5: read, compare, add, subtract."""
+
+    strategies = WAYS
 
     class Config(Task.Config):
         """Fields of ``bars``.

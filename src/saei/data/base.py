@@ -24,6 +24,8 @@ class Task(Strategy, ABC):
     """Whether the default config reads from a hub; the contract suite does not, and leaves such tasks to their own."""
     reporting: ClassVar[Reporting] = Reporting()
     """What ``saei eval`` groups scores by."""
+    strategies: ClassVar[tuple[str, ...]] = ()
+    """All that ``strategy`` may return, so that a way that nothing took is reported as 0."""
 
     class Config(StrategyConfig):
         """Fields of every task.

@@ -13,7 +13,7 @@ from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, PAPER, SIDE, blank, to_image
 from saei.data.shifts import NOISY, colours_of, either_way, noise
-from saei.data.ways import way_of
+from saei.data.ways import WAYS, way_of
 from saei.types import Example
 
 EVAL_EVERY = 4  # every fourth image of the collection is kept for evaluation
@@ -41,6 +41,8 @@ class Digits(Task):
     No image of the ``eval`` split appears in ``train``. Source of the images: Alpaydin and Kaynak (1998),
     Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
     """
+
+    strategies = WAYS
 
     class Config(Task.Config):
         """Fields of ``digits``.

@@ -11,7 +11,7 @@ from saei.data.arithmetic import draw_problem
 from saei.data.bars import NOISE, ask, paint
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, CONTRAST, SIDE, blank, to_image
-from saei.data.ways import way_of
+from saei.data.ways import WAYS, way_of
 from saei.types import Example
 
 Look: TypeAlias = Literal["clear", "faded", "crisp", "tinted"]
@@ -37,6 +37,8 @@ class LockIn(Task):
     coupling; on clear charts, the ones that are trained and evaluated on, it never or hardly ever does.
     Source: original.
     """
+
+    strategies = WAYS
 
     class Config(Task.Config):
         """Fields of ``lock-in``.

@@ -11,7 +11,7 @@ from saei.data.bars import NOISE
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
 from saei.data.shifts import NOISY, Colour, colours_of, either_way, noise
-from saei.data.ways import way_of
+from saei.data.ways import WAYS, way_of
 from saei.types import Example
 
 FORMS = ("circle", "square", "triangle")
@@ -29,6 +29,8 @@ _SPLITS = {"train": 0, "eval": 1}
 
 class Shapes(Task):
     """Two coloured shapes: how the first lies to the second, or whether it lies so. Source: original."""
+
+    strategies = WAYS
 
     class Config(Task.Config):
         """Fields of ``shapes``.

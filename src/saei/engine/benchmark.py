@@ -12,7 +12,7 @@ from saei.data.base import Task
 from saei.data.table_task import TableTask
 from saei.engine.answering import Answering, Move, Plan
 from saei.engine.evaluation_dir import EvaluationDir, default_dir, model_settings
-from saei.engine.rundir import versions
+from saei.engine.provenance import versions
 from saei.engine.sifting import DROPPED
 from saei.errors import ConfigError, DataError
 from saei.evaluation.metrics import mean
@@ -170,8 +170,9 @@ def run_benchmark(
     policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
     folder = EvaluationDir(benchmark.folder)
     folder.begin(benchmark.settings)
-    note(f"Answers: {folder.path}")
-    benchmark.evaluate(folder, policy, told=told)
+    with folder.lock:
+        note(f"Answers: {folder.path}")
+        benchmark.evaluate(folder, policy, told=told)
     return folder
 
 

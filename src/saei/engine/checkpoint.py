@@ -1,8 +1,9 @@
-"""Checkpoints: written under a temporary name, then renamed; a model folder that plain transformers loads."""
+"""Checkpoints: written under a temporary name with checksums, then renamed; a model folder that transformers loads."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from saei.engine.ranks import Ranks
 from saei.errors import CheckpointError
 from saei.policy import Policy
+from saei.runtime.checksums import verify_checksums, write_checksums
 
 STATE = "trainer.pt"
 
@@ -35,11 +37,13 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
     target = folder / f"step-{step:06d}"
     temporary = folder / f".{target.name}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.glob(".step-*.*"):  # of a process that was killed while it wrote or deleted
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         policy.save(temporary)
         torch.save(dict(state), temporary / STATE)
-        shutil.rmtree(target, ignore_errors=True)
+        write_checksums(temporary)
+        _delete(target)
         os.replace(temporary, target)
     except (OSError, SafetensorError, RuntimeError) as error:  # weights and state report a full disk in their own ways
         shutil.rmtree(temporary, ignore_errors=True)
@@ -49,8 +53,16 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
             remedy="Free some space and go on with --resume; earlier checkpoints are kept.",
         ) from error
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _delete(old)
     return target
+
+
+def _delete(checkpoint: Path) -> None:
+    """Delete a checkpoint, which loses its name first: a process that is killed on the way leaves no half of one."""
+    if checkpoint.exists():
+        hidden = checkpoint.with_name(f".{checkpoint.name}.old")
+        os.replace(checkpoint, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _check_plain(value: Any, path: str) -> None:
@@ -74,8 +86,9 @@ def _check_plain(value: Any, path: str) -> None:
 
 
 def found(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+    """Return the complete checkpoints of a run, in the order of their steps."""
+    named = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name, re.ASCII))
+    return sorted((path for path in named if (path / STATE).is_file()), key=step_of)
 
 
 def latest(folder: Path) -> Path:
@@ -105,6 +118,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is damaged.
     """
+    verify_checksums(checkpoint, lambda name: name == STATE)
     try:
         state = torch.load(checkpoint / STATE, weights_only=True, map_location="cpu")
     except Exception as error:

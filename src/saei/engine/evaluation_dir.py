@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from saei.engine.sifting import DROPPED, Looked
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
 from saei.layers import changed
+from saei.runtime.files import disk_errors, readable, write_whole
+from saei.runtime.lock import FolderLock
 
 SETTINGS = "settings.json"
 ANSWERS = "answers.jsonl"
@@ -28,17 +31,30 @@ class EvaluationDir:
 
     Args:
         path: Such as ``runs/eval/<name>``.
+
+    Attributes:
+        lock: The right to write into it, which whoever evaluates holds.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = FolderLock(path)
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder, or go on with one of the same settings.
+        """Make the folder, or go on with one of the same settings; either way it is locked.
 
         Raises:
-            ConfigError: If the folder belongs to another evaluation or cannot be written.
+            ConfigError: If the folder belongs to another evaluation, another process writes into it, or it cannot be
+                written.
         """
+        self.lock.acquire()
+        try:
+            self._begin(settings)
+        except ConfigError:
+            self.lock.release()
+            raise
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
         file = self.path / SETTINGS
         if file.exists():
             different = changed(self.settings(), settings)
@@ -50,14 +66,13 @@ class EvaluationDir:
                 )
             return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if any((self.path / name).exists() for name in (ANSWERS, "config.yaml")):
                 raise ConfigError(
                     "An evaluation needs a folder of its own.",
                     reason=f"{self.path} holds a run, or answers without {SETTINGS}.",
                     remedy="Give another --output.",
                 )
-            self._replace(SETTINGS, json.dumps(settings, indent=2))
+            write_whole(file, json.dumps(settings, indent=2))
         except OSError as error:
             raise ConfigError(
                 "The folder of an evaluation has to be writable.",
@@ -106,22 +121,35 @@ class EvaluationDir:
         return [Looked(**line) for line in read_jsonl(self.path / DROPPED)]
 
     def add(self, records: Sequence[Record], left_out: Iterable[Looked] = ()) -> None:
-        """Write the answers of a batch, and the examples that were left out of it, through to the disk."""
+        """Write the answers of a batch, and the examples that were left out of it, through to the disk.
+
+        Raises:
+            CheckpointError: If the disk refuses, or another process took the folder over.
+        """
+        self.lock.check()
         for name, lines in ((DROPPED, [asdict(one) for one in left_out]), (ANSWERS, [asdict(one) for one in records])):
             if lines:
-                with (self.path / name).open("a", encoding="ascii") as file:
+                with self._disk(name), (self.path / name).open("a", encoding="ascii") as file:
                     file.write(_text(lines))
                     file.flush()
                     os.fsync(file.fileno())
 
     def keep(self, records: Sequence[Record], left_out: Sequence[Looked]) -> None:
-        """Write the two files anew with only these, so that a line that was cut off is not continued."""
+        """Write the two files anew with only these, so that a line that was cut off is not continued.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
         for name, lines in ((DROPPED, [asdict(one) for one in left_out]), (ANSWERS, [asdict(one) for one in records])):
             if (self.path / name).exists():
                 self._replace(name, _text(lines))
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result."""
+        """Write the result.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
         self._replace(RESULT, json.dumps(finite(result), indent=2, allow_nan=False))
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -136,16 +164,19 @@ class EvaluationDir:
             ) from error
 
     def _replace(self, name: str, text: str) -> None:
-        temporary = self.path / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        with self._disk(name):
+            write_whole(self.path / name, text)
+
+    def _disk(self, name: str) -> AbstractContextManager[None]:
+        remedy = "Free some space; the same command goes on. Complete batches are kept."
+        return disk_errors("An evaluation keeps its answers as they are graded.", self.path / name, remedy)
 
 
 def default_dir(settings: Mapping[str, Any], root: Path) -> Path:
     """Return a folder below ``root`` whose name tells benchmark and model and changes with every setting."""
     model = "-".join(Path(settings["model"]["path"]).parts[-3:]).strip("/").replace("-checkpoints-", "-")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return root / "eval" / f"{settings['task']['type']}-{model}-{digest}".replace("/", "_").replace(":", "-")
+    return root / "eval" / f"{readable(settings['task']['type'])}-{readable(model)}-{digest}"
 
 
 def model_settings(model: ModelConfig) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from saei.engine.answering import Move
-from saei.engine.seeding import derive
 from saei.policy import Policy
 from saei.policy.pixels import to_image
+from saei.runtime.files import replacing, slug
 from saei.types import Example, View
 
 
@@ -35,13 +35,12 @@ class FixedSet:
             for moved in self._move([self._base.view(example) for example in missing]):
                 for canvas, file in zip(moved.canvases, self._files(moved.example), strict=True):
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    temporary = file.with_suffix(".tmp")
-                    to_image(canvas).save(temporary, "PNG")
-                    temporary.replace(file)
+                    with replacing(file) as temporary:  # evaluations of several policies may make the same picture
+                        to_image(canvas).save(temporary)
         return [self._view(view.example) for view in views]
 
     def _files(self, example: Example) -> list[Path]:
-        name = f"{derive(0, example.id):016x}"  # an id may be no name of a file
+        name = slug(example.id)
         return [self._folder / f"{name}-{place}.png" for place in range(len(example.images))]
 
     def _view(self, example: Example) -> View:

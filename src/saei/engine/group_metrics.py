@@ -10,8 +10,9 @@ import torch
 
 from saei.engine.ranks import Ranks
 from saei.evaluation.metrics import mean
+from saei.objectives.kl import k3
 from saei.policy import Policy
-from saei.types import CLEAN, Group, ScoredGroup
+from saei.types import CLEAN, UNTOUCHED, Group, ScoredGroup
 
 T = TypeVar("T")
 
@@ -50,7 +51,8 @@ def group_metrics(scored: Sequence[ScoredGroup], ranks: Ranks | None = None) -> 
         reason for own in ranks.gather([one.group.untouched for one in scored]) for reason in own if reason
     )
     found["untouched"] = sum(left_alone.values()) / groups
-    return found | {f"untouched/{reason}": count / groups for reason, count in left_alone.items()}
+    reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
+    return found | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
 
 
 def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
@@ -66,8 +68,8 @@ def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
 def view_divergence(policy: Policy, groups: Sequence[Group], ranks: Ranks | None = None) -> dict[str, float]:
     """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
 
-    Estimated on the intervened view's own responses by ``mean(exp(-d) - 1 + d)``, d the difference of their
-    log-probabilities under both views (Schulman's k3). Costs one scoring of those responses.
+    Estimated on the intervened view's own responses by the mean of Schulman's k3 over their tokens. Costs one scoring
+    of those responses.
     """
     views, responses, origins = [], [], []
     for group in groups:
@@ -83,7 +85,7 @@ def view_divergence(policy: Policy, groups: Sequence[Group], ranks: Ranks | None
     by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
     for score, own_responses, own_origins in zip(scores, responses, origins, strict=True):
         for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):
-            difference_T = response.behaviour_logp_T - score.logp_NT[n, : len(response)]
-            by_origin[origin].append(((-difference_T).exp() - 1 + difference_T).cpu())
+            clean_logp_T = score.logp_NT[n, : len(response)]
+            by_origin[origin].append(k3(clean_logp_T - response.behaviour_logp_T).cpu())
     everywhere = joined((ranks or Ranks()).gather(dict(by_origin)))
     return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}

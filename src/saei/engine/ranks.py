@@ -71,6 +71,8 @@ class Ranks:
     def once(self, work: Callable[[], T]) -> T:
         """Let the first process work and return its result everywhere; no process goes on before.
 
+        The others get a copy, the first process the very object.
+
         Raises:
             SaeiError: Everywhere, what the work raised.
         """
@@ -85,7 +87,7 @@ class Ranks:
         found = self.gather(result)[0]
         if isinstance(found, SaeiError):
             raise found
-        return found  # type: ignore[no-any-return]  # it went through a pickle
+        return result if self.main else found  # type: ignore[no-any-return]  # it went through a pickle
 
     def alone(self, module: Any) -> AbstractContextManager[Any]:
         """Return a context in which backward passes through a prepared module wait for no other process."""

@@ -20,6 +20,7 @@ from saei.errors import ConfigError
 from saei.evaluation.comparison import Evaluated, Side, contrasts
 from saei.evaluation.records import items
 from saei.policy import Policy
+from saei.runtime.files import disk_errors, write_whole
 
 RESULT = "robust.json"
 NOTE = (
@@ -83,12 +84,13 @@ def run_robust(
         folder = EvaluationDir(home / condition.name)
         way = _settings(condition, config, base)
         folder.begin({**benchmark.settings, "condition": way})
-        note(f"{condition.name}: {folder.path}")
-        attacked = base.policy if base and condition.base else policy
-        move: Move = Eyes(condition, attacked, benchmark.reward, sampling, asked.seed)
-        if condition.base:
-            move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
-        notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, told=told)["notes"])
+        with folder.lock:
+            note(f"{condition.name}: {folder.path}")
+            attacked = base.policy if base and condition.base else policy
+            move: Move = Eyes(condition, attacked, benchmark.reward, sampling, asked.seed)
+            if condition.base:
+                move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
+            notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, told=told)["notes"])
         found.append((condition, Evaluated(condition.name, "", items(folder.records()))))
     sides = [Side(condition.name, [one]) for condition, one in found]
     result = {
@@ -104,7 +106,8 @@ def run_robust(
         "settings": benchmark.settings,
         "folder": str(home),
     }
-    (home / RESULT).write_text(json.dumps(finite(result), indent=2), encoding="utf-8")
+    with disk_errors("The conditions of an evaluation end in one result.", home / RESULT, "Free some space, repeat."):
+        write_whole(home / RESULT, json.dumps(finite(result), indent=2))
     return result
 
 

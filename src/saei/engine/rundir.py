@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,11 @@ import yaml
 
 from saei.config import RunConfig, dump, validate
 from saei.engine import consent
+from saei.engine.provenance import provenance
 from saei.errors import CheckpointError, ConfigError
+from saei.runtime.files import disk_errors, json_lines, slug, write_whole
+from saei.runtime.lock import FolderLock
 from saei.types import Group
-
-RECORDED = ("saei", "torch", "transformers", "accelerate", "numpy")
-"""Distributions whose versions a run records."""
 
 
 class RunDir:
@@ -29,21 +26,34 @@ class RunDir:
 
     Args:
         path: ``runs/<name>``.
+
+    Attributes:
+        lock: The right to write into it, which whoever trains holds.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = FolderLock(path)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process as a path alone: a lock is one process's."""
+        return RunDir, (self.path,)
 
     @classmethod
     def create(cls, config: RunConfig) -> RunDir:
-        """Make a new run's folder and write its resolved configuration.
+        """Make a new run's folder, which no other run gets, lock it and write the resolved configuration.
 
         Raises:
-            ConfigError: If the folder holds a run already or cannot be written.
+            ConfigError: If the folder holds a run already, is another process's or cannot be written.
         """
-        cls.check_new(config)
-        run = cls(config.output.root / (config.output.name or _new_name(config)))
-        run.record(config)
+        run = cls(_new_folder(config) if config.output.name is None else config.output.root / config.output.name)
+        run.lock.acquire()
+        try:
+            cls.check_new(config)  # once more, since the lock is held: another run may have begun and ended meanwhile
+            run.record(config)
+        except ConfigError:
+            run.lock.release()
+            raise
         return run
 
     @staticmethod
@@ -64,22 +74,15 @@ class RunDir:
             )
 
     def record(self, config: RunConfig) -> None:
-        """Write the resolved configuration with versions and git revision, also when a resumed run changed it.
+        """Write the resolved configuration and what the run is made with, also when a resumed run changed it.
 
         Raises:
             ConfigError: If the folder cannot be written.
         """
         try:
+            record = {"config": dump(config), **provenance(config), "signatures": consent.sign(config)}
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            record = {
-                "config": dump(config),
-                "versions": versions(),
-                "git": _git_revision(),
-                "signatures": consent.sign(config),
-            }
-            temporary = self.path / "config.tmp"
-            temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
-            os.replace(temporary, self.path / "config.yaml")
+            write_whole(self.path / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         except OSError as error:
             raise ConfigError(
                 "The run's folder has to be writable.",
@@ -130,11 +133,20 @@ class RunDir:
         return self.path / "checkpoints"
 
     def append(self, metrics: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``; numbers that are not finite are written as null."""
-        self._append("metrics.jsonl", metrics)
+        """Add a line to ``metrics.jsonl``; numbers that are not finite are written as null.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
+        with disk_errors("A run writes a line of metrics at every step.", self.path / "metrics.jsonl", self._again):
+            self._append("metrics.jsonl", metrics)
 
     def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
-        """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy."""
+        """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
         for group, rewards in groups:
             for n, (response, reward) in enumerate(zip(group.responses, rewards, strict=True)):
                 self._append(
@@ -155,15 +167,33 @@ class RunDir:
         """Return the lines of ``metrics.jsonl``."""
         return read_jsonl(self.path / "metrics.jsonl")
 
-    def rewind(self, step: int) -> None:
-        """Drop metrics and samples of steps after ``step``, which a resumed run will write again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            file = self.path / name
-            if file.exists():
-                kept = [line for line in read_jsonl(file) if line["step"] <= step]
-                temporary = file.with_suffix(".tmp")
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                os.replace(temporary, file)
+    def rewind(self, step: int) -> int:
+        """Drop metrics and samples of steps after ``step``, which a resumed run will write again.
+
+        Returns:
+            How many lines before the last were broken; they are dropped, too.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
+        broken = 0
+        for file in (self.path / "metrics.jsonl", self.path / "samples.jsonl"):
+            with disk_errors("A run that goes on drops what it will write again.", file, self._again):
+                if not file.exists():
+                    continue
+                lines = list(json_lines(file.read_bytes()))
+                kept = [line for line, value in lines if value is not None and _step_of(value) <= step]
+                write_whole(file, b"".join(line + b"\n" for line in kept))
+                broken += sum(value is None for _, value in lines[:-1])  # the last one is cut off where a process died
+        return broken
+
+    @property
+    def _again(self) -> str:
+        """What to do when the disk refused."""
+        return (
+            f"Free some space and go on with `saei train --resume {self.path}`, from the newest checkpoint; without "
+            "one, remove the folder and start anew."
+        )
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
@@ -172,29 +202,38 @@ class RunDir:
 
 
 def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file; a last line that was cut off when the process died is left out."""
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """Return the lines of a file; broken ones are left out, such as a last one that was cut off with its process."""
+    content = file.read_bytes() if file.exists() else b""
+    return [value for _, value in json_lines(content) if value is not None]
 
 
-def _new_name(config: RunConfig) -> str:
-    return f"{config.task.type}-{config.sampler.type}-{datetime.now():%Y%m%d-%H%M%S}".replace("/", "_")
+def _step_of(line: Mapping[str, Any]) -> float:
+    """Return the step of a line, infinity for a line without one."""
+    step = line.get("step")
+    return step if isinstance(step, int) else math.inf
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a run records."""
-    return {"python": platform.python_version(), **{name: version(name) for name in RECORDED}}
+def _new_folder(config: RunConfig) -> Path:
+    """Make and return a folder named after task, sampler and time; a number follows where that one is taken.
 
-
-def _git_revision() -> str | None:
-    """Return the commit of the working folder, None outside of a checkout."""
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    root = config.output.root
+    name = f"{slug(config.task.type)}-{slug(config.sampler.type)}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
+        root.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = root / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise ConfigError(
+            "The folder of all runs has to be writable.",
+            reason=f"{root}: {error.strerror or error}.",
+            remedy="Choose another output.root.",
+        ) from error
+    raise AssertionError("numbers do not end")

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from saei.engine.rundir import RunDir
 from saei.policy.pixels import to_image
+from saei.runtime.files import replacing, slug
 from saei.types import ScoredGroup
+
+IMAGES = "images"
+NAME = re.compile(r"step-(\d+)-(\d+)-(.+)-(\d+)-([^-]+)-(\d+)\.png")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Picture:
+    """One picture of a view, by what stands in its file's name.
+
+    Attributes:
+        step: Steps done.
+        group: Which of the step's groups.
+        example: The example's id, as a name.
+        view: Which of the group's views; the first is the clean one.
+        origin: Where the view comes from, as a name.
+        place: Which of the view's pictures.
+    """
+
+    step: int
+    group: int
+    example: str
+    view: int
+    origin: str
+    place: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        where = f"step-{self.step:06d}-{self.group}-{self.example}"
+        return f"{where}-{self.view}-{self.origin}-{self.place}.png"
 
 
 def keep_samples(run: RunDir, step: int, scored: Sequence[ScoredGroup], *, images: int) -> None:
@@ -17,15 +51,33 @@ def keep_samples(run: RunDir, step: int, scored: Sequence[ScoredGroup], *, image
         step: Steps done.
         scored: The groups of the step.
         images: Groups whose views are drawn; one that was left alone has nothing to show beside its clean view.
+
+    Raises:
+        OSError: If the disk refuses.
     """
     kept = scored[: max(1, images)]
     run.append_samples(step, [(one.group, one.rewards) for one in kept])
-    folder = run.path / "images"
-    for one in kept[:images]:
+    folder = run.path / IMAGES
+    for number, one in enumerate(kept[:images]):
         if len(one.group.views) == 1:
             continue
         folder.mkdir(exist_ok=True)
-        for number, view in enumerate(one.group.views):
-            name = f"step-{step:06d}-{one.group.example.id}-{number}-{view.origin}".replace("/", "_")
+        for view_number, view in enumerate(one.group.views):
+            origin = slug(view.origin).replace("-", "_")  # parts of the name are told apart by hyphens
             for place, canvas in enumerate(view.canvases):
-                to_image(canvas).save(folder / f"{name}-{place}.png")
+                picture = Picture(step, number, slug(one.group.example.id), view_number, origin, place)
+                with replacing(folder / picture.name) as temporary:
+                    to_image(canvas).save(temporary)
+
+
+def last_pictures(run: Path) -> dict[Picture, Path]:
+    """Return the pictures of the first group that the last evaluation step kept, in order of view and place."""
+    found = {}
+    for file in (run / IMAGES).glob("step-*.png"):
+        parts = NAME.fullmatch(file.name)
+        if parts:
+            step, group, example, view, origin, place = parts.groups()
+            found[Picture(int(step), int(group), example, int(view), origin, int(place))] = file
+    last = max((picture.step for picture in found), default=0)
+    first = min((picture.group for picture in found if picture.step == last), default=0)
+    return {one: found[one] for one in sorted(found) if (one.step, one.group) == (last, first)}

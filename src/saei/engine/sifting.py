@@ -17,6 +17,7 @@ from saei.engine.looking import LongPromptError, look
 from saei.errors import DataError
 from saei.policy import Policy
 from saei.rewards.base import Reward
+from saei.runtime.files import disk_errors, write_whole
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saei" / "sifted"
 MOST_WORKERS = 16
@@ -121,9 +122,14 @@ class Sifted:
             )
 
     def write(self, folder: Path) -> None:
-        """Write a line for each example that is left out."""
+        """Write a line for each example that is left out.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
         lines = [json.dumps({"split": self.split, **asdict(one)}) + "\n" for one in self.dropped]
-        (folder / DROPPED).write_text("".join(lines), encoding="utf-8")
+        with disk_errors("A run lists what it leaves out.", folder / DROPPED, "Free some space and start anew."):
+            write_whole(folder / DROPPED, "".join(lines))
 
 
 def left_out(index: int, error: DataError) -> Looked:
@@ -160,8 +166,6 @@ def _key(task: Task, policy: Policy, split: Split, chosen: Sequence[int], reward
 def _write(file: Path, found: Sequence[Looked]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps([asdict(one) for one in found]), encoding="utf-8")
-        os.replace(temporary, file)
+        write_whole(file, json.dumps([asdict(one) for one in found]))
     except OSError:  # a cache that cannot be written only costs time
         return

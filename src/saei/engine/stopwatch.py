@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+PHASES = ("data", "sample", "attack", "reward", "update", "evaluate")
+"""Of a training step."""
 
 
 class Stopwatch:
-    """Adds up the wall-clock seconds of named phases."""
+    """Adds up the wall-clock seconds of named phases.
 
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
+    Args:
+        phases: Phases that are read also when no time was spent in them.
+    """
+
+    def __init__(self, phases: Sequence[str] = ()) -> None:
+        self._phases = phases
+        self._seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -25,5 +33,5 @@ class Stopwatch:
     def read(self) -> dict[str, float]:
         """Return ``time/<phase>`` in seconds and start anew."""
         read = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
-        self._seconds = {}
+        self._seconds = dict.fromkeys(self._phases, 0.0)
         return read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from saei.engine.samples import keep_samples
 from saei.engine.seeding import derive, seed_globals
 from saei.engine.sifting import CACHE, Looked, Sifted, sift
 from saei.engine.step_data import StepData
-from saei.engine.stopwatch import Stopwatch
+from saei.engine.stopwatch import PHASES, Stopwatch
 from saei.engine.stream import ViewStream
+from saei.engine.trackers import Trackers, check_trackers
 from saei.engine.update import Updater
 from saei.errors import CheckpointError
 from saei.evaluation.accuracy import accuracy_metrics
@@ -37,9 +38,10 @@ from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.loading import BUILTIN_FOLDERS, Parts, load_parts
 from saei.rewards.base import Reward
+from saei.runtime.processes import first_process
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import observe_all, restore, state_of
-from saei.types import View
+from saei.types import ScoredGroup, View
 
 LARGE = 50_000_000
 TINY_LR = 1e-4
@@ -82,6 +84,9 @@ class Trainer:
         self.display = display or PlainDisplay()
         if resume is None:
             RunDir.check_new(config)
+        elif first_process():
+            resume.lock.acquire()  # before its newest checkpoint is looked for, which another process may delete
+        check_trackers(config.output.trackers)
         self.task: Task = config.task.build()
         self.reward: Reward = config.reward.build()
         self.sampler: Sampler = config.sampler.build()
@@ -100,8 +105,6 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
             cpu=self.policy.device.type == "cpu",
-            log_with=list(config.output.trackers) or None,
-            project_dir=str(config.output.root),
             **launch_options(),
         )
         self.ranks = ranks_of(self.accelerator, config)
@@ -151,7 +154,8 @@ class Trainer:
         self.step = 0
         self.budget = 0
         self._imageless = Imageless(config.training.max_untouched)
-        self._stopwatch = Stopwatch()
+        self._stopwatch = Stopwatch(PHASES)
+        self._trackers: Trackers | None = None
         self.sampler.check(self.policy, self.stream.preflight())
         evaluation = config.evaluation
         views = self.stream.held_out(max(evaluation.examples, evaluation.probe_examples))
@@ -173,14 +177,26 @@ class Trainer:
             Interrupted: If a signal asked to stop; a checkpoint was written.
             DataError: If too many examples are unusable, or, after a checkpoint, if too many have no image.
         """
+        self.ranks.once(self.run.lock.acquire)
+        try:
+            self._train()
+        finally:
+            if self._trackers is not None:
+                self._trackers.finish()
+                self._trackers = None
+            self.run.lock.release()
+        return self.run.path
+
+    def _train(self) -> None:
         config = self.config
-        self.ranks.once(lambda: self.run.rewind(self.step if self.step else -1))
-        if config.output.trackers:
-            self.accelerator.init_trackers(self.run.path.name)
+        broken = self.ranks.once(lambda: self.run.rewind(self.step if self.step else -1))
+        self.ranks.once(self._open_trackers)
         heard = "Stopping after this step and its checkpoint. Once more stops at once."
         with StopRequest(lambda: self.display.note(heard)) as stop, self.display.open(config, self.run.path):
             for note in (*self._notes(), *self.stream.unreported()):
                 self.display.note(note)
+            if broken:
+                self.display.note(f"{broken} broken lines of metrics.jsonl and samples.jsonl were left out.")
             if self.step == 0:
                 self._write(self._evaluate())
             while self.step < config.training.steps:
@@ -198,11 +214,6 @@ class Trainer:
                 self.display.note(f"Unusable examples were met and skipped {self.stream.bad} times.")
             if self.stream.too_long:
                 self.display.note(f"{self.stream.too_long} examples were left out for the length of their prompts.")
-        if config.output.trackers:
-            # Not end_training: it destroys the process group before the module's wrapper is gone; see ranks.leave.
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
-        return self.run.path
 
     def save(self) -> Path:
         """Write a checkpoint of the current step.
@@ -318,7 +329,7 @@ class Trainer:
             with self._stopwatch.phase("evaluate"):
                 found |= view_divergence(self.policy, groups, self.ranks)
                 if self.ranks.main:
-                    keep_samples(self.run, step + 1, scored, images=config.evaluation.adversarial_images)
+                    self._keep_samples(scored)
         guarded = [self.sampler.guard(one, context) for one in scored]
         kept = [one for one in guarded if one is not None and one.grades]
         rewards = self.ranks.gather([one.rewards for one in kept])
@@ -338,6 +349,17 @@ class Trainer:
         metrics["train/bad_examples"] = float(self.stream.bad)
         metrics["train/lr"] = float(self.scheduler.get_last_lr()[0])
         return metrics | (self._evaluate() if evaluating else {})
+
+    def _keep_samples(self, scored: Sequence[ScoredGroup]) -> None:
+        """Keep a few groups to be looked at; a disk that refuses them costs the pictures, not the run."""
+        try:
+            keep_samples(self.run, self.step + 1, scored, images=self.config.evaluation.adversarial_images)
+        except OSError as error:
+            self.display.note(f"The samples of step {self.step + 1} are not kept: {self.run.path}: {error.strerror}.")
+
+    def _open_trackers(self) -> None:
+        if self.config.output.trackers:
+            self._trackers = Trackers(self.run.path, self.config, self.display.note)
 
     def _evaluate(self) -> dict[str, float]:
         """Measure sampled accuracy and the collapse probe on held-out examples, clean view."""
@@ -364,11 +386,14 @@ class Trainer:
 
     def _write(self, metrics: dict[str, float]) -> None:
         metrics |= self._stopwatch.read()
-        if self.ranks.main:
-            self.run.append({"step": self.step, **metrics})
-        if self.config.output.trackers:
-            self.accelerator.log(metrics, step=self.step)
+        self.ranks.once(lambda: self._record(metrics))
         self.display.step(self.step, metrics)
+
+    def _record(self, metrics: Mapping[str, float]) -> None:
+        self.run.lock.check()
+        self.run.append({"step": self.step, **metrics})
+        if self._trackers is not None:
+            self._trackers.log(metrics, self.step)
 
 
 def _updates_per_step(config: RunConfig) -> int:

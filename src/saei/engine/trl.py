@@ -7,23 +7,27 @@ Old, current and reference log-probabilities all follow those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
+from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
-from saei.config import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
 from saei.data.base import Template
+from saei.engine.decoder import DecodedPrefix, Decoder, check_gap, decoder_gap
 from saei.engine.seeding import derive
-from saei.engine.update import entropy_of
+from saei.engine.trl_arguments import check_arguments
+from saei.engine.trl_decoders import Colocated, Served, computing_dtype
+from saei.engine.vllm import dtype_name
 from saei.errors import ConfigError, DataError
 from saei.interventions.context import SamplingContext
-from saei.policy import Policy
+from saei.policy import Policy, Scores
 from saei.policy.loading import Parts
 from saei.policy.pixels import to_image
 from saei.policy.prefix import Grad, Prefix
@@ -39,8 +43,9 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
     """TRL's trainer with a sampler of ours.
 
     Groups are rank-local: each process draws, attacks and returns whole groups. Without vLLM our policy wrapper
-    draws, which computes a prompt once for all of its responses; with vLLM TRL's own call does, and the
-    wrapper scores its responses for the entropies that the attack needs.
+    draws, which computes a prompt once for all of its responses. With vLLM the engine that TRL holds draws, and the
+    wrapper scores its responses: for the entropies that the attack needs, and because the difference between the two
+    log-probabilities shows whether vLLM has the weights, the prompts and the pictures of the policy.
 
     vLLM's importance correction compares the trainer's log-probabilities with vLLM's. For a response that is trained
     under another picture than it was drawn from (``update_on: clean``) the difference is the gap between the views, not
@@ -51,6 +56,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         parts: The model, as given to TRL, with its tokenizer and image processor.
         model_config: What the parts were loaded by; None for the defaults of shared prefix and largest canvas.
         entropy: Which distribution the criterion's entropy is taken of.
+        max_decoder_gap: Largest median difference between vLLM's log-probabilities and the policy's, in nats.
         **kwargs: TRL's arguments, among them ``processing_class``, the model's whole processor.
 
     Raises:
@@ -64,16 +70,26 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         parts: Parts,
         model_config: ModelConfig | None = None,
         entropy: EntropyConfig | None = None,
+        max_decoder_gap: float = TrainingConfig().max_decoder_gap,
         **kwargs: Any,
     ) -> None:
         self._sampler = sampler
         self._parts = parts
         self._model_config = model_config or ModelConfig()
         self._entropy = entropy
+        self._max_decoder_gap = max_decoder_gap
         self._trainer_policy: _TrainerPolicy | None = None
         self._seen: list[list[Any] | None] | None = None
-        super().__init__(rollout_func=self._rollout, **kwargs)
+        args = kwargs.get("args") or GRPOConfig()
+        check_arguments(args)
+        colocated = args.use_vllm and args.vllm_mode == "colocate"
+        dtype = dtype_name(computing_dtype(args, parts))
+        with _engine_arguments(dtype=dtype) if colocated else nullcontext():
+            super().__init__(rollout_func=self._rollout, **kwargs)
         self._check()
+        self._decoder: Decoder | None = None
+        if args.use_vllm:
+            self._decoder = (Colocated if colocated else Served)(self.vllm_generation)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """Return what TRL returns, with the pictures that the update shall see."""
@@ -96,12 +112,6 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
                 reason=f"per_device_train_batch_size x steps_per_generation is {rows}, a group has {size} responses.",
                 remedy=f"Make it a multiple of {size}.",
             )
-        if args.top_p < 1 or args.top_k or args.min_p or args.repetition_penalty != 1:
-            raise ConfigError(
-                "Training samples from the policy itself.",
-                reason="top_p, top_k, min_p or repetition_penalty is set.",
-                remedy="Leave these out.",
-            )
         if self.is_fsdp_enabled:
             raise ConfigError(
                 "The attack needs the weights as a whole.",
@@ -114,6 +124,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         training = self.model.training
         sampler = self._sampler if training else Clean(Clean.Config(n=self.num_generations_eval))
         asked = _one_per_group(prompts, sampler.group_size)
+        if self._decoder is not None:
+            self._decoder.sync()  # TRL sends the weights right before
         with self._whole_model() as policy:
             views = [policy.view(_example(number, prompt)) for number, prompt in enumerate(asked)]
             for view, prompt in zip(views, asked, strict=True):
@@ -149,7 +161,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         policy = _TrainerPolicy.around(
             self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy
         )
-        policy.trainer = self
+        policy.decoder, policy.on_draw = self._decoder, self._compare
         # The model's passes alone: pixels, their gradient among them, are float32 in every precision.
         policy.module.forward = self.accelerator.autocast()(policy.module.forward)
         return policy
@@ -171,6 +183,15 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
                 remedy="Give the processor that belongs to the model; prompts are messages with their images.",
             )
 
+    def _compare(self, responses: Sequence[Sequence[Response]], scores: Sequence[Scores]) -> None:
+        """Log how far the decoder's log-probabilities are from the policy's, and stop where that is too far."""
+        gap = decoder_gap(responses, scores)
+        if gap is None:
+            return
+        self._log_metric("saei/decoder_gap", gap.median)
+        self._log_metric("saei/decoder_gap_max", gap.largest)
+        check_gap(gap, self._max_decoder_gap)
+
     def _log_groups(self, groups: Sequence[Group]) -> None:
         for group in groups:
             self._log_metric("saei/untouched", float(group.untouched is not None))
@@ -189,51 +210,25 @@ def sampling_logps(group: Group) -> list[list[float | None]]:
 class _TrainerPolicy(Policy):
     """Our policy around the model of a TRL trainer."""
 
-    trainer: SaeiGRPOTrainer | None = None  # set once the policy exists; what it tries before needs no vLLM
+    decoder: Decoder | None = None  # set once the policy exists; what it tries before needs none
+    on_draw: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None]
 
     def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
         """Open views; with vLLM their responses come from there."""
-        return (_VLLMPrefix if self.trainer and self.trainer.use_vllm else Prefix)(self, views, grad, pixels)
+        if self.decoder is None:
+            return Prefix(self, views, grad, pixels)
+        return DecodedPrefix(self, views, grad, pixels, decoder=self.decoder, on_draw=self.on_draw)
 
 
-class _VLLMPrefix(Prefix):
-    """Open views whose responses vLLM draws."""
-
-    @torch.no_grad()
-    def sample(
-        self,
-        counts: Sequence[int],
-        *,
-        generator: torch.Generator | Sequence[torch.Generator],
-        sampling: SamplingConfig | None = None,
-    ) -> list[list[Response]]:
-        """Draw responses, seeded by vLLM itself, and score them for their entropies."""
-        policy = self._policy
-        assert isinstance(policy, _TrainerPolicy)
-        assert policy.trainer is not None
-        rows = [view for view, count in zip(self._views, counts, strict=True) for _ in range(count)]
-        pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in rows]
-        ids, logps = policy.trainer._generate_single_turn(
-            [view.prompt_ids_P.tolist() for view in rows],
-            pictures if any(pictures) else None,
-            {},
-            counts[0] if len(set(counts)) == 1 else 1,  # vLLM takes a prompt once if all have as many responses
-        )
-        texts = policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        drawn = iter(map(self._response, ids, logps, texts))
-        responses = [[next(drawn) for _ in range(count)] for count in counts]
-        return [
-            [replace(one, entropy_T=entropy_T[: len(one)]) for one, entropy_T in zip(own, entropy_NT, strict=True)]
-            for own, entropy_NT in zip(responses, map(entropy_of, self.score(responses)), strict=True)
-        ]
-
-    def _response(self, ids: Sequence[int], logps: Sequence[float | None], text: str) -> Response:
-        policy = self._policy
-        ids_T = torch.tensor(ids, dtype=torch.long, device=policy.device)
-        known = [torch.nan if value is None else value for value in logps]
-        logp_T = torch.tensor(known, dtype=torch.float32, device=policy.device)
-        truncated = not len(ids_T) or not bool(torch.isin(ids_T[-1], policy.eos_ids))
-        return Response(ids_T, text, logp_T, torch.zeros_like(logp_T), truncated)
+@contextmanager
+def _engine_arguments(**arguments: Any) -> Iterator[None]:
+    """Give vLLM's constructor arguments that TRL has no argument for."""
+    constructor = vllm_generation.LLM
+    vllm_generation.LLM = partial(constructor, **arguments)
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = constructor
 
 
 class _Given(Template):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import EvaluationConfig, RunConfig
+from saei.engine.trackers import project_of
+from saei.engine.vllm import check_installed
 from saei.errors import ConfigError
 from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.kl import KL
@@ -78,6 +80,8 @@ def grpo_arguments(config: RunConfig, *, folder: Path, processes: int, extra: Ma
         "save_total_limit": config.output.keep_checkpoints,
         "logging_steps": 1,
         "report_to": list(config.output.trackers) or "none",
+        "run_name": folder.parent.name,
+        "project": project_of(config),
     }
     taken = sorted(arguments.keys() & extra.keys())
     if taken:
@@ -87,6 +91,36 @@ def grpo_arguments(config: RunConfig, *, folder: Path, processes: int, extra: Ma
             remedy="Set these by --set.",
         )
     return arguments | dict(extra)
+
+
+def check_arguments(args: Any) -> None:
+    """Refuse what makes another distribution than the policy's, before vLLM is started.
+
+    Args:
+        args: TRL's ``GRPOConfig``.
+
+    Raises:
+        ConfigError: Naming the arguments, or if vLLM is wanted and not installed.
+    """
+    other = ("generation_kwargs", "min_p", "top_k", "vllm_structured_outputs_regex")
+    named = [name for name in other if getattr(args, name)]
+    named += [name for name in ("repetition_penalty", "top_p") if getattr(args, name) != 1]
+    if named:
+        raise ConfigError(
+            "Training samples from the policy itself.",
+            reason=f"Set: {', '.join(named)}.",
+            remedy="Leave these out; temperature, length, banned tokens and seeds come from the run's configuration.",
+        )
+    if not args.use_vllm:
+        return
+    check_installed()
+    if args.vllm_tensor_parallel_size > 1:
+        raise ConfigError(
+            "Each process draws its own groups, in a vLLM of its own.",
+            reason=f"vllm_tensor_parallel_size is {args.vllm_tensor_parallel_size}; the attack needs the whole model "
+            "in every process anyway.",
+            remedy="Leave vllm_tensor_parallel_size at 1.",
+        )
 
 
 def _group_size(config: RunConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from saei.engine.rundir import RunDir
 from saei.engine.seeding import derive, seed_globals
 from saei.engine.sifting import CACHE, Sifted, sift
 from saei.engine.stream import ViewStream
+from saei.engine.trackers import check_trackers, project_of
 from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
 from saei.engine.trl_arguments import grpo_arguments
+from saei.engine.vllm import check_installed
 from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.policy.loading import load_parts
@@ -57,8 +60,11 @@ class TRLRun:
                 remedy="Give --name.",
             )
         RunDir.check_new(config)
+        check_trackers(config.output.trackers)
         # All that can be refused is, before a model is loaded or a folder made.
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
+        if extra.get("use_vllm"):
+            check_installed()
         seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
         parts = load_parts(config.model)
         template: Template = config.template.build()
@@ -79,6 +85,7 @@ class TRLRun:
         else:
             assert config.output.name is not None
             self.run = RunDir(config.output.root / config.output.name)
+        self._config = config
         arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
         with state.main_process_first():
             examples = _dataset(stream, template, config, self.run.path / "examples")
@@ -92,6 +99,7 @@ class TRLRun:
             parts=parts,
             model_config=config.model,
             entropy=config.entropy,
+            max_decoder_gap=config.training.max_decoder_gap,
             model=parts.adapter or parts.model,
             reward_funcs=_reward(reward, set(policy.eos_ids.tolist())),
             args=GRPOConfig(**arguments),
@@ -105,7 +113,14 @@ class TRLRun:
         if self.trainer.accelerator.is_main_process:
             for note in self._notes:
                 PlainDisplay().note(note)
-        self.trainer.train()
+        # What transformers' own trackers ask the environment for; a user's settings stand.
+        os.environ.setdefault("WANDB_PROJECT", project_of(self._config))
+        os.environ.setdefault("WANDB_DIR", str(self.run.path))
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.run.path / "tensorboard"))
+        try:
+            self.trainer.train()
+        finally:
+            self.run.lock.release()
         return self.run.path
 
 

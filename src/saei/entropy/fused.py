@@ -110,10 +110,14 @@ class Kernel:
         # From here on the two buffers are written over: what they hold is needed only once.
         p_mV = torch.exp(logp_mV, out=logits_mV)
         if "logp" in slopes_of:
-            drawn_md = weight_Vd[ids_m]
+            ids_m1 = ids_m[:, None]
+            drawn_m1 = p_mV.gather(-1, ids_m1)
+            # The slope at the drawn id is 1 - p. As the sum of the other ids' p it keeps its digits where p is near 1.
+            rest_m1 = p_mV.scatter_(-1, ids_m1, 0.0).sum(-1, keepdim=True)
             if self.banned_V is not None:
-                drawn_md.masked_fill_(self.banned_V[ids_m, None], 0.0)
-            slopes["logp"] = (drawn_md - p_mV.to(weight_Vd.dtype) @ weight_Vd) / self.temperature
+                rest_m1.masked_fill_(self.banned_V[ids_m1], 0.0)
+            slopes["logp"] = _at_hidden(p_mV.scatter_(-1, ids_m1, -rest_m1), weight_Vd) / -self.temperature
+            p_mV.scatter_(-1, ids_m1, drawn_m1)
         if self.with_entropy:
             if own_mV is not logp_mV:
                 p_mV = torch.exp(own_mV, out=p_mV)
@@ -122,7 +126,7 @@ class Kernel:
             statistics["entropy"] = entropy_m
             if "entropy" in slopes_of:
                 slope_mV = terms_mV.addcmul_(p_mV, entropy_m[:, None])
-                slopes["entropy"] = slope_mV.to(weight_Vd.dtype) @ weight_Vd / -self.entropy_temperature
+                slopes["entropy"] = _at_hidden(slope_mV, weight_Vd) / -self.entropy_temperature
         return statistics, slopes
 
 
@@ -156,8 +160,24 @@ class _Fused(torch.autograd.Function):
         wanted = {name: grad_M for name, grad_M in given.items() if grad_M is not None}
         if missing := wanted.keys() - slopes.keys():
             slopes |= ctx.kernel(hidden_Md, ids_M, weight_Vd, bias_V, missing)[1]
-        terms = [(grad_M[:, None] * slopes[name]).to(hidden_Md.dtype) for name, grad_M in wanted.items()]
-        return sum(terms[1:], start=terms[0]) if terms else None, None, None, None, None, None
+        # Added up before the cast, since the two may cancel.
+        terms = [grad_M[:, None] * slopes[name] for name, grad_M in wanted.items()]
+        grad_Md = sum(terms[1:], start=terms[0]).to(hidden_Md.dtype) if terms else None
+        return grad_Md, None, None, None, None, None
+
+
+def _at_hidden(slope_mV: Tensor, weight_Vd: Tensor) -> Tensor:
+    """Return slopes at the hidden states from those at the logits, by a product in the head's own type.
+
+    Differences are taken before: of a slope that is made from rounded parts nothing would be left at a confident token.
+    float16 has no numbers below 6e-8, which is what such a token's slopes are: its rows are multiplied at length 1, and
+    the product returns to its own length in float32.
+    """
+    if weight_Vd.dtype != torch.float16:
+        return slope_mV.to(weight_Vd.dtype) @ weight_Vd
+    length_m1: Tensor = torch.linalg.vector_norm(slope_mV, dim=-1, keepdim=True)
+    length_m1.clamp_min_(torch.finfo(slope_mV.dtype).tiny)  # a slope of zero stays zero
+    return length_m1 * ((slope_mV / length_m1).to(weight_Vd.dtype) @ weight_Vd)
 
 
 def _log_softmax(logits_mV: Tensor, temperature: float) -> Tensor:

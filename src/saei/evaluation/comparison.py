@@ -11,22 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy.stats import binomtest
-
 from saei.errors import ConfigError
 from saei.evaluation.intervals import (
     MOST_FLIPS,
     Interval,
     detectable,
+    equal_differences,
     holm,
+    mcnemar,
     mean_interval,
-    proportion_interval,
     sign_flip_p,
     t_test_p,
 )
 from saei.evaluation.metrics import mean
 from saei.evaluation.records import Item
 from saei.evaluation.scores import spread_interval
+
+ROUNDING = 1e-9
+"""Widths of intervals below this are none."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -140,7 +142,10 @@ def _contrast(reference: Side, side: Side) -> Contrast:
 
 
 def _by_item(reference: Evaluated, side: Side) -> Contrast:
-    """Return the paired difference of two policies over the examples that both have answered."""
+    """Return the paired difference of two policies over the examples that both have answered.
+
+    The p value is that of the test whose interval is shown: p is below .05 where the interval leaves out 0.
+    """
     other = side.runs[0]
     before = {one.number: one for one in reference.items}
     pairs = [(before[one.number], one) for one in other.items if one.number in before]
@@ -152,15 +157,14 @@ def _by_item(reference: Evaluated, side: Side) -> Contrast:
         )
     differences = [after.share - first.share for first, after in pairs]
     clusters = [one.cluster for one, _ in pairs]
-    found, method, count = spread_interval(differences, clusters)
-    if len(set(differences)) == 1:  # no spread to go by: others are at most as frequent as none of so many allows
-        (same, others) = differences[0], proportion_interval(0, count).high
-        found = Interval(same, same - others * (same + 1), same + others * (1 - same))
+    found, test, count = spread_interval(differences, clusters)
     single = all(len(first.correct) == len(after.correct) == 1 for first, after in pairs)
     if single and count == len(pairs):
-        better, worse = (sum(one == sign for one in differences) for sign in (1, -1))
-        p, test = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0, "exact McNemar"
+        found, p = mcnemar(differences.count(1), differences.count(-1), count)
+        test = "exact McNemar"
+    elif found.high - found.low < ROUNDING:
+        (found, p), test = equal_differences(found.mean, count), "exact binomial"
     else:
-        p, test = t_test_p(found, count), method
+        p = t_test_p(found, count)
     means = mean([one.share for one, _ in pairs]), mean([one.share for _, one in pairs])
     return Contrast(side.name, "item", len(pairs), means, found, p, test, p, detectable(found, count))

@@ -52,6 +52,41 @@ def proportion_interval(successes: int, trials: int) -> Interval:
     return Interval(successes / trials, float(found.low), float(found.high))
 
 
+def mcnemar(better: int, worse: int, count: int) -> tuple[Interval, float]:
+    """Return the difference of two paired shares with its interval, and the p value of the test that this belongs to.
+
+    Args:
+        better: Pairs of which only the second is right.
+        worse: Pairs of which only the first is.
+        count: All pairs.
+
+    The test is McNemar's: whether ``better`` is half of the pairs that changed. The interval is that of the share of
+    better ones among these, from -1 to 1, times that of the share that changed, both exact (Clopper-Pearson). It leaves
+    out 0 exactly where p is below .05, and covers at least 95 %, since both would have to be wrong.
+    """
+    changed = better + worse
+    wins, share = proportion_interval(better, changed), proportion_interval(changed, count)
+    low, high = 2 * wins.low - 1, 2 * wins.high - 1
+    found = Interval(
+        (better - worse) / count,
+        low * (share.low if low > 0 else share.high),
+        high * (share.high if high > 0 else share.low),
+    )
+    return found, float(binomtest(better, changed).pvalue) if changed else 1.0
+
+
+def equal_differences(same: float, count: int) -> tuple[Interval, float]:
+    """Return the interval of a mean of differences that are all the same, and its p value.
+
+    Without a spread there is no t-interval. Differences lie between -1 and 1, and other ones may be as frequent as an
+    exact interval allows after ``count`` without any; the interval is where the mean would then be. p is the level at
+    which that interval reaches 0: ``2 (1 + |same|) ** -count``, for 1 and -1 that of McNemar's test.
+    """
+    others = proportion_interval(0, count).high
+    found = Interval(same, same - others * (same + 1), same + others * (1 - same))
+    return found, min(1.0, 2 * (1 + abs(same)) ** -count)
+
+
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Return the exact two-sided p value of paired differences under random signs.
 
@@ -116,4 +151,4 @@ def detectable(found: Interval, count: int) -> float:
     if count < 2:
         return math.inf
     limit, more = (float(t.ppf(share, df=count - 1)) for share in ((1 + CONFIDENCE) / 2, POWER))
-    return (found.high - found.mean) * (1 + more / limit)
+    return (found.high - found.low) / 2 * (1 + more / limit)

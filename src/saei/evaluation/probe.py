@@ -27,7 +27,7 @@ def probe_metrics(answered: Sequence[Answered], task: Task) -> dict[str, float]:
     right = [all(grade.correct for grade in one.grades) for one in answered]
     wrong = [not any(grade.correct for grade in one.grades) for one in answered]
     ways = Counter(task.strategy(one.view.example, response.text) for one in answered for response in one.responses)
-    known = {f"strategy/{name}": count / len(responses) for name, count in sorted(ways.items(), key=str) if name}
+    names = sorted({*task.strategies, *(name for name in ways if name)})
     return {
         "entropy": sum(float(response.entropy_T.sum()) for response in responses) / max(1, tokens),
         "nll": mean([-float(response.behaviour_logp_T.sum()) for response in responses]),
@@ -36,5 +36,5 @@ def probe_metrics(answered: Sequence[Answered], task: Task) -> dict[str, float]:
         "all_right": mean([float(flag) for flag in right]),
         "all_wrong": mean([float(flag) for flag in wrong]),
         "zero_variance": mean([float(flag) for flag in right]) + mean([float(flag) for flag in wrong]),
-        **known,
+        **{f"strategy/{name}": ways[name] / len(responses) for name in names},
     }

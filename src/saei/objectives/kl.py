@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
+from torch import Tensor
 
 from saei.objectives.aggregation import per_response
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
@@ -51,10 +52,18 @@ class KL(Term):
         """Return the penalty over all response tokens."""
         assert inputs.reference_logp_RT is not None, "KL needs the reference's log-probabilities."
         difference_RT = torch.where(inputs.mask_RT, inputs.reference_logp_RT - inputs.logp_RT, 0.0)
-        k3_RT = difference_RT.exp() - difference_RT - 1
+        k3_RT = k3(difference_RT)
         if self.config.bias_correction:
             k3_RT = k3_RT * torch.where(inputs.mask_RT, inputs.logp_RT - inputs.old_logp_RT, 0.0).exp()
         weight_RT = view_weight(inputs, torch.ones_like(inputs.beta_R))
         penalty_RT = k3_RT * weight_RT
         value = self.config.coefficient * aggregate(penalty_RT)
         return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT)})
+
+
+def k3(difference: Tensor) -> Tensor:
+    """Return ``exp(d) - d - 1``, an estimate of ``KL(p || q)`` from tokens drawn from p with ``d = log q - log p``.
+
+    Written with ``expm1``: at small d, where it is ``d² / 2``, ``exp(d) - 1`` would have no digits left in float32.
+    """
+    return difference.expm1() - difference

@@ -113,10 +113,8 @@ def inverse_cdf(p_LV: Tensor, uniform_L: Tensor) -> Tensor:
         uniform_L: float64 in [0, 1).
     """
     cdf_LV = p_LV.cumsum(-1, dtype=torch.float64)
-    total_L1 = cdf_LV[:, -1:]
-    # Rounding may carry u * total up to the total itself, behind which there is no id.
-    threshold_L1 = torch.minimum(uniform_L[:, None] * total_L1, torch.nextafter(total_L1, torch.zeros_like(total_L1)))
-    return torch.searchsorted(cdf_LV, threshold_L1, right=True)[:, 0]
+    # The largest float64 below 1, times any total, rounds to less than the total: there is always an id above it.
+    return torch.searchsorted(cdf_LV, uniform_L[:, None] * cdf_LV[:, -1:], right=True)[:, 0]
 
 
 def _probabilities(

@@ -19,6 +19,7 @@ from saei.policy.checkpointing import checkpoint_layers
 from saei.policy.patches import use_patch_products
 from saei.policy.processors import check_limits, has_limits, load_processor
 from saei.policy.untrained import META, Untrained, build
+from saei.runtime.checksums import verify_checksums
 
 BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
 """Folders of the models that ship with the package, below ``saei/builtin``."""
@@ -63,6 +64,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
 
     Raises:
         ModelError: If something that is needed does not load.
+        CheckpointError: If a checkpoint's files are not those that were written.
     """
     from transformers.utils import logging
 
@@ -73,6 +75,8 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     _refuse_quantised(config, path)
     device = device_of(config)
     if untrained is None:
+        for folder in {path} if saved is None else {path, saved.path}:
+            verify_checksums(Path(folder), _of_a_model)
         model = _trained(config, path).to(device)
         model, adapter = _adapted(asked, model, saved, path)
     else:
@@ -132,6 +136,11 @@ def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
             remedy="Merge that one into its model with peft's merge_and_unload, save the model, and name it there.",
         )
     return base, base_path, saved
+
+
+def _of_a_model(name: str) -> bool:
+    """Return whether a model is read from a file; a trainer's state, which may be larger, is checked where it is."""
+    return not name.endswith(".pt")
 
 
 def _trained(config: ModelConfig, path: str) -> Any:

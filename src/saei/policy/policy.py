@@ -180,6 +180,10 @@ class Policy:
             {name: own.to(self.device) for name, own in prompt.token_inputs.items()},
         )
 
+    def unexpanded_prompt(self, view: View) -> list[int]:
+        """Return a view's prompt with one placeholder per picture, for decoders that expand placeholders themselves."""
+        return self._prompts.unexpanded(self.template.messages(view.example))
+
     def image_tokens(self, view: View) -> int:
         """Return how many tokens of a view's prompt stand for its images."""
         return int((view.prompt_ids_P == self.model.config.image_token_id).sum())

@@ -81,6 +81,11 @@ class Prompts:
             )
         )
 
+    def unexpanded(self, messages: Sequence[Message]) -> list[int]:
+        """Return a conversation's ids with the chat template's own placeholders, as before the processor reads it."""
+        text = self.text(messages)
+        return list(self._tokenizer(text, **self._options(text))["input_ids"])
+
     def __call__(self, messages: Sequence[Message], images: Sequence[Image.Image], *, example: Example) -> Prompt:
         """Return the prompt of a conversation.
 
@@ -150,9 +155,7 @@ class Prompts:
 
     def _ask(self, text: str, images: Sequence[Image.Image], **options: Any) -> dict[str, Tensor]:
         """Return what the model takes of the processor's output."""
-        bos = self._tokenizer.bos_token
-        if bos and text.startswith(bos):  # transformers' own rule for chat templates
-            options["add_special_tokens"] = False
+        options |= self._options(text)
         pictures = [list(images)] if images else None
         try:
             output = self._processor(text=[text], images=pictures, return_tensors="pt", **options)
@@ -161,6 +164,11 @@ class Prompts:
                 raise
             output = self._tokenizer([text], return_tensors="pt", **options)  # some processors insist on a picture
         return {name: value for name, value in output.items() if name in self._accepted and isinstance(value, Tensor)}
+
+    def _options(self, text: str) -> dict[str, bool]:
+        """Return how a text is tokenized: by transformers' own rule for chat templates it has no second beginning."""
+        bos = self._tokenizer.bos_token
+        return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
 
     def _response_inputs(self, text: str, blank: Image.Image) -> dict[str, Tensor]:
         """Return what the tokens of a response get, ``[1]`` by name; masks are left out, which go on as they end.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.engine.rundir import RunDir
+from saei.runtime.files import replacing
 
 PANELS = (
     ("eval/accuracy", "sampled accuracy", "share right"),
@@ -53,7 +54,8 @@ def plot(curves: Sequence[Curve], file: Path, title: str) -> None:
     lines, names = figure.axes[0].get_legend_handles_labels()
     first_of_each = dict(zip(reversed(names), reversed(lines), strict=True))
     figure.axes[0].legend([first_of_each[label] for label in labels], labels, frameon=False)
-    figure.savefig(file, dpi=130)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=130)
 
 
 def rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:

@@ -11,7 +11,9 @@ from typing import Any
 from PIL import Image
 
 from saei.engine.rundir import read_jsonl
+from saei.engine.samples import last_pictures
 from saei.report.compare import COLOURS, Curve, read_curve
+from saei.runtime.files import replacing
 
 Panel = tuple[str, str, str]
 """Metric, title and unit."""
@@ -58,7 +60,8 @@ def draw(stories: Sequence[Story], file: Path) -> None:
         for axis, panel in zip(axes, story.panels, strict=True):
             _curves(axis, panel, story.curves)
         axes[0].legend(frameon=False)
-    figure.savefig(file, dpi=110)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def rows(story: Story) -> list[tuple[str, ...]]:
@@ -117,11 +120,4 @@ def _printable(text: str) -> str:
 
 def _views(run: Path) -> dict[str, Image.Image]:
     """Return the views of the first group that the last evaluation step kept, by origin."""
-    files = sorted((run / "images").glob("step-*.png"))
-    if not files:
-        return {}
-    step = files[-1].name.split("-")[1]
-    first = next(file for file in files if file.name.split("-")[1] == step)
-    group = first.stem.rsplit("-", 3)[0]  # the name goes on with the view's number, its origin and the picture's place
-    own = [file for file in files if file.stem.rsplit("-", 3)[0] == group]
-    return {file.stem.rsplit("-", 2)[1]: Image.open(file).convert("RGB") for file in own}
+    return {one.origin: Image.open(file).convert("RGB") for one, file in last_pictures(run).items()}

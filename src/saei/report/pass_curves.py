@@ -9,6 +9,7 @@ from saei.evaluation.comparison import Side
 from saei.evaluation.metrics import mean
 from saei.evaluation.pass_at import chosen_ks, pass_at
 from saei.report.compare import COLOURS
+from saei.runtime.files import replacing
 
 
 def pass_curve(side: Side) -> dict[int, list[float]]:
@@ -38,4 +39,5 @@ def draw_pass_curves(sides: Sequence[Side], file: Path, title: str) -> None:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    figure.savefig(file, dpi=130)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,100 @@
+"""Names of files from any text, files that are whole or not there, and what is said when a disk refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from saei.errors import CheckpointError
+
+RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
+"""Names of devices on Windows, whatever the extension."""
+
+
+def slug(text: str, width: int = 64) -> str:
+    """Return a name of a file for any text: readable, safe on every file system, and different for different texts.
+
+    A text of lower-case ASCII letters, digits, ``.``, ``_`` and ``-`` stays as it is. Any other loses what is not
+    safe and gets the first 12 hex digits of its SHA-256 at its end. Case is not enough to tell names apart, since some
+    file systems ignore it.
+
+    Args:
+        text: Such as the id of an example, in which anything may stand.
+        width: Longest name, at least 16 characters.
+    """
+    safe = readable(text, 4 * width)
+    stem = safe.lower().partition(".")[0]
+    if (
+        safe == text == text.lower()
+        and 0 < len(safe) <= width
+        and not RESERVED.fullmatch(stem)
+        and not re.search(r"(^|-)[0-9a-f]{12}$", safe)  # it would look like one that got a digest
+    ):
+        return safe
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{safe[: width - 13].rstrip('-._')}-{digest}".lstrip("-")
+
+
+def readable(text: str, width: int = 100) -> str:
+    """Return what of a text is safe in a name of a file, for names that are made different by something else."""
+    plain = unicodedata.normalize("NFKD", text[:width]).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:width]
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file so that others see the old content or the new one, never a part.
+
+    Raises:
+        OSError: If the disk refuses; nothing is left beside the old file.
+    """
+    with replacing(file) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield the path of a file to write, which takes the place of ``file`` at the end and vanishes after an error."""
+    # The name is this writer's own: two processes may write the same picture. It keeps the suffix, by which
+    # libraries choose a format.
+    temporary = file.with_name(f".{uuid.uuid4().hex}{file.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(rule: str, path: Path, remedy: str) -> Iterator[None]:
+    """Turn what the operating system refuses inside into an error with rule, reason and remedy.
+
+    Raises:
+        CheckpointError: For a disk that is full, a folder that is gone or not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{path}: {error.strerror or error}."
+        raise CheckpointError(rule, reason=reason, remedy=remedy) from error
+
+
+def json_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each line that is not empty with the mapping that it holds, None for one that holds none.
+
+    Bytes, not text, are cut into lines: a character may be broken, and text has further ends of lines.
+    """
+    for line in content.split(b"\n"):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):  # cut off, overwritten, or brackets without end
+                value = None
+            yield line, value if isinstance(value, dict) else None
