@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.policy import Policy
@@ -45,6 +45,23 @@ class Mixing(Sampler):
         update_on: Literal["sampled", "clean", "perturbed"] = "sampled"
         beta: NonNegativeFloat = 0.0
         weight_cap: PositiveFloat = 2.0
+
+        @model_validator(mode="after")
+        def _each_has_an_effect(self) -> Self:
+            if self.beta and self.update_on == "sampled":
+                raise ValueError(
+                    "beta weighs responses that are trained under another view than the one they were drawn from, "
+                    "and with update_on sampled there are none. Set sampler.update_on to clean or perturbed, or beta "
+                    "to 0."
+                )
+            if not self.beta and self.weight_cap != type(self).model_fields["weight_cap"].default:
+                raise ValueError("weight_cap bounds the view weight, which is 1 where beta is 0. Set one, too.")
+            if self.views > self.n_adversarial:
+                raise ValueError(
+                    f"Each of {self.views} views needs a response, and n_adversarial is {self.n_adversarial}. "
+                    "Lower views or raise n_adversarial."
+                )
+            return self
 
     config: Config
 
