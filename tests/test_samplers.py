@@ -73,7 +73,8 @@ def test_mixed_groups(
     random_policy: Policy, views: list[View], update_on: Literal["sampled"], expected: tuple[int, ...]
 ) -> None:
     phases: list[str] = []
-    sampler = mixed(update_on=update_on, beta=0.5, weight_cap=3.0)
+    weight = {} if update_on == "sampled" else {"beta": 0.5, "weight_cap": 3.0}
+    sampler = mixed(update_on=update_on, **weight)
     groups = draw(sampler, random_policy, views, phases=phases)
     assert sampler.group_size == 5
     assert phases == ["sample", "attack", "sample"]
@@ -83,7 +84,7 @@ def test_mixed_groups(
         assert group.sampled_from == (0, 0, 1, 1, 1)
         assert group.updated_on == expected
         assert [group.origin(n) for n in range(5)] == [CLEAN] * 2 + ["adversarial"] * 3
-        assert (group.view_weight.beta, group.view_weight.cap) == (0.5, 3.0)
+        assert (group.view_weight.beta, group.view_weight.cap) == ((0.5, 3.0) if weight else (0.0, 2.0))
         assert not torch.equal(group.views[1].canvases[0], view.canvases[0])
         with torch.no_grad():  # drawn from where they say, by the model's own forward
             for response, place in zip(group.responses, group.sampled_from, strict=True):
@@ -240,12 +241,12 @@ def test_contract(config: StrategyConfig, random_policy: Policy, views: list[Vie
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n_adversarial": 1, "views": 2},
+        {"n_adversarial": 2, "views": 2},
         {"update_on": "perturbed", "views": 2, "intervention": {"attack": "noise", "gate": "zero-variance"}},
         {"intervention": {"attack": {"type": "pgd", "steps": 0}}},
         {"intervention": {"attack": {"type": "pgd", "random_start": True}, "reselect": True, "selector": "random"}},
     ],
-    ids=["more views than responses", "gated", "no steps", "random"],
+    ids=["as many views as responses", "gated", "no steps", "random"],
 )
 def test_variants_keep_the_contract(fields: dict[str, Any], random_policy: Policy, views: list[View]) -> None:
     check_sampler(Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 2} | fields), random_policy, views)

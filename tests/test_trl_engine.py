@@ -161,7 +161,7 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
     ("data", "named"),
     [
         ({"sampler": {"type": "dynamic"}}, "sampler 'dynamic'"),
-        ({"sampler": {"type": "mixed", "beta": 1.0}}, "sampler.beta"),
+        ({"sampler": {"type": "mixed", "update_on": "clean", "beta": 1.0}}, "sampler.beta"),
         ({"sampler": {"type": "mixed", "intervention": {"gate": "zero-variance"}}}, "intervention.gate"),
         ({"objective": {"type": "grpo", "terms": ["entropy-bonus"]}}, "objective.terms"),
         ({"objective": {"type": "grpo", "token_selector": "middle-third"}}, "objective.token_selector"),

@@ -243,6 +243,15 @@ class TrainingConfig(Section):
     max_decoder_gap: PositiveFloat = 0.05
     sift: bool = False
 
+    @model_validator(mode="after")
+    def _minibatches_of_the_step(self) -> Self:
+        if self.minibatch_groups is not None and self.minibatch_groups > self.prompts_per_step:
+            raise ValueError(
+                f"A minibatch is a part of a step's groups: minibatch_groups is {self.minibatch_groups}, "
+                f"prompts_per_step {self.prompts_per_step}. Lower the one or raise the other."
+            )
+        return self
+
 
 class EvaluationConfig(Section):
     """What is measured while training, on examples of the ``eval`` split, always on the clean view.

@@ -1,15 +1,26 @@
-"""Errors a user can act on: each says the rule, the reason and the remedy; and how they show what was wrong."""
+"""Errors a user can act on: each says the rule, the reason and the remedy; and how text from outside is shown."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterable
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
+
+_MOST = 20_000
+"""Characters of a text that are shown."""
+
+# All controls but the line feed; marks, overrides and isolates of writing direction; separators of lines; invisible
+# signs but for the joiners, which scripts and emoji need; surrogates, which no stream encodes.
+_ACTING = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 
 
 class SaeiError(ValueError):
@@ -24,10 +35,8 @@ class SaeiError(ValueError):
     """
 
     def __init__(self, rule: str, *, reason: str = "", remedy: str = "") -> None:
-        self.rule = rule
-        self.reason = reason
-        self.remedy = remedy
-        super().__init__(" ".join(part for part in (rule, reason, remedy) if part))
+        self.rule, self.reason, self.remedy = map(printable, (rule, reason, remedy))
+        super().__init__(" ".join(part for part in (self.rule, self.reason, self.remedy) if part))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way between processes, where exceptions are rebuilt from their arguments."""
@@ -87,8 +96,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(names) or 'none'}."
 
 
+def printable(text: str, most: int = _MOST) -> str:
+    """Return a text from outside as it may be shown: nothing in it acts on a terminal, and it is not endless.
+
+    Args:
+        text: Data, a path, a name, what a model or a library said; with its line feeds.
+        most: Characters that are shown.
+    """
+    line = text[:most].replace("\r\n", "\n").replace("\t", "    ")
+    line = _ACTING.sub(lambda sign: _spelled(sign[0]), line)
+    if len(text) <= most and len(line) <= most:
+        return line
+    note = f" … (cut, of {len(text)} characters)"
+    return line[: max(0, most - len(note))] + note
+
+
 def shown(text: str, width: int = 60) -> str:
-    """Return a text for a message: on one line, printable, cut to ``width`` characters."""
-    line = " ".join(text[: 4 * width].split())
-    line = "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in line)
+    """Return a text for a message: as ``printable``, on one line and cut to ``width`` characters."""
+    line = " ".join(printable(text[: 4 * width].expandtabs()).split())
     return line if len(line) <= width and len(text) <= 4 * width else line[: width - 1] + "…"
+
+
+def _spelled(sign: str) -> str:
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"

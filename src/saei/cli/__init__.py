@@ -12,6 +12,7 @@ from saei import __version__
 from saei.cli import bench, build_tiny, data, demo, doctor, evaluate, init, list_, show, train
 from saei.cli.commands import Command, Group
 from saei.cli.options import FLAG, examples
+from saei.console import say
 from saei.errors import SaeiError
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ app.add_typer(data_app, name="data")
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"saei {__version__}")
+        say(f"saei {__version__}")
         raise typer.Exit
 
 
@@ -101,5 +102,5 @@ def main() -> None:
     except SaeiError as error:
         for part in (error.rule, error.reason, error.remedy):
             if part:
-                print(part, file=sys.stderr)
+                say(part, error=True)
         sys.exit(2)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from saei.cli.options import AsJson, Assignments, Plugins, Trust, policy_config
+from saei.console import say, screen
 
 SIZES = "Sizes"
 
@@ -33,7 +33,7 @@ def bench(
 ) -> None:
     """Measure what attack, shared prefix and whole steps cost on a model, as ratios within one run."""
     config = policy_config(model, [], set_ or [], plugin or [], trust=trust)
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    say(f"Loading {config.model.path} ...", error=True)
     from saei.diagnostics.bench import Sizes
     from saei.diagnostics.bench import bench as measure
 
@@ -42,18 +42,16 @@ def bench(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from saei.diagnostics.bench import RATIOS
 
-    console = Console(highlight=False)
+    console = screen()
     console.print(
         f"{found['model']}: {found['parameters']:,} parameters, {found['dtype']}, on {found['device']} with "
         f"{found['threads']} thread(s); {found['prompt_tokens']} prompt tokens, {found['image_tokens']} of them the "
         f"image's; {found['responses']} responses of {found['tokens']} tokens; a step has {found['prompts']} prompts; "
         f"{'CPU' if found['device'] == 'cpu' else 'wall'} time, medians of {found['rounds']} rounds",
-        markup=False,
     )
     ways = Table("way", "ms", "peak MB", box=None, padding=(0, 2, 0, 0))
     for name, seconds in found["seconds"].items():

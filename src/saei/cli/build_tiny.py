@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from saei.console import say
 
 
 class RecipeName(StrEnum):
@@ -59,6 +60,6 @@ def build_tiny(
 
     chosen = LockIn((coupling or CouplingName.faded).value) if recipe is RecipeName.lock_in else General()
     with FolderLock(output):
-        print(build(output, chosen, seed, progress=lambda text: print(text, file=sys.stderr, flush=True)))
+        say(build(output, chosen, seed, progress=lambda text: say(text, error=True)))
     task = " --task lock-in" if recipe is RecipeName.lock_in else ""
-    print(f"Train it with:\n  saei train --model {output}{task}")
+    say(f"Train it with:\n  saei train --model {output}{task}")

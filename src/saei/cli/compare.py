@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saei.console import say, screen
 from saei.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,17 +63,15 @@ def compare_sides(patterns: Sequence[str], *, asked: bool, output: Path | None, 
         print(json.dumps(report, indent=2))
         return
     show_contrasts(sides[0].name, found, curves)
-    print("Written: " + ", ".join(map(str, filter(None, (folder / "comparison.json", picture)))))
+    say("Written: " + ", ".join(map(str, filter(None, (folder / "comparison.json", picture)))))
 
 
 def show_contrasts(reference: str, found: Sequence[Contrast], curves: dict[str, dict[int, float]]) -> None:
     """Print each side against the reference, how it was tested, and pass@k."""
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(f"Against {reference}:", markup=False, soft_wrap=True)
+    console = screen()
+    console.print(f"Against {reference}:", soft_wrap=True)
     short = _short([reference, *(one.side for one in found), *curves])
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("side", overflow="fold")
@@ -88,25 +87,24 @@ def show_contrasts(reference: str, found: Sequence[Contrast], curves: dict[str, 
             f"{one.p:.3g}",
             f"{one.adjusted:.3g}",
         )
-        table.add_row(*map(Text, cells))
+        table.add_row(*cells)
     console.print(table)
     for one in found:
         console.print(
             f"{short[one.side]}: p by {one.test} over {one.count} {one.unit}s, "
             f"which finds a difference of {one.detectable:.3f} with a probability of 80 %.",
-            markup=False,
             soft_wrap=True,
         )
     for unit in dict.fromkeys(one.unit for one in found):
         console.print(WHAT[unit], soft_wrap=True)
     for one in found:
         if one.unpaired:
-            console.print(f"{one.side}: not compared, as one side lacks it: {', '.join(one.unpaired)}", markup=False)
+            console.print(f"{one.side}: not compared, as one side lacks it: {', '.join(one.unpaired)}")
     if any(curves.values()):
         ks = sorted({k for curve in curves.values() for k in curve})
         curve_table = Table("pass@k", *map(str, ks), box=None, padding=(0, 2, 0, 0))
         for side, curve in curves.items():
-            curve_table.add_row(*map(Text, (short[side], *(f"{curve[k]:.3f}" for k in ks))))
+            curve_table.add_row(short[side], *(f"{curve[k]:.3f}" for k in ks))
         console.print(curve_table)
 
 

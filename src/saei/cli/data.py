@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saei.cli.options import FLAG, AsJson, Assignments, Plugins, Trust, task_flags
+from saei.console import say
+from saei.errors import printable, shown
 
 if TYPE_CHECKING:
     from saei.config import RunConfig
@@ -56,7 +57,7 @@ def preview(
         print(json.dumps(report | {"looked": [asdict(one) for one in found.looked]}, indent=2, default=str))
         return
     for note in built.notes():
-        print(note)
+        say(note)
     for one in shown:
         _show(one)
     _count(found, size)
@@ -96,11 +97,11 @@ def check(
         print(json.dumps({one.split: [asdict(row) for row in one.looked] for one in found}, indent=2))
         return
     for note in built.notes():
-        print(note)
+        say(note)
     for one in found:
         _count(one, sizes[one.split])
         for row in one.dropped if every else []:
-            print(f"  {one.split} example {row.index}: {row.report}")
+            say(f"  {one.split} example {row.index}: {row.report}")
     for one in found:
         one.check()
 
@@ -123,7 +124,7 @@ def _config(
 def _policy(config: RunConfig) -> Policy:
     from saei.policy import Policy
 
-    print(f"Loading {config.model.path} ...", file=sys.stderr, flush=True)
+    say(f"Loading {config.model.path} ...", error=True)
     return Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
 
 
@@ -139,21 +140,21 @@ def _split(asked: str | None, task: Task) -> Split:
 
 
 def _show(one: Preview) -> None:
-    print(f"\n{one.id}: {one.tokens} prompt tokens, answer {one.answer!r}")
+    say(f"\n{shown(one.id)}: {one.tokens} prompt tokens, answer '{shown(one.answer)}'")
     for (width, height), (seen_width, seen_height) in one.images:
-        print(f"  image {width} x {height}, seen as {seen_width} x {seen_height}")
+        say(f"  image {width} x {height}, seen as {seen_width} x {seen_height}")
     if one.meta:
-        print("  " + ", ".join(f"{name} {value!r}" for name, value in one.meta.items()))
-    print("\n".join(f"  | {line}" for line in one.prompt.splitlines()))
+        say("  " + ", ".join(f"{shown(name)} {shown(repr(value))}" for name, value in one.meta.items()))
+    say("\n".join(f"  | {line}" for line in printable(one.prompt).split("\n")))
 
 
 def _count(found: Sifted, size: int | None) -> None:
     of = "" if size is None or size == len(found.looked) else f" of {size}"
-    print(f"\nLooked at {len(found.looked)}{of} {found.split} examples.")
+    say(f"\nLooked at {len(found.looked)}{of} {found.split} examples.")
     lengths = sorted(one.tokens for one in found.looked if one.tokens is not None)
     if lengths:
         at = {name: lengths[int(share * (len(lengths) - 1))] for name, share in (("median", 0.5), ("90 %", 0.9))}
-        print(f"  prompt tokens: median {at['median']}, 90 % up to {at['90 %']}, longest {lengths[-1]}")
-    print(f"  left out: {len(found.dropped)}, of these too long {sum(one.too_long for one in found.dropped)}")
+        say(f"  prompt tokens: median {at['median']}, 90 % up to {at['90 %']}, longest {lengths[-1]}")
+    say(f"  left out: {len(found.dropped)}, of these too long {sum(one.too_long for one in found.dropped)}")
     for rule, count in found.rules().most_common():
-        print(f"    {count}: {rule}")
+        say(f"    {count}: {rule}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from saei.cli.options import Assignments
+from saei.console import say, screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,6 @@ def demo(
 
     A run that is complete is not repeated, and one that was interrupted goes on.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from saei.report.demo import ACCURACY, ENTROPY, STEPS, ZERO_VARIANCE, Story, draw, rows
@@ -101,7 +100,7 @@ def demo(
         runs = []
         for label, sampler in scene.arms.items():
             folder = output / f"{scene.task}-{sampler['type']}-steps{length}-seed{seed}"
-            print(f"\n{scene.task}, {label}: {length} steps.", file=sys.stderr, flush=True)
+            say(f"\n{scene.task}, {label}: {length} steps.", error=True)
             _train(folder, scene, sampler, length, seed, set_ or [])
             runs.append((label, folder))
         stories.append(Story(scene.title, scene.caption, (ACCURACY, ENTROPY, third[scene.task]), tuple(runs)))
@@ -109,10 +108,10 @@ def demo(
     try:
         draw(stories, picture)
     except OSError as error:  # the runs are there, and what they show is printed below
-        print(f"The picture is not drawn: {picture}: {error.strerror}.", file=sys.stderr)
-    console = Console(highlight=False)
+        say(f"The picture is not drawn: {picture}: {error.strerror}.", error=True)
+    console = screen()
     for story in stories:
-        console.print(f"\n[bold]{story.title}[/bold]")
+        console.print(f"\n{story.title}", style="bold")
         table = Table("run", *(name for _, name, _ in story.panels), box=None, padding=(0, 2, 0, 0))
         for row in rows(story):
             table.add_row(*row)
@@ -135,7 +134,7 @@ def _train(
     found = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
     if found:
         if checkpoint.step_of(found[-1]) == steps:
-            print(f"Complete already: {folder}", file=sys.stderr)
+            say(f"Complete already: {folder}", error=True)
             return
         run, config = RunDir.open(folder)
         start(config, run, again=again)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saei.cli.options import FLAG, AsJson, Assignments, Plugins, Trust, policy_config
+from saei.console import say, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +99,7 @@ def doctor(
         side=side,
         random_weights=random_weights,
         memory=None if memory is None else round(memory * GB),
-        told=lambda text: print(f"{text} ...", file=sys.stderr, flush=True),
+        told=lambda text: say(f"{text} ...", error=True),
     )
     print(json.dumps(found.as_json(), indent=2)) if as_json else _show(found)
     if not found.healthy:
@@ -131,19 +131,17 @@ def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
 
 
 def _show(found: Diagnosis) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from saei.diagnostics.sizing import gigabytes
 
-    console = Console(highlight=False)
+    console = screen()
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in _facts(found):
         facts.add_row(name, value)
-    console.print(facts, markup=False)
+    console.print(facts)
     if found.memory is not None:
         _show_memory(console, found, found.memory)
     if found.remedies:
@@ -151,11 +149,11 @@ def _show(found: Diagnosis) -> None:
         for one in found.remedies:
             fits = " fits" if found.available is not None and one.total <= found.available else ""
             options = " ".join(f"--set {shlex.quote(own)}" for own in one.assignments)
-            table.add_row(Text(options), f"{gigabytes(one.total)}{fits}")
+            table.add_row(options, f"{gigabytes(one.total)}{fits}")
         console.print("", table, sep="\n")
     for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
         text = " ".join(part for part in (finding.rule, _plainly(finding.reason), finding.remedy) if part)
-        console.print(f"\n{number}. {'Problem: ' if finding.problem else ''}{text}", markup=False)
+        console.print(f"\n{number}. {'Problem: ' if finding.problem else ''}{text}")
     if not found.findings:
         console.print("\nNothing to change.")
 
@@ -226,9 +224,9 @@ def _families(*, markdown: bool, as_json: bool) -> None:
     from saei.diagnostics.families import examine_families, family_table
     from saei.diagnostics.zoo import FAMILIES
 
-    print("Examining tiny models of every family ...", file=sys.stderr, flush=True)
+    say("Examining tiny models of every family ...", error=True)
     if markdown:
-        print(family_table())
+        say(family_table())
         return
     if as_json:
         from dataclasses import asdict
@@ -236,7 +234,6 @@ def _families(*, markdown: bool, as_json: bool) -> None:
         found: dict[str, Any] = {name: own and asdict(own) for name, own in examine_families()}
         print(json.dumps(found, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("family", "pixels", "canvas", "way", "gradient", "shared", "off by", box=None, padding=(0, 1, 0, 0))
@@ -251,7 +248,7 @@ def _families(*, markdown: bool, as_json: bool) -> None:
         table.add_row(name, shape, canvas, way, gradient, "no" if own.not_shared else "yes", deviation)
         if own.not_shared:
             reasons.append(f"{name} computes a prompt anew for each response: {_plainly(own.not_shared)}.")
-    console = Console(highlight=False)
+    console = screen()
     console.print(table)
     for reason in reasons:
-        console.print(f"\n{reason}", markup=False)
+        console.print(f"\n{reason}")

@@ -22,6 +22,7 @@ from saei.cli.options import (
     policy_config,
     task_flags,
 )
+from saei.console import say, screen
 
 if TYPE_CHECKING:
     from saei.config import RunConfig, SamplingConfig
@@ -41,7 +42,7 @@ OF_KEPT = ("batch",)
 
 def note(text: str) -> None:
     """Say something that is no result."""
-    print(text, file=sys.stderr, flush=True)
+    say(text, error=True)
 
 
 def evaluate(
@@ -147,6 +148,7 @@ def evaluate(
         drawn["temperature"] = 1.0 if temperature is None else temperature
         n = responses or (8 if drawn["temperature"] else 1)
         check_draws(n, drawn["temperature"])
+        _check_nucleus(drawn)
         _look(config, drawn, examples or 128, n, seed, as_json)
         return
 
@@ -164,6 +166,7 @@ def evaluate(
     )
     n = responses or 1
     drawn["temperature"] = float(n > 1) if temperature is None else temperature
+    _check_nucleus(drawn)
     harm = _harm(radius, base) if robust else None
     note(f"Loading {config.model.path} ...")
     from saei.engine.benchmark import Asked
@@ -204,6 +207,23 @@ def _check(ctx: typer.Context, mode: Literal["compare", "kept", "look"], *, robu
         raise ConfigError(
             "--benchmark names the task.", reason=f"Got --task {ctx.params['task']}, too.", remedy="Leave one out."
         )
+
+
+def _check_nucleus(drawn: Mapping[str, Any]) -> None:
+    """Refuse --top-p and --top-k of greedy answers, which they leave as they are.
+
+    Raises:
+        ConfigError: If one was given.
+    """
+    from saei.errors import ConfigError
+
+    for name, value in (("--top-p", drawn["top_p"] if drawn["top_p"] < 1 else None), ("--top-k", drawn["top_k"])):
+        if value is not None and not drawn["temperature"]:
+            raise ConfigError(
+                f"{name} restricts what is drawn, and greedy decoding draws nothing.",
+                reason=f"{name} is {value}, the temperature 0.",
+                remedy="Give --temperature 1, or leave it out.",
+            )
 
 
 def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
@@ -294,15 +314,13 @@ def _fractions(text: str) -> tuple[Fraction, ...]:
 
 
 def _show(report: dict[str, Any], metrics: dict[str, float]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     limits = "".join(f", {name} {report[name]}" for name in ("top_p", "top_k") if report[name] not in (None, 1.0))
-    console = Console(highlight=False)
+    console = screen()
     console.print(
         f"{report['model']} on {report['examples']} examples of {report['task']['type']} (eval split, clean view), "
         f"{report['responses']} responses each at temperature {report['temperature']}{limits}, seed {report['seed']}",
-        markup=False,
     )
     table = Table("measure", "value", box=None, padding=(0, 2, 0, 0))
     error = metrics["accuracy_se"]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from saei.console import say
+
 
 def init(
     recipe: Annotated[
@@ -21,12 +23,12 @@ def init(
     from saei.recipes import choices, find
 
     if recipe is None:
-        print("\n".join(choices()))
+        say("\n".join(choices()))
         return
     found = find(recipe)
     file = Path(f"{found.name}.yaml") if file is None else file
     _write(file, found.text(str(file)))
-    print(f"Wrote {file}: {found.title}.\nTrain it with:\n  {found.command(str(file))}")
+    say(f"Wrote {file}: {found.title}.\nTrain it with:\n  {found.command(str(file))}")
 
 
 def _write(file: Path, text: str) -> None:

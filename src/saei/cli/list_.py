@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saei.cli.options import FLAG, AsJson, Plugins
+from saei.console import say, screen
 
 
 def list_strategies(
@@ -35,7 +36,7 @@ def list_strategies(
     else:
         _show(rows, check=check)
         for row in broken:
-            print(f"\n{row['error']}", file=sys.stderr)
+            say(f"\n{row['error']}", error=True)
     if broken:
         sys.exit(2)
 
@@ -52,7 +53,6 @@ def _problem(kind: str, name: str) -> str | None:
 
 
 def _show(rows: list[dict[str, Any]], *, check: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("kind", "name", "from", *(["state"] if check else []), box=None, padding=(0, 2, 0, 0))
@@ -61,4 +61,4 @@ def _show(rows: list[dict[str, Any]], *, check: bool) -> None:
         state = ["broken" if row["error"] else "ok"] if check else []
         table.add_row(row["kind"] if row["kind"] != previous else "", row["name"], row["origin"], *state)
         previous = row["kind"]
-    Console().print(table)
+    screen().print(table)

@@ -91,7 +91,8 @@ def policy_config(
 
     run = _run_of(folder)
     path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    above = command_line([*layers, nested("model.path", str(path))], assignments)
+    weights = {"path": str(path), "revision": None}  # the run's revision is that of the model it began with
+    above = command_line([*layers, {"model": weights}], assignments)
     for plugin in plugins:
         load_plugin(plugin)
     record, signatures = RunDir(run).read()

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from saei.console import screen
 from saei.errors import shown
 
 
 def show_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Print what was measured, the scores with their intervals, and what has to be known to read them."""
-    settings, console = result["settings"], Console(highlight=False)
+    settings, console = result["settings"], screen()
     sampling = settings["sampling"]
     limits = "".join(f", {name} {sampling[name]}" for name in ("top_p", "top_k") if sampling[name] not in (None, 1.0))
     way = f"temperature {sampling['temperature']}{limits}" if sampling["temperature"] else "greedy"
@@ -26,7 +25,7 @@ def show_result(folder: Path, result: Mapping[str, Any]) -> None:
         f"(split {settings['split']}, clean view), {each}, {way}, "
         f"seed {settings['seed']}"
     )
-    console.print(head, markup=False)
+    console.print(head)
     table = Table("score", "", "value", "95 % interval", "of", box=None, padding=(0, 2, 0, 0))
     for score in result["scores"]:
         group = f"{score['by']}: {shown(score['group'])}" if score["by"] else ""
@@ -34,8 +33,7 @@ def show_result(folder: Path, result: Mapping[str, Any]) -> None:
         of = f"{score['count']} in {score['clusters']} clusters" if clustered else str(score["count"])
         value = f"{'~' if score['approximate'] else ''}{number(score['value'])}"
         interval = f"{number(score['low'])} to {number(score['high'])}"
-        # As plain text: a label of the data may look like markup.
-        table.add_row(*map(Text, (score["name"], group, value, interval, of)))
+        table.add_row(score["name"], group, value, interval, of)
     console.print(table)
     console.print(
         f"tokens {result['length']:.1f}, truncated {result['truncated']:.1%}, no final answer "
@@ -49,19 +47,19 @@ def show_result(folder: Path, result: Mapping[str, Any]) -> None:
         *result["notes"],
         f"Every answer: {folder / 'answers.jsonl'}",
     ):
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def show_robust(found: Mapping[str, Any]) -> None:
     """Print the accuracy under each condition and what it lost against clean pictures."""
-    console = Console(highlight=False)
+    console = screen()
     table = Table("pictures", "accuracy", "against clean", "95 % interval", box=None, padding=(0, 2, 0, 0))
     mark = "~" if found["approximate"] else ""
     table.add_row("clean", mark + number(found["clean"]))
     for one in found["conditions"]:
         change = one["difference"]
         interval = f"{change['low']:+.3f} to {change['high']:+.3f}"
-        table.add_row(*map(Text, (one["side"], mark + number(one["accuracy"]), f"{change['mean']:+.3f}", interval)))
+        table.add_row(one["side"], mark + number(one["accuracy"]), f"{change['mean']:+.3f}", interval)
     console.print(table)
     for text in (
         f"Attacks: {found['attack']}.",
@@ -69,7 +67,7 @@ def show_robust(found: Mapping[str, Any]) -> None:
         *found["notes"],
         f"Every answer: {found['folder']}",
     ):
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def number(value: float | None) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saei.cli.options import Plugins
+from saei.console import screen
+from saei.errors import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -43,15 +45,14 @@ def show(
 
 
 def _print(name: str, what: str, documented: type, rows: Sequence[Row]) -> None:
-    from rich.console import Console
     from rich.markdown import Markdown
     from rich.table import Table
     from rich.text import Text
 
     from saei.cli.docstrings import as_markdown
 
-    console = Console(highlight=False)
-    console.print(f"[bold]{name}[/bold]  {what}")
+    console = screen()
+    console.print(Text.assemble((printable(name), "bold"), f"  {what}"))
     console.print(Markdown(as_markdown(documented), code_theme="ansi_dark"))
     if rows:
         table = Table("field", "default", "meaning", box=None, padding=(0, 2, 0, 0))

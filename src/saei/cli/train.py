@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saei.cli.options import FLAG, Assignments, Plugins, Trust, task_flags
+from saei.console import say
 from saei.runtime.processes import first_process
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
 
 def _say(text: str) -> None:
     if first_process():
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True)
 
 
 def _say_how_to_go_on(said: str, folder: Path, again: str) -> None:

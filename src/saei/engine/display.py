@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from saei.config import RunConfig
+from saei.console import screen
+from saei.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,7 +80,7 @@ class PlainDisplay:
 
     def note(self, text: str) -> None:
         """Print a line."""
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
 
 SHOWN = 10
@@ -89,9 +91,7 @@ class LiveDisplay:
     """A table of the first and the newest evaluations above a progress bar."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
+        self._console = screen(stderr=True)
         self._rows: list[tuple[str, ...]] = []
 
     @contextmanager
@@ -124,7 +124,7 @@ class LiveDisplay:
 
     def note(self, text: str) -> None:
         """Print above the panel."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text)
 
     def _table(self) -> Table:
         from rich.table import Table

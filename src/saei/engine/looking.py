@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saei.data.base import Split, Task
-from saei.errors import DataError
+from saei.errors import DataError, shown
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.types import View
@@ -34,7 +34,7 @@ def look(task: Task, policy: Policy, index: int, split: Split, *, reward: Reward
     if limit is not None and (length := len(view.prompt_ids_P)) > limit:
         error = LongPromptError(
             f"A prompt may have {limit} tokens.",
-            reason=f"Example '{view.example.id}' has {length}.",
+            reason=f"Example '{shown(view.example.id)}' has {length}.",
             remedy="Raise sampling.max_prompt_tokens or lower model.max_pixels to keep it.",
         )
         error.tokens = length

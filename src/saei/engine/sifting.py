@@ -14,7 +14,7 @@ from typing import Any
 
 from saei.data.base import Split, Task
 from saei.engine.looking import LongPromptError, look
-from saei.errors import DataError
+from saei.errors import ConfigError, DataError
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.runtime.files import disk_errors, write_whole
@@ -84,6 +84,20 @@ def sift(
     if file is not None:
         _write(file, found)
     return found
+
+
+def check_end(task: Task) -> None:
+    """Check that a task's training examples can all be looked at.
+
+    Raises:
+        ConfigError: If they have no end.
+    """
+    if task.size("train") is None:
+        raise ConfigError(
+            "training.sift looks at every example before training.",
+            reason=f"'{task.name()}' makes its examples, without end.",
+            remedy="Leave training.sift out: nothing is wrong with examples that are made.",
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -157,7 +171,7 @@ def _key(task: Task, policy: Policy, split: Split, chosen: Sequence[int], reward
         "chat_template": policy.parts.chat_template or policy.tokenizer.chat_template,
         "tokenizer": hashlib.sha256(repr(sorted(policy.tokenizer.get_vocab().items())).encode()).hexdigest(),
         "image_processor": policy.parts.image_processor.to_dict(),
-        "limits": [policy.sampling.max_prompt_tokens, policy.sampling.max_new_tokens],
+        "limits": [policy.sampling.max_prompt_tokens, policy.sampling.max_new_tokens, *policy.pixels.limits],
         "context": getattr(policy.model.config.get_text_config(), "max_position_embeddings", None),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -26,7 +26,7 @@ from saei.engine.rundir import RunDir
 from saei.engine.samples import keep_samples
 from saei.engine.schedule import Schedule
 from saei.engine.seeding import GroupSources, derive, seed_globals
-from saei.engine.sifting import CACHE, Looked, Sifted, sift
+from saei.engine.sifting import CACHE, Looked, Sifted, check_end, sift
 from saei.engine.stopwatch import PHASES, Stopwatch
 from saei.engine.stream import ViewStream
 from saei.engine.trackers import Trackers, check_trackers
@@ -91,6 +91,8 @@ class Trainer:
             resume.lock.acquire()  # before its newest checkpoint is looked for, which another process may delete
         check_trackers(config.output.trackers)
         self.task: Task = config.task.build()
+        if config.training.sift:
+            check_end(self.task)
         self.reward: Reward = config.reward.build()
         self.sampler: Sampler = config.sampler.build()
         self.objective: Objective = config.objective.build()
@@ -103,7 +105,9 @@ class Trainer:
         start = checkpoint.start_of(resume, config) if resume else None
         claim_device()
         seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
-        model = config.model if start is None else config.model.model_copy(update={"path": str(start)})
+        model = (
+            config.model if start is None else config.model.model_copy(update={"path": str(start), "revision": None})
+        )
         parts = load_parts(model) if parts is None else parts
         self.policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
@@ -148,7 +152,7 @@ class Trainer:
             reward=self.reward,
             ranks=self.ranks,
         )
-        self._sifted = self._sift() if config.training.sift and self.task.size("train") is not None else None
+        self._sifted = self._sift() if config.training.sift else None
         self.step = 0
         self.budget = 0
         self._imageless = Imageless(config.training.max_untouched)

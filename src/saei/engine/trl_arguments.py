@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saei.config import EvaluationConfig, RunConfig
+from saei.config import EvaluationConfig, RunConfig, TrainingConfig
 from saei.engine.trackers import project_of
 from saei.engine.vllm import check_installed
 from saei.errors import ConfigError
@@ -163,5 +163,7 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
     elif groups % (training.micro_groups or groups):
         yield f"training.micro_groups {training.micro_groups} of {groups} groups a process"
+    if training.max_untouched != TrainingConfig().max_untouched:
+        yield f"training.max_untouched {training.max_untouched} (it does not count groups without an image)"
     if config.evaluation != EvaluationConfig():
         yield "evaluation (it neither evaluates nor probes)"

@@ -20,7 +20,7 @@ from saei.engine.progress import progress
 from saei.engine.readiness import check_data, check_folder
 from saei.engine.rundir import RunDir
 from saei.engine.seeding import derive, seed_globals
-from saei.engine.sifting import CACHE, Sifted, sift
+from saei.engine.sifting import CACHE, Sifted, check_end, sift
 from saei.engine.stream import ViewStream
 from saei.engine.trackers import check_trackers, project_of
 from saei.engine.trl import GRPOConfig, SaeiGRPOTrainer
@@ -75,7 +75,8 @@ class TRLRun:
         policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
         stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
         sifted = None
-        if config.training.sift and task.size("train") is not None:
+        if config.training.sift:
+            check_end(task)
             with state.main_process_first(), progress("Looking at the data") as told:  # the others find it remembered
                 sifted = Sifted("train", sift(task, policy, "train", reward=reward, cache=CACHE, told=told))
             stream.admit("train", sifted.looked)

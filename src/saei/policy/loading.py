@@ -125,6 +125,12 @@ def has_weights(config: ModelConfig) -> bool:
 def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
     """Return the model itself with its folder or hub id, and the adapter if that is what was asked for."""
     path = _reachable(config)
+    if config.revision is not None and Path(model_path(config)).expanduser().is_dir():
+        raise ModelError(
+            "A revision is one of a hub's model.",
+            reason=f"model.revision is '{config.revision}', and '{config.path}' is on this machine.",
+            remedy="Leave model.revision out, or set it to null.",
+        )
     saved = saved_adapter(path, config.revision)
     if saved is None:
         return config, path, None

@@ -60,6 +60,9 @@ class PixelSpace:
 
     Raises:
         ModelError: If the processor itself makes canvases that are outside of these limits.
+
+    Attributes:
+        limits: ``min_pixels`` and ``max_pixels``.
     """
 
     def __init__(
@@ -71,10 +74,10 @@ class PixelSpace:
     ) -> None:
         self._process = process
         self._dtype = dtype
-        self._limits = (min_pixels, max_pixels)
+        self.limits = (min_pixels, max_pixels)
         self._maps: OrderedDict[tuple[Size, ...], PixelMap] = OrderedDict()
         self._steps: dict[tuple[Size, ...], list[Step]] = {}
-        if self._limits != (None, None):
+        if self.limits != (None, None):
             self._check_limits()
 
     def canvas(self, image: Image.Image) -> Tensor:
@@ -162,7 +165,7 @@ class PixelSpace:
 
     def _clipped(self, area: float) -> float:
         """Return the area within the limits that is nearest to an area."""
-        least, most = self._limits
+        least, most = self.limits
         return min(max(area, least or 0), most or math.inf)
 
     def _next_area(self, area: float, canvas_CHW: Planes) -> float:
@@ -170,7 +173,7 @@ class PixelSpace:
         return area * (_SHRINK if off < 0 else _GROW if off > 0 else 1.0)
 
     def _out_of_limits(self, originals: Sequence[Planes], canvases: Sequence[Planes]) -> DataError:
-        least, most = self._limits
+        least, most = self.limits
         area, size = next(
             (_area(canvas), original.shape[-2:])
             for original, canvas in zip(originals, canvases, strict=True)
@@ -242,7 +245,7 @@ class PixelSpace:
 
     def _shrinking(self, whole: Planes) -> Callable[[Planes], Planes]:
         height, width = whole.shape[-2:]
-        most = self._limits[1] or MAX_CANVAS
+        most = self.limits[1] or MAX_CANVAS
         return _scale(whole, min(most, _area(whole), height * width * (MAX_SIDE / max(height, width)) ** 2))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saei.config import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
-from saei.errors import DataError, ModelError
+from saei.errors import DataError, ModelError, shown
 from saei.policy.adapters import SwitchedOff, save_adapter
 from saei.policy.backbone import find_readout, pixel_dtype
 from saei.policy.loading import Parts, load_parts
@@ -171,7 +171,7 @@ class Policy:
         if room is not None and len(ids_P) + self.sampling.max_new_tokens > room:
             raise DataError(
                 "A prompt and its longest response have to fit the model's context.",
-                reason=f"Example '{example.id}' has {len(ids_P)} prompt tokens, sampling.max_new_tokens is "
+                reason=f"Example '{shown(example.id)}' has {len(ids_P)} prompt tokens, sampling.max_new_tokens is "
                 f"{self.sampling.max_new_tokens}, the context {room}.",
                 remedy="Lower model.max_pixels or sampling.max_new_tokens, or leave the example out.",
             )

@@ -184,8 +184,8 @@ class JudgeClient:
                 "The judge has to answer: grading without it would be another reward.",
                 reason=f"{self.config.url} left {too_many} answers in a row without an opinion, each after "
                 f"up to {self.config.retries + 1} tries; the last: {next(reversed(failed.values()))}.",
-                remedy="Start the server, or correct its reward.judge.url by --set; then resume the run. Rules alone are "
-                "another reward and take a new run.",
+                remedy="Start the server, or correct its reward.judge.url by --set; then resume the run. Rules alone "
+                "are another reward and take a new run.",
             )
         return failed
 

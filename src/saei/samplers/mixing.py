@@ -55,6 +55,18 @@ class Mixing(Sampler):
                 )
             return self
 
+        @model_validator(mode="after")
+        def _each_has_an_effect(self) -> Self:
+            if self.beta and self.update_on == "sampled":
+                raise ValueError(
+                    "beta weighs responses that are trained under another view than the one they were drawn from, "
+                    "and with update_on sampled there are none. Set sampler.update_on to clean or perturbed, or beta "
+                    "to 0."
+                )
+            if not self.beta and self.weight_cap != type(self).model_fields["weight_cap"].default:
+                raise ValueError("weight_cap bounds the view weight, which is 1 where beta is 0. Set one, too.")
+            return self
+
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:

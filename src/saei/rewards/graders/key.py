@@ -42,4 +42,4 @@ class AnswerKey:
 def bad_gold(example: Example, rule: str, remedy: str, reason: str = "") -> DataError:
     """Return the error of a gold answer that cannot be used."""
     found = reason or f"'{shown(example.answer)}'"
-    return DataError(rule, reason=f"Example {example.id} has {found}.", remedy=remedy)
+    return DataError(rule, reason=f"Example {shown(example.id)} has {found}.", remedy=remedy)
