@@ -18,7 +18,7 @@ MAY_CHANGE = (
     "output.checkpoint_every",
     "output.keep_checkpoints",
     "output.trackers",
-    *(f"reward.judge.{name}" for name in ("url", "key_variable", "timeout", "retries", "parallel")),
+    *(f"reward.judge.{name}" for name in ("url", "key_variable", "timeout", "retries", "parallel", "max_failures")),
 )
 """Where a run goes on, how long, and what is kept of it; what makes it another experiment may not."""
 
