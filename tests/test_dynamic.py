@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +18,17 @@ from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.display import title
+from saei.engine.empty_steps import EmptySteps
 from saei.engine.interrupt import Interrupted
 from saei.engine.rundir import RunDir
-from saei.errors import ConfigError
+from saei.errors import ConfigError, TrainingError
 from saei.interventions.base import Guard
+from saei.interventions.gates import ZeroVariance
 from saei.layers import load_config
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.rewards.base import Reward
+from saei.rewards.sum import Sum
 from saei.samplers.base import SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.dynamic import Dynamic
@@ -132,6 +136,57 @@ def test_rounds_by_hand(
     assert stream.asked == asked
 
 
+def test_under_a_graded_reward_groups_vary_in_the_reward(random_policy: Policy) -> None:
+    """Of three groups, all of them wrong, the rewards of two are equal."""
+    rewards = {"a": (0.2, 0.2), "b": (0.2, 0.3), "c": (0.5, 0.5)}
+
+    def graded(view: View, responses: Sequence[Response]) -> list[Grade]:
+        return [Grade(reward, False) for reward in rewards[view.example.id]]
+
+    sampler = dynamic(max_rounds=1)
+    for is_graded, kept in ((True, "b"), (False, "")):
+        stream = Stream(random_policy, "abc")
+        ctx = replace(stream.context(), grade=graded, graded=is_graded)
+        groups = sampler.draw(stream.take(3), ctx)
+        scored = [ScoredGroup(group, tuple(graded(group.views[0], group.responses))) for group in groups]
+        assert "".join(one.group.example.id for one in scored if sampler.guard(one, ctx)) == kept
+        assert [ZeroVariance().opens(group.views[0], group.responses, ctx) for group in groups] == [
+            group.example.id != kept for group in groups
+        ]
+
+
+class Rough(Picky):
+    """Never right, but nearer or farther."""
+
+    graded = True
+
+    class Config(StrategyConfig):
+        type: Literal["rough"] = "rough"
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        return Grade(len(text) / 50, False, {"length": len(text) / 50})
+
+
+def test_a_run_with_a_graded_reward_trains_and_logs_its_variance(model: Path, tmp_path: Path) -> None:
+    with registered(Checksum, Rough):
+        sampler = {"type": "dynamic", "of": {"type": "clean", "n": 4}, "max_rounds": 1}
+        run = train(tiny(model, tmp_path, reward="rough", sampler=sampler)).run.path
+    trained = lines(run)[1:]
+    assert all(line["train/dropped"] < 1 and line["train/all_wrong"] == 1 for line in trained)
+    assert all(line["train/zero_variance"] == line["train/dropped"] for line in trained)
+    assert all(line["train/reward_std"] > 0 for line in trained)
+    assert all(line["train/parts/length"] == pytest.approx(line["train/reward"]) for line in trained)
+
+
+def test_a_sum_is_graded_as_its_first_reward_is() -> None:
+    with registered(Checksum, Picky, Rough):
+        both = [
+            Sum.Config.model_validate({"of": names}).build().graded
+            for names in (["rough", "picky"], ["picky", "rough"])
+        ]
+    assert both == [True, False]
+
+
 def test_the_inner_sampler_is_asked_for_everything_else(random_policy: Policy, bars: Bars) -> None:
     slots = {"gate": "zero-variance", "guard": "last-out"}
     sampler = dynamic(Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 3, "intervention": slots}))
@@ -211,6 +266,32 @@ def test_a_step_without_a_group_left_trains_on_nothing(model: Path, tmp_path: Pa
     line = lines(trainer.run.path)[1]
     assert (line["train/sampled_responses"], line["train/dropped"]) == (3 * 2 * 2, 1.0)
     assert "train/loss" not in line
+
+
+def test_several_steps_without_a_group_stop_the_run_and_it_goes_on(model: Path, tmp_path: Path) -> None:
+    setting = SETTING | {"reward": {"type": "picky", "every": 10**9}}
+    setting["sampler"] = {"type": "dynamic", "of": {"type": "clean", "n": 2}, "max_rounds": 1}
+    setting["training"] = {"steps": 9, "prompts_per_step": 2, "max_empty_steps": 3}
+    display = Quiet()
+    with pytest.raises(TrainingError, match="last 3 steps were dropped"):
+        train(tiny(model, tmp_path, **setting), display)
+    assert [note for note in display.notes if "nothing to train on" in note] == [
+        f"Step {step} had nothing to train on: all of its groups were dropped." for step in (1, 2, 3)
+    ]
+    run, config = RunDir.open(tmp_path / "run")
+    assert checkpoint.step_of(checkpoint.latest(run.checkpoints)) == 3
+    more = config.model_copy(update={"training": config.training.model_copy(update={"max_empty_steps": 5})})
+    with pytest.raises(TrainingError, match="last 5 steps were dropped"):
+        train(more, resume=run)
+
+
+def test_steps_without_a_group_count_in_a_row() -> None:
+    steps = EmptySteps(2)
+    for step, empty in enumerate([True, False, True, False, True]):
+        steps.note(step, empty=empty)
+        assert steps.problem() is None
+    steps.note(5, empty=True)
+    assert isinstance(steps.problem(), TrainingError)
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: Path) -> None:

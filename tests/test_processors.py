@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPConfig
+from transformers import AutoModelForImageTextToText, CLIPConfig
 
+from commands import Saei
 from saei.config import ModelConfig, SamplingConfig
+from saei.data import open_image
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES, Family
@@ -23,7 +25,7 @@ from saei.errors import ModelError
 from saei.policy import Policy
 from saei.policy import prefix as prefixes
 from saei.policy.backbone import Readout, find_readout, pixel_dtype
-from saei.policy.loading import Parts
+from saei.policy.loading import Parts, load_parts
 from saei.policy.processors import compose, load_processor, save_processor
 from saei.types import Example
 
@@ -204,6 +206,57 @@ def test_too_little_memory_is_not_taken_for_a_property_of_the_model(
     monkeypatch.setattr(DynamicLayer, "batch_repeat_interleave", full)
     with pytest.raises(torch.OutOfMemoryError):
         Policy(qwen, ThinkBoxed())
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: not enough memory: you tried to allocate"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_too_little_memory_is_blamed_on_no_file_and_no_model(
+    qwen: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def full(*arguments: Any, **named: Any) -> Any:
+        raise error
+
+    picture = Image.new("RGB", (64, 64))
+    picture.save(tmp_path / "a.png")
+    pixels = Policy(qwen, ThinkBoxed()).pixels
+    monkeypatch.setattr(pixels, "map", full)
+    with pytest.raises(type(error)):
+        pixels.canvases([picture])
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", full)
+    with pytest.raises(type(error)):
+        load_parts(ModelConfig(device="cpu"))
+    monkeypatch.setattr(open_image, "to_rgb", full)
+    with pytest.raises(type(error)):
+        open_image.open_image(str(tmp_path / "a.png"), [tmp_path], 10**6, where="row 1")
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_the_command_line_says_what_makes_a_step_smaller(
+    saei: Saei, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*arguments: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Policy, "load", full)
+    left = saei("eval", "--examples", "1")
+    assert left.code == 2
+    assert "has to fit into memory" in left.err
+    assert "training.micro_groups" in left.err
+
+
+def test_other_errors_are_no_lack_of_memory(saei: Saei, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(Policy, "load", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        saei("eval", "--examples", "1")
 
 
 def test_the_beginning_of_a_sequence_is_added_once() -> None:

@@ -173,7 +173,7 @@ def test_unreadable_gold_answers_are_found_before_training(monkeypatch: pytest.M
     class Viewer:
         sampling = SamplingConfig()
 
-        def view(self, one: Example) -> Example:
+        def view(self, one: Example, index: int) -> Example:
             return one
 
     def stream(*golds: str, share: float) -> ViewStream:

@@ -113,6 +113,31 @@ def test_several_views_share_the_adversarial_responses(
     assert not torch.equal(group.views[1].canvases[0], group.views[2].canvases[0])
 
 
+@pytest.mark.parametrize(
+    ("own_sources", "attack", "attacks"), [(False, "pgd", 1), (True, "pgd", 1), (True, "noise", 2)]
+)
+def test_views_that_would_be_the_same_are_made_once(
+    random_policy: Policy, views: list[View], own_sources: bool, attack: str, attacks: int
+) -> None:
+    sampler = mixed(n_adversarial=5, views=2, intervention=InterventionConfig.model_validate({"attack": attack}))
+    made: list[Any] = []
+    apply = sampler.intervention.apply
+    sampler.intervention.apply = lambda *arguments: (made.append(1), apply(*arguments))[1]  # type: ignore[method-assign]
+    sources = {id(view): torch.Generator().manual_seed(place) for place, view in enumerate(views)}
+    generator = torch.Generator().manual_seed(0)
+
+    def source(view: View) -> torch.Generator:
+        (own,) = (sources[id(first)] for first in views if first.example is view.example)
+        return own
+
+    ctx = SamplingContext(random_policy, no_grades, 0.0, generator, source=source if own_sources else None)
+    groups = sampler.draw(views, ctx)
+    assert len(made) == attacks
+    for group in groups:
+        assert len(group.views) == 1 + attacks
+        assert group.sampled_from == ((0, 0, 1, 1, 1, 1, 1) if attacks == 1 else (0, 0, 1, 1, 1, 2, 2))
+
+
 def test_a_group_left_alone_keeps_its_budget(random_policy: Policy, views: list[View]) -> None:
     text_only = random_policy.view(Example("t", "What is 1 + 2?", "3"))
 
@@ -141,6 +166,7 @@ class Sometimes(Selector):
 
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         self.asked += 1
+        torch.rand(1, generator=generator)  # it differs from time to time, so it counts as random
         silent: int = self.config.silent  # type: ignore[attr-defined]
         return stats.valid_NT if self.asked != silent else torch.zeros_like(stats.valid_NT)
 

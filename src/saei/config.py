@@ -224,6 +224,7 @@ class TrainingConfig(Section):
             of 64, up to half.
         max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
             were 64.
+        max_empty_steps: Steps in a row without a group to train on, since all were dropped, after which the run stops.
         max_decoder_gap: Where another program draws the responses (vLLM, inside TRL), the median difference, in nats,
             between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
             to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
@@ -240,6 +241,7 @@ class TrainingConfig(Section):
     seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
     max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_empty_steps: int = Field(default=10, ge=1, le=1_000_000)
     max_decoder_gap: PositiveFloat = 0.05
     sift: bool = False
 

@@ -88,6 +88,18 @@ def cause_of(error: BaseException) -> str:
     return f"{places[-1][0]}, line {places[-1][1]}: {text}" if places else text
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of the machine or of an accelerator.
+
+    It says nothing about the model, the file or the code that was at work: nobody may be blamed for it.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    # torch's own class by its name, since nothing here imports torch; its allocator for CPUs raises a plain error.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return "OutOfMemoryError" in names or ("RuntimeError" in names and "not enough memory" in str(error))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``."""
     names = sorted(known)

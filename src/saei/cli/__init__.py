@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,7 +13,7 @@ from saei.cli import bench, build_tiny, data, demo, doctor, evaluate, init, list
 from saei.cli.commands import Command, Group
 from saei.cli.options import FLAG, examples
 from saei.console import say
-from saei.errors import SaeiError
+from saei.errors import SaeiError, out_of_memory, shown
 
 app = typer.Typer(
     name="saei",
@@ -100,7 +100,23 @@ def main() -> None:
     try:
         app()
     except SaeiError as error:
-        for part in (error.rule, error.reason, error.remedy):
-            if part:
-                say(part, error=True)
-        sys.exit(2)
+        _leave(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        _leave(
+            SaeiError(
+                "What a command does at once has to fit into memory.",
+                reason=f"{type(error).__name__}: {shown(str(error), 200)}",
+                remedy="`saei doctor MODEL` says what a step takes and what makes it smaller: model.max_pixels, "
+                "training.micro_groups, sampler.intervention.micro_groups, model.gradient_checkpointing, "
+                "model.lora.rank, sampling.max_new_tokens. A run that had checkpoints goes on from its last one.",
+            )
+        )
+
+
+def _leave(error: SaeiError) -> NoReturn:
+    for part in (error.rule, error.reason, error.remedy):
+        if part:
+            say(part, error=True)
+    sys.exit(2)

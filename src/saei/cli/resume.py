@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "training.steps",
     "training.max_untouched",
+    "training.max_empty_steps",
     "training.max_bad_share",
     "model.device",
     "output.checkpoint_every",

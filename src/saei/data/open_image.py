@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from saei.errors import DataError, shown
+from saei.errors import DataError, out_of_memory, shown
 
 MAX_PIXELS = 64_000_000
 """Default limit: above any photograph, far below what exhausts memory (192 MB as RGB)."""
@@ -87,6 +87,8 @@ def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: s
             remedy="Save it as JPEG or PNG, or remove the row.",
         ) from error
     except Exception as error:  # decoders raise whatever a broken file makes them raise
+        if out_of_memory(error):
+            raise
         raise DataError(
             "Every image has to open.",
             reason=f"{where} did not{_named(item)}: {type(error).__name__}: {shown(str(error), 200)}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 from typing import TypeVar
 
 import torch
@@ -17,14 +18,18 @@ from saei.types import CLEAN, UNTOUCHED, Group, ScoredGroup
 T = TypeVar("T")
 
 
-def group_metrics(scored: Sequence[ScoredGroup], ranks: Ranks | None = None) -> dict[str, float]:
-    """Return reward, accuracy, length, truncated share and entropy by origin, zero variance, and the interventions'.
+def group_metrics(
+    scored: Sequence[ScoredGroup], ranks: Ranks | None = None, *, graded: bool = False
+) -> dict[str, float]:
+    """Return reward and its parts, accuracy, length, truncated share and entropy, variance, and the interventions'.
 
-    Zero variance is counted on accuracy, all right and all wrong apart: a format reward would hide it.
+    Zero variance is counted on accuracy, all right and all wrong apart: a format reward would hide it. Under a graded
+    reward it is the share of groups whose rewards are all equal.
 
     Args:
         scored: This process's groups.
         ranks: The processes whose groups are meant, all; None for this one alone.
+        graded: Rewards are numbers between right and wrong.
     """
     ranks = ranks or Ranks()
     values: dict[str, list[float]] = defaultdict(list)
@@ -37,15 +42,20 @@ def group_metrics(scored: Sequence[ScoredGroup], ranks: Ranks | None = None) -> 
                 "truncated": float(response.truncated),
                 "entropy": float(response.entropy_T.mean()) if len(response) else 0.0,
             }
+            for name, number in grade.parts.items():
+                values[f"parts/{name}"].append(number)
             for name, number in numbers.items():
                 values[name].append(number)
                 values[f"{one.group.origin(n)}/{name}"].append(number)
         values["all_right"].append(float(all(grade.correct for grade in one.grades)))
         values["all_wrong"].append(float(not any(grade.correct for grade in one.grades)))
+        values["equal_rewards"].append(float(len(set(one.rewards)) <= 1))
+        values["reward_std"].append(stdev(one.rewards) if len(one.rewards) > 1 else 0.0)
         for name, number in one.group.metrics.items():
             values[f"intervention/{name}"].append(number)
     found = {name: mean(numbers) for name, numbers in joined(ranks.gather(dict(values))).items()}
-    found["zero_variance"] = found["all_right"] + found["all_wrong"]
+    equal = found.pop("equal_rewards")
+    found["zero_variance"] = equal if graded else found["all_right"] + found["all_wrong"]
     groups = ranks.total(len(scored))
     left_alone = Counter(
         reason for own in ranks.gather([one.group.untouched for one in scored]) for reason in own if reason

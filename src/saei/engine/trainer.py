@@ -15,6 +15,7 @@ from saei.data.base import Task, Template
 from saei.engine import checkpoint
 from saei.engine.answers import answer_together
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
+from saei.engine.empty_steps import EmptySteps
 from saei.engine.grading import StepGrader
 from saei.engine.group_metrics import group_metrics, view_divergence
 from saei.engine.imageless import Imageless
@@ -156,6 +157,7 @@ class Trainer:
         self.step = 0
         self.budget = 0
         self._imageless = Imageless(config.training.max_untouched)
+        self._empty_steps = EmptySteps(config.training.max_empty_steps)
         self._stopwatch = Stopwatch(PHASES)
         self._trackers: Trackers | None = None
         self.sampler.check(self.policy, self.stream.preflight())
@@ -207,7 +209,7 @@ class Trainer:
                 self._write(metrics)
                 last = self.step == config.training.steps
                 stopping = self.ranks.any(stop.requested)
-                problem = None if last else self._imageless.problem()
+                problem = None if last else self._imageless.problem() or self._empty_steps.problem()
                 if last or stopping or problem or self.step % config.output.checkpoint_every == 0:
                     self.save()
                 if problem is not None:
@@ -236,6 +238,7 @@ class Trainer:
             "stream": self.stream.state_dict(),
             "budget": self.budget,
             "imageless": self._imageless.state_dict(),
+            "empty_steps": self._empty_steps.state_dict(),
             "others": others,
             **first,
         }
@@ -327,6 +330,7 @@ class Trainer:
             restore(strategy, own[name])
         self.budget = int(state["budget"])
         self._imageless.load_state_dict(state["imageless"])
+        self._empty_steps.load_state_dict(state.get("empty_steps", {"in_a_row": 0}))
         self.step = int(state["step"])
 
     def train_step(self) -> dict[str, float]:
@@ -349,6 +353,7 @@ class Trainer:
             phase=self._stopwatch.phase,
             more=take,
             total=self.ranks.total,
+            graded=self.reward.graded,
             source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context)
@@ -356,7 +361,7 @@ class Trainer:
             self.display.note(report)
         with self._stopwatch.phase("reward"):
             scored = grader.score(groups)
-        found = group_metrics(scored, self.ranks)
+        found = group_metrics(scored, self.ranks, graded=self.reward.graded)
         self._imageless.note(found, self.ranks.total(len(scored)))
         sampled = self.ranks.total(sum(len(group.responses) for group in groups))
         self.budget += sampled
@@ -370,6 +375,9 @@ class Trainer:
         kept = [one for one in guarded if one is not None and one.grades]
         rewards = self.ranks.gather([one.rewards for one in kept])
         found["dropped"] = 1 - sum(map(len, rewards)) / self.ranks.total(len(scored))
+        note = self._empty_steps.note(step + 1, empty=not any(rewards))
+        if note is not None:
+            self.display.note(note)
         if any(rewards):
             with self._stopwatch.phase("update"):
                 pooled = [reward for part in rewards for own in part for reward in own]

@@ -35,6 +35,7 @@ class SamplingContext:
         more: ``ctx.more(n)`` moves on in the examples and returns up to n further clean views; of several processes,
             which all have to ask for the same n, each gets its share.
         total: ``ctx.total(number)`` adds up a number over all processes, which all have to call it equally often.
+        graded: The reward is a number between right and wrong, so that groups vary in it and not in being right.
         source: Each group's own source of randomness, by one of its views; None where groups share ``generator``.
     """
 
@@ -45,11 +46,23 @@ class SamplingContext:
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
     more: Callable[[int], Sequence[View]] = field(default=_no_more)
     total: Callable[[int], int] = field(default=int)
+    graded: bool = False
     source: Callable[[View], torch.Generator] | None = None
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
         return self.generator if self.source is None else self.source(view)
+
+    def varies(self, grades: Sequence[Grade]) -> bool:
+        """Return whether a group's grades differ, so that it teaches something: in being right, or in the reward.
+
+        A reward that is right or wrong is counted on being right, since its format part would hide that it is neither.
+        """
+        return len({grade.reward if self.graded else grade.correct for grade in grades}) > 1
+
+    def states(self, views: Sequence[View]) -> list[bytes]:
+        """Return the states of the views' sources of randomness; equal ones tell that nothing was drawn between."""
+        return [self.generator_of(view).get_state().numpy().tobytes() for view in views]
 
     def generators(self, views: Sequence[View]) -> torch.Generator | list[torch.Generator]:
         """Return the source of randomness for drawing from views: one for all, or one for each."""

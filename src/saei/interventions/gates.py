@@ -29,7 +29,8 @@ class Always(Gate):
 class ZeroVariance(Gate):
     """Attack only groups whose clean responses are all right or all wrong: they teach nothing as they are.
 
-    Counted on accuracy, not on the reward, whose format part would hide it. Source: original.
+    Counted on accuracy, not on the reward, whose format part would hide it; under a graded reward, on that. Source:
+    original.
     """
 
     class Config(StrategyConfig):
@@ -40,5 +41,5 @@ class ZeroVariance(Gate):
     config: Config
 
     def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
-        """Return whether all grades agree on being correct."""
-        return len({grade.correct for grade in ctx.grade(view, responses)}) <= 1
+        """Return whether the grades do not vary."""
+        return not ctx.varies(ctx.grade(view, responses))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.errors import ModelError
+from saei.errors import ModelError, out_of_memory
 
 _SCALES = ("logit_scale", "logits_scaling", "output_multiplier")
 """How configurations call a factor or a divisor of the logits; some models ignore what theirs says."""
@@ -91,9 +91,9 @@ def pixel_dtype(model: Any, inputs: Mapping[str, Tensor]) -> torch.dtype | None:
         try:
             model(**{name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()})
             return None if dtype == torch.float32 else dtype
-        except torch.OutOfMemoryError:  # says nothing about the model
-            raise
         except (RuntimeError, ValueError, TypeError) as error:
+            if out_of_memory(error):
+                raise
             refusal = error
     raise ModelError(
         "A model has to take what its processor makes of a picture.",

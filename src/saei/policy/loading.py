@@ -13,7 +13,7 @@ import torch
 
 from saei.config import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.data.hub import hub_answers
-from saei.errors import ConfigError, ModelError, SaeiError
+from saei.errors import ConfigError, ModelError, SaeiError, out_of_memory
 from saei.policy.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
 from saei.policy.anatomy import freeze
 from saei.policy.checkpointing import checkpoint_layers
@@ -164,6 +164,8 @@ def _trained(config: ModelConfig, path: str) -> Any:
             output_loading_info=True,
         )
     except Exception as error:
+        if out_of_memory(error):
+            raise
         raise _not_loadable(config, "an image-text-to-text model", error) from error
     _refuse_random_weights(config, found)
     return model
@@ -176,6 +178,8 @@ def _built(config: ModelConfig, path: str, device: str, untrained: Untrained) ->
         settings = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
         return build(settings, config, device, untrained)
     except Exception as error:  # each configuration has its own ways to be none
+        if out_of_memory(error):
+            raise
         raise _not_loadable(config, "the configuration of an image-text-to-text model", error) from error
 
 
@@ -285,6 +289,8 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     except SaeiError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error
     if limits and has_limits(processor.image_processor):
         check_limits(processor.image_processor, config.min_pixels, config.max_pixels)

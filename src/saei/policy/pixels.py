@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from saei.data.open_image import to_rgb
-from saei.errors import DataError, ModelError, SaeiError
+from saei.errors import DataError, ModelError, SaeiError, out_of_memory
 from saei.policy.pixel_map import PIXELS, PixelMap
 from saei.policy.resizing import Planes, Resize, picture, planes, resizes
 from saei.policy.tracing import Process, Size, trace
@@ -104,6 +104,8 @@ class PixelSpace:
         except SaeiError:
             raise
         except Exception as error:  # decoders and processors raise whatever a picture makes them raise
+            if out_of_memory(error):
+                raise
             raise DataError(
                 "An image has to open and to have a shape that the image processor accepts.",
                 reason=f"{type(error).__name__}: {error}.",

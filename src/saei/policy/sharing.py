@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saei.errors import out_of_memory
 from saei.types import Example, Response, View
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def why_not_shared(policy: Policy) -> str | None:
     plain = _try(policy, view, responses, shared=False)
     try:
         shared = _try(policy, view, responses, shared=True)
-    except torch.OutOfMemoryError:  # says nothing about the model
-        raise
     except Exception as error:  # a cache that was not made for it fails in its own way
+        if out_of_memory(error):
+            raise
         return f"its cache cannot be handed on ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
     allowed = _TOLERANCE if policy.model.dtype.itemsize >= 4 else _HALF_TOLERANCE
     for what, ours, reference in zip(("log-probabilities", "gradients"), shared, plain, strict=True):

@@ -42,6 +42,11 @@ class Reward(Strategy, ABC):
 
     kind: ClassVar[str] = "reward"
 
+    @property
+    def graded(self) -> bool:
+        """Whether rewards are numbers between right and wrong; groups then vary in the reward, not in being right."""
+        return False
+
     @abstractmethod
     def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
         """Return the grade of one response.

@@ -35,6 +35,8 @@ class Function(Reward):
         Attributes:
             path: `package.module:function`, or `./file.py:function`; a relative file starts at the working folder.
             correct_from: A number that the function returns counts as a right answer from here on.
+            graded: Its numbers lie between right and wrong, so that groups vary in the reward. False for a function
+                whose answers are right or wrong, with parts such as a format that shall not count as variance.
         """
 
         needs_consent = True
@@ -42,6 +44,7 @@ class Function(Reward):
         type: Literal["function"] = "function"
         path: str
         correct_from: float = 1.0
+        graded: bool = True
 
         @field_validator("path")
         @classmethod
@@ -56,6 +59,11 @@ class Function(Reward):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._function = _load(config.path)
+
+    @property
+    def graded(self) -> bool:
+        """What the config says."""
+        return self.config.graded
 
     def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
         """Return the grade of one response.

@@ -41,6 +41,11 @@ class Sum(Reward):
         self._rewards: list[Reward] = [one.build() for one in config.of]
         self._weights = config.weights or (1.0,) * len(config.of)
 
+    @property
+    def graded(self) -> bool:
+        """Whether the first of them is, which says what is right."""
+        return self._rewards[0].graded
+
     def parts(self) -> Mapping[str, Strategy]:
         """Return the summands."""
         return {f"{place}-{one.name()}": one for place, one in enumerate(self._rewards)}

@@ -12,16 +12,17 @@ from saei.policy import Policy
 from saei.registry import SamplerField
 from saei.samplers.base import Sampler, SamplingContext
 from saei.strategy import Strategy, StrategyConfig
-from saei.types import Grade, Group, ScoredGroup, View
+from saei.types import Group, ScoredGroup, View
 
 
 class Dynamic(Sampler):
     """Another sampler whose groups without variance are replaced by groups of further examples (arXiv 2503.14476).
 
     A group has no variance if its responses are all right or all wrong. DAPO counts it so, on accuracy; a format
-    reward would hide it. Such groups are drawn and graded but not trained on, and their responses count as sampled.
-    Each round draws as many further examples as are still missing. After the last round the step trains on the
-    groups that there are, fewer than ``training.prompts_per_step`` or none, where verl's recipe for DAPO stops the run.
+    reward would hide it. Under a graded reward it has none if all rewards are equal. Such groups are drawn and graded
+    but not trained on, and their responses count as sampled. Each round draws as many further examples as are still
+    missing. After the last round the step trains on the groups that there are, fewer than
+    ``training.prompts_per_step`` or none, where verl's recipe for DAPO stops the run.
     """
 
     class Config(StrategyConfig):
@@ -67,7 +68,7 @@ class Dynamic(Sampler):
 
     def _varying(self, groups: Sequence[Group], ctx: SamplingContext) -> int:
         with ctx.phase("reward"):
-            return sum(_varies(ctx.grade(group.views[0], group.responses)) for group in groups)
+            return sum(ctx.varies(ctx.grade(group.views[0], group.responses)) for group in groups)
 
     def check(self, policy: Policy, view: View) -> None:
         """Ask the other sampler."""
@@ -75,7 +76,7 @@ class Dynamic(Sampler):
 
     def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
         """Drop a group without variance; ask the other sampler about the rest."""
-        return self.of.guard(scored, ctx) if _varies(scored.grades) else None
+        return self.of.guard(scored, ctx) if ctx.varies(scored.grades) else None
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the other sampler."""
@@ -88,7 +89,3 @@ def drawing(sampler: StrategyConfig) -> tuple[str, StrategyConfig]:
     while isinstance(sampler, Dynamic.Config):
         path, sampler = f"{path}.of", sampler.of
     return path, sampler
-
-
-def _varies(grades: Sequence[Grade]) -> bool:
-    return len({grade.correct for grade in grades}) > 1

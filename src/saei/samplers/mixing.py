@@ -29,7 +29,7 @@ class Mixing(Sampler):
             n_clean: Responses from the clean view; the attack's criterion is taken over these.
             n_adversarial: Responses from intervened views.
             views: Intervened views per group, which share ``n_adversarial``; more than one differ only where the
-                selector or the attack is random.
+                selector or the attack is random, and where neither is, one is made for all.
             intervention: How those views are made.
             update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
                 literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
@@ -84,9 +84,9 @@ class Mixing(Sampler):
         with ctx.phase("sample"), policy.open(views) as prefix:
             clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generators(views))
         with ctx.phase("attack"):
-            outcomes_by_view = [self.intervention.apply(views, clean, ctx) for _ in range(config.views)]
+            outcomes_by_view = self._intervene(views, clean, ctx)
         outcomes = list(zip(*outcomes_by_view, strict=True))
-        share = _shares(config.n_adversarial, config.views)
+        share = _shares(config.n_adversarial, len(outcomes_by_view))
         intervened = [outcome.view for own in outcomes for outcome in own]
         with ctx.phase("sample"), policy.open(intervened) as prefix:
             drawn = iter(prefix.sample(share * len(views), generator=ctx.generators(intervened)))
@@ -94,6 +94,19 @@ class Mixing(Sampler):
             self._group(view, own, clean_responses, [next(drawn) for _ in own])
             for view, own, clean_responses in zip(views, outcomes, clean, strict=True)
         ]
+
+    def _intervene(
+        self, views: Sequence[View], clean: Sequence[Sequence[Response]], ctx: SamplingContext
+    ) -> list[list[Outcome]]:
+        """Return the outcomes of each intervened view; a single one where further views would be the same.
+
+        They would be where selector and attack drew nothing at random, which the sources of randomness tell.
+        """
+        before = ctx.states(views)
+        first = self.intervention.apply(views, clean, ctx)
+        if ctx.states(views) == before:
+            return [first]
+        return [first, *(self.intervention.apply(views, clean, ctx) for _ in range(self.config.views - 1))]
 
     def _group(
         self, view: View, outcomes: Sequence[Outcome], clean: list[Response], drawn: list[list[Response]]
