@@ -360,7 +360,7 @@ class TestNoise:
         assert scipy.stats.kstest(change.numpy(), "norm").pvalue > 0.01
         gaussian = Noise.Config(distribution="gaussian").build()
         assert (gaussian.ball, gaussian.radius(FREE)) == ("none", None)
-        (moved,) = run(Noise.Config(distribution="gaussian", radius=2), (self.start,), None)
+        (moved,) = run(Noise.Config(distribution="gaussian", radius=1), (self.start,), None)
         assert (moved.min(), moved.max()) == (0, 1)
 
     def test_distributions_differ_on_the_grid_too(self):

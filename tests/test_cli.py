@@ -330,10 +330,24 @@ def test_eval_of_a_run_a_checkpoint_and_a_folder(saei: Callable[..., Said], fini
         narrow = json.loads(saei("eval", "--model", checkpoint, *sizes, *other, "--json").out)["metrics"]
         assert "accuracy" in narrow
         assert "nll" not in narrow  # the probe is defined at temperature 1 over the full vocabulary
-    said = saei("eval", "--model", model, "--examples", 2, "--task", "digits", "--temperature", 0, "--top-k", 5)
+    said = saei(
+        "eval",
+        "--model",
+        model,
+        "--examples",
+        2,
+        "--task",
+        "digits",
+        "--responses",
+        1,
+        "--temperature",
+        1,
+        "--top-k",
+        5,
+    )
     assert said.code == 0
     assert "2 examples of digits (eval split, clean view)" in said.out
-    assert "temperature 0.0, top_k 5" in said.out
+    assert "temperature 1.0, top_k 5" in said.out
     refused(saei("eval", "--model", model, "--task", "bar"), "Did you mean 'bars'?")
 
 

@@ -96,13 +96,14 @@ def album(tmp_path: Path) -> Path:
     folder = tmp_path / "alb\x1b[31mum"
     folder.mkdir()
     Image.new("RGB", (64, 64), "red").save(folder / "a\x1b[2J.png")
+    hostile = HOSTILE.replace("\0", "")  # a row with NUL is left out
     rows = [
         {
-            "image": "a\x1b[2J.png" if n % 4 else f"gone {HOSTILE}.png",
-            "question": f"How many {HOSTILE}?",
+            "image": "a\x1b[2J.png" if n % 4 else f"gone {hostile}.png",
+            "question": f"How many {hostile}?",
             "answer": "red\x1b\u202e cat" if n % 3 else "",
-            "key": f"{n}{HOSTILE}",
-            f"meta {HOSTILE}".replace("\0", ""): f"[red]{HOSTILE}",
+            "key": f"{n}{hostile}",
+            f"meta {hostile}": f"[red]{hostile}",
         }
         for n in range(12)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from saei.builtin.vocabulary import LARGEST_NUMBER, SIGNS, WORDS
@@ -23,7 +24,7 @@ from saei.rewards.overlong import SoftOverlong
 from saei.rewards.reading import last_boxed, last_tagged, thinks_and_answers_once, thinks_then_answers, well_formed
 from saei.rewards.sum import Sum
 from saei.rewards.tagged import R1V, MMEureka
-from saei.types import Example, Grade
+from saei.types import CLEAN, Example, Grade, View
 
 R1V_FORM = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 EUREKA_FORM = re.compile(r"<think>.+?</think>\s*<answer>.+?</answer>", re.DOTALL)
@@ -173,8 +174,8 @@ def test_unreadable_gold_answers_are_found_before_training(monkeypatch: pytest.M
     class Viewer:
         sampling = SamplingConfig()
 
-        def view(self, one: Example, index: int) -> Example:
-            return one
+        def view(self, one: Example, index: int) -> View:
+            return View(one, CLEAN, torch.zeros(1), torch.zeros(1, 1), index=index)
 
     def stream(*golds: str, share: float) -> ViewStream:
         task: Any = _Golds(*golds)
@@ -186,7 +187,7 @@ def test_unreadable_gold_answers_are_found_before_training(monkeypatch: pytest.M
     tolerant = stream("5", "five", "6", share=0.5)
     tolerant.preflight()
     assert "no number" in tolerant.unreported()[0]
-    assert {view.answer for view in tolerant.take(8)} == {"5", "6"}  # type: ignore[attr-defined]
+    assert {view.example.answer for view in tolerant.take(8)} == {"5", "6"}
 
 
 # --- length ----------------------------------------------------------------------------------------------------------

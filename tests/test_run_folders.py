@@ -175,10 +175,15 @@ def test_an_evaluation_that_another_process_writes_is_left_alone(saei: Saei, mod
 # Names
 
 
-@pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/out", "a/b", "..", ".", "", "a\0b", "a\nb", "é" * 101])
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/out", "a/b", "..", ".", "", "a\nb", "é" * 101])
 def test_a_run_stays_below_its_root(model: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"output\.name: A run's name is that of one folder below output\.root"):
         tiny(model, tmp_path, name)
+
+
+def test_the_name_of_a_run_has_no_nul(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"without NUL characters\. output\.name is"):
+        tiny(model, tmp_path, "a\0b")
 
 
 def test_any_id_of_an_example_has_its_picture(model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from saei.errors import ConfigError, nearest, shown
 from saei.registry import entries, load
 from saei.strategy import Open, default_type, section_of, strategy_kind, typed
 
-MOST_LINES = 20
+MOST_LINES = 16
 """Wrong fields that are named at once."""
 
 

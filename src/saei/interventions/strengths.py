@@ -97,7 +97,7 @@ class Sigmoid(Strength):
         """
 
         type: Literal["sigmoid"] = "sigmoid"
-        coef: float = Field(default=30.0, gt=0.0, le=10_000.0)
+        coef: float = Field(default=30.0, gt=0.0, le=1e6)
         mid: Frac = Field(default=Fraction(2, 3), ge=0, le=1)
 
     config: Config
