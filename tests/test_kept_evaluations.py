@@ -25,6 +25,8 @@ from saei.cli.compare import show_contrasts
 from saei.data.table_task import TableTask
 from saei.engine import answering
 from saei.engine.evaluation_dir import EvaluationDir, base_of
+from saei.engine.sides import read_sides
+from saei.errors import CheckpointError
 from saei.evaluation.comparison import Contrast
 from saei.evaluation.intervals import Interval
 from saei.policy.prefix import Prefix
@@ -460,6 +462,29 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     refused(saei("--compare", "kept/grpo-a", short=False), "two sides or more")
     (Path("kept") / "saei-a" / "result.json").unlink()
     refused(saei("--compare", "kept/grpo-a", "kept/saei-a", short=False), "the same command goes on")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("settings.json", "[1]", "no mapping but list"),
+        ("settings.json", "[" * 100_000, "RecursionError"),
+        ("settings.json", '{"task": 3}', "does not"),
+        ("settings.json", '{"model": {"path": 5}}', "does not"),
+        ("result.json", "5", "no mapping but int"),
+        ("answers.jsonl", '{"zzz": 1}', "unexpected keyword argument 'zzz'"),
+        ("dropped.jsonl", '{"zzz": 1}', "unexpected keyword argument 'zzz'"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / "settings.json").write_text('{"model": {"base": "b"}}')
+    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError) as raised:
+        read_sides([str(tmp_path), f"{tmp_path}/"])
+        EvaluationDir(tmp_path).left_out()
+    assert str(tmp_path / name) in raised.value.reason
+    assert said in raised.value.reason
 
 
 def test_a_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

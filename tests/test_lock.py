@@ -91,6 +91,15 @@ def test_a_lock_that_is_being_written_is_one(tmp_path: Path) -> None:
     FolderLock(tmp_path).acquire()
 
 
+@pytest.mark.parametrize("process", ["abc", None, 0, -1, 10**30, [1]])
+def test_a_damaged_lock_is_judged_by_its_heartbeat(tmp_path: Path, process: Any) -> None:
+    forge(tmp_path, process=process, machine=locks._machine())
+    with pytest.raises(ConfigError, match="Another process writes into"):
+        FolderLock(tmp_path).acquire()
+    forge(tmp_path, age=2 * locks.PATIENCE, process=process, machine=locks._machine())
+    FolderLock(tmp_path).acquire()
+
+
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
     with FolderLock(tmp_path):

@@ -288,6 +288,16 @@ def test_a_broken_line_costs_no_later_step(model: Path, tmp_path: Path) -> None:
     assert "3 broken lines of metrics.jsonl and samples.jsonl were left out." in display.notes
 
 
+def test_a_run_without_a_checkpoint_begins_again_whatever_its_lines_hold(model: Path, tmp_path: Path) -> None:
+    config = tiny(model, tmp_path)
+    run = RunDir.create(config)
+    (run.path / "metrics.jsonl").write_text('{}\n{"step": "x"}\n{"step": 1}\n')
+    assert checkpoint.start_of(run, config) is None
+    run.lock.release()
+    train(config, resume=run)
+    assert [line["step"] for line in lines(run.path)] == list(range(config.training.steps + 1))
+
+
 # Checkpoints
 
 

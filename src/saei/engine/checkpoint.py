@@ -132,7 +132,7 @@ def start_of(run: RunDir, config: RunConfig) -> Path | None:
             reason=f"{run.path} was trained by {run.engine}, whose checkpoints hold no state of samplers and streams.",
             remedy="Start a new run: from its last checkpoint (--model), if it has one.",
         )
-    done = max((int(line["step"]) for line in run.metrics()), default=0)
+    done = run.steps_written
     if done > config.output.checkpoint_every or done >= config.training.steps:
         raise CheckpointError(
             "A run goes on from its newest checkpoint.",

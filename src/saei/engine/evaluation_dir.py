@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saei.config import ModelConfig
 from saei.engine.readiness import check_folder
@@ -21,6 +21,8 @@ from saei.evaluation.records import Record
 from saei.layers import changed
 from saei.runtime.files import disk_errors, readable, write_whole
 from saei.runtime.lock import FolderLock
+
+Line = TypeVar("Line", Record, Looked)
 
 SETTINGS = "settings.json"
 ANSWERS = "answers.jsonl"
@@ -118,18 +120,15 @@ class EvaluationDir:
         Raises:
             CheckpointError: If they were written by another version.
         """
-        try:
-            return [Record(**line) for line in read_jsonl(self.path / ANSWERS)]
-        except TypeError as error:
-            raise CheckpointError(
-                "Answers are read by the version that wrote them.",
-                reason=f"{self.path / ANSWERS}: {error}.",
-                remedy="Evaluate anew, into another --output.",
-            ) from error
+        return _built(Record, self.path / ANSWERS)
 
     def left_out(self) -> list[Looked]:
-        """Return the examples that could not be used."""
-        return [Looked(**line) for line in read_jsonl(self.path / DROPPED)]
+        """Return the examples that could not be used.
+
+        Raises:
+            CheckpointError: If they were written by another version.
+        """
+        return _built(Looked, self.path / DROPPED)
 
     def add(self, records: Sequence[Record], left_out: Iterable[Looked] = ()) -> None:
         """Write the answers of a batch, and the examples that were left out of it, through to the disk.
@@ -166,8 +165,11 @@ class EvaluationDir:
     def _read(self, name: str) -> dict[str, Any]:
         file = self.path / name
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"its content is no mapping but {type(found).__name__}")
+            return found
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"The folder of a complete evaluation has {SETTINGS}, {ANSWERS} and {RESULT}.",
                 reason=f"{file}: {type(error).__name__}: {error}.",
@@ -181,6 +183,22 @@ class EvaluationDir:
     def _disk(self, name: str) -> AbstractContextManager[None]:
         remedy = "Free some space; the same command goes on. Complete batches are kept."
         return disk_errors("An evaluation keeps its answers as they are graded.", self.path / name, remedy)
+
+
+def _built(line_class: type[Line], file: Path) -> list[Line]:
+    """Return the lines of a file as what they were written from.
+
+    Raises:
+        CheckpointError: If they have other fields.
+    """
+    try:
+        return [line_class(**line) for line in read_jsonl(file)]
+    except TypeError as error:
+        raise CheckpointError(
+            "Answers are read by the version that wrote them.",
+            reason=f"{file}: {error}.",
+            remedy="Evaluate anew, into another --output.",
+        ) from error
 
 
 def default_dir(settings: Mapping[str, Any], root: Path) -> Path:

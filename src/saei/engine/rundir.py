@@ -190,6 +190,12 @@ class RunDir:
         """Return the lines of ``metrics.jsonl``."""
         return read_jsonl(self.path / "metrics.jsonl")
 
+    @property
+    def steps_written(self) -> int:
+        """The last step of ``metrics.jsonl``, 0 for none; a line that is damaged may have no step."""
+        steps = map(_step_of, self.metrics())
+        return int(max((step for step in steps if step < math.inf), default=0))
+
     def rewind(self, step: int) -> int:
         """Drop metrics and samples of steps after ``step``, which a resumed run will write again.
 

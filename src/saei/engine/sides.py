@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.engine.evaluation_dir import SETTINGS, EvaluationDir
-from saei.errors import ConfigError
+from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.comparison import Evaluated, Side
 from saei.evaluation.records import items
 from saei.layers import changed
@@ -52,8 +52,14 @@ def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
                     reason=f"{folder.path} has other {', '.join(different)} than the first.",
                     remedy="Evaluate with the same settings, or leave it out.",
                 )
-            base = settings["model"]["base"]
-            runs.append(Evaluated(str(folder.path), base, items(folder.records())))
+            model = settings.get("model")
+            if not isinstance(model, dict) or "base" not in model:
+                raise CheckpointError(
+                    "An evaluation's settings name its model and the base of it.",
+                    reason=f"{folder.path / SETTINGS} does not.",
+                    remedy="Evaluate anew, into another --output.",
+                )
+            runs.append(Evaluated(str(folder.path), str(model["base"]), items(folder.records())))
         sides.append(Side(pattern, runs))
     return sides, common
 

@@ -193,12 +193,14 @@ def _lost(file: Path, token: str) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return what a lock says; nothing where there is none, or one that is being written."""
+    """Return what a lock says; nothing where there is none, one that is being written, or one that is damaged."""
     try:
         found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) and {"host", "process", "since", "token"} <= found.keys() else {}
+    whole = isinstance(found, dict) and {"host", "since", "token"} <= found.keys()
+    process = found.get("process") if whole else None
+    return found if isinstance(process, int) and 0 < process < 2**31 else {}
 
 
 def _this_process() -> dict[str, Any]:
