@@ -139,5 +139,6 @@ def test_broken_plugin_raises_from_its_cause(tmp_path: Path, package: Callable[[
         except PluginLoadError as error:
             print(error, repr(error.__cause__), sep="\\n")
     """)
-    assert "saei_broken_plugin:Selector of saei-broken-plugin raised ModuleNotFoundError" in message
+    assert "saei_broken_plugin:Selector of saei-broken-plugin: " in message
+    assert "line 1: ModuleNotFoundError" in message
     assert message.splitlines()[-1] == """ModuleNotFoundError("No module named 'there_is_no_such_module'")"""

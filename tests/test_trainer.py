@@ -275,6 +275,7 @@ def test_a_full_disk_leaves_older_checkpoints_alone(
         checkpoint.save(tmp_path, 2, random_policy, state, keep=1)
     full_disk(resource.RLIM_INFINITY)
     assert "step-000002" in raised.value.reason
+    assert "MB are free there" in raised.value.reason
     assert checkpoint.found(tmp_path) == [older]
     assert {file.name: file.read_bytes() for file in older.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == [older.name]

@@ -338,7 +338,7 @@ def test_a_run_that_sifts_lists_what_it_leaves_out(
 
 @pytest.mark.slow
 def test_model_settings_and_fresh_adapters_are_those_of_the_configuration(make_run: Any, tmp_path: Path) -> None:
-    model = {**SMALL["model"], "lora": {"rank": 2}, "shared_prefix": False, "max_pixels": 1024}
+    model = {**SMALL["model"], "lora": {"rank": 2}, "shared_prefix": False, "min_pixels": 256, "max_pixels": 1024}
     drawn = []
     for name in ("one", "two"):
         torch.manual_seed(len(drawn))  # what the process drew before

@@ -195,8 +195,9 @@ class OptimizerConfig(Section):
         weight_decay: Decoupled weight decay.
         betas: Decay of the first and of the second moment.
         max_grad_norm: Gradients are scaled down to this norm.
-        schedule: How the learning rate falls after warm-up.
-        warmup_steps: Optimiser steps over which it rises from 0.
+        schedule: How the learning rate falls after warm-up, over the planned optimiser steps: dropped groups make it
+            no slower.
+        warmup_steps: Planned optimiser steps over which it rises from 0.
     """
 
     lr: float = Field(default=3e-4, gt=0.0, le=1.0)

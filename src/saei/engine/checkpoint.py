@@ -51,12 +51,20 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             "A checkpoint has to fit on the disk.",
-            reason=f"{target}: {error}.",
+            reason=f"{target}: {error} ({_free_space(folder)}).",
             remedy="Free some space and go on with --resume; earlier checkpoints are kept.",
         ) from error
     for old in found(folder)[:-keep]:
         _delete(old)
     return target
+
+
+def _free_space(folder: Path) -> str:
+    """Say how much room a disk has: torch's own words for a full one do not speak of it."""
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.0f} MB are free there"
+    except OSError:
+        return "the folder is gone"
 
 
 def _delete(checkpoint: Path) -> None:
