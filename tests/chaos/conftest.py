@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from sizes import FULL, LONGEST_S, SEED
+from cases import FULL, LONGEST_S, SEED, InTime, Tried
 
 HERE = Path(__file__).parent
-
-Tried = Callable[[str], None]
-InTime = Callable[[], AbstractContextManager[None]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

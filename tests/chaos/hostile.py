@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import math
 from collections.abc import Iterable, Mapping
@@ -131,7 +132,9 @@ def fitting(annotation: Any, metadata: Iterable[Any] = (), depth: int = 0) -> Se
         return st.none() | some if NoneType in get_args(annotation) else some
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        extra = [bound for meta in arguments[1:] for bound in (meta.metadata if isinstance(meta, FieldInfo) else [meta])]
+        extra = [
+            bound for meta in arguments[1:] for bound in (meta.metadata if isinstance(meta, FieldInfo) else [meta])
+        ]
         return fitting(arguments[0], (*metadata, *extra), depth)
     if origin in (Union, UnionType):
         return st.one_of(*(st.none() if each is NoneType else fitting(each, metadata, depth) for each in arguments))
@@ -232,7 +235,8 @@ def mappings(draw: Any, *, foreign: bool = False) -> dict[str, Any]:
         place = draw(st.sampled_from(places()))
         pairs = [*place.types.items(), (place.path, draw(strange))]
         for path, value in pairs:
-            _put(data, path.split("."), value)
+            # A copy, since the next pair may be put into this one; not of what cannot be copied.
+            _put(data, path.split("."), copy.deepcopy(value) if isinstance(value, dict | list) else value)
     return data
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import torch
+from cases import SEED, InTime, Tried, readable, size
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-import hostile
-from conftest import InTime, Tried
 from models import tiny_folder
 from runs import Checksum, Quiet, registered
 from saei.config import RunConfig, dump, validate
@@ -22,26 +21,9 @@ from saei.config_yaml import read_yaml, write_yaml
 from saei.engine import Trainer
 from saei.errors import SaeiError
 from saei.layers import load_config
-from sizes import SEED, size
-
-LONGEST_ERROR = 6000
-"""Characters of an error; sixteen fields are named at once."""
-
-DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-"""Signs that change the direction of what follows."""
 
 SOON_S = 1.0
 """CPU seconds in which a configuration is read."""
-
-
-def readable(error: SaeiError) -> None:
-    """Check that an error may be shown to somebody."""
-    said = str(error)
-    assert error.rule
-    assert len(said) < LONGEST_ERROR, said[:500]
-    for sign in said.replace("\n", ""):
-        acts = unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(sign) in DIRECTIONS
-        assert not acts, repr(said[:500])
 
 
 def chunk(number: int, examples: int) -> Callable[[Any], Any]:

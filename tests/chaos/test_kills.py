@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import SEED, size
 from PIL import Image
 
 from runs import lines
@@ -24,7 +25,6 @@ from saei.engine.rundir import read_jsonl
 from saei.policy import Policy
 from saei.policy.loading import Parts
 from saei.runtime.checksums import verify_checksums
-from sizes import SEED, size
 from test_kill_resume import PLUGIN
 
 STEPS = 6
