@@ -12,8 +12,8 @@ import yaml
 from saei.config import dump, validate
 from saei.config_yaml import read_yaml, write_yaml
 from saei.engine.rundir import RunDir
-from saei.errors import SaeiError
-from saei.layers import load_config
+from saei.errors import ConfigError, SaeiError
+from saei.layers import load_config, nested
 
 BOMB = """
 a: &a [x, x, x, x, x, x, x, x, x]
@@ -256,7 +256,17 @@ def test_what_is_quoted_is_cut() -> None:
         "training={" + ", ".join(f"field{n}: 1" for n in range(2000)) + "}",
         "reward={type: function, path: " + "x" * 50_000 + "}",
         "plugins=[" + "x" * 50_000 + "]",
+        "task={type: dataset, path: x, splits: {" + ", ".join(f"name{n}: {n}" for n in range(500)) + "}}",
     ):
         with pytest.raises(SaeiError) as caught:
             load_config(assignments=[assignment])
         assert len(str(caught.value)) < 4000
+
+
+def test_data_is_no_deeper_than_a_file_can_be() -> None:
+    """A caller's mapping may be, and may even hold itself."""
+    within_itself: dict[str, Any] = {"path": "builtin"}
+    within_itself["lora"] = within_itself
+    for data in (within_itself, {"path": nested(".".join("a" * 500), 1)}):
+        with pytest.raises(ConfigError, match="nested at most 40 deep"):
+            validate({"model": data})

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from saei.config_errors import explain
+from saei.config_yaml import MAX_DEPTH
 from saei.errors import ConfigError, PluginLoadError, nearest, shown
 from saei.registry import (
     ObjectiveField,
@@ -394,19 +395,26 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
         raise explain(RunConfig, data, found) from error
 
 
-def _check_text(data: Any, path: str = "") -> None:
-    """Refuse text that no file could be named by or hold.
+def _check_text(data: Any, path: str = "", depth: int = 0) -> None:
+    """Refuse text that no file could be named by or hold, and data that no file could hold for its depth.
 
     Raises:
-        ConfigError: If a text has a NUL character or half of a surrogate pair, as bytes that are no UTF-8 become.
+        ConfigError: If a text has a NUL character or half of a surrogate pair, as bytes that are no UTF-8 become, or
+            data is nested too deeply, such as a mapping within itself.
     """
+    if depth > MAX_DEPTH:
+        raise ConfigError(
+            f"A configuration is nested at most {MAX_DEPTH} deep.",
+            reason=f"{shown(path)} goes deeper.",
+            remedy="See whether a mapping or list stands within itself.",
+        )
     if isinstance(data, Mapping):
         for name, value in data.items():
-            _check_text(name, path)
-            _check_text(value, f"{path}.{name}" if path else str(name))
+            _check_text(name, path, depth + 1)
+            _check_text(value, f"{path}.{name}" if path else str(name), depth + 1)
     elif isinstance(data, list | tuple):
         for value in data:
-            _check_text(value, path)
+            _check_text(value, path, depth + 1)
     elif isinstance(data, str) and _UNWRITABLE.search(data):
         raise ConfigError(
             "Text in a configuration is UTF-8 without NUL characters.",

@@ -15,6 +15,9 @@ from saei.strategy import Open, default_type, section_of, strategy_kind, typed
 MOST_LINES = 16
 """Wrong fields that are named at once."""
 
+MOST_MESSAGES = 6
+"""What is said about one field; a union has as many members at most, a mapping as many wrong keys as one likes."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -40,7 +43,11 @@ def explain(root: type[BaseModel], data: Mapping[str, Any], errors: list[Any]) -
         lines.setdefault(place.path, []).append(_message(item, place))
         if place.topic:
             topics[f"`saei show {place.topic}`"] = None
-    problems = [f"{path}: {' Or: '.join(said)}" if path else " ".join(said) for path, said in lines.items()]
+    problems = []
+    for path, said in lines.items():
+        if len(said) > MOST_MESSAGES:
+            said[MOST_MESSAGES:] = [f"And {len(said) - MOST_MESSAGES} more."]
+        problems.append(f"{path}: {' Or: '.join(said)}" if path else " ".join(said))
     if len(problems) > MOST_LINES:
         problems[MOST_LINES:] = [f"And {len(problems) - MOST_LINES} more."]
     return ConfigError("\n".join(problems), remedy=f"The fields: {', '.join(topics)}." if topics else "")
