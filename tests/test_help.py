@@ -28,8 +28,10 @@ def test_help_names_no_type_where_there_is_no_value(saei: Callable[..., Said], c
 def test_completion_is_installed_and_completes(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "SHELL": "/bin/bash"}
     saei = [str(Path(sys.executable).with_name("saei"))]
-    done = subprocess.run([*saei, "--install-completion", "bash"], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    # The shell is the one that the command runs in, so that the test brings its own.
+    install = ["bash", "-c", f"{saei[0]} --install-completion; exit $?"]
+    done = subprocess.run(install, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     (script,) = tmp_path.rglob("saei.sh")
     assert "complete_bash" in script.read_text()
     asked = {"_SAEI_COMPLETE": "complete_bash", "COMP_WORDS": "saei tr", "COMP_CWORD": "1"}

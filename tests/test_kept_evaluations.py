@@ -480,9 +480,13 @@ def test_a_damaged_folder_is_named(tmp_path: Path, name: str, content: str, said
     (tmp_path / "settings.json").write_text('{"model": {"base": "b"}}')
     (tmp_path / "result.json").write_text("{}")
     (tmp_path / name).write_text(content)
-    with pytest.raises(CheckpointError) as raised:
+
+    def read() -> None:
         read_sides([str(tmp_path), f"{tmp_path}/"])
         EvaluationDir(tmp_path).left_out()
+
+    with pytest.raises(CheckpointError) as raised:
+        read()
     assert str(tmp_path / name) in raised.value.reason
     assert said in raised.value.reason
 
