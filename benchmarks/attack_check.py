@@ -23,15 +23,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from saei.config import RunConfig, validate
+from saei.config.run import RunConfig, validate
 from saei.evaluation.fresh import Answered, answer
-from saei.evaluation.intervals import Interval, mean_interval
 from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
+from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.interventions.stats import token_stats
 from saei.policy import Policy, Scores
-from saei.policy.pixels import to_image
+from saei.policy.pixels.space import to_image
 from saei.types import Response, View
 
 ATTACKED = 6

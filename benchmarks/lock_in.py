@@ -22,7 +22,7 @@ from collapse import run
 from rich.console import Console
 from rich.table import Table
 
-from saei.evaluation.intervals import mean_interval, proportion_interval, sign_flip_p
+from saei.evaluation.statistics.intervals import mean_interval, proportion_interval, sign_flip_p
 from saei.report.compare import Curve, read_curve
 
 ESCAPED = 0.7

@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from saei.config import RunConfig, validate
-from saei.evaluation.intervals import Interval, mean_interval
+from saei.config.run import RunConfig, validate
+from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention
 from saei.interventions.stats import token_stats
 from saei.policy import Policy

@@ -17,12 +17,12 @@ from PIL import Image, ImageFile
 from rich.console import Console
 from rich.table import Table
 
-from saei.config import ModelConfig, SamplingConfig
+from saei.config.run import ModelConfig, SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import ThinkBoxed
-from saei.engine.sifting import sift
+from saei.intake.scan import sift
 from saei.policy import Policy
-from saei.policy.loading import load_parts
+from saei.policy.load.weights import load_parts
 from saei.rewards.accuracy_format import AccuracyFormat
 
 DIFFERENT = 20

@@ -25,19 +25,19 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.cost import peak_growth, race, ratio
 from saei.diagnostics.synthetic import Noise, draw_responses
-from saei.entropy.band import MiddleThird
-from saei.entropy.base import TokenStats
+from saei.entropy.selectors.band import MiddleThird
+from saei.entropy.selectors.base import TokenStats
 from saei.entropy.token_entropy import token_entropy
 from saei.interventions import Intervention
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
-from saei.policy.loading import Parts
-from saei.policy.patches import use_patch_products
-from saei.policy.pixels import to_image
+from saei.policy.load.patches import use_patch_products
+from saei.policy.load.weights import Parts
+from saei.policy.pixels.space import to_image
 from saei.types import Grade, Response, View
 
 CPU = torch.device("cpu")

@@ -33,7 +33,7 @@ from transformers import LogitsProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config import ModelConfig, OptimizerConfig, RunConfig
+from saei.config.run import ModelConfig, OptimizerConfig, RunConfig
 from saei.diagnostics.bench import step_config, step_ways
 from saei.diagnostics.cost import keep_memory, peak_growth, ratio, seconds_of
 from saei.engine import Trainer

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from saei.cli.fields import Row, field_rows
-from saei.config import SECTIONS, RunConfig
-from saei.registry import KINDS, entries, load
+from saei.config.registry import KINDS, entries, load
+from saei.config.run import SECTIONS, RunConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 

@@ -10,13 +10,13 @@ import torch
 from commands import Saei, runner
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 
 torch.set_num_threads(1)
 

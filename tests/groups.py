@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saei.policy import Policy
-from saei.policy.pixels import to_image
+from saei.policy.pixels.space import to_image
 from saei.types import Grade, Response, View
 
 

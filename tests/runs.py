@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from saei import registry
-from saei.config import RunConfig, validate
+from saei.config import registry
+from saei.config.run import RunConfig, validate
+from saei.config.strategy import StrategyConfig
 from saei.engine import Trainer
-from saei.engine.rundir import RunDir
 from saei.rewards.base import Reward
-from saei.strategy import StrategyConfig
+from saei.runtime.run_dir import RunDir
 from saei.types import Example, Grade
 
 

@@ -22,17 +22,17 @@ from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.builtin import builtin_path
 from saei.cli.options import policy_config
-from saei.config import LoraConfig, ModelConfig, SamplingConfig, validate
+from saei.config.overrides import load_config
+from saei.config.run import LoraConfig, ModelConfig, SamplingConfig, validate
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint
-from saei.engine.interrupt import Interrupted
-from saei.engine.measure import measure
-from saei.engine.rundir import RunDir
 from saei.errors import ConfigError, ModelError
-from saei.layers import load_config
+from saei.evaluation.measure import measure
 from saei.policy import Policy
-from saei.policy.anatomy import language_model
+from saei.policy.load.parts import language_model
+from saei.runtime.interrupt import Interrupted
+from saei.runtime.run_dir import RunDir
 from saei.types import Response, View
 from test_trainer import stop_at
 
@@ -212,7 +212,7 @@ def linear_names(module: torch.nn.Module, prefix: str) -> set[str]:
 def test_adapters_are_in_the_language_model_unless_vision_is_asked_for(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
-    from saei.policy.adapters import linear_layers
+    from saei.policy.load.adapters import linear_layers
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_folder(family, tmp_path))
     language = linear_names(language_model(model), "model.language_model")
@@ -232,7 +232,7 @@ def test_a_layer_that_does_more_than_multiply_gets_no_adapter(tmp_path: Path) ->
     """Such as a router of experts, which returns more than one tensor."""
     from transformers import AutoModelForImageTextToText
 
-    from saei.policy.adapters import linear_layers
+    from saei.policy.load.adapters import linear_layers
 
     class Router(torch.nn.Linear):
         def forward(self, input: torch.Tensor) -> Any:
@@ -249,7 +249,7 @@ def test_the_model_of_the_llava_class_is_adapted_in_place(tmp_path: Path) -> Non
     """What passes call, the model's own modules, is what peft's wrapper calls."""
     from transformers import AutoModelForImageTextToText
 
-    from saei.policy.adapters import new_adapter
+    from saei.policy.load.adapters import new_adapter
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_folder("LLaVA", tmp_path)).eval()
     ids = torch.tensor([[model.config.image_token_id] * 16 + [5, 6, 7]])

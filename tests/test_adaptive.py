@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from saei.entropy import adaptive
-from saei.entropy.adaptive import Adaptive, otsu_classes
-from saei.entropy.base import TokenStats
+from saei.entropy.selectors import adaptive
+from saei.entropy.selectors.adaptive import Adaptive, otsu_classes
+from saei.entropy.selectors.base import TokenStats
 from saei.testing import check_selector
 
 

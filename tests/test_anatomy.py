@@ -13,7 +13,7 @@ from models import tiny_folder
 from runs import Checksum, registered, tiny, train
 from saei.engine import checkpoint
 from saei.errors import ModelError
-from saei.policy.anatomy import anatomy, freeze, language_model, vision_tower
+from saei.policy.load.parts import anatomy, freeze, language_model, vision_tower
 
 PLACES = {
     "Qwen2.5-VL": {

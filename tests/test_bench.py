@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from saei.config import RunConfig
+from saei.config.run import RunConfig
 from saei.diagnostics.bench import ATTACK, RATIOS, SCORE, SHARED, Sizes, bench, shared_prefix
 from saei.diagnostics.cost import peak_growth, ratio
 from saei.diagnostics.synthetic import Noise

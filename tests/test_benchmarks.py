@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from saei.data.bars import Bars
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 VIEWS = {"clean", "attack", "random signs"}

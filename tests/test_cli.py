@@ -22,11 +22,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from commands import Said
-from saei import registry
 from saei.builtin.architecture import build_image_processor
+from saei.config import registry
+from saei.config.registry import Entry
 from saei.data.bars import Bars
-from saei.policy.loading import Parts
-from saei.registry import Entry
+from saei.policy.load.weights import Parts
 
 SMALL = (
     "evaluation.examples=2",
@@ -39,8 +39,8 @@ SMALL = (
 )
 PLUGIN = """
 from typing import Literal
-from saei.entropy.base import Selector
-from saei.registry import register
+from saei.entropy.selectors.base import Selector
+from saei.config.registry import register
 
 @register
 class Mine(Selector):

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from saei import registry
-from saei.config import RunConfig, dump, validate
+from saei.config import registry
+from saei.config.overrides import changed, load_config, nested
+from saei.config.run import RunConfig, dump, validate
 from saei.errors import ConfigError, PluginLoadError, SaeiError
-from saei.layers import changed, load_config, nested
 
 PLUGIN = """
 from typing import Literal
-from saei.entropy.base import Selector
-from saei.registry import register
+from saei.entropy.selectors.base import Selector
+from saei.config.registry import register
 from fractions import Fraction
-from saei.strategy import Frac
+from saei.config.strategy import Frac
 
 @register
 class Mine(Selector):

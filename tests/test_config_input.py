@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from saei.config import dump, validate
-from saei.config_yaml import read_yaml, write_yaml
-from saei.engine.rundir import RunDir
+from saei.config.overrides import load_config, nested
+from saei.config.run import dump, validate
+from saei.config.yaml import read_yaml, write_yaml
 from saei.errors import ConfigError, SaeiError
-from saei.layers import load_config, nested
+from saei.runtime.run_dir import RunDir
 
 BOMB = """
 a: &a [x, x, x, x, x, x, x, x, x]
@@ -138,9 +138,9 @@ def float_paths() -> list[str]:
     from fractions import Fraction
     from typing import get_args
 
-    from saei.config import SECTIONS
-    from saei.registry import KINDS, entries, load
-    from saei.strategy import section_of
+    from saei.config.registry import KINDS, entries, load
+    from saei.config.run import SECTIONS
+    from saei.config.strategy import section_of
 
     def of(section: Any, path: str) -> list[str]:
         found = []

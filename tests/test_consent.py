@@ -17,17 +17,16 @@ import yaml
 from commands import Saei
 from models import tiny_folder
 from runs import Checksum, registered, tiny, train
-from saei import registry
-from saei.engine import consent
-from saei.engine.rundir import RunDir
+from saei.config import consent, registry
 from saei.errors import ConfigError, ModelError
 from saei.policy import Policy
+from saei.runtime.run_dir import RunDir
 
 SELECTOR = """
 from pathlib import Path
 from typing import Literal
-from saei.entropy.base import Selector
-from saei.registry import register
+from saei.entropy.selectors.base import Selector
+from saei.config.registry import register
 
 Path(__file__).with_suffix(".ran").touch()
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from saei import registry
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack
 from saei.attacks.fgsm import FGSM
 from saei.attacks.gradient import GradientAttack
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
-from saei.entropy.band import Band, MiddleThird
-from saei.entropy.base import Selector
-from saei.entropy.random import Random
-from saei.entropy.topk import TopK
-from saei.registry import StrategyConfig, load, register
+from saei.config import registry
+from saei.config.registry import StrategyConfig, load, register
+from saei.entropy.selectors.band import Band, MiddleThird
+from saei.entropy.selectors.base import Selector
+from saei.entropy.selectors.random import Random
+from saei.entropy.selectors.topk import TopK
 from saei.testing import check_attack, check_selector, registered
 
 CHECKS: dict[str, Callable] = {"selector": check_selector, "attack": check_attack}

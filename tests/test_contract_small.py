@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
+from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.interventions.base import Gate, Guard, Strength
 from saei.rewards.accuracy_format import AccuracyFormat
-from saei.strategy import StrategyConfig
 from saei.testing import (
     check_gate,
     check_guard,

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from saei.config import SamplingConfig, TrainingConfig
-from saei.engine.decoder import Completion, DecodedPrefix, Decoder, check_gap, check_prompt, decoder_gap
-from saei.engine.trl_decoders import Colocated, Served, computing_dtype
-from saei.engine.vllm import VLLM, check_installed, dtype_name, sampling_parameters
+from saei.config.run import SamplingConfig, TrainingConfig
 from saei.errors import ConfigError, ModelError, TrainingError
+from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
+from saei.integrations.vllm.engine import VLLM, check_installed, dtype_name, sampling_parameters
 from saei.policy import Policy, Scores
+from saei.policy.decoder import Completion, DecodedPrefix, Decoder, check_gap, check_prompt, decoder_gap
 from saei.policy.module import Distribution
 from saei.types import Example, Response, View
 
@@ -160,7 +160,7 @@ def test_the_first_token_that_differs_is_named(views: list[View]) -> None:
 
 
 def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saei.engine.vllm.find_spec", lambda name: None)
+    monkeypatch.setattr("saei.integrations.vllm.engine.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="use_vllm needs vLLM"):
         check_installed()
 

@@ -17,12 +17,12 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from runs import lines, tiny
-from saei.config import ModelConfig
+from saei.config.overrides import load_config
+from saei.config.run import ModelConfig
 from saei.engine import checkpoint
-from saei.engine.ranks import Ranks, ranks_of
 from saei.errors import CheckpointError, ConfigError
-from saei.layers import load_config
-from saei.policy.loading import model_path
+from saei.policy.load.weights import model_path
+from saei.runtime.processes import Ranks, ranks_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
 BUILTIN = Path(model_path(ModelConfig()))
@@ -34,9 +34,9 @@ from typing import Literal
 import torch
 
 from saei.interventions.base import Guard
-from saei.registry import register
+from saei.config.registry import register
 from saei.rewards.base import Reward
-from saei.strategy import StrategyConfig
+from saei.config.strategy import StrategyConfig
 from saei.types import Grade
 
 

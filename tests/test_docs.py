@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from saei import registry
-from saei.registry import KINDS, entries, load, load_plugin
+from saei.config import registry
+from saei.config.registry import KINDS, entries, load, load_plugin
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))

@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from saei.cli.fields import field_rows
-from saei.config import SECTIONS, RunConfig
-from saei.layers import ALIASES
-from saei.registry import KINDS, entries, load
+from saei.config.overrides import ALIASES
+from saei.config.registry import KINDS, entries, load
+from saei.config.run import SECTIONS, RunConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
 STRATEGIES = [(entry.kind, entry.name) for kind in KINDS for entry in entries(kind) if entry.origin == "saei"]

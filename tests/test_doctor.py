@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from saei.cli import app
-from saei.config import RunConfig, SamplingConfig, dump, validate
+from saei.config.overrides import merge, nested, parse_assignment
+from saei.config.run import RunConfig, SamplingConfig, dump, validate
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
@@ -28,10 +29,9 @@ from saei.diagnostics.synthetic import Noise
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import ConfigError
-from saei.layers import merge, nested, parse_assignment
 from saei.policy import Policy
-from saei.policy.loading import has_weights, load_outline, load_parts
-from saei.policy.untrained import cut, depth, period
+from saei.policy.load.untrained import cut, depth, period
+from saei.policy.load.weights import has_weights, load_outline, load_parts
 
 SHORT = SamplingConfig(max_new_tokens=5)
 

@@ -14,26 +14,26 @@ import torch
 from safetensors.torch import load_file
 
 from runs import Checksum, Quiet, lines, registered, tiny, train
+from saei.config.overrides import load_config
+from saei.config.strategy import StrategyConfig, state_of
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.display import title
 from saei.engine.empty_steps import EmptySteps
-from saei.engine.interrupt import Interrupted
-from saei.engine.rundir import RunDir
 from saei.errors import ConfigError, TrainingError
 from saei.interventions.base import Guard
 from saei.interventions.gates import ZeroVariance
-from saei.layers import load_config
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.rewards.base import Reward
 from saei.rewards.sum import Sum
+from saei.runtime.interrupt import Interrupted
+from saei.runtime.run_dir import RunDir
 from saei.samplers.base import SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.dynamic import Dynamic
 from saei.samplers.mixed import Mixed
-from saei.strategy import StrategyConfig, state_of
 from saei.testing import check_sampler
 from saei.types import Example, Grade, Response, ScoredGroup, View
 

@@ -12,17 +12,17 @@ import torch
 
 from groups import draw, own_forward, token_logp
 from runs import Checksum
-from saei.config import EntropyConfig, SamplingConfig
+from saei.config.run import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed
-from saei.engine.group_metrics import group_metrics, view_divergence
+from saei.engine.metrics import group_metrics, view_divergence
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.fresh import Answered, answer
 from saei.evaluation.metrics import answer_entropy, distinct_answers
 from saei.evaluation.probe import probe_metrics
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.types import ADVERSARIAL, CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 
 EXAMPLE = Example("e", "What is red?", "3")

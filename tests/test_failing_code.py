@@ -16,9 +16,9 @@ import pytest
 from commands import Said
 from models import tiny_folder
 from runs import lines
-from saei import registry
+from saei.config import registry
+from saei.config.registry import load_plugin
 from saei.errors import PluginLoadError, SaeiError, TrainingError
-from saei.registry import load_plugin
 from saei.rewards.function import Function
 from saei.types import Example
 
@@ -142,7 +142,7 @@ def test_a_sampler_that_calls_exit_ends_with_an_error_and_keeps_the_run(train: C
     Path("mine.py").write_text(
         "import sys\n"
         "from typing import Literal\n"
-        "from saei.registry import register\n"
+        "from saei.config.registry import register\n"
         "from saei.samplers.clean import Clean\n\n"
         "@register\n"
         "class Leaver(Clean):\n"
@@ -185,9 +185,9 @@ def test_a_reward_that_gives_a_library_nonsense_names_its_own_line() -> None:
 
 
 def test_what_a_run_of_trl_leaves_is_not_begun_again_by_our_engine(tmp_path: Path) -> None:
+    from saei.config.overrides import load_config
     from saei.engine import checkpoint
-    from saei.engine.rundir import RunDir
-    from saei.layers import load_config
+    from saei.runtime.run_dir import RunDir
 
     config = load_config(flags=[{"output": {"root": str(tmp_path), "name": "one"}}])
     run = RunDir.create(config, engine="trl")
@@ -246,8 +246,8 @@ def test_what_messages_ask_to_change_may_change_on_resume(saei: Any, stopped: Pa
 
 def test_where_a_judge_is_reached_may_change_on_resume_but_not_whether_there_is_one(tmp_path: Path) -> None:
     from saei.cli.resume import continued
-    from saei.engine.rundir import RunDir
-    from saei.layers import load_config
+    from saei.config.overrides import load_config
+    from saei.runtime.run_dir import RunDir
 
     judge = {"url": "http://127.0.0.1:1/v1", "model": "m"}
     config = load_config(

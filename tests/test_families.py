@@ -15,7 +15,7 @@ from torch import Tensor
 
 from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
-from saei.config import ModelConfig, SamplingConfig
+from saei.config.run import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.examination import examine, slope
 from saei.diagnostics.tiny import tiny_parts
@@ -24,9 +24,9 @@ from saei.errors import DataError, ModelError
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
-from saei.policy.anatomy import Part
-from saei.policy.checkpointing import checkpoint_layers
-from saei.policy.pixels import MAX_SIDE, to_image
+from saei.policy.load.checkpointing import checkpoint_layers
+from saei.policy.load.parts import Part
+from saei.policy.pixels.space import MAX_SIDE, to_image
 from saei.types import Example, Response, View
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"

@@ -12,11 +12,11 @@ import saei
 LIGHT = [
     "saei.errors",
     "saei.types",
-    "saei.strategy",
-    "saei.registry",
-    "saei.config",
-    "saei.config_errors",
-    "saei.layers",
+    "saei.config.strategy",
+    "saei.config.registry",
+    "saei.config.run",
+    "saei.config.explain",
+    "saei.config.overrides",
     "saei.cli",
 ]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "sklearn", "scipy", "matplotlib"}
@@ -50,10 +50,10 @@ def test_help_imports_no_heavy_library() -> None:
 
 
 def test_listing_strategies_imports_no_heavy_library() -> None:
-    listing = "from saei.registry import KINDS, entries\nassert all(entries(kind) for kind in KINDS)"
+    listing = "from saei.config.registry import KINDS, entries\nassert all(entries(kind) for kind in KINDS)"
     assert heavy_modules_after(listing) == set()
 
 
 def test_a_heavy_import_is_noticed() -> None:
-    assert "torch" in heavy_modules_after("import saei.entropy.base")
+    assert "torch" in heavy_modules_after("import saei.entropy.selectors.base")
     assert saei.__version__

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test, ttest_1samp, ttest_rel
 
-from saei.evaluation.intervals import mean_interval, proportion_interval, sign_flip_p
+from saei.evaluation.statistics.intervals import mean_interval, proportion_interval, sign_flip_p
 
 
 @pytest.mark.parametrize("size", [2, 3, 64])

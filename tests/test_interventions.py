@@ -19,9 +19,10 @@ from groups import draw, no_grades, own_forward, spoken
 from saei.attacks.base import Attack, Point
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
+from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
-from saei.entropy.band import MiddleThird
-from saei.entropy.base import Selector, TokenStats
+from saei.entropy.selectors.band import MiddleThird
+from saei.entropy.selectors.base import Selector, TokenStats
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import SamplingContext
@@ -29,10 +30,9 @@ from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
 from saei.policy import Policy, Scores
-from saei.policy.anatomy import vision_tower
-from saei.policy.loading import Parts
-from saei.policy.pixels import GRID, to_image
-from saei.strategy import StrategyConfig
+from saei.policy.load.parts import vision_tower
+from saei.policy.load.weights import Parts
+from saei.policy.pixels.space import GRID, to_image
 from saei.testing import check_criterion, registered
 from saei.types import ADVERSARIAL, Example, Grade, Response, View
 

@@ -23,12 +23,12 @@ from models import tiny_folder
 from runs import Checksum, registered
 from saei.cli.compare import show_contrasts
 from saei.data.table_task import TableTask
-from saei.engine import answering
-from saei.engine.evaluation_dir import EvaluationDir, base_of
-from saei.engine.sides import read_sides
 from saei.errors import CheckpointError
-from saei.evaluation.comparison import Contrast
-from saei.evaluation.intervals import Interval
+from saei.evaluation import drawing as answering
+from saei.evaluation.statistics.comparison import Contrast
+from saei.evaluation.statistics.intervals import Interval
+from saei.evaluation.statistics.sides import read_sides
+from saei.evaluation.store import EvaluationDir, base_of
 from saei.policy.prefix import Prefix
 from saei.types import Response
 from test_presets import (

@@ -16,7 +16,7 @@ from runs import lines
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +24,9 @@ STEPS = 8
 PLUGIN = '''
 from typing import Literal
 
-from saei.registry import register
+from saei.config.registry import register
 from saei.rewards.base import Reward
-from saei.strategy import StrategyConfig
+from saei.config.strategy import StrategyConfig
 from saei.types import Grade
 
 

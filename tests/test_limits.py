@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from models import tiny_folder
-from saei.config import ModelConfig
+from saei.config.run import ModelConfig
 from saei.data.templates import Plain
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import ModelError
 from saei.policy import Policy
-from saei.policy.loading import Parts
-from saei.policy.pixels import to_image
+from saei.policy.load.weights import Parts
+from saei.policy.pixels.space import to_image
 from saei.types import Example
 
 THERE = [name for name, family in FAMILIES.items() if not family.missing]

@@ -26,11 +26,11 @@ from saei.builtin.lock_in import (
 )
 from saei.builtin.vocabulary import build_tokenizer
 from saei.builtin.warm_start import weights
+from saei.config.registry import load, load_plugin
 from saei.data.images import CONTRAST, blank, to_image
 from saei.data.lock_in import LOOKS
 from saei.data.lock_in import LockIn as Task
 from saei.data.ways import GLANCE, STEPS, way_of
-from saei.registry import load, load_plugin
 from saei.rewards.accuracy_format import AccuracyFormat
 
 PLUGIN = Path(__file__).parent.parent / "benchmarks" / "strategies" / "faded_copy.py"

@@ -16,15 +16,15 @@ from PIL import Image
 from groups import draw, no_grades
 from saei.attacks.base import BlockSpace, Space
 from saei.attacks.diffusion import DiffusionNoise, mixture
+from saei.config.overrides import load_config
+from saei.config.strategy import StrategyConfig
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.interventions.originals import redrawing
 from saei.interventions.strengths import Cosine, Linear, Sigmoid
-from saei.layers import load_config
 from saei.policy import Policy
-from saei.policy.pixels import PixelSpace
+from saei.policy.pixels.space import PixelSpace
 from saei.samplers.noisy import Noisy
-from saei.strategy import StrategyConfig
 from saei.types import CLEAN, Example, View
 
 

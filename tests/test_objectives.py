@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch.distributions import Categorical, kl_divergence
 
+from saei.config.strategy import StrategyConfig
 from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
 from saei.objectives.dapo import DAPO
@@ -18,7 +19,6 @@ from saei.objectives.grpo import GRPO
 from saei.objectives.gspo import GSPO
 from saei.objectives.kl import KL
 from saei.objectives.view_weight import view_weight
-from saei.strategy import StrategyConfig
 from saei.testing import check_objective, check_term, registered
 
 

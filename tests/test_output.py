@@ -14,7 +14,7 @@ from rich.table import Table
 
 from commands import Saei
 from saei import console
-from saei.config import validate
+from saei.config.run import validate
 from saei.console import say, screen
 from saei.engine.display import LiveDisplay, PlainDisplay
 from saei.errors import ConfigError, DataError, printable, shown
@@ -120,7 +120,7 @@ COLUMNS = ("--set", "task.columns.id=key", "--set", "training.max_bad_share=1")
 def test_hostile_data_is_shown_as_text(
     saei: Saei, album: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from saei.engine import sifting
+    from saei.intake import scan as sifting
 
     monkeypatch.setattr(sifting, "CACHE", tmp_path / "cache")
     code, printed, said = saei(*arguments, "--data", album, *COLUMNS, "--set", "task.held_out=0.25")
@@ -144,7 +144,7 @@ def test_hostile_paths_and_names_in_errors(saei: Saei, tmp_path: Path) -> None:
         assert "\\u001b[31m" in said
 
 
-PRINTS = {"console.py", "engine/display.py", "engine/progress.py"}
+PRINTS = {"console.py", "engine/display.py", "runtime/progress.py"}
 """Files that print by themselves: the place itself, a stream of its own, and fixed words."""
 
 

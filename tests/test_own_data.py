@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from commands import Saei
 from saei.data.dataset import Dataset
-from saei.engine import sifting
+from saei.intake import scan as sifting
 
 SMALL = (
     "training.prompts_per_step=3",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from saei.config import ModelConfig
-from saei.policy.loading import Parts, load_parts
-from saei.policy.patches import PatchConv3d, use_patch_products
+from saei.config.run import ModelConfig
+from saei.policy.load.patches import PatchConv3d, use_patch_products
+from saei.policy.load.weights import Parts, load_parts
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -77,7 +77,7 @@ def package(tmp_path: Path) -> Callable[[str, str, str], Path]:
 def test_installed_plugin_is_listed_without_importing_it(environment: Environment) -> None:
     listed = environment.run("""
         import sys
-        from saei.registry import entries
+        from saei.config.registry import entries
         for kind in ("selector", "attack"):
             print(*(f"{entry.origin} {entry.name}" for entry in entries(kind)), sep="\\n")
         assert not {"torch", "saei_example_plugin"} & set(sys.modules)
@@ -92,7 +92,7 @@ def test_installed_plugin_is_listed_without_importing_it(environment: Environmen
 
 def test_installed_plugin_fits_the_configuration(environment: Environment) -> None:
     dumped = environment.run("""
-        from saei.config import dump, validate
+        from saei.config.run import dump, validate
         selector = {"type": "example/every-other", "first": 1}
         config = validate({"sampler": {"intervention": {"selector": selector, "attack": "example/brighten"}}})
         assert validate(dump(config)) == config
@@ -103,7 +103,7 @@ def test_installed_plugin_fits_the_configuration(environment: Environment) -> No
 
 def test_installed_plugin_keeps_the_contract(environment: Environment) -> None:
     environment.run("""
-        from saei.registry import load
+        from saei.config.registry import load
         from saei.testing import check_attack, check_selector
         check_selector(load("selector", "example/every-other")())
         check_attack(load("attack", "example/brighten")())
@@ -118,7 +118,7 @@ def test_two_distributions_that_claim_one_name_are_both_named(
     environment.install(package("saei-rival-plugin", "example/every-other", ""))
     message = environment.run("""
         from saei.errors import ConfigError
-        from saei.registry import entries
+        from saei.config.registry import entries
         try:
             entries("selector")
         except ConfigError as error:
@@ -132,7 +132,7 @@ def test_broken_plugin_raises_from_its_cause(tmp_path: Path, package: Callable[[
     environment.install(package("saei-broken-plugin", "broken/one", "import there_is_no_such_module"))
     message = environment.run("""
         from saei.errors import PluginLoadError
-        from saei.registry import entries, load
+        from saei.config.registry import entries, load
         assert "broken/one" in {entry.name for entry in entries("selector")}
         try:
             load("selector", "broken/one")

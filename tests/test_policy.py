@@ -15,15 +15,15 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from groups import official_inputs
-from saei.config import EntropyConfig, SamplingConfig
+from saei.config.run import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.errors import DataError, ModelError
 from saei.policy import Policy
 from saei.policy.decoding import Draw, decode, inverse_cdf, uniforms
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.policy.module import Distribution, NextToken
-from saei.policy.pixels import GRID, PixelSpace, to_image
+from saei.policy.pixels.space import GRID, PixelSpace, to_image
 from saei.policy.prefix import Grad
 from saei.types import Example, Response, View
 

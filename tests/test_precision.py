@@ -12,13 +12,13 @@ import torch
 from groups import draw
 from models import tiny_folder
 from runs import Checksum, lines, registered, tiny, train
-from saei.config import ModelConfig
+from saei.config.run import ModelConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
-from saei.engine.interrupt import Interrupted
-from saei.engine.rundir import RunDir
 from saei.policy import Policy
+from saei.runtime.interrupt import Interrupted
+from saei.runtime.run_dir import RunDir
 from test_trainer import stop_at
 
 KL = {"type": "grpo", "terms": [{"type": "kl", "coefficient": 0.1}, "entropy-bonus"]}

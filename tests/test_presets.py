@@ -14,7 +14,7 @@ import pytest
 from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 
-from saei import registry
+from saei.config import registry
 from saei.data.presets.base import inline_options
 from saei.data.presets.hallusionbench import HallusionBench, figure_group, question_group
 from saei.data.table_task import TableTask

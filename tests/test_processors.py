@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPConfig
 
 from commands import Saei
-from saei.config import ModelConfig, SamplingConfig
+from saei.config.run import ModelConfig, SamplingConfig
 from saei.data import open_image
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.tiny import tiny_parts
@@ -25,8 +25,8 @@ from saei.errors import ModelError
 from saei.policy import Policy
 from saei.policy import prefix as prefixes
 from saei.policy.backbone import Readout, find_readout, pixel_dtype
-from saei.policy.loading import Parts, load_parts
-from saei.policy.processors import compose, load_processor, save_processor
+from saei.policy.load.processors import compose, load_processor, save_processor
+from saei.policy.load.weights import Parts, load_parts
 from saei.types import Example
 
 PICTURE = Image.new("RGB", (64, 64), "red")

@@ -14,16 +14,16 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from commands import Saei
-from saei.config import ModelConfig
+from saei.config.run import ModelConfig
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.data.templates import Plain, ThinkBoxed, ThinkBoxedSystem
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
-from saei.engine.stream import ViewStream
 from saei.errors import ConfigError, DataError, ModelError
+from saei.intake.stream import ViewStream
 from saei.policy import Policy
-from saei.policy.loading import Parts, load_parts
-from saei.strategy import StrategyConfig
+from saei.policy.load.weights import Parts, load_parts
 from saei.types import Example
 
 PICTURE = Image.new("RGB", (64, 64), "red")

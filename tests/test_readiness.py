@@ -12,14 +12,14 @@ from PIL import Image
 
 from commands import Said
 from models import tiny_folder
-from saei import registry
-from saei.policy import loading
+from saei.config import registry
+from saei.policy.load import weights as loading
 
 PLUGIN = """
 from typing import Literal
-from saei.entropy.base import Selector
+from saei.entropy.selectors.base import Selector
 from saei.objectives.grpo import GRPO
-from saei.registry import register
+from saei.config.registry import register
 
 @register
 class Psychic(Selector):

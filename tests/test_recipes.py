@@ -15,11 +15,11 @@ import yaml
 from models import tiny_folder
 from runs import Quiet
 from saei.cli import init
-from saei.config import RunConfig
+from saei.config.overrides import load_config, nested
+from saei.config.run import RunConfig
 from saei.engine import Trainer
-from saei.engine.trl_arguments import grpo_arguments
 from saei.errors import ConfigError
-from saei.layers import load_config, nested
+from saei.integrations.trl.arguments import grpo_arguments
 from saei.recipes import Recipe, find, recipes
 from test_presets import CHART, MMK12, OLD_GEOMETRY, picture, write
 
@@ -181,7 +181,7 @@ def test_it_trains_two_steps(recipe: Recipe, model: Path, samples: Path, tmp_pat
 def test_those_of_eight_gpus_train_inside_trl(name: str, model: Path, samples: Path, tmp_path: Path) -> None:
     """In one process and without ZeRO; every other setting is the recipe's."""
     pytest.importorskip("trl")
-    from saei.engine.trl_run import TRLRun
+    from saei.integrations.trl.run import TRLRun
 
     recipe = find(name)
     parts = ("n",) if recipe.method == "grpo-12" else ("n_clean", "n_adversarial")

@@ -9,9 +9,8 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from saei import registry
-from saei.errors import ConfigError, PluginLoadError
-from saei.registry import (
+from saei.config import registry
+from saei.config.registry import (
     AttackField,
     OptionalSelectorField,
     SamplerField,
@@ -21,7 +20,8 @@ from saei.registry import (
     load_plugin,
     register,
 )
-from saei.strategy import Frac, Section, Strategy, StrategyConfig
+from saei.config.strategy import Frac, Section, Strategy, StrategyConfig
+from saei.errors import ConfigError, PluginLoadError
 
 
 class Toy(Strategy):
@@ -292,8 +292,8 @@ def test_fractions_are_exact() -> None:
 
 PLUGIN = """
 from typing import Literal
-from saei.registry import register
-from saei.strategy import Strategy, StrategyConfig
+from saei.config.registry import register
+from saei.config.strategy import Strategy, StrategyConfig
 
 @register
 class Local(Strategy):
@@ -338,7 +338,7 @@ def test_a_broken_plugin_raises_from_its_cause_and_loads_once_mended(tmp_path: P
 
 
 def test_a_config_has_the_fields_of_its_parent() -> None:
-    from saei.entropy.base import Selector
+    from saei.entropy.selectors.base import Selector
 
     with pytest.raises(TypeError, match=r"must derive from Selector\.Config"):
 
@@ -362,9 +362,9 @@ def test_a_config_belongs_to_one_strategy() -> None:
 
 
 def test_a_sections_own_defaults_survive_a_partial_override() -> None:
+    from saei.config.overrides import merge
+    from saei.config.strategy import Section
     from saei.interventions import InterventionConfig
-    from saei.layers import merge
-    from saei.strategy import Section
 
     class Holder(Section):
         intervention: InterventionConfig = InterventionConfig(attack={"type": "pgd", "steps": 5}, gate="zero-variance")

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from saei.builtin.vocabulary import LARGEST_NUMBER, SIGNS, WORDS
-from saei.config import SamplingConfig
-from saei.engine.stream import ViewStream
+from saei.config.run import SamplingConfig
 from saei.errors import DataError, PluginLoadError, TrainingError
+from saei.intake.stream import ViewStream
 from saei.policy import Policy
 from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.base import Attempt, Reward

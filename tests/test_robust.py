@@ -14,14 +14,14 @@ import torch
 from groups import own_forward
 from models import tiny_folder
 from runs import Checksum, registered, tiny
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.data.bars import Bars
-from saei.engine.benchmark import Asked
-from saei.engine.conditions import Condition, Eyes, conditions
-from saei.engine.evaluation_dir import EvaluationDir
-from saei.engine.fixed_set import FixedSet
-from saei.engine.robust import Harm, run_robust
 from saei.errors import ConfigError, SaeiError
+from saei.evaluation.benchmark import Asked
+from saei.evaluation.robustness.conditions import Condition, Eyes, conditions
+from saei.evaluation.robustness.fixed_set import FixedSet
+from saei.evaluation.robustness.run import Harm, run_robust
+from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
 from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.tagged import R1V

@@ -21,15 +21,16 @@ from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.data.bars import Bars
 from saei.data.base import Split
 from saei.data.templates import ThinkBoxed
-from saei.engine import Trainer, checkpoint, rundir
-from saei.engine.evaluation_dir import EvaluationDir
-from saei.engine.interrupt import Interrupted
-from saei.engine.rundir import RunDir
+from saei.engine import Trainer, checkpoint
 from saei.engine.samples import Picture, last_pictures
 from saei.errors import CheckpointError, ConfigError
+from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
+from saei.runtime import run_dir as rundir
+from saei.runtime.interrupt import Interrupted
 from saei.runtime.lock import LOCK
+from saei.runtime.run_dir import RunDir
 from saei.types import Example
 from test_files import HOSTILE
 from test_lock import holder
@@ -362,8 +363,8 @@ def test_a_flipped_bit_is_refused_where_the_file_is_read(saei: Saei, model: Path
 
 PLUGIN = """
 from typing import Literal
-from saei.entropy.base import Selector
-from saei.registry import register
+from saei.entropy.selectors.base import Selector
+from saei.config.registry import register
 
 @register
 class Mine(Selector):

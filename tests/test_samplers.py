@@ -16,17 +16,17 @@ from torch import Tensor
 from groups import no_grades, token_logp
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
+from saei.config.strategy import StrategyConfig, observe_all, restore, state_of
 from saei.data.bars import Bars
-from saei.entropy.base import Selector, TokenStats
+from saei.entropy.selectors.base import Selector, TokenStats
 from saei.interventions import InterventionConfig
 from saei.interventions.base import Gate, Guard
 from saei.interventions.gates import ZeroVariance
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.samplers.base import Sampler, SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
-from saei.strategy import StrategyConfig, observe_all, restore, state_of
 from saei.testing import check_sampler, registered
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 

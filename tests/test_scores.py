@@ -14,11 +14,11 @@ from scipy.stats import binomtest, ttest_1samp
 from saei.data.presets.hallusionbench import HallusionBench
 from saei.data.reporting import Reporting
 from saei.errors import ConfigError
-from saei.evaluation.comparison import Contrast, Evaluated, Side, contrasts
-from saei.evaluation.intervals import clustered_interval, detectable, holm, mcnemar, mean_interval, t_test_p
-from saei.evaluation.pass_at import chosen_ks, pass_at
 from saei.evaluation.records import Item, Record, items, record
-from saei.evaluation.scores import all_scores, share_interval
+from saei.evaluation.statistics.comparison import Contrast, Evaluated, Side, contrasts
+from saei.evaluation.statistics.intervals import clustered_interval, detectable, holm, mcnemar, mean_interval, t_test_p
+from saei.evaluation.statistics.pass_at import chosen_ks, pass_at
+from saei.evaluation.statistics.scores import all_scores, share_interval
 from saei.types import Example, Grade
 from test_evaluation import said
 from test_presets import hallusion_rows

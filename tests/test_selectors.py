@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from torch.distributions import Categorical
 
-from saei.entropy.band import Band, MiddleThird
-from saei.entropy.base import TokenStats
-from saei.entropy.everything import All
-from saei.entropy.random import Random
-from saei.entropy.summary import selection_summary
-from saei.entropy.topk import TopK
+from saei.entropy.selectors.all import All
+from saei.entropy.selectors.band import Band, MiddleThird
+from saei.entropy.selectors.base import TokenStats
+from saei.entropy.selectors.random import Random
+from saei.entropy.selectors.summary import selection_summary
+from saei.entropy.selectors.topk import TopK
 
 ROW = (0.5, 0.1, 0.9, 0.3, 0.7, 0.2)  # ranks 3 0 5 2 4 1
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from commands import Saei
-from saei.config import ModelConfig, RunConfig, validate
+from saei.config.run import ModelConfig, RunConfig, validate
 from saei.data.bars import Bars
-from saei.engine.sifting import check_end
-from saei.engine.trl_arguments import grpo_arguments
 from saei.errors import ConfigError, ModelError
-from saei.policy.loading import load_parts
+from saei.intake.scan import check_end
+from saei.integrations.trl.arguments import grpo_arguments
+from saei.policy.load.weights import load_parts
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,17 @@ import pytest
 from PIL import Image, ImageFile
 
 from runs import Checksum, Quiet, registered, tiny
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import Plain, ThinkBoxed
-from saei.engine import Trainer, sifting
-from saei.engine.preview import preview, previewed
-from saei.engine.sifting import Sifted, sift
-from saei.engine.stream import ViewStream
+from saei.engine import Trainer
 from saei.errors import DataError
+from saei.intake import scan as sifting
+from saei.intake.preview import preview, previewed
+from saei.intake.scan import Sifted, sift
+from saei.intake.stream import ViewStream
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.rewards.accuracy_format import AccuracyFormat
 
 LONG = "How many of the bars are as high as the highest of the other bars in the image?"

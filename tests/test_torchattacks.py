@@ -19,7 +19,7 @@ from groups import draw, no_grades
 from saei.attacks.base import BlockSpace, Point, Space
 from saei.attacks.pgd import PGD
 from saei.attacks.torchattacks import ALLOWED, REFUSED, Torchattacks
-from saei.config import validate
+from saei.config.run import validate
 from saei.data.bars import Bars
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from saei.errors import DataError, ModelError
-from saei.policy import pixels, resizing
-from saei.policy.pixels import PixelSpace, to_image
-from saei.policy.resizing import Resize, planes, resizes
-from saei.policy.tracing import trace
+from saei.policy.pixels import resizing
+from saei.policy.pixels import space as pixels
+from saei.policy.pixels.resizing import Resize, planes, resizes
+from saei.policy.pixels.space import PixelSpace, to_image
+from saei.policy.pixels.tracing import trace
 
 RESAMPLING = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.NEAREST]
 MEAN, STD = 0.4, 0.2

@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer
-from saei.engine.interrupt import Interrupted
-from saei.engine.rundir import RunDir
 from saei.errors import ConfigError
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
+from saei.runtime.interrupt import Interrupted
+from saei.runtime.run_dir import RunDir
 
 
 class Spy(tracking.GeneralTracker):  # type: ignore[misc]  # accelerate has no types

@@ -21,21 +21,21 @@ from safetensors.torch import load_file
 
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.cli.resume import continued
-from saei.config import dump
+from saei.config.run import dump
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint, imageless
-from saei.engine.interrupt import Interrupted, StopRequest
-from saei.engine.rundir import RunDir
-from saei.engine.stream import ViewStream
 from saei.errors import CheckpointError, ConfigError, DataError, ModelError
+from saei.intake.stream import ViewStream
 from saei.interventions.base import Guard, Strength
 from saei.interventions.context import SamplingContext
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.runtime.checksums import CHECKSUMS
-from saei.strategy import StrategyConfig
+from saei.runtime.interrupt import Interrupted, StopRequest
+from saei.runtime.run_dir import RunDir
 from saei.types import Example, ScoredGroup
 
 
@@ -518,7 +518,7 @@ def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: P
 def test_a_model_without_pixel_gradient_is_refused_before_training(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saei.policy.pixel_map import PixelMap
+    from saei.policy.pixels.map import PixelMap
 
     through = PixelMap.__call__
     monkeypatch.setattr(PixelMap, "__call__", lambda self, canvases: through(self, [one.detach() for one in canvases]))

@@ -18,14 +18,14 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from saei.config import RunConfig, validate
-from saei.engine.trl_arguments import LOSSES, check_arguments, grpo_arguments
+from saei.config.run import RunConfig, validate
 from saei.errors import ConfigError
+from saei.integrations.trl.arguments import LOSSES, check_arguments, grpo_arguments
 from saei.samplers.mixed import Mixed
 from saei.types import Example, Group, Response, View
 
 trl = pytest.importorskip("trl")
-from saei.engine.trl import PLACE, _numbered  # noqa: E402  # needs trl
+from saei.integrations.trl.trainer import PLACE, _numbered  # noqa: E402  # needs trl
 
 DOCS = Path(__file__).parents[1] / "docs" / "trl.md"
 SMALL: dict[str, Any] = {
@@ -206,7 +206,7 @@ def test_an_extra_argument_does_not_overrule_the_configuration() -> None:
 def test_another_distribution_than_the_policys_is_refused(
     changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saei.engine.trl_arguments.check_installed", lambda: None)
+    monkeypatch.setattr("saei.integrations.trl.arguments.check_installed", lambda: None)
     plain = trl.GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none")
     check_arguments(plain)
     for name, value in changes.items():
@@ -219,7 +219,7 @@ def test_another_distribution_than_the_policys_is_refused(
 def test_vllm_gets_arguments_only_while_the_trainer_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     from trl.generation import vllm_generation
 
-    from saei.engine.trl import _engine_arguments
+    from saei.integrations.trl.trainer import _engine_arguments
 
     monkeypatch.setattr(vllm_generation, "LLM", dict, raising=False)
     with _engine_arguments(dtype="float32"):
@@ -230,10 +230,10 @@ def test_vllm_gets_arguments_only_while_the_trainer_is_made(monkeypatch: pytest.
 def test_without_vllm_its_absence_is_said_before_the_model_is_loaded(
     make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saei.engine.trl_run import TRLRun
+    from saei.integrations.trl.run import TRLRun
 
-    monkeypatch.setattr("saei.engine.vllm.find_spec", lambda name: None)
-    monkeypatch.setattr("saei.engine.trl_run.load_parts", lambda config: pytest.fail("loaded a model"))
+    monkeypatch.setattr("saei.integrations.vllm.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("saei.integrations.trl.run.load_parts", lambda config: pytest.fail("loaded a model"))
     with pytest.raises(ConfigError, match="use_vllm needs vLLM"):
         TRLRun(RunConfig.model_validate(SMALL), {"use_vllm": True})
 
@@ -247,7 +247,7 @@ def response(logp: list[float]) -> Response:
 
 
 def test_the_gap_between_views_is_no_mismatch_of_samplers() -> None:
-    from saei.engine.trl import sampling_logps
+    from saei.integrations.trl.trainer import sampling_logps
 
     example = Example("0", "", "")
     clean, moved = (View(example, origin, torch.zeros(0), torch.zeros(1, 0)) for origin in ("clean", "adversarial"))
@@ -259,7 +259,7 @@ def test_the_gap_between_views_is_no_mismatch_of_samplers() -> None:
 
 
 def test_a_process_that_gets_part_of_a_group_says_so() -> None:
-    from saei.engine.trl import _one_per_group
+    from saei.integrations.trl.trainer import _one_per_group
 
     assert _one_per_group(["a", "a", "b", "b"], 2) == ["a", "b"]
     for parts in (["a", "b", "b", "b"], ["a", "a", "b"]):
@@ -272,7 +272,7 @@ def test_a_process_that_gets_part_of_a_group_says_so() -> None:
 
 @pytest.fixture
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from saei.engine.trl_run import TRLRun
+    from saei.integrations.trl.run import TRLRun
 
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
@@ -318,7 +318,7 @@ def generated(trainer: Any) -> dict[str, Any]:
 def test_a_run_that_sifts_lists_what_it_leaves_out(
     make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saei.engine.trl_run.CACHE", tmp_path / "sifted")
+    monkeypatch.setattr("saei.integrations.trl.run.CACHE", tmp_path / "sifted")
     data = tmp_path / "data"
     data.mkdir()
     rows = ["image,question,answer"]
@@ -450,7 +450,7 @@ def test_launch_recipes_parse(words: list[str]) -> None:
     from accelerate.commands.launch import launch_command_parser
 
     from saei.cli import app
-    from saei.layers import load_config, nested
+    from saei.config.overrides import load_config, nested
 
     processes = 1
     if words[0] == "accelerate":

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from groups import cut, draw, own_forward, token_logp
-from saei.config import OptimizerConfig, SamplingConfig, TrainingConfig
+from saei.config.run import OptimizerConfig, SamplingConfig, TrainingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine.schedule import Schedule
@@ -28,8 +28,8 @@ from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
 from saei.objectives.gspo import GSPO
 from saei.policy import Policy
-from saei.policy.anatomy import vision_tower
-from saei.policy.loading import Parts
+from saei.policy.load.parts import vision_tower
+from saei.policy.load.weights import Parts
 from saei.types import ADVERSARIAL, Grade, Group, ScoredGroup, TrainGroup, View, ViewWeight
 
 LENGTHS = ((8, 3), (1, 6), (4, 2), (7, 5))

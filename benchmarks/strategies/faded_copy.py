@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from saei.attacks.base import Attack, Ball, Criterion, Point, Space
+from saei.config.registry import register
+from saei.config.strategy import Frac, StrategyConfig
 from saei.data.bars import NOISE
 from saei.data.images import CONTRAST, blank, to_image
-from saei.registry import register
-from saei.strategy import Frac, StrategyConfig
 
 
 @register

@@ -9,21 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
+    from saei.config.registry import register
+    from saei.config.run import RunConfig
     from saei.engine import Trainer
     from saei.errors import SaeiError
     from saei.policy import Policy
-    from saei.registry import register
 
 __version__ = "0.1.0"
 __all__ = ["Policy", "RunConfig", "SaeiError", "Trainer", "register"]
 
 _HOMES = {
     "Policy": "saei.policy",
-    "RunConfig": "saei.config",
+    "RunConfig": "saei.config.run",
     "SaeiError": "saei.errors",
     "Trainer": "saei.engine",
-    "register": "saei.registry",
+    "register": "saei.config.registry",
 }
 
 

@@ -99,7 +99,7 @@ def serve() -> None:
 
     import saei.cli.benchmark
     import saei.engine
-    import saei.engine.benchmark
+    import saei.evaluation.benchmark
     import saei.report.demo
 
     imported = (accelerate, datasets, matplotlib.figure, safetensors.torch, transformers, saei.cli.benchmark)

@@ -19,11 +19,11 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from saei.config import RunConfig
-from saei.config_yaml import write_yaml
-from saei.layers import ALIASES
-from saei.registry import entries, load
-from saei.strategy import Open, section_of
+from saei.config.overrides import ALIASES
+from saei.config.registry import entries, load
+from saei.config.run import RunConfig
+from saei.config.strategy import Open, section_of
+from saei.config.yaml import write_yaml
 
 DEEPEST = 6
 """Strategies within strategies; `dynamic` draws with another sampler, which may be `dynamic`."""

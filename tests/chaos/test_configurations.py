@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from models import tiny_folder
 from runs import Checksum, Quiet, registered
-from saei.config import RunConfig, dump, validate
-from saei.config_yaml import read_yaml, write_yaml
+from saei.config.overrides import load_config
+from saei.config.run import RunConfig, dump, validate
+from saei.config.yaml import read_yaml, write_yaml
 from saei.engine import Trainer
 from saei.errors import SaeiError
-from saei.layers import load_config
 
 SOON_S = 1.0
 """CPU seconds in which a configuration is read."""

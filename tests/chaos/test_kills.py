@@ -20,11 +20,11 @@ from PIL import Image
 from runs import lines
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
-from saei.engine.evaluation_dir import EvaluationDir
-from saei.engine.rundir import read_jsonl
+from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
-from saei.policy.loading import Parts
+from saei.policy.load.weights import Parts
 from saei.runtime.checksums import verify_checksums
+from saei.runtime.run_dir import read_jsonl
 from test_kill_resume import PLUGIN
 
 STEPS = 6

@@ -24,7 +24,7 @@ import pytest
 from colocated import FIGURES, Engine
 from tiny_qwen import save_tiny_qwen
 
-from saei.config import RunConfig
+from saei.config.run import RunConfig
 from saei.types import Group
 
 
@@ -43,7 +43,7 @@ def shared_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     ops._supports_onednn = False  # oneDNN packs float32 weights on a CPU, and what is packed takes no update
 
-    from saei.engine.trl_run import TRLRun
+    from saei.integrations.trl.run import TRLRun
 
     config = RunConfig.model_validate(
         {

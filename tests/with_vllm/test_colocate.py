@@ -10,9 +10,9 @@ import torch
 from colocated import FIGURES, Engine
 from tiny_qwen import PADDED
 
-from saei.config import SamplingConfig
-from saei.engine import vllm
+from saei.config.run import SamplingConfig
 from saei.errors import ModelError, TrainingError
+from saei.integrations.vllm import engine as vllm
 from saei.policy.prefix import Prefix
 from saei.types import Response, View
 

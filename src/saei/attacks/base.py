@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from saei.config.strategy import Strategy
 from saei.errors import ConfigError
-from saei.strategy import Strategy
 from saei.types import ADVERSARIAL
 
 Point: TypeAlias = tuple[Tensor, ...]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space
-from saei.strategy import StrategyConfig
+from saei.config.strategy import StrategyConfig
 
 TIMESTEPS = 1000
 """Length of the diffusion process."""

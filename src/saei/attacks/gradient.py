@@ -13,8 +13,8 @@ from torch import Tensor
 
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace, check_lengths
+from saei.config.strategy import Frac, StrategyConfig
 from saei.errors import ModelError
-from saei.strategy import Frac, StrategyConfig
 
 
 class GradientAttack(Attack):

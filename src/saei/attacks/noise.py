@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace, check_lengths
-from saei.strategy import Frac, StrategyConfig
+from saei.config.strategy import Frac, StrategyConfig
 
 
 class Noise(Attack):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, check_lengths
 from saei.attacks.gradient import example_gradients
+from saei.config.strategy import Frac, StrategyConfig
 from saei.errors import ConfigError, nearest
-from saei.strategy import Frac, StrategyConfig
 
 _SIGN: dict[str, Any] = {"eps": Fraction(8, 255), "alpha": Fraction(2, 255), "steps": 10}
 _MOMENTUM = _SIGN | {"decay": Fraction(1)}

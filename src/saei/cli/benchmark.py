@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from saei.cli.options import NOT_EVALUATED, in_a_run, policy_config, task_flags
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
+    from saei.config.run import RunConfig
     from saei.data.base import Task
 
 OTHER_NAMES: Mapping[str, str] = {"mm-eureka": "mm-eureka-k12"}
@@ -34,8 +34,8 @@ def benchmark_config(
     Raises:
         SaeiError: If there is no such benchmark, or options do not fit it.
     """
-    from saei.layers import nested
-    from saei.registry import load
+    from saei.config.overrides import nested
+    from saei.config.registry import load
 
     flags = task_flags(task if benchmark is None else _task_of(benchmark, plugins), data)
     layers = [nested(path, value) for path, value in flags.items() if value is not None]
@@ -51,8 +51,8 @@ def benchmark_config(
 
 
 def _task_of(benchmark: str, plugins: list[str]) -> str:
+    from saei.config.registry import entries, load_plugin
     from saei.errors import ConfigError, nearest
-    from saei.registry import entries, load_plugin
 
     for plugin in plugins:
         load_plugin(plugin)
@@ -69,8 +69,8 @@ def _task_of(benchmark: str, plugins: list[str]) -> str:
 
 def _split(cls: type[Task], split: str) -> dict[str, Any]:
     """Return the setting that evaluates a task on a split of its data."""
+    from saei.config.overrides import nested
     from saei.errors import ConfigError
-    from saei.layers import nested
 
     task, reporting = cls.name(), cls.reporting
     if reporting.split_field.partition(".")[0] not in cls.Config.model_fields:

@@ -13,7 +13,7 @@ from saei.console import say, screen
 from saei.errors import ConfigError
 
 if TYPE_CHECKING:
-    from saei.evaluation.comparison import Contrast
+    from saei.evaluation.statistics.comparison import Contrast
 
 WHAT = {
     "base": "Paired by base, the mean of its runs: the test concerns the methods, over bases like these.",
@@ -33,9 +33,9 @@ def compare_sides(patterns: Sequence[str], *, asked: bool, output: Path | None, 
             reason=f"Got {', '.join(patterns)}.",
             remedy="Name the policy with --model, or add --compare.",
         )
-    from saei.engine.evaluation_dir import finite
-    from saei.engine.sides import read_sides
-    from saei.evaluation.comparison import contrasts
+    from saei.evaluation.statistics.comparison import contrasts
+    from saei.evaluation.statistics.sides import read_sides
+    from saei.evaluation.store import finite
     from saei.report.pass_curves import draw_pass_curves, pass_curve
     from saei.runtime.files import disk_errors, write_whole
 

@@ -13,10 +13,10 @@ from saei.console import say
 from saei.errors import printable, shown
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
+    from saei.config.run import RunConfig
     from saei.data.base import Split, Task
-    from saei.engine.preview import Preview
-    from saei.engine.sifting import Sifted
+    from saei.intake.preview import Preview
+    from saei.intake.scan import Sifted
     from saei.policy import Policy
 
 Model = Annotated[
@@ -41,7 +41,7 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show examples as the model gets them: images, prompt, tokens; and how many could not be used."""
-    from saei.engine.preview import previewed
+    from saei.intake.preview import previewed
 
     config = _config(model, task, data, set_, plugin, trust)
     built: Task = config.task.build()
@@ -74,9 +74,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Look at every example, in parallel; the result is remembered, also for trainings with training.sift=true."""
-    from saei.engine.progress import progress
-    from saei.engine.sifting import CACHE, Sifted, sift
     from saei.errors import ConfigError
+    from saei.intake.scan import CACHE, Sifted, sift
+    from saei.runtime.progress import progress
 
     config = _config(model, task, data, set_, plugin, trust)
     built: Task = config.task.build()
@@ -115,7 +115,7 @@ def _config(
     trust: bool,
 ) -> RunConfig:
     from saei.cli.options import NOT_EVALUATED, policy_config
-    from saei.layers import nested
+    from saei.config.overrides import nested
 
     layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
     return policy_config(model, layers, assignments or [], plugins or [], leave_out=NOT_EVALUATED, trust=trust)

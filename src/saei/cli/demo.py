@@ -125,10 +125,10 @@ def _train(
     folder: Path, scene: Scene, sampler: Mapping[str, Any], steps: int, seed: int, assignments: list[str]
 ) -> None:
     from saei.cli.train import start
+    from saei.config.overrides import load_config
     from saei.engine import checkpoint
-    from saei.engine.rundir import RunDir
-    from saei.layers import load_config
     from saei.runtime.lock import FolderLock
+    from saei.runtime.run_dir import RunDir
 
     again = "the same command again (saei demo with the same options, or make demo)"
     found = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []

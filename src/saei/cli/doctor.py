@@ -15,7 +15,7 @@ from saei.console import say, screen
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from saei.config import RunConfig
+    from saei.config.run import RunConfig
     from saei.diagnostics.doctor import Diagnosis
     from saei.diagnostics.sizing import Memory
 
@@ -108,9 +108,9 @@ def doctor(
 
 def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
     """Return the configuration with another number of responses, half of them adversarial where the sampler mixes."""
-    from saei.config import RunConfig, dump, validate
+    from saei.config.overrides import merge, nested
+    from saei.config.run import RunConfig, dump, validate
     from saei.errors import ConfigError
-    from saei.layers import merge, nested
     from saei.samplers.dynamic import drawing
 
     if responses is None:

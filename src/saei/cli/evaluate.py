@@ -25,9 +25,9 @@ from saei.cli.options import (
 from saei.console import say, screen
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig, SamplingConfig
-    from saei.engine.benchmark import Asked
-    from saei.engine.robust import Harm
+    from saei.config.run import RunConfig, SamplingConfig
+    from saei.evaluation.benchmark import Asked
+    from saei.evaluation.robustness.run import Harm
 
 DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
@@ -140,8 +140,8 @@ def evaluate(
         return
     drawn: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     if not kept:
-        from saei.engine.benchmark import check_draws
-        from saei.layers import nested
+        from saei.config.overrides import nested
+        from saei.evaluation.benchmark import check_draws
 
         layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
         config = policy_config(model, layers, set_ or [], plugin or [], leave_out=NOT_EVALUATED, trust=trust)
@@ -169,7 +169,7 @@ def evaluate(
     _check_nucleus(drawn)
     harm = _harm(radius, base) if robust else None
     note(f"Loading {config.model.path} ...")
-    from saei.engine.benchmark import Asked
+    from saei.evaluation.benchmark import Asked
 
     asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
     sampling = config.sampling.model_copy(update=drawn)
@@ -228,8 +228,8 @@ def _check_nucleus(drawn: Mapping[str, Any]) -> None:
 
 def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bool) -> None:
     from saei.cli.result import show_result
-    from saei.engine.benchmark import run_benchmark
-    from saei.engine.progress import progress
+    from saei.evaluation.benchmark import run_benchmark
+    from saei.runtime.progress import progress
 
     with progress("Answered") as told:
         folder = run_benchmark(config, sampling, asked, told=told, note=note)
@@ -241,7 +241,7 @@ def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bo
 
 def _harm(radius: str | None, base: str | None) -> Harm:
     """Return what --radius and --base ask for; a run as base is its newest checkpoint."""
-    from saei.engine.robust import Harm
+    from saei.evaluation.robustness.run import Harm
 
     path = None if base is None else model_path(base)
     return Harm(base=path) if radius is None else Harm(_fractions(radius), path)
@@ -249,8 +249,8 @@ def _harm(radius: str | None, base: str | None) -> Harm:
 
 def _keep_robust(config: RunConfig, sampling: SamplingConfig, asked: Asked, harm: Harm, as_json: bool) -> None:
     from saei.cli.result import show_robust
-    from saei.engine.progress import progress
-    from saei.engine.robust import run_robust
+    from saei.evaluation.robustness.run import run_robust
+    from saei.runtime.progress import progress
 
     with progress("Answered") as told:
         found = run_robust(config, sampling, asked, harm, told=told, note=note)
@@ -262,7 +262,7 @@ def _keep_robust(config: RunConfig, sampling: SamplingConfig, asked: Asked, harm
 
 def _look(config: RunConfig, drawn: Mapping[str, Any], examples: int, responses: int, seed: int, as_json: bool) -> None:
     note(f"Loading {config.model.path} ...")
-    from saei.engine.measure import measure
+    from saei.evaluation.measure import measure
 
     sampling = config.sampling.model_copy(update=drawn)
     measured, metrics = measure(config, sampling, examples=examples, responses=responses, seed=seed, note=note)

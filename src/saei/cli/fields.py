@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from saei.strategy import StrategyConfig, field_docs, section_of, strategy_kind
+from saei.config.strategy import StrategyConfig, field_docs, section_of, strategy_kind
 
 
 class Row(NamedTuple):

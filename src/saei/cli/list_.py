@@ -21,7 +21,7 @@ def list_strategies(
     as_json: AsJson = False,
 ) -> None:
     """List the strategies that are installed, by kind, and where each comes from."""
-    from saei.registry import KINDS, entries, load_plugin
+    from saei.config.registry import KINDS, entries, load_plugin
 
     for name in plugin or []:
         load_plugin(name)
@@ -42,8 +42,8 @@ def list_strategies(
 
 
 def _problem(kind: str, name: str) -> str | None:
+    from saei.config.registry import load
     from saei.errors import SaeiError
-    from saei.registry import load
 
     try:
         load(kind, name)

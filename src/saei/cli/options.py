@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
+    from saei.config.run import RunConfig
 
 FLAG = " "
 """Metavar of an option that takes no value."""
@@ -41,8 +41,8 @@ def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
         ConfigError: If the task reads no data.
     """
     if task is not None and data is not None:
+        from saei.config.registry import entries, load
         from saei.errors import ConfigError
-        from saei.registry import entries, load
 
         known = task in [entry.name for entry in entries("task")]  # a plugin's task is registered later
         if known and "path" not in load("task", task).Config.model_fields:
@@ -78,16 +78,17 @@ def policy_config(
     Raises:
         SaeiError: If the run cannot be read or a field is wrong.
     """
-    from saei.layers import command_line, load_config, nested
+    from saei.config.overrides import command_line, load_config, nested
 
     folder = Path(os.path.expanduser(model))
     if not in_a_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
-    from saei.config import RunConfig, validate
-    from saei.engine import checkpoint, consent
-    from saei.engine.rundir import RunDir
-    from saei.layers import merge
-    from saei.registry import load_plugin
+    from saei.config import consent
+    from saei.config.overrides import merge
+    from saei.config.registry import load_plugin
+    from saei.config.run import RunConfig, validate
+    from saei.engine import checkpoint
+    from saei.runtime.run_dir import RunDir
 
     run = _run_of(folder)
     path = checkpoint.latest(run / "checkpoints") if run == folder else folder
@@ -112,7 +113,7 @@ def policy_config(
 
 def _replaced(section: str, value: Any, layer: Mapping[str, Any]) -> bool:
     """Return whether a layer sets another strategy in a section's place, of which it keeps nothing."""
-    from saei.strategy import typed
+    from saei.config.strategy import typed
 
     before = typed(value, None)
     if before is None or "type" not in before:

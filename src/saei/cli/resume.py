@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
-    from saei.engine.rundir import RunDir
+    from saei.config.run import RunConfig
+    from saei.runtime.run_dir import RunDir
 
 MAY_CHANGE = (
     "training.steps",
@@ -33,11 +33,11 @@ def continued(
         ConfigError: If another field would change, or the run is complete.
         CheckpointError: If the folder is no run, or the checkpoints of one that had some are gone.
     """
-    from saei.config import RunConfig, dump, validate
+    from saei.config.overrides import changed, command_line, merge
+    from saei.config.run import RunConfig, dump, validate
     from saei.engine import checkpoint
-    from saei.engine.rundir import RunDir
     from saei.errors import ConfigError
-    from saei.layers import changed, command_line, merge
+    from saei.runtime.run_dir import RunDir
 
     run, config = RunDir.open(folder, trust=trust)
     asked = validate(merge(RunConfig, dump(config), command_line(layers, assignments)))

@@ -24,9 +24,9 @@ def show(
 ) -> None:
     """Show what a strategy or a section of the configuration does, its fields and their defaults."""
     from saei.cli.fields import field_rows
-    from saei.config import SECTIONS
+    from saei.config.registry import KINDS, entries, load, load_plugin
+    from saei.config.run import SECTIONS
     from saei.errors import ConfigError, nearest
-    from saei.registry import KINDS, entries, load, load_plugin
 
     for each in plugin or []:
         load_plugin(each)

@@ -11,11 +11,10 @@ import typer
 
 from saei.cli.options import FLAG, Assignments, Plugins, Trust, task_flags
 from saei.console import say
-from saei.runtime.processes import first_process
 
 if TYPE_CHECKING:
-    from saei.config import RunConfig
-    from saei.engine.rundir import RunDir
+    from saei.config.run import RunConfig
+    from saei.runtime.run_dir import RunDir
 
 
 class Engine(StrEnum):
@@ -87,8 +86,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a policy. Without options: SaEI on the built-in model and the task bars."""
+    from saei.config.overrides import load_config, nested
     from saei.errors import ConfigError
-    from saei.layers import load_config, nested
 
     flags = {
         "model.path": model,
@@ -144,8 +143,8 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     _say(f"Loading {config.model.path} ...")
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
-    from saei.engine.interrupt import Interrupted
-    from saei.engine.ranks import leave
+    from saei.runtime.interrupt import Interrupted
+    from saei.runtime.processes import leave
 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
@@ -173,7 +172,7 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
 def _start_trl(config: RunConfig, assignments: list[str]) -> None:
     from importlib.util import find_spec
 
-    from saei.config_yaml import parse_value
+    from saei.config.yaml import parse_value
     from saei.errors import ConfigError, shown
 
     if find_spec("trl") is None:
@@ -189,12 +188,14 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
             )
         extra[name] = parse_value(value, f"--trl {name}")
     _say(f"Loading {config.model.path} ...")
-    from saei.engine.trl_run import TRLRun
+    from saei.integrations.trl.run import TRLRun
 
     _say(f"Done: {TRLRun(config, extra).train()}")
 
 
 def _say(text: str) -> None:
+    from saei.runtime.processes import first_process
+
     if first_process():
         say(text, error=True)
 

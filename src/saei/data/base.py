@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.data.reporting import Reporting
-from saei.strategy import Strategy, StrategyConfig
 from saei.types import Example
 
 Split: TypeAlias = Literal["train", "eval"]
@@ -89,3 +89,13 @@ class Template(Strategy, ABC):
         An image stands where its marker is in the question, those without a marker in front;
         ``saei.data.templates.user_turn`` does so.
         """
+
+
+def check_data(task: Task, splits: Sequence[Split] = ("train", "eval")) -> None:
+    """Read the tables of a task: their files, their columns, and that there are rows.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    for split in splits:
+        task.size(split)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
+from saei.config.strategy import Section
 from saei.errors import DataError, shown
-from saei.strategy import Section
 
 AUTO = "auto"
 

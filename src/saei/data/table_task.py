@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
 from saei.data.held_out import held_out
 from saei.data.open_image import MAX_PIXELS, open_image
 from saei.data.photos import photo_keys
 from saei.data.tables import Source, Table, looks_local, read_table
 from saei.errors import DataError
-from saei.strategy import StrategyConfig
 from saei.types import Example
 
 

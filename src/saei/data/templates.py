@@ -10,9 +10,9 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.data.markers import split_text
-from saei.strategy import StrategyConfig
 from saei.types import Example
 
 INSTRUCTION = "Think inside <think> </think>, then answer in \\boxed{}."

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config import RunConfig
+from saei.config.run import RunConfig
 from saei.diagnostics.cost import Way, keep_memory, peak_growth, race, ratio
 from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine import Trainer

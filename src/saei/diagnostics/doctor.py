@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from saei.config import RunConfig
+from saei.config.run import RunConfig
 from saei.diagnostics.examination import Examination, examine
 from saei.diagnostics.footprint import Footprint, hollow_footprint
 from saei.diagnostics.remedies import Remedy, remedies
@@ -24,8 +24,8 @@ from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
 from saei.policy import Policy
-from saei.policy.loading import BUILTIN_FOLDERS, Parts, device_of, has_weights, load_outline, load_parts
-from saei.policy.untrained import Untrained, depth, period
+from saei.policy.load.untrained import Untrained, depth, period
+from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, device_of, has_weights, load_outline, load_parts
 
 Told = Callable[[str], None]
 

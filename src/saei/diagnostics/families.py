@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.examination import TOKENS, Examination, examine
 from saei.diagnostics.tiny import tiny_parts

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from saei.config import RunConfig
+from saei.config.run import RunConfig
 from saei.diagnostics.hollow import Hollow
 from saei.diagnostics.sizing import kept_bytes
 from saei.diagnostics.synthetic import draw_responses
 from saei.interventions import Intervention
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
-from saei.policy.loading import load_parts
+from saei.policy.load.untrained import Untrained
+from saei.policy.load.weights import load_parts
 from saei.policy.module import PolicyModule
 from saei.policy.rows import prompt_arguments, prompt_row, stack
-from saei.policy.untrained import Untrained
 from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 from saei.types import Example, Grade, Response, View

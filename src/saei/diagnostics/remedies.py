@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from saei.config import RunConfig, dump, validate
+from saei.config.overrides import merge, parse_assignment
+from saei.config.run import RunConfig, dump, validate
 from saei.diagnostics.footprint import Footprint
 from saei.diagnostics.sizing import memory_of
 from saei.errors import SaeiError
-from saei.layers import merge, parse_assignment
-from saei.policy.loading import load_outline
+from saei.policy.load.weights import load_outline
 from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 

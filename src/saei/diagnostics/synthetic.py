@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from saei.config import EvaluationConfig, OutputConfig, RunConfig
+from saei.config.run import EvaluationConfig, OutputConfig, RunConfig
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
 from saei.policy import Policy
 from saei.rewards.base import Reward
-from saei.strategy import StrategyConfig
 from saei.types import Example, Grade, Response
 
 _MANY = 10**6

@@ -10,9 +10,9 @@ from transformers.utils import is_torchvision_available
 
 from saei.builtin.vocabulary import END, PAD, build_tokenizer
 from saei.diagnostics.zoo import Family
-from saei.policy.loading import Parts
-from saei.policy.processors import compose
-from saei.policy.untrained import SPREAD, scatter
+from saei.policy.load.processors import compose
+from saei.policy.load.untrained import SPREAD, scatter
+from saei.policy.load.weights import Parts
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"

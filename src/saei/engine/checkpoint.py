@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from saei.config import RunConfig
-from saei.engine.ranks import Ranks
-from saei.engine.rundir import ENGINE, RunDir
+from saei.config.run import RunConfig
 from saei.errors import CheckpointError
 from saei.policy import Policy
 from saei.runtime.checksums import WITHOUT_IT, verify_checksums, write_checksums
+from saei.runtime.processes import Ranks
+from saei.runtime.run_dir import ENGINE, RunDir
 
 STATE = "trainer.pt"
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from saei.config import RunConfig
+from saei.config.run import RunConfig
 from saei.console import screen
 from saei.errors import printable
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saei.engine.rundir import RunDir
-from saei.policy.pixels import to_image
+from saei.policy.pixels.space import to_image
 from saei.runtime.files import replacing, slug
+from saei.runtime.run_dir import RunDir
 from saei.types import ScoredGroup
 
 IMAGES = "images"

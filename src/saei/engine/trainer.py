@@ -10,41 +10,40 @@ from typing import Any
 
 import torch
 
-from saei.config import RunConfig, SamplingConfig
-from saei.data.base import Task, Template
+from saei.config.run import RunConfig, SamplingConfig
+from saei.config.strategy import observe_all, restore, state_of
+from saei.data.base import Task, Template, check_data
 from saei.engine import checkpoint
-from saei.engine.answers import answer_together
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.empty_steps import EmptySteps
-from saei.engine.grading import StepGrader
-from saei.engine.group_metrics import group_metrics, view_divergence
+from saei.engine.grader import StepGrader
 from saei.engine.imageless import Imageless
-from saei.engine.interrupt import Interrupted, StopRequest
-from saei.engine.progress import progress
-from saei.engine.ranks import claim_device, launch_options, ranks_of
-from saei.engine.readiness import check_data, check_folder, check_objective
-from saei.engine.rundir import RunDir
+from saei.engine.metrics import group_metrics, view_divergence
 from saei.engine.samples import keep_samples
 from saei.engine.schedule import Schedule
-from saei.engine.seeding import GroupSources, derive, seed_globals
-from saei.engine.sifting import CACHE, Looked, Sifted, check_end, sift
-from saei.engine.stopwatch import PHASES, Stopwatch
-from saei.engine.stream import ViewStream
-from saei.engine.trackers import Trackers, check_trackers
 from saei.engine.update import Updater
 from saei.errors import CheckpointError, TrainingError, cause_of
 from saei.evaluation.accuracy import accuracy_metrics
+from saei.evaluation.answers import answer_together
 from saei.evaluation.fresh import Answered
 from saei.evaluation.probe import probe_metrics
+from saei.intake.scan import CACHE, Looked, Sifted, check_end, sift
+from saei.intake.stream import ViewStream
 from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
-from saei.objectives.base import Objective
+from saei.objectives.base import Objective, check_objective
 from saei.policy import Policy
-from saei.policy.loading import BUILTIN_FOLDERS, Parts, load_parts
+from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
 from saei.rewards.base import Reward
-from saei.runtime.processes import first_process
+from saei.runtime.files import check_folder
+from saei.runtime.interrupt import Interrupted, StopRequest
+from saei.runtime.processes import claim_device, first_process, launch_options, ranks_of
+from saei.runtime.progress import progress
+from saei.runtime.run_dir import RunDir
+from saei.runtime.seeds import GroupSources, derive, seed_globals
+from saei.runtime.stopwatch import PHASES, Stopwatch
+from saei.runtime.trackers import Trackers, check_trackers
 from saei.samplers.base import Sampler, SamplingContext
-from saei.strategy import observe_all, restore, state_of
 from saei.types import ScoredGroup, View
 
 LARGE = 50_000_000

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saei.config import TrainingConfig
-from saei.engine.group_metrics import joined
-from saei.engine.ranks import Ranks
+from saei.config.run import TrainingConfig
+from saei.engine.metrics import joined
 from saei.engine.schedule import Schedule
-from saei.engine.seeding import derive
-from saei.entropy.base import Selector
+from saei.entropy.selectors.base import Selector
 from saei.errors import TrainingError
 from saei.evaluation.metrics import mean
 from saei.interventions.stats import token_stats
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.policy import Policy, Scores
+from saei.runtime.processes import Ranks
+from saei.runtime.seeds import derive
 from saei.types import TrainGroup
 
 
@@ -197,7 +197,7 @@ class Updater:
             cap_R=column([weight.cap for weight in weights]),
             **counts,
             max_new_tokens=self._policy.sampling.max_new_tokens,
-            entropy_RT=_stack([entropy_of(own) for own in scores]) if "entropy" in needs else None,
+            entropy_RT=_stack([own.entropies() for own in scores]) if "entropy" in needs else None,
             reference_logp_RT=constant([one.reference_logp_NT for one in batch]),
         )
 
@@ -242,12 +242,6 @@ def _rows(groups: Sequence[TrainGroup]) -> Iterator[tuple[TrainGroup, int]]:
     for group in groups:
         for view in range(len(group.group.views)):
             yield from ((group, n) for n, where in enumerate(group.group.updated_on) if where == view)
-
-
-def entropy_of(scores: Scores) -> Tensor:
-    """Return the entropies ``[N, T]`` that scores were asked for."""
-    assert scores.entropy_NT is not None
-    return scores.entropy_NT
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

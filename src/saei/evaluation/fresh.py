@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.policy import Policy
 from saei.rewards.base import Attempt, Reward
 from saei.types import Grade, Response, View

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from saei.config.strategy import Strategy
 from saei.interventions.context import SamplingContext
 from saei.policy import Scores
-from saei.strategy import Strategy
 from saei.types import Response, ScoredGroup, View
 
 

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Criterion
 from saei.policy import Scores
-from saei.strategy import StrategyConfig
 
 
 class Entropy(Criterion):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Gate
 from saei.interventions.context import SamplingContext
-from saei.strategy import StrategyConfig
 from saei.types import Response, View
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Guard
 from saei.interventions.context import SamplingContext
-from saei.strategy import StrategyConfig
 from saei.types import ScoredGroup
 
 

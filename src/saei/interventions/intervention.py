@@ -10,17 +10,17 @@ from pydantic import Field
 from torch import Tensor
 
 from saei.attacks.base import Attack, BlockSpace, Point, Space
-from saei.entropy.base import Selector
-from saei.entropy.summary import selection_summary
+from saei.config.registry import AttackField, CriterionField, GateField, GuardField, SelectorField, StrengthField
+from saei.config.strategy import Section, Strategy
+from saei.entropy.selectors.base import Selector
+from saei.entropy.selectors.summary import selection_summary
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength
 from saei.interventions.context import SamplingContext
 from saei.interventions.originals import redrawing
 from saei.interventions.stats import check_needs, token_stats
 from saei.policy import Policy
-from saei.policy.pixels import GRID
-from saei.registry import AttackField, CriterionField, GateField, GuardField, SelectorField, StrengthField
-from saei.strategy import Section, Strategy
+from saei.policy.pixels.space import GRID
 from saei.types import Response, View
 
 

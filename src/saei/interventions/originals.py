@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from saei.data.open_image import to_rgb
-from saei.policy.pixels import PixelSpace, to_image
+from saei.policy.pixels.space import PixelSpace, to_image
 
 
 def redrawing(

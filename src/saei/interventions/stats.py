@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from saei.entropy.base import TokenStats
+from saei.entropy.selectors.base import TokenStats
 from saei.errors import ConfigError, nearest
 from saei.policy import Policy
 from saei.types import Response, View

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from saei.config.strategy import Frac, StrategyConfig
 from saei.interventions.base import Strength
-from saei.strategy import Frac, StrategyConfig
 
 
 class Constant(Strength):

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from saei.strategy import Section
+from saei.config.strategy import Section
 from saei.types import ScoredGroup, TrainGroup
 
 Array: TypeAlias = NDArray[np.float64]

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
+from saei.config.registry import OptionalSelectorField, TermField
+from saei.config.strategy import Strategy, StrategyConfig
+from saei.errors import ConfigError, nearest
 from saei.objectives.advantages import AdvantageConfig
 from saei.objectives.aggregation import response_mean
-from saei.registry import OptionalSelectorField, TermField
-from saei.strategy import Strategy, StrategyConfig
 
 Aggregate: TypeAlias = Callable[[Tensor], Tensor]
 """From one value per response token, ``[R, T]``, to one number, weighing tokens as the objective does."""
@@ -166,3 +167,17 @@ class Objective(Strategy, ABC):
             value = value + extra.value
             metrics |= {f"{term.name()}/{name}": number for name, number in extra.metrics.items()}
         return Loss(value, metrics)
+
+
+def check_objective(objective: Objective) -> None:
+    """Refuse an objective that asks for what the update cannot compute.
+
+    Raises:
+        ConfigError: Naming the need and the known ones.
+    """
+    for need in sorted(objective.needs - NEEDS):
+        raise ConfigError(
+            "An objective and its terms need what the update computes.",
+            reason=f"'{objective.name()}' asks for '{need}'.",
+            remedy=nearest(need, NEEDS),
+        )

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from saei.config.strategy import StrategyConfig
 from saei.objectives.aggregation import per_response
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
-from saei.strategy import StrategyConfig
 
 
 class EntropyBonus(Term):

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from saei.config.strategy import StrategyConfig
 from saei.objectives.aggregation import per_response
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.view_weight import view_weight
-from saei.strategy import StrategyConfig
 
 
 class KL(Term):

@@ -12,16 +12,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from saei.config import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, ModelError, shown
-from saei.policy.adapters import SwitchedOff, save_adapter
 from saei.policy.backbone import find_readout, pixel_dtype
-from saei.policy.loading import Parts, load_parts
+from saei.policy.load.adapters import SwitchedOff, save_adapter
+from saei.policy.load.processors import compose, has_limits, save_processor
+from saei.policy.load.weights import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
-from saei.policy.pixels import PixelSpace, to_image
+from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prefix import Grad, Prefix
-from saei.policy.processors import compose, has_limits, save_processor
 from saei.policy.prompts import Prompt, Prompts
 from saei.policy.sharing import why_not_shared
 from saei.types import CLEAN, Example, View

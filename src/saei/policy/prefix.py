@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saei.config import SamplingConfig
+from saei.config.run import SamplingConfig
 from saei.policy.cache import make_room
 from saei.policy.decoding import Draw, decode, uniforms
 from saei.policy.module import Continuation, NextToken, Targets
@@ -48,6 +48,11 @@ class Scores:
     logp_NT: Tensor
     entropy_NT: Tensor | None
     mask_NT: Tensor
+
+    def entropies(self) -> Tensor:
+        """Return ``entropy_NT`` of scores that were asked for it."""
+        assert self.entropy_NT is not None
+        return self.entropy_NT
 
 
 class Prefix:

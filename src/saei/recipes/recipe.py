@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from saei.config_yaml import write_yaml
+from saei.config.yaml import write_yaml
 from saei.errors import ConfigError
 from saei.recipes.values import (
     ASSUMED,

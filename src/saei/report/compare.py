@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saei.engine.rundir import RunDir
 from saei.runtime.files import replacing
+from saei.runtime.run_dir import RunDir
 
 PANELS = (
     ("eval/accuracy", "sampled accuracy", "share right"),

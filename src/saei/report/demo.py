@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from saei.engine.rundir import read_jsonl
 from saei.engine.samples import last_pictures
 from saei.report.compare import COLOURS, Curve, read_curve
 from saei.runtime.files import replacing
+from saei.runtime.run_dir import read_jsonl
 
 Panel = tuple[str, str, str]
 """Metric, title and unit."""

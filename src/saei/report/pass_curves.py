@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from saei.evaluation.comparison import Side
 from saei.evaluation.metrics import mean
-from saei.evaluation.pass_at import chosen_ks, pass_at
+from saei.evaluation.statistics.comparison import Side
+from saei.evaluation.statistics.pass_at import chosen_ks, pass_at
 from saei.report.compare import COLOURS
 from saei.runtime.files import replacing
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from saei.config.strategy import StrategyConfig
 from saei.rewards.base import Attempt, Reward, Weight
 from saei.rewards.graders.grading import answer_type, check_gold, grade_answers
 from saei.rewards.graders.workers import TIME_LIMIT_S
 from saei.rewards.judge import Judge, JudgeClient, Opinion
-from saei.strategy import StrategyConfig
 from saei.types import Example, Grade
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from pydantic import Field
 
-from saei.strategy import Strategy
+from saei.config.strategy import Strategy
 from saei.types import Example, Grade
 
 Weight: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6)]

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from saei.config.registry import load_file
+from saei.config.strategy import StrategyConfig
 from saei.errors import PluginLoadError, TrainingError, cause_of, shown
-from saei.registry import load_file
 from saei.rewards.base import Reward
-from saei.strategy import StrategyConfig
 from saei.types import Example, Grade
 
 

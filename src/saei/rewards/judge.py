@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, SecretStr, field_validator
 
+from saei.config.strategy import Section
 from saei.errors import ConfigError, TrainingError, shown
 from saei.rewards.graders.key import AnswerType
 from saei.rewards.graders.verdict import Verdict
-from saei.strategy import Section
 from saei.types import Example
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from saei.config.strategy import StrategyConfig
 from saei.rewards.base import Attempt, Reward
-from saei.strategy import StrategyConfig
 from saei.types import Example, Grade
 
 

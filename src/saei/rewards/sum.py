@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from saei.registry import RewardField
+from saei.config.registry import RewardField
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.rewards.base import Attempt, Reward, Weight
-from saei.strategy import Strategy, StrategyConfig
 from saei.types import Example, Grade
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from saei.errors import CheckpointError
+from saei.errors import CheckpointError, ConfigError
 
 RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
 """Names of devices on Windows, whatever the extension."""
@@ -98,3 +98,21 @@ def json_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
             except (ValueError, RecursionError):  # cut off, overwritten, or brackets without end
                 value = None
             yield line, value if isinstance(value, dict) else None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written or made; nothing is.
+
+    Raises:
+        ConfigError: Naming what stands in the way.
+    """
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        reason = f"{existing} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{existing} cannot be written"
+    else:
+        return
+    raise ConfigError(
+        "Results are written into a folder.", reason=f"{reason}.", remedy="Give another --output, or set output.root."
+    )

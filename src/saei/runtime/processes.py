@@ -1,10 +1,177 @@
-"""The processes that a launcher started together."""
+"""The processes of a run: who takes which groups, what they tell each other, how gradients are added up."""
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from saei.config.run import RunConfig, TrainingConfig
+from saei.errors import ConfigError, SaeiError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others. Responses and rewards take unequal time; NCCL's own 10 minutes are short."""
 
 
 def first_process() -> bool:
     """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
     return os.environ.get("RANK", "0") == "0"
+
+
+class Ranks:
+    """The processes of a run, of which this is one; alone, nothing here does anything.
+
+    ``gather``, ``total``, ``any``, ``once`` and ``add_up_gradients`` are collective: every process has to call them,
+    equally often and in the same order. What decides how often must therefore be the same everywhere.
+
+    Args:
+        count: Processes.
+        rank: Number of this one; 0 writes the run's folder.
+    """
+
+    def __init__(self, count: int = 1, rank: int = 0) -> None:
+        self.count = count
+        self.rank = rank
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and shows."""
+        return self.rank == 0
+
+    def seeds_per_group(self, config: TrainingConfig) -> bool:
+        """Return whether groups have sources of randomness of their own, as those of several processes always do."""
+        return config.seed_per == "group" or self.count > 1
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part; the parts of all, in order of rank, are the whole and differ by one at most."""
+        start, end = (len(items) * rank // self.count for rank in (self.rank, self.rank + 1))
+        return items[start:end]
+
+    def gather(self, value: T) -> list[T]:
+        """Return every process's value, in order of rank; tensors have to be on the CPU."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def total(self, number: int) -> int:
+        """Return the sum of every process's number."""
+        return sum(self.gather(number))
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is up in some process."""
+        return any(self.gather(flag))
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Let the first process work and return its result everywhere; no process goes on before.
+
+        The others get a copy, the first process the very object.
+
+        Raises:
+            SaeiError: Everywhere, what the work raised.
+        """
+        if self.count == 1:
+            return work()
+        result: Any = None
+        if self.main:
+            try:
+                result = work()
+            except SaeiError as error:
+                result = error
+        found = self.gather(result)[0]
+        if isinstance(found, SaeiError):
+            raise found
+        return result if self.main else found  # type: ignore[no-any-return]  # it went through a pickle
+
+    def alone(self, module: Any) -> AbstractContextManager[Any]:
+        """Return a context in which backward passes through a prepared module wait for no other process."""
+        return module.no_sync() if self.count > 1 else nullcontext()
+
+    def add_up_gradients(self, accelerator: Any, module: Any, parameters: Sequence[Tensor]) -> None:
+        """Give every process the mean over processes of the gradients that each has accumulated by itself.
+
+        The wrapper of ``accelerator.prepare`` reduces in a backward pass that reaches every parameter, and each
+        process has to make the same number of them, however many groups it has. So all work is done by itself, and
+        one pass of value zero through all parameters follows, also where a process has no group.
+        """
+        if self.count == 1:
+            return
+        used = self.gather([parameter.grad is not None for parameter in parameters])
+        accelerator.backward(module(None), inputs=list(parameters))
+        for parameter, *flags in zip(parameters, *used, strict=True):
+            if not any(flags):  # as in one process, the optimiser passes over what nothing depended on
+                parameter.grad = None
+
+
+def claim_device() -> None:
+    """Make this process's own accelerator the current one, before a model is loaded onto it."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def launch_options() -> dict[str, Any]:
+    """Return what the accelerator has to know for several processes; alone it makes no difference."""
+    from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    # Buffers are constants here, and to send them would make every forward pass wait for the other processes. torch
+    # has a new name for the option, accelerate not yet.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    wrapper = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return {
+        "kwargs_handlers": [wrapper, InitProcessGroupKwargs(timeout=PATIENCE)],
+    }
+
+
+def ranks_of(accelerator: Any, config: RunConfig) -> Ranks:
+    """Return the processes that a run was launched in.
+
+    Raises:
+        ConfigError: If the run cannot be done so.
+    """
+    from accelerate.utils import DistributedType
+
+    count = accelerator.num_processes
+    kind = accelerator.distributed_type
+    if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise ConfigError(
+            "saei's own engine keeps a whole model in each process.",
+            reason=f"It was launched for {kind.value}. Processes that share one model's weights have to make the same "
+            "passes at the same time, and their groups differ in the length of responses and in which are attacked.",
+            remedy="Use torchrun or accelerate launch --multi_gpu; model.lora and model.freeze save memory.",
+        )
+    if count > config.training.prompts_per_step:
+        raise ConfigError(
+            "Each process takes one group of a step at least.",
+            reason=f"training.prompts_per_step is {config.training.prompts_per_step}; {count} processes were launched.",
+            remedy="Raise training.prompts_per_step or launch fewer.",
+        )
+    if count > 1 and ":" in config.model.device:
+        raise ConfigError(
+            "Each process takes a device of its own.",
+            reason=f"model.device is '{config.model.device}', and {count} processes were launched.",
+            remedy="Leave model.device at auto.",
+        )
+    return Ranks(count, accelerator.process_index)
+
+
+def leave() -> None:
+    """Take leave of the other processes; nothing may hold a prepared module any more.
+
+    Threads of the process group need the interpreter's lock to free the tensors of their last messages. A group that a
+    wrapped module holds last is freed under that lock and waits for them for ever; threads of one that is left to the
+    interpreter's end find the lock gone and abort. Destroyed here, after the wrappers, it is freed without the lock.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # wrapper and hooks refer to each other
+        dist.destroy_process_group()

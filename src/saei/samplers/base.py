@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from saei.config.strategy import Strategy
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
-from saei.strategy import Strategy
 from saei.types import Group, ScoredGroup, View
 
 __all__ = ["Sampler", "SamplingContext"]

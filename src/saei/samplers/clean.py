@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from saei.config.strategy import StrategyConfig
 from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingContext
-from saei.strategy import StrategyConfig
 from saei.types import Group, View
 
 

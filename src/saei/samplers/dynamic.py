@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from saei.config.registry import SamplerField
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions import InterventionConfig
 from saei.policy import Policy
-from saei.registry import SamplerField
 from saei.samplers.base import Sampler, SamplingContext
-from saei.strategy import Strategy, StrategyConfig
 from saei.types import Group, ScoredGroup, View
 
 

@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.policy import Policy
 from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingContext
-from saei.strategy import Strategy, StrategyConfig
 from saei.types import Group, Response, ScoredGroup, View, ViewWeight
 
 

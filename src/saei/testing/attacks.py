@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saei.attacks.base import Attack, BlockSpace, Point, Space
-from saei.strategy import Strategy, StrategyConfig
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
 
 EXAMPLES = (0, 1, 1, 2)

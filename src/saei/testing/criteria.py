@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Criterion
 from saei.policy import Scores
-from saei.strategy import Strategy, StrategyConfig
 from saei.testing.rules import config_of, random_state_untouched, require
 
 LENGTHS = (4, 1, 5, 2)

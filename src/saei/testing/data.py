@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.data.base import Split, Task, Template
 from saei.data.markers import MARKER
 from saei.rewards.base import Attempt, Reward
-from saei.strategy import Strategy, StrategyConfig
 from saei.testing.rules import config_of, random_state_untouched, require
 from saei.types import Example
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.objectives.aggregation import response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
-from saei.strategy import Strategy, StrategyConfig
 from saei.testing.objective_inputs import LENGTHS, OPTIONAL, copies, objective_inputs, padded, some_rows
 from saei.testing.rules import changed, config_of, random_state_untouched, require
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from saei.registry import entries, load
-from saei.strategy import Strategy, StrategyConfig
+from saei.config.registry import entries, load
+from saei.config.strategy import Strategy, StrategyConfig
 
 
 def registered(kind: str) -> list[StrategyConfig]:

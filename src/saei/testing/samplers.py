@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saei.config.strategy import Strategy, StrategyConfig, observe_all, restore, state_of
 from saei.policy import Policy
-from saei.policy.pixels import to_image
+from saei.policy.pixels.space import to_image
 from saei.samplers.base import Sampler, SamplingContext
-from saei.strategy import Strategy, StrategyConfig, observe_all, restore, state_of
 from saei.testing.rules import config_of, random_state_untouched, require, seeded
 from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
 

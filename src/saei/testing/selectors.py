@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saei.entropy.base import Selector, TokenStats
-from saei.strategy import Strategy, StrategyConfig
+from saei.config.strategy import Strategy, StrategyConfig
+from saei.entropy.selectors.base import Selector, TokenStats
 from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
 
 LENGTHS = (4, 0, 5, 1, 2, 5)

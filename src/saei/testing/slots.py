@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Gate, Guard, Strength
 from saei.interventions.context import SamplingContext
-from saei.strategy import Strategy, StrategyConfig
 from saei.testing.rules import config_of, random_state_untouched, require, seeded
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 

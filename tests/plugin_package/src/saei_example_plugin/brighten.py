@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saei.attacks.ball import project, snap
 from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space
-from saei.strategy import Frac, StrategyConfig
+from saei.config.strategy import Frac, StrategyConfig
 
 
 class Brighten(Attack):

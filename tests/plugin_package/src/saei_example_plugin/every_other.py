@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saei.entropy.base import Selector, TokenStats
+from saei.entropy.selectors.base import Selector, TokenStats
 
 
 class EveryOther(Selector):

@@ -1,0 +1,1 @@
+"""Names and YAML to frozen settings: strategies, the registry, a run's sections, overrides, errors."""

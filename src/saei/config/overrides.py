@@ -1,0 +1,191 @@
+"""The layers of a configuration: defaults < file < flags < ``--set``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from saei.config.registry import load, load_plugin
+from saei.config.run import RunConfig, validate
+from saei.config.strategy import default_type, section_of, strategy_kind, type_of, typed
+from saei.config.yaml import MAX_DEPTH, parse_value, read_yaml
+from saei.errors import ConfigError, shown
+
+ALIASES: Mapping[str, str] = {
+    "intervention": "sampler.intervention",
+    "selector": "sampler.intervention.selector",
+    "criterion": "sampler.intervention.criterion",
+    "attack": "sampler.intervention.attack",
+    "strength": "sampler.intervention.strength",
+    "gate": "sampler.intervention.gate",
+    "guard": "sampler.intervention.guard",
+    "advantage": "objective.advantage",
+}
+"""First words of paths, in files and in ``--set``, that stand for a longer path."""
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Turn ``attack.step=4/255`` into a nested mapping; values are YAML, the first word may be an alias.
+
+    Raises:
+        ConfigError: If there is no ``=`` or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    words = path.strip().split(".")
+    if not equals or not all(words) or len(words) > MAX_DEPTH:
+        raise ConfigError(
+            "--set takes PATH=VALUE.", reason=f"Got '{shown(text)}'.", remedy="For example --set attack.steps=2."
+        )
+    return nested(path.strip(), parse_value(value, f"--set {path}"))
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """Return ``{"a": {"b": value}}`` for ``a.b``, aliases expanded."""
+    first, _, rest = path.partition(".")
+    words = [*ALIASES.get(first, first).split("."), *(rest.split(".") if rest else [])]
+    for word in reversed(words):
+        value = {word: value}
+    return dict(value)
+
+
+def together(
+    settings: Iterable[Mapping[str, Any]], *, where: str, last_wins: bool = False, paths: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return what several settings of one layer say, the same in whatever order they stand.
+
+    ``attack.steps=3`` and ``attack.type=fgsm`` are one mapping: neither drops the other.
+
+    Args:
+        settings: Nested mappings.
+        where: Names the layer in errors.
+        last_wins: Whether a later setting may replace an earlier one of the same field.
+        paths: Where the mappings stand.
+
+    Raises:
+        ConfigError: If a setting would drop another.
+    """
+    whole: dict[str, Any] = {}
+    for setting in settings:
+        for key, value in setting.items():
+            both = (whole[key], value) if key in whole else ()
+            if any(isinstance(one, Mapping) for one in both):
+                # A strategy's name stands for its type.
+                mappings = [{"type": one} if isinstance(one, str) else one for one in both]
+                if not all(isinstance(one, Mapping) for one in mappings):
+                    raise _dropped(where, (*paths, key), *both)
+                value = together(mappings, where=where, last_wins=last_wins, paths=(*paths, key))
+            elif both and both[0] != value and not last_wins:
+                raise ConfigError(
+                    f"{where} sets each field once.",
+                    reason=f"{'.'.join((*paths, key))} is {shown(repr(both[0]))} and {shown(repr(value))}.",
+                    remedy="Leave one of them out.",
+                )
+            whole[key] = value
+    return whole
+
+
+def _dropped(where: str, path: tuple[str, ...], *both: Any) -> ConfigError:
+    name = ".".join(path)
+    below, value = both if isinstance(both[0], Mapping) else both[::-1]
+    return ConfigError(
+        "No setting drops another.",
+        reason=f"{where} sets {name} to {shown(repr(value))} and also {name}.{next(iter(below), '')}.",
+        remedy="Leave one of them out.",
+    )
+
+
+def command_line(flags: Iterable[Mapping[str, Any]], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the layer that a command's flags and ``--set`` are; ``--set`` goes over a flag of the same field.
+
+    Raises:
+        ConfigError: If one of them would drop another.
+    """
+    where = "The command line"
+    return together([*flags, *map(parse_assignment, assignments)], where=where, last_wins=True)
+
+
+def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one layer over another: another ``type`` replaces a strategy's section, the same type keeps its fields."""
+    merged = dict(base)
+    for key, value in over.items():
+        if key not in section.model_fields:
+            merged[key] = value
+            continue
+        kind = strategy_kind(section, key)
+        if kind is None:
+            inner = section_of(section.model_fields[key].annotation)
+            if inner is not None and isinstance(value, Mapping):
+                below = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
+                value = merge(inner, _mapping(below), value)
+            merged[key] = value
+            continue
+        default = default_type(section, key)
+        current = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
+        below = typed(current, default)
+        above = typed(value, default and type_of(current, default))
+        if below is None or above is None or below.get("type") != above.get("type"):
+            merged[key] = value if above is None else above
+        else:
+            merged[key] = merge(load(kind, above["type"]).Config, below, above)
+    return merged
+
+
+def load_config(
+    *,
+    file: Path | None = None,
+    flags: Iterable[Mapping[str, Any]] = (),
+    assignments: Iterable[str] = (),
+    plugins: Iterable[str] = (),
+) -> RunConfig:
+    """Read a run's configuration from its layers: defaults < file < flags < assignments.
+
+    Raises:
+        ConfigError: Naming the field, the offending value and the remedy.
+        PluginLoadError: If a requested plugin does not import.
+    """
+    written = [nested(key, value) for key, value in read_yaml(file).items()] if file else []
+    below = together(written, where=str(file))
+    above = command_line(flags, assignments)
+    requested = [
+        *_plugins([below], file.parent if file else Path()),
+        *_plugins([above, {"plugins": list(plugins)}], Path()),
+    ]
+    for plugin in requested:
+        load_plugin(plugin)
+    data: dict[str, Any] = {}
+    for layer in (below, above):
+        data = merge(RunConfig, data, layer)
+    if requested:
+        data["plugins"] = list(dict.fromkeys(requested))
+    return validate(data)
+
+
+def _plugins(layers: Iterable[Mapping[str, Any]], home: Path) -> list[str]:
+    """Return the plugins that layers ask for; files as absolute paths, so that a resumed run finds them anywhere."""
+    names: list[str] = []
+    for layer in layers:
+        value = layer.get("plugins")
+        names += [value] if isinstance(value, str) else map(str, value) if isinstance(value, list) else []
+    return [os.path.realpath(home / os.path.expanduser(name)) if name.endswith(".py") else name for name in names]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value if isinstance(value, Mapping) else {}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted paths of the fields in which two dumped configurations differ."""
+    paths = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            paths += changed(old, new, f"{prefix}{key}.")
+        elif old != new:
+            paths.append(f"{prefix}{key}")
+    return paths

@@ -1,0 +1,101 @@
+"""What is logged about a step's groups, always apart by origin."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import stdev
+from typing import TypeVar
+
+import torch
+
+from saei.evaluation.metrics import mean
+from saei.objectives.kl import k3
+from saei.policy import Policy
+from saei.runtime.processes import Ranks
+from saei.types import CLEAN, UNTOUCHED, Group, ScoredGroup
+
+T = TypeVar("T")
+
+
+def group_metrics(
+    scored: Sequence[ScoredGroup], ranks: Ranks | None = None, *, graded: bool = False
+) -> dict[str, float]:
+    """Return reward and its parts, accuracy, length, truncated share and entropy, variance, and the interventions'.
+
+    Zero variance is counted on accuracy, all right and all wrong apart: a format reward would hide it. Under a graded
+    reward it is the share of groups whose rewards are all equal.
+
+    Args:
+        scored: This process's groups.
+        ranks: The processes whose groups are meant, all; None for this one alone.
+        graded: Rewards are numbers between right and wrong.
+    """
+    ranks = ranks or Ranks()
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in scored:
+        for n, (response, grade) in enumerate(zip(one.group.responses, one.grades, strict=True)):
+            numbers = {
+                "reward": grade.reward,
+                "accuracy": float(grade.correct),
+                "length": float(len(response)),
+                "truncated": float(response.truncated),
+                "entropy": float(response.entropy_T.mean()) if len(response) else 0.0,
+            }
+            for name, number in grade.parts.items():
+                values[f"parts/{name}"].append(number)
+            for name, number in numbers.items():
+                values[name].append(number)
+                values[f"{one.group.origin(n)}/{name}"].append(number)
+        values["all_right"].append(float(all(grade.correct for grade in one.grades)))
+        values["all_wrong"].append(float(not any(grade.correct for grade in one.grades)))
+        values["equal_rewards"].append(float(len(set(one.rewards)) <= 1))
+        values["reward_std"].append(stdev(one.rewards) if len(one.rewards) > 1 else 0.0)
+        for name, number in one.group.metrics.items():
+            values[f"intervention/{name}"].append(number)
+    found = {name: mean(numbers) for name, numbers in joined(ranks.gather(dict(values))).items()}
+    equal = found.pop("equal_rewards")
+    found["zero_variance"] = equal if graded else found["all_right"] + found["all_wrong"]
+    groups = ranks.total(len(scored))
+    left_alone = Counter(
+        reason for own in ranks.gather([one.group.untouched for one in scored]) for reason in own if reason
+    )
+    found["untouched"] = sum(left_alone.values()) / groups
+    reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
+    return found | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
+
+
+def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
+    """Return the lists of several mappings, joined by name."""
+    whole: dict[str, list[T]] = {}
+    for part in parts:
+        for name, values in part.items():
+            whole.setdefault(name, []).extend(values)
+    return whole
+
+
+@torch.no_grad()
+def view_divergence(policy: Policy, groups: Sequence[Group], ranks: Ranks | None = None) -> dict[str, float]:
+    """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
+
+    Estimated on the intervened view's own responses by the mean of Schulman's k3 over their tokens. Costs one scoring
+    of those responses.
+    """
+    views, responses, origins = [], [], []
+    for group in groups:
+        own = [n for n, view in enumerate(group.sampled_from) if group.views[view].origin != CLEAN]
+        if own:
+            views.append(group.views[0])
+            responses.append([group.responses[n] for n in own])
+            origins.append([group.origin(n) for n in own])
+    scores = []
+    if views:
+        with policy.open(views) as prefix:
+            scores = prefix.score(responses, with_entropy=False)
+    by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
+    for score, own_responses, own_origins in zip(scores, responses, origins, strict=True):
+        for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):
+            clean_logp_T = score.logp_NT[n, : len(response)]
+            by_origin[origin].append(k3(clean_logp_T - response.behaviour_logp_T).cpu())
+    everywhere = joined((ranks or Ranks()).gather(dict(by_origin)))
+    return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}

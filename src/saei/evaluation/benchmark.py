@@ -1,0 +1,234 @@
+"""Evaluating a policy on a benchmark: settings, the run over its examples, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from saei.config.run import ModelConfig, RunConfig, SamplingConfig
+from saei.data.base import Task
+from saei.data.table_task import TableTask
+from saei.errors import ConfigError, DataError
+from saei.evaluation.drawing import Answering, Move, Plan
+from saei.evaluation.metrics import mean
+from saei.evaluation.records import Record, items
+from saei.evaluation.statistics.pass_at import RULE, chosen_ks
+from saei.evaluation.statistics.scores import Score, all_scores
+from saei.evaluation.store import EvaluationDir, default_dir, model_settings
+from saei.intake.scan import DROPPED
+from saei.policy import Policy
+from saei.runtime.provenance import versions
+
+GENERATED = 128
+"""Examples of a task without end that are evaluated on where no number is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an evaluation is asked to do.
+
+    Attributes:
+        examples: How many of the first examples; None for all.
+        responses: Responses to each.
+        seed: Seed of the draws.
+        batch: Responses drawn together.
+        pass_at: The k of pass@k; empty for powers of two.
+        output: Folder; None for one named after the settings.
+    """
+
+    examples: int | None = None
+    responses: int = 1
+    seed: int = 0
+    batch: int = 64
+    pass_at: tuple[int, ...] = ()
+    output: Path | None = None
+
+
+class Benchmark:
+    """One benchmark and one policy, before anything is answered.
+
+    Args:
+        config: Model, task, template and reward.
+        sampling: How responses are drawn.
+        asked: What to do.
+
+    Raises:
+        SaeiError: If the data cannot be used, or options do not fit each other.
+
+    Attributes:
+        task: The benchmark.
+        settings: Everything that decides what is answered and how it is graded.
+        reward: What grades.
+    """
+
+    def __init__(self, config: RunConfig, sampling: SamplingConfig, asked: Asked) -> None:
+        self._ks = chosen_ks(asked.pass_at, asked.responses)
+        check_draws(asked.responses, sampling.temperature)
+        self.config, self.sampling, self._asked = config, sampling, asked
+        self.task = config.task.build()
+        self.reward = config.reward.build()
+        size = self.task.size("eval")
+        count = min(asked.examples or size, size) if size is not None else asked.examples or GENERATED
+        self._plan = Plan(count, asked.responses, asked.seed, asked.batch)
+        self.settings = _settings(config, sampling, self.task, self._plan)
+
+    @property
+    def folder(self) -> Path:
+        """The folder asked for, or one named after the settings."""
+        return self._asked.output or default_dir(self.settings, self.config.output.root)
+
+    def load(self, model: ModelConfig | None = None) -> Policy:
+        """Return the policy, or that of another model in its place.
+
+        Raises:
+            ModelError: If it does not load.
+        """
+        config = self.config
+        return Policy.load(
+            model or config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy
+        )
+
+    def evaluate(
+        self, folder: EvaluationDir, policy: Policy, *, move: Move = list, told: Callable[[int, int], None]
+    ) -> dict[str, Any]:
+        """Answer what a begun folder lacks, and write and return the result.
+
+        Args:
+            folder: The evaluation's folder.
+            policy: The policy.
+            move: Changes the views that the policy looks at.
+            told: Is told how many of how many examples are done.
+
+        Raises:
+            DataError: If too many examples cannot be used.
+        """
+        answering = Answering(
+            policy,
+            self.task,
+            self.reward,
+            self.sampling,
+            self._plan,
+            folder,
+            max_bad_share=self.config.training.max_bad_share,
+            move=move,
+        )
+        spent = answering.run(told)
+        records, left_out = folder.records(), folder.left_out()
+        if not records:
+            raise DataError(
+                "Evaluation needs at least one usable example.",
+                reason=f"None of {self._plan.examples} is; the first: {left_out[0].report}",
+                remedy="Mend the data, or choose another split.",
+            )
+        if spent["answers"] == 0 and folder.complete:  # it was answered before; only scores are taken anew
+            spent = folder.result()["time"]
+        reporting = self.task.reporting
+        result = {
+            "scores": [_plain(one) for one in all_scores(items(records), reporting.score, self._ks)],
+            "agreement": reporting.agreement,
+            "notes": _notes(records, self._ks, len(left_out)),
+            "examples": len({one.number for one in records}),
+            "answers": len(records),
+            "left_out": len(left_out),
+            "length": mean([float(one.tokens) for one in records]),
+            "truncated": mean([float(one.truncated) for one in records]),
+            "unreadable": mean([float(one.answer is None) for one in records]),
+            "time": spent,
+            "versions": versions(),
+            "commit": getattr(policy.model.config, "_commit_hash", None),
+            "settings": folder.settings(),
+        }
+        folder.finish(result)
+        return result
+
+
+def run_benchmark(
+    config: RunConfig,
+    sampling: SamplingConfig,
+    asked: Asked,
+    *,
+    told: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> EvaluationDir:
+    """Evaluate, or go on with an evaluation of the same settings, and return its folder with the result in it.
+
+    Args:
+        config: Model, task, template and reward.
+        sampling: How responses are drawn.
+        asked: What to do.
+        told: Is told how many of how many examples are done.
+        note: Is told what the user should know.
+
+    Raises:
+        SaeiError: If data or model cannot be used, or the folder belongs to another evaluation.
+    """
+    benchmark = Benchmark(config, sampling, asked)
+    for text in benchmark.task.notes():
+        note(text)
+    folder = EvaluationDir(benchmark.folder)
+    folder.check(benchmark.settings)
+    policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
+    folder.begin(benchmark.settings)
+    with folder.lock:
+        note(f"Answers: {folder.path}")
+        benchmark.evaluate(folder, policy, told=told)
+    return folder
+
+
+def check_draws(responses: int, temperature: float) -> None:
+    """Refuse several greedy responses to an example.
+
+    Raises:
+        ConfigError: If there are.
+    """
+    if responses > 1 and temperature == 0:
+        raise ConfigError(
+            "Several responses to an example have to be able to differ.",
+            reason=f"--responses is {responses} at temperature 0.",
+            remedy="Give --temperature 1, or --responses 1.",
+        )
+
+
+def _settings(config: RunConfig, sampling: SamplingConfig, task: Task, plan: Plan) -> dict[str, Any]:
+    """Return everything that decides what is answered and how it is graded, as plain data."""
+    table = task if isinstance(task, TableTask) else None
+    return {
+        "task": task.pinned().model_dump(mode="json"),
+        "split": (table and table.source_split("eval")) or "eval",
+        "source": table and table.source("eval"),
+        "data": task.fingerprint("eval"),
+        "examples": plan.examples,
+        "responses": plan.responses,
+        "seed": plan.seed,
+        "sampling": sampling.model_dump(mode="json"),
+        "template": config.template.model_dump(mode="json"),
+        "reward": config.reward.model_dump(mode="json"),
+        "model": model_settings(config.model),
+        "plugins": list(config.plugins),
+    }
+
+
+def _notes(records: Sequence[Record], ks: Sequence[int], left_out: int) -> list[str]:
+    notes = []
+    if ks:
+        notes.append(f"pass@k is unbiased, and takes {RULE}.")
+    if any(one.approximate for one in records):
+        notes.append("Scores marked ~ are approximate.")
+    if any(one.parts.get("judged") for one in records):
+        notes.append("A judge model decided on some answers; their lines have the part `judged`.")
+    unavailable = sum(bool(one.parts.get("judge_unavailable")) for one in records)
+    if unavailable:
+        notes.append(f"The judge gave no opinion on {unavailable} answers, which count as wrong; `reason` says why.")
+    if left_out:
+        notes.append(f"{left_out} examples could not be used and are in no score; {DROPPED} says why.")
+    return notes
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    """Return a score as plain data, the interval flattened."""
+    data = asdict(score)
+    interval = data.pop("interval")
+    named = {"name": data.pop("name"), "value": interval["mean"], "low": interval["low"], "high": interval["high"]}
+    return named | data

@@ -1,0 +1,145 @@
+"""A benchmark under several conditions: how much of the clean accuracy is left on noisy and on attacked pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from saei.config.run import ModelConfig, RunConfig, SamplingConfig
+from saei.errors import ConfigError
+from saei.evaluation.benchmark import Asked, Benchmark
+from saei.evaluation.drawing import Move
+from saei.evaluation.records import items
+from saei.evaluation.robustness.conditions import STEPS, Condition, Eyes, conditions
+from saei.evaluation.robustness.fixed_set import FixedSet
+from saei.evaluation.statistics.comparison import Evaluated, Side, contrasts
+from saei.evaluation.store import EvaluationDir, finite, model_settings
+from saei.policy import Policy
+from saei.runtime.files import disk_errors, write_whole
+
+RESULT = "robust.json"
+NOTE = (
+    "An attack that raises entropy says how a policy takes what it was trained with or without, not how robust it is: "
+    "read it beside the attack on the gold answer. An attack on this policy itself is the harder one, and each policy "
+    "gets another; one on a base is the same pictures for all."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """What asks for conditions.
+
+    Attributes:
+        radii: Largest changes of a pixel value, of the [0, 1] range.
+        base: A model that is attacked once for all policies; None for white-box attacks alone.
+
+    Raises:
+        ConfigError: If there is no radius, or one is not above 0.
+    """
+
+    radii: tuple[Fraction, ...] = (Fraction(2, 255), Fraction(4, 255), Fraction(8, 255))
+    base: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.radii or min(self.radii) <= 0:
+            got = ", ".join(map(str, self.radii)) or "none"
+            raise ConfigError("Radii are above 0.", reason=f"Got {got}.", remedy="For example --radius 4/255.")
+
+
+def run_robust(
+    config: RunConfig,
+    sampling: SamplingConfig,
+    asked: Asked,
+    harm: Harm,
+    *,
+    told: Callable[[int, int], None],
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Evaluate under each condition, in a folder of its own below the evaluation's, and return accuracies and losses.
+
+    Args:
+        config: Model, task, template and reward.
+        sampling: How responses are drawn.
+        asked: What to do.
+        harm: Which conditions.
+        told: Is told how many of how many examples of a condition are done.
+        note: Is told what the user should know.
+
+    Raises:
+        SaeiError: If data or a model cannot be used, or a folder belongs to another evaluation.
+    """
+    benchmark = Benchmark(config, sampling, asked)
+    for text in benchmark.task.notes():
+        note(text)
+    home = asked.output or benchmark.folder.with_name(f"{benchmark.folder.name}-robust")
+    policy = benchmark.load()
+    base = _base(benchmark, harm.base) if harm.base else None
+    found, notes = [], dict[str, None]()  # most notes are the same under each condition
+    for condition in conditions(harm.radii, harm.base):
+        folder = EvaluationDir(home / condition.name)
+        way = _settings(condition, config, base)
+        folder.begin({**benchmark.settings, "condition": way})
+        with folder.lock:
+            note(f"{condition.name}: {folder.path}")
+            attacked = base.policy if base and condition.base else policy
+            move: Move = Eyes(condition, attacked, benchmark.reward, sampling, asked.seed)
+            if condition.base:
+                move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
+            notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, told=told)["notes"])
+        found.append((condition, Evaluated(condition.name, "", items(folder.records()))))
+    sides = [Side(condition.name, [one]) for condition, one in found]
+    result = {
+        "clean": found[0][1].accuracy,
+        "approximate": any(one.approximate for one in found[0][1].items),
+        "conditions": [
+            {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracies[1]}
+            for (condition, _), contrast in zip(found[1:], contrasts(sides[0], sides[1:]), strict=True)
+        ],
+        "attack": f"PGD, {STEPS} steps of a quarter of the radius, no random start",
+        "agreement": benchmark.task.reporting.agreement,
+        "notes": [NOTE, *notes],
+        "settings": benchmark.settings,
+        "folder": str(home),
+    }
+    with disk_errors("The conditions of an evaluation end in one result.", home / RESULT, "Free some space, repeat."):
+        write_whole(home / RESULT, json.dumps(finite(result), indent=2))
+    return result
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Base:
+    """The model that is attacked once for all."""
+
+    model: ModelConfig
+    policy: Policy
+
+
+def _base(benchmark: Benchmark, path: str) -> _Base:
+    """Return the base, loaded as the evaluated model is: in its precision, and with pictures of its size."""
+    model = benchmark.config.model.model_copy(update={"path": path, "revision": None})
+    return _Base(model, benchmark.load(model))
+
+
+def _settings(condition: Condition, config: RunConfig, base: _Base | None) -> dict[str, Any]:
+    """Return everything besides the benchmark that decides what the pictures are."""
+    return {
+        "kind": condition.kind,
+        "radius": str(condition.radius),
+        "steps": STEPS,
+        "base": model_settings(base.model) if base and condition.base else None,
+        # An attack's greedy responses have this length, and its entropies are of this distribution.
+        "sampling": config.sampling.model_dump(mode="json"),
+        "entropy": config.entropy.model_dump(mode="json"),
+    }
+
+
+def _shared(condition: Condition, benchmark: Benchmark, way: Mapping[str, Any]) -> Path:
+    """Return the folder of the pictures that all policies share whose evaluations would make the same."""
+    known = [benchmark.settings[name] for name in ("task", "data", "template", "reward")] + [way]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    return benchmark.config.output.root / "attacked" / f"{condition.name}-{digest}"

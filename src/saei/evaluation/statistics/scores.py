@@ -1,0 +1,111 @@
+"""From answers to scores with intervals: overall, by group, of groups that are right only together, and pass@k."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from saei.evaluation.metrics import mean
+from saei.evaluation.records import Item
+from saei.evaluation.statistics.intervals import Interval, clustered_interval, mean_interval, proportion_interval
+from saei.evaluation.statistics.pass_at import pass_at
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A mean over examples, or over groups of them.
+
+    Attributes:
+        name: Such as ``accuracy``, ``fAcc`` or ``pass@4``.
+        by: What examples are grouped by, empty for a score over all.
+        group: The group.
+        interval: The mean and its 95 % interval.
+        method: How the interval was taken.
+        count: Examples, or groups of them, that the mean is over.
+        clusters: How many of these are independent of each other.
+        approximate: Whether a grade among them only comes near to the data set's own evaluation.
+    """
+
+    name: str
+    by: str
+    group: str
+    interval: Interval
+    method: str
+    count: int
+    clusters: int
+    approximate: bool
+
+
+def all_scores(items: Sequence[Item], name: str, ks: Sequence[int] = ()) -> list[Score]:
+    """Return the scores of an evaluation: over all, together, by each grouping, and pass@k.
+
+    Args:
+        items: At least one example, each with as many responses.
+        name: What the share of right answers is called.
+        ks: For which k pass@k is reported.
+    """
+    found = [_score(name, items, [one.share for one in items])]
+    found += [_together(score, items) for score in items[0].together]
+    for k in ks:
+        values = [pass_at(k, len(one.correct), one.right) for one in items]
+        found.append(_score(f"pass@{k}", items, values))
+    for by in dict.fromkeys(key for one in items for key in one.groups):
+        labels = sorted({label for one in items for label in one.groups.get(by, ())})
+        for label in labels:
+            own = [one for one in items if label in one.groups.get(by, ())]
+            found.append(_score(name, own, [one.share for one in own], by, label))
+    return found
+
+
+def share_interval(values: Sequence[float], clusters: Sequence[str | None]) -> tuple[Interval, str, int]:
+    """Return a 95 % interval of a mean share, how it was taken, and how many of the values are independent.
+
+    Zeros and ones that are independent, and values that are all 0 or all 1, whose spread says nothing, have the
+    exact binomial interval; others that of ``spread_interval``.
+    """
+    binary = all(value in (0.0, 1.0) for value in values)
+    count = _independent(clusters)
+    if values and binary and (count == len(values) or len(set(values)) == 1):
+        return proportion_interval(round(count * mean(values)), count), "exact binomial", count
+    return spread_interval(values, clusters)
+
+
+def spread_interval(values: Sequence[float], clusters: Sequence[str | None]) -> tuple[Interval, str, int]:
+    """Return a 95 % interval of a mean from the spread of values, how it was taken, and how many are independent.
+
+    Args:
+        values: Numbers.
+        clusters: For each what it shares with others; None if it is independent of them.
+    """
+    count = _independent(clusters)
+    if count == len(values):
+        return mean_interval(values), "Student's t", count
+    labels = [(number,) if label is None else label for number, label in enumerate(clusters)]
+    return clustered_interval(values, labels), "cluster-robust t", count
+
+
+def _independent(clusters: Sequence[str | None]) -> int:
+    return len(set(clusters) - {None}) + sum(label is None for label in clusters)
+
+
+def _score(name: str, items: Sequence[Item], values: Sequence[float], by: str = "", group: str = "") -> Score:
+    found, method, clusters = share_interval(values, [one.cluster for one in items])
+    approximate = any(one.approximate for one in items)
+    return Score(name, by, group, found, method, len(values), clusters, approximate)
+
+
+def _together(name: str, items: Sequence[Item]) -> Score:
+    """Return the mean share of responses in which all answers of a group are right, response by response."""
+    groups: dict[str, list[Item]] = {}
+    for one in items:
+        key = one.together[name]
+        if key is not None:
+            groups.setdefault(key, []).append(one)
+    values = [mean([float(all(answers)) for answers in _by_response(own)]) for own in groups.values()]
+    found, method, clusters = share_interval(values, [own[0].cluster for own in groups.values()])
+    approximate = any(one.approximate for own in groups.values() for one in own)
+    return Score(name, "", "", found, method, len(values), clusters, approximate)
+
+
+def _by_response(items: Sequence[Item]) -> Iterable[tuple[bool, ...]]:
+    return zip(*(one.correct for one in items), strict=True)

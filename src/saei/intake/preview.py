@@ -1,0 +1,97 @@
+"""What an example is like for the policy: its images, its prompt as the model gets it, its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from saei.data.base import Split, Task
+from saei.errors import DataError
+from saei.intake.inspect import look
+from saei.intake.scan import Looked, Sifted, left_out, sift
+from saei.policy import Policy
+from saei.rewards.base import Reward
+from saei.types import View
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One example as the policy sees it.
+
+    Attributes:
+        id: The example's.
+        question: The question, without the prompt template.
+        answer: The gold answer.
+        meta: What the task knows besides.
+        images: Width and height of each image, as it is and as the model sees it.
+        prompt: The prompt's tokens as text; a run of image tokens is written ``<|image_pad|> x 256``.
+        tokens: Tokens of the prompt, those of the images included.
+    """
+
+    id: str
+    question: str
+    answer: str
+    meta: Mapping[str, Any]
+    images: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    prompt: str
+    tokens: int
+
+
+def preview(policy: Policy, view: View) -> Preview:
+    """Return what a view's example is like for a policy."""
+    example = view.example
+    sizes = [
+        (image.size, (int(canvas.shape[-1]), int(canvas.shape[-2])))
+        for image, canvas in zip(example.images, view.canvases, strict=True)
+    ]
+    return Preview(
+        example.id,
+        example.question,
+        example.answer,
+        dict(example.meta),
+        tuple(sizes),
+        prompt_text(policy, view.prompt_ids_P.tolist()),
+        len(view.prompt_ids_P),
+    )
+
+
+def previewed(
+    task: Task, policy: Policy, split: Split, *, reward: Reward, indices: Sequence[int], count: int
+) -> tuple[list[Preview], Sifted]:
+    """Return the first usable examples and what all are like, each image decoded once.
+
+    Args:
+        task: Where examples come from.
+        policy: Makes the views.
+        split: Which split.
+        reward: Says whether an example's gold answer can be read.
+        indices: Which examples are looked at.
+        count: How many are shown.
+    """
+    shown: list[Preview] = []
+    looked: list[Looked] = []
+    for index in indices:
+        if len(shown) == count:
+            break
+        try:
+            view = look(task, policy, index, split, reward=reward)
+        except DataError as error:
+            looked.append(left_out(index, error))
+        else:
+            shown.append(preview(policy, view))
+            looked.append(Looked(index, tokens=len(view.prompt_ids_P)))
+    rest = sift(task, policy, split, reward=reward, indices=indices[len(looked) :])
+    return shown, Sifted(split, [*looked, *rest])
+
+
+def prompt_text(policy: Policy, ids: list[int]) -> str:
+    """Return a prompt's ids as text, special tokens included and each run of image tokens as one."""
+    image_id = policy.model.config.image_token_id
+    parts = []
+    for is_image, run in groupby(ids, key=lambda token: token == image_id):
+        tokens = list(run)
+        text = policy.tokenizer.decode(tokens[:1] if is_image else tokens, skip_special_tokens=False)
+        parts.append(f"{text} x {len(tokens)}" if is_image and len(tokens) > 1 else text)
+    return "".join(parts)

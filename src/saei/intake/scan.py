@@ -1,0 +1,185 @@
+"""Looking at every example of a split before anything long begins: in parallel, once, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from saei.data.base import Split, Task
+from saei.errors import ConfigError, DataError
+from saei.intake.inspect import LongPromptError, look
+from saei.policy import Policy
+from saei.rewards.base import Reward
+from saei.runtime.files import disk_errors, write_whole
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saei" / "sifted"
+MOST_WORKERS = 16
+DROPPED = "dropped.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one example is like.
+
+    Attributes:
+        index: Its number in the split.
+        tokens: Tokens of its prompt, those of the images included; None if it is broken.
+        rule: The rule that it breaks; empty if it can be used.
+        report: That rule with reason and remedy.
+        too_long: Whether it was only too long.
+    """
+
+    index: int
+    tokens: int | None = None
+    rule: str = ""
+    report: str = ""
+    too_long: bool = False
+
+
+def sift(
+    task: Task,
+    policy: Policy,
+    split: Split,
+    *,
+    reward: Reward | None = None,
+    indices: Sequence[int] | None = None,
+    workers: int | None = None,
+    cache: Path | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Looked]:
+    """Look at examples of a finite split, in threads: decoding and tokenizing run outside of Python's lock.
+
+    Args:
+        task: Where examples come from.
+        policy: Makes the views.
+        split: Which split.
+        reward: Says whether an example's gold answer can be read; None takes every one.
+        indices: Which examples; None for all.
+        workers: Threads; None for one per core.
+        cache: A folder where the result is remembered for as long as data, processor and reward stay the same;
+            None for none.
+        told: Is told how many of how many are done.
+
+    Raises:
+        DataError: If the split cannot be read.
+    """
+    size = task.size(split)
+    assert size is not None or indices is not None, "a task without end has no last example"
+    chosen = list(range(size or 0)) if indices is None else list(indices)
+    file = None if cache is None else cache / f"{_key(task, policy, split, chosen, reward)}.json"
+    if file is not None and file.is_file():
+        return [Looked(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+    found = []
+    with ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as threads:
+        for one in threads.map(lambda index: _look(task, policy, index, split, reward), chosen):
+            found.append(one)
+            told(len(found), len(chosen))
+    if file is not None:
+        _write(file, found)
+    return found
+
+
+def check_end(task: Task) -> None:
+    """Check that a task's training examples can all be looked at.
+
+    Raises:
+        ConfigError: If they have no end.
+    """
+    if task.size("train") is None:
+        raise ConfigError(
+            "training.sift looks at every example before training.",
+            reason=f"'{task.name()}' makes its examples, without end.",
+            remedy="Leave training.sift out: nothing is wrong with examples that are made.",
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sifted:
+    """All of a split's examples, looked at."""
+
+    split: Split
+    looked: Sequence[Looked]
+
+    @property
+    def dropped(self) -> list[Looked]:
+        """Those that are left out."""
+        return [one for one in self.looked if one.rule]
+
+    def note(self) -> str:
+        """Return how many were left out, and why."""
+        why = " ".join(f"{count}: {rule}" for rule, count in self.rules().most_common())
+        found = f"{len(self.dropped)} of {len(self.looked)} {self.split} examples are left out"
+        return f"{found}, listed in {DROPPED}. {why}" if why else f"{found}."
+
+    def rules(self) -> Counter[str]:
+        """Return how many examples break each rule."""
+        return Counter(one.rule for one in self.dropped)
+
+    def check(self) -> None:
+        """Check that an example is left.
+
+        Raises:
+            DataError: If none can be used.
+        """
+        if len(self.dropped) == len(self.looked):
+            raise DataError(
+                "Some examples have to be usable.",
+                reason=f"None of {len(self.looked)} is; the first: {self.dropped[0].report}",
+                remedy="Mend them, or name other columns.",
+            )
+
+    def write(self, folder: Path) -> None:
+        """Write a line for each example that is left out.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
+        lines = [json.dumps({"split": self.split, **asdict(one)}) + "\n" for one in self.dropped]
+        with disk_errors("A run lists what it leaves out.", folder / DROPPED, "Free some space and start anew."):
+            write_whole(folder / DROPPED, "".join(lines))
+
+
+def left_out(index: int, error: DataError) -> Looked:
+    """Return what an example is like that cannot be used."""
+    if isinstance(error, LongPromptError):
+        return Looked(index, error.tokens, error.rule, str(error), too_long=True)
+    return Looked(index, rule=error.rule, report=str(error))
+
+
+def _look(task: Task, policy: Policy, index: int, split: Split, reward: Reward | None) -> Looked:
+    try:
+        return Looked(index, tokens=len(look(task, policy, index, split, reward=reward).prompt_ids_P))
+    except DataError as error:
+        return left_out(index, error)
+
+
+def _key(task: Task, policy: Policy, split: Split, chosen: Sequence[int], reward: Reward | None) -> str:
+    """Return a name that changes with whatever the result depends on."""
+    parts: dict[str, Any] = {
+        "data": task.fingerprint(split),
+        "split": split,
+        "reward": None if reward is None else reward.config.model_dump(mode="json"),
+        "chosen": [len(chosen), hashlib.sha256(repr(chosen).encode()).hexdigest()],
+        "template": policy.template.config.model_dump(mode="json"),
+        "chat_template": policy.parts.chat_template or policy.tokenizer.chat_template,
+        "tokenizer": hashlib.sha256(repr(sorted(policy.tokenizer.get_vocab().items())).encode()).hexdigest(),
+        "image_processor": policy.parts.image_processor.to_dict(),
+        "limits": [policy.sampling.max_prompt_tokens, policy.sampling.max_new_tokens, *policy.pixels.limits],
+        "context": getattr(policy.model.config.get_text_config(), "max_position_embeddings", None),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _write(file: Path, found: Sequence[Looked]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps([asdict(one) for one in found]))
+    except OSError:  # a cache that cannot be written only costs time
+        return

@@ -1,0 +1,221 @@
+"""The stream of training views: one global position, bad examples named, counted and skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import chain, count, islice
+from typing import Any
+
+import numpy as np
+
+from saei.data.base import Split, Task
+from saei.errors import DataError
+from saei.intake.inspect import look
+from saei.intake.scan import Looked, left_out
+from saei.policy import Policy
+from saei.rewards.base import Reward
+from saei.runtime.processes import Ranks
+from saei.runtime.seeds import derive
+from saei.types import View
+
+PREFLIGHT = 64
+"""Examples that are looked at before training."""
+
+
+class ViewStream:
+    """Clean views of a task's training examples, in an order that is a pure function of seed and position.
+
+    A finite task is gone through in a new permutation each epoch.
+
+    Args:
+        task: Where examples come from.
+        policy: Makes the views.
+        seed: Seed of the permutations.
+        max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
+            fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
+        reward: Says whether an example's gold answer can be read; None takes every one.
+        ranks: The processes that share the examples out; position and counts are those of all.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        policy: Policy,
+        *,
+        seed: int,
+        max_bad_share: float,
+        reward: Reward | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self._task = task
+        self._reward = reward
+        self._policy = policy
+        self._seed = seed
+        self._max_bad_share = max_bad_share
+        self._ranks = ranks or Ranks()
+        self.position = 0
+        self.bad = 0
+        self._seen: set[tuple[Split, int]] = set()
+        self._left_out: dict[tuple[Split, int], Looked] = {}
+        self._reported = 0
+
+    def preflight(self) -> View:
+        """Look at the first examples, so that data errors are found before training, and return the first view.
+
+        Raises:
+            DataError: If there are no examples or too many of them are unusable.
+        """
+        size = self._task.size("train")
+        if size == 0:
+            raise DataError(
+                "A task needs at least one training example.",
+                reason=f"'{self._task.name()}' has none.",
+                remedy="Check the path, the split and the filters of the task.",
+            )
+        looks = (self._look(index, "train") for index in (count() if size is None else range(size)))
+        # Where all examples were looked at before, none is again but for a view, and the first usable may come later.
+        known = sum(split == "train" for split, _ in self._seen)
+        first = list(islice(looks, PREFLIGHT if size is None or known < size else 1))
+        self._check("train")
+        return next(view for view in chain(first, looks) if view is not None)
+
+    def take(self, n: int) -> list[View]:
+        """Return this process's share of the next ``n`` usable views, and move on by all of them.
+
+        The index of a view is its position, unusable examples counted.
+
+        Raises:
+            DataError: If the share of unusable examples exceeds the limit.
+        """
+        index: dict[int, int] = {}
+        found: dict[int, View | Looked] = {}
+        usable: list[int] = []
+        while len(usable) < n:
+            positions = range(self.position, self.position + n - len(usable))
+            index |= {position: self._index(position) for position in positions}
+            own = {position: self._view(index[position], "train") for position in self._ranks.share(positions)}
+            found |= own
+            unusable: dict[int, Looked] = {}
+            for part in self._ranks.gather({p: one for p, one in own.items() if isinstance(one, Looked)}):
+                unusable |= part
+            for position in positions:
+                self.position += 1
+                self._note(index[position], "train", unusable.get(position))
+                if position in unusable:
+                    self.bad += not unusable[position].too_long
+                    self._check("train")
+                else:
+                    usable.append(position)
+        # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
+        mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._ranks.share(usable)]
+        return [replace(view, index=position) for position, view in mine if not isinstance(view, Looked)]
+
+    def held_out(self, n: int, start: int = 0) -> list[View]:
+        """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.
+
+        Raises:
+            DataError: If there are none, or too many of the examples are unusable.
+        """
+        size = self._task.size("eval")
+        views: list[View] = []
+        bad = 0
+        for index in count(start) if size is None else range(start, size):
+            view = self._look(index, "eval")
+            if view is None:
+                bad += 1
+                self._check("eval")
+            else:
+                views.append(view)
+            if len(views) == n:
+                break
+        if not views:
+            raise DataError(
+                "Evaluation needs at least one usable example.",
+                reason=f"Of the eval split of '{self._task.name()}' {bad} are unusable and none is left.",
+                remedy="Check the path, the split and the filters of the task.",
+            )
+        return views
+
+    def admit(self, split: Split, found: Iterable[Looked]) -> None:
+        """Take note of examples that were looked at already; what is wrong with them is not reported again."""
+        for one in found:
+            self._note(one.index, split, one if one.rule else None)
+        self._reported = len(self._bad())
+
+    @property
+    def too_long(self) -> int:
+        """How many of the training examples met so far are left out for the length of their prompts."""
+        return sum(one.too_long for (split, _), one in self._left_out.items() if split == "train")
+
+    def unreported(self) -> list[str]:
+        """Return what was wrong with each unusable example met since the last call, once each."""
+        new = self._bad()[self._reported :]
+        self._reported += len(new)
+        return new
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position and the count of bad examples."""
+        return {"position": self.position, "bad": self.bad}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.position, self.bad = int(state["position"]), int(state["bad"])
+
+    def _index(self, position: int) -> int:
+        size = self._task.size("train")
+        if size is None:
+            return position
+        epoch, place = divmod(position, size)
+        return int(np.random.default_rng(derive(self._seed, "epoch", epoch)).permutation(size)[place])
+
+    def _look(self, index: int, split: Split) -> View | None:
+        found = self._view(index, split)
+        self._note(index, split, found if isinstance(found, Looked) else None)
+        return None if isinstance(found, Looked) else found
+
+    def _view(self, index: int, split: Split) -> View | Looked:
+        """Return an example's view, or why the example is left out."""
+        if (split, index) in self._left_out:
+            return self._left_out[split, index]
+        try:
+            return look(self._task, self._policy, index, split, reward=self._reward)
+        except DataError as error:
+            return left_out(index, error)
+
+    def _note(self, index: int, split: Split, unusable: Looked | None) -> None:
+        self._seen.add((split, index))
+        if unusable is not None:
+            self._left_out.setdefault((split, index), unusable)
+
+    def _bad(self, *splits: Split) -> list[str]:
+        """Return what is wrong with each example that is left out for a mistake, of all splits if none is named."""
+        return [
+            f"{split} example {one.index} is skipped: {one.report}"
+            for (split, _), one in self._left_out.items()
+            if not one.too_long and (not splits or split in splits)
+        ]
+
+    def _check(self, split: Split) -> None:
+        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``.
+
+        Too long a prompt is no mistake, but some have to be short enough.
+        """
+        size = self._task.size(split)
+        few = PREFLIGHT if size is None else min(PREFLIGHT, size)
+        seen = max(few, sum(known == split for known, _ in self._seen))
+        bad = self._bad(split)
+        allowed = max(self._max_bad_share * seen, min(self._max_bad_share * PREFLIGHT, seen / 2))
+        too_long = sum(one.too_long for (known, _), one in self._left_out.items() if known == split)
+        if not bad and too_long == seen:
+            raise DataError(
+                "Some prompts have to be short enough.",
+                reason=f"None of {seen} has at most {self._policy.sampling.max_prompt_tokens} tokens.",
+                remedy="Raise sampling.max_prompt_tokens, or lower model.max_pixels.",
+            )
+        if len(bad) > allowed or len(bad) + too_long == seen:
+            raise DataError(
+                f"Some examples have to be usable, and of {seen} at most {int(allowed)} may not be.",
+                reason=f"{len(bad)} of {seen} are unusable; the first: {bad[0]}",
+                remedy="Mend them, or raise training.max_bad_share.",
+            )

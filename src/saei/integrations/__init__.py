@@ -1,0 +1,1 @@
+"""Other engines: TRL's trainer, vLLM."""

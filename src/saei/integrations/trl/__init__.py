@@ -1,0 +1,1 @@
+"""SaEI inside TRL's trainer; the only place that imports trl."""

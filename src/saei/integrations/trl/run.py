@@ -1,0 +1,188 @@
+"""A run of ``saei train --engine trl``: model, examples, reward and records, trained by TRL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, Features, Image, List, Value
+from transformers import TrainerCallback
+
+from saei.config.run import RunConfig, dump
+from saei.data.base import Template, check_data
+from saei.engine.display import PlainDisplay
+from saei.errors import ConfigError
+from saei.intake.scan import CACHE, Sifted, check_end, sift
+from saei.intake.stream import ViewStream
+from saei.integrations.trl.arguments import grpo_arguments
+from saei.integrations.trl.trainer import GRPOConfig, SaeiGRPOTrainer
+from saei.integrations.vllm.engine import check_installed
+from saei.policy import Policy
+from saei.policy.load.weights import load_parts
+from saei.rewards.base import Attempt, Reward
+from saei.runtime.files import check_folder
+from saei.runtime.progress import progress
+from saei.runtime.run_dir import RunDir
+from saei.runtime.seeds import derive, seed_globals
+from saei.runtime.trackers import check_trackers, project_of
+from saei.types import Example
+
+FEATURES = {
+    "prompt": [{"role": Value("string"), "content": [{"type": Value("string"), "text": Value("string")}]}],
+    "images": List(Image()),
+    "example": Value("string"),
+}
+
+
+class TRLRun:
+    """A run that TRL trains.
+
+    The folder has ``config.yaml``, ``metrics.jsonl`` with TRL's own names, and TRL's checkpoints, each a model folder.
+
+    Args:
+        config: The run's configuration.
+        extra: Further arguments of TRL's ``GRPOConfig``.
+
+    Raises:
+        SaeiError: For whatever in configuration, model or data cannot work, before any long work.
+    """
+
+    def __init__(self, config: RunConfig, extra: Mapping[str, Any]) -> None:
+        state = PartialState(cpu=config.model.device == "cpu")
+        if state.num_processes > 1 and config.output.name is None:
+            raise ConfigError(
+                "Processes that train together write into one folder.",
+                reason=f"{state.num_processes} were launched, and the run has no name.",
+                remedy="Give --name.",
+            )
+        RunDir.check_new(config)
+        check_trackers(config.output.trackers)
+        # All that can be refused is, before a model is loaded or a folder made.
+        grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
+        if extra.get("use_vllm"):
+            check_installed()
+        check_folder(config.output.root)
+        template: Template = config.template.build()
+        task, reward, sampler = config.task.build(), config.reward.build(), config.sampler.build()
+        check_data(task, ("train",))
+        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
+        parts = load_parts(config.model)
+        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
+        stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
+        sifted = None
+        if config.training.sift:
+            check_end(task)
+            with state.main_process_first(), progress("Looking at the data") as told:  # the others find it remembered
+                sifted = Sifted("train", sift(task, policy, "train", reward=reward, cache=CACHE, told=told))
+            stream.admit("train", sifted.looked)
+        sampler.check(policy, stream.preflight())
+        config = config.model_copy(update={"task": task.pinned()})
+        state.wait_for_everyone()
+        if state.is_main_process:
+            self.run = RunDir.create(config, engine="trl")
+        else:
+            assert config.output.name is not None
+            self.run = RunDir(config.output.root / config.output.name)
+        self._config = config
+        arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
+        with state.main_process_first():
+            examples = _dataset(stream, template, config, self.run.path / "examples")
+        self._notes = [*task.notes(), *stream.unreported()]
+        if sifted is not None:
+            self._notes.append(sifted.note())
+            if state.is_main_process:
+                sifted.write(self.run.path)
+        self.trainer = SaeiGRPOTrainer(
+            sampler=sampler,
+            parts=parts,
+            model_config=config.model,
+            entropy=config.entropy,
+            max_decoder_gap=config.training.max_decoder_gap,
+            model=parts.adapter or parts.model,
+            reward_funcs=_reward(reward, set(policy.eos_ids.tolist())),
+            args=GRPOConfig(**arguments),
+            train_dataset=examples,
+            processing_class=policy.processor,
+            callbacks=[_Record(self.run)],
+        )
+
+    def train(self) -> Path:
+        """Train, and return the run's folder."""
+        if self.trainer.accelerator.is_main_process:
+            for note in self._notes:
+                PlainDisplay().note(note)
+        # What transformers' own trackers ask the environment for; a user's settings stand.
+        os.environ.setdefault("WANDB_PROJECT", project_of(self._config))
+        os.environ.setdefault("WANDB_DIR", str(self.run.path))
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.run.path / "tensorboard"))
+        try:
+            self.trainer.train()
+        finally:
+            self.run.lock.release()
+        return self.run.path
+
+
+def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: Path) -> Dataset:
+    """Return the examples of all steps in the stream's order; unusable ones were met and left out."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for _ in range(config.training.steps * config.training.prompts_per_step):
+            example = stream.take(1)[0].example
+            yield {
+                "prompt": [_parts(message) for message in template.messages(example)],
+                "images": list(example.images),
+                "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
+            }
+
+    # Without one, datasets hashes `rows` with all that it holds on to: the model's weights, in every process.
+    fingerprint = hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16]
+    return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
+
+
+def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose content is a list of parts of one form; TRL puts the pictures where these say."""
+    content = message["content"]
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    parts = [{"type": part["type"], "text": part.get("text")} for part in content]
+    return {"role": message["role"], "content": parts}
+
+
+def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
+    def graded(
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        example: Sequence[str],
+        images: Sequence[Any],
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float]:
+        attempts = []
+        for completion, ids, text, pictures in zip(completions, completion_ids, example, images, strict=True):
+            number, question, answer, meta = json.loads(text)
+            truncated = not ids or ids[-1] not in eos_ids
+            graded_example = Example(number, question, answer, tuple(pictures or ()), meta)
+            attempts.append(Attempt(graded_example, completion[0]["content"], truncated, len(ids)))
+        grades = reward.grade_all(attempts)
+        for grade in grades:
+            log_metric("saei/accuracy", float(grade.correct))
+        return [grade.reward for grade in grades]
+
+    graded.__name__ = reward.name()
+    return graded
+
+
+class _Record(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Writes what TRL logs into the run's metrics."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self._run.append({"step": state.global_step, **logs})

@@ -1,0 +1,312 @@
+"""SaEI's sampling inside TRL's ``GRPOTrainer``: for vLLM, ZeRO and what else TRL and accelerate bring along.
+
+TRL keeps its loop, loss and optimiser. Ours are the responses and the pictures: ``rollout_func`` draws groups with a
+sampler of ours, and ``_generate`` hands on the pictures that the update shall see.
+``_generate_and_score_completions`` is overridden only to know which rows of the data set the prompts are.
+Old, current and reference log-probabilities all follow those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+from trl.generation import vllm_generation
+from trl.models import unwrap_model_for_generation
+
+from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
+from saei.config.strategy import StrategyConfig
+from saei.data.base import Template
+from saei.errors import ConfigError, DataError
+from saei.integrations.trl.arguments import check_arguments
+from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
+from saei.integrations.vllm.engine import dtype_name
+from saei.interventions.context import SamplingContext
+from saei.policy import Policy, Scores
+from saei.policy.decoder import DecodedPrefix, Decoder, check_gap, decoder_gap
+from saei.policy.load.weights import Parts
+from saei.policy.pixels.space import to_image
+from saei.policy.prefix import Grad, Prefix
+from saei.runtime.seeds import derive
+from saei.samplers.base import Sampler
+from saei.samplers.clean import Clean
+from saei.types import Example, Grade, Group, Response, View
+
+__all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
+
+
+PLACE = "saei_index"
+"""Column of the prepared data sets with each row's number, which is the index of the row's views."""
+
+
+class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
+    """TRL's trainer with a sampler of ours.
+
+    Groups are rank-local: each process draws, attacks and returns whole groups. Without vLLM our policy wrapper
+    draws, which computes a prompt once for all of its responses. With vLLM the engine that TRL holds draws, and the
+    wrapper scores its responses: for the entropies that the attack needs, and because the difference between the two
+    log-probabilities shows whether vLLM has the weights, the prompts and the pictures of the policy.
+
+    vLLM's importance correction compares the trainer's log-probabilities with vLLM's. For a response that is trained
+    under another picture than it was drawn from (``update_on: clean``) the difference is the gap between the views, not
+    a mismatch of samplers: its log-probabilities are handed on as unknown, for which TRL's correction is 1.
+
+    Args:
+        sampler: Draws groups of ``num_generations`` responses.
+        parts: The model, as given to TRL, with its tokenizer and image processor.
+        model_config: What the parts were loaded by; None for the defaults of shared prefix and largest canvas.
+        entropy: Which distribution the criterion's entropy is taken of.
+        max_decoder_gap: Largest median difference between vLLM's log-probabilities and the policy's, in nats.
+        **kwargs: TRL's arguments, among them ``processing_class``, the model's whole processor.
+
+    Raises:
+        ConfigError: If TRL's arguments cannot be used with whole groups and one definition of the policy.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampler: Sampler,
+        parts: Parts,
+        model_config: ModelConfig | None = None,
+        entropy: EntropyConfig | None = None,
+        max_decoder_gap: float = TrainingConfig().max_decoder_gap,
+        **kwargs: Any,
+    ) -> None:
+        self._sampler = sampler
+        self._parts = parts
+        self._model_config = model_config or ModelConfig()
+        self._entropy = entropy
+        self._max_decoder_gap = max_decoder_gap
+        self._trainer_policy: _TrainerPolicy | None = None
+        self._seen: list[list[Any] | None] | None = None
+        self._places: list[int] = []
+        for name in ("train_dataset", "eval_dataset"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = _numbered(kwargs[name])
+        args = kwargs.get("args") or GRPOConfig()
+        check_arguments(args)
+        colocated = args.use_vllm and args.vllm_mode == "colocate"
+        dtype = dtype_name(computing_dtype(args, parts))
+        with _engine_arguments(dtype=dtype) if colocated else nullcontext():
+            super().__init__(rollout_func=self._rollout, **kwargs)
+        self._check()
+        self._decoder: Decoder | None = None
+        if args.use_vllm:
+            self._decoder = (Colocated if colocated else Served)(self.vllm_generation)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Do as TRL does, and remember which rows of the data set the inputs are."""
+        self._places = [row.get(PLACE, number) for number, row in enumerate(inputs)]
+        rows = [{name: value for name, value in row.items() if name != PLACE} for row in inputs]
+        return super()._generate_and_score_completions(rows)  # type: ignore[no-any-return]  # trl has no types
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """Return what TRL returns, with the pictures that the update shall see."""
+        *drawn, _, tool_images = super()._generate(prompts)
+        return (*drawn, self._seen, tool_images)
+
+    def _check(self) -> None:
+        args, size = self.args, self._sampler.group_size
+        rows = args.per_device_train_batch_size * args.steps_per_generation
+        whole = "Every process draws and attacks whole groups."
+        if self.num_generations != size:
+            raise ConfigError(
+                "num_generations has to be the sampler's group size.",
+                reason=f"It is {self.num_generations}, the sampler draws {size}.",
+                remedy=f"Set num_generations={size}.",
+            )
+        if rows % size:
+            raise ConfigError(
+                whole,
+                reason=f"per_device_train_batch_size x steps_per_generation is {rows}, a group has {size} responses.",
+                remedy=f"Make it a multiple of {size}.",
+            )
+        if self.is_fsdp_enabled:
+            raise ConfigError(
+                "The attack needs the weights as a whole.",
+                reason="FSDP shards them, and the pass to the pixels does not go through its wrapper.",
+                remedy="Use DDP or DeepSpeed ZeRO.",
+            )
+
+    def _rollout(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Draw the groups of this process; called by TRL inside ``_generate``."""
+        training = self.model.training
+        sampler = self._sampler if training else Clean(Clean.Config(n=self.num_generations_eval))
+        asked = _one_per_group(prompts, sampler.group_size)
+        if self._decoder is not None:
+            self._decoder.sync()  # TRL sends the weights right before
+        with self._whole_model() as policy:
+            places = self._places[:: sampler.group_size]
+            views = [policy.view(_example(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
+            for view, prompt in zip(views, asked, strict=True):
+                self._check_prompt(view, prompt)
+            groups = sampler.draw(views, self._context(policy))
+        if training:
+            self._log_groups(groups)
+        seen = [group.views[where] for group in groups for where in group.updated_on]
+        pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in seen]
+        self._seen = pictures if any(pictures) else None
+        return {
+            "prompt_ids": [view.prompt_ids_P.tolist() for view in seen],
+            "completion_ids": [response.ids_T.tolist() for group in groups for response in group.responses],
+            "logprobs": [own for group in groups for own in sampling_logps(group)] if self.use_vllm else None,
+        }
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[Policy]:
+        """Yield our policy around the trainer's model: weights gathered, dropout and checkpointing off."""
+        training = self.model.training
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
+            if self._trainer_policy is None:  # not before the model is on its device
+                with self.accelerator.autocast():  # as the prepared model computes, which it is compared with
+                    self._trainer_policy = self._policy()
+            self.model.eval()
+            try:
+                yield self._trainer_policy
+            finally:
+                self.model.train(training)
+
+    def _policy(self) -> _TrainerPolicy:
+        sampling = SamplingConfig(temperature=self.args.temperature, max_new_tokens=self.args.max_completion_length)
+        policy = _TrainerPolicy.around(
+            self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy
+        )
+        policy.decoder, policy.on_draw = self._decoder, self._compare
+        # The model's passes alone: pixels, their gradient among them, are float32 in every precision.
+        policy.module.forward = self.accelerator.autocast()(policy.module.forward)
+        return policy
+
+    def _context(self, policy: Policy) -> SamplingContext:
+        seed = derive(self.args.seed, "sample", self.state.global_step, self._step, self.accelerator.process_index)
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        return SamplingContext(policy, _no_grades, progress, torch.Generator().manual_seed(seed))
+
+    def _check_prompt(self, view: View, prompt: Any) -> None:
+        """Hold our prompt against TRL's processor: its token types and pictures go with our ids."""
+        theirs = self.processing_class.apply_chat_template(
+            conversation=[prompt], add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"][0]
+        if list(theirs) != view.prompt_ids_P.tolist():
+            raise DataError(
+                "The processor and saei have to read a prompt alike.",
+                reason=f"The processor makes {len(theirs)} tokens of it, saei {len(view.prompt_ids_P)}.",
+                remedy="Give the processor that belongs to the model; prompts are messages with their images.",
+            )
+
+    def _compare(self, responses: Sequence[Sequence[Response]], scores: Sequence[Scores]) -> None:
+        """Log how far the decoder's log-probabilities are from the policy's, and stop where that is too far."""
+        gap = decoder_gap(responses, scores)
+        if gap is None:
+            return
+        self._log_metric("saei/decoder_gap", gap.median)
+        self._log_metric("saei/decoder_gap_max", gap.largest)
+        check_gap(gap, self._max_decoder_gap)
+
+    def _log_groups(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            self._log_metric("saei/untouched", float(group.untouched is not None))
+            for name, value in group.metrics.items():
+                self._log_metric(f"saei/{name}", value)
+
+
+def sampling_logps(group: Group) -> list[list[float | None]]:
+    """Return what vLLM's correction shall compare with: for responses trained under another view, unknown."""
+    return [
+        response.behaviour_logp_T.tolist() if drawn == trained else [None] * len(response)
+        for response, drawn, trained in zip(group.responses, group.sampled_from, group.updated_on, strict=True)
+    ]
+
+
+class _TrainerPolicy(Policy):
+    """Our policy around the model of a TRL trainer."""
+
+    decoder: Decoder | None = None  # set once the policy exists; what it tries before needs none
+    on_draw: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None]
+
+    def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
+        """Open views; with vLLM their responses come from there."""
+        if self.decoder is None:
+            return Prefix(self, views, grad, pixels)
+        return DecodedPrefix(self, views, grad, pixels, decoder=self.decoder, on_draw=self.on_draw)
+
+
+@contextmanager
+def _engine_arguments(**arguments: Any) -> Iterator[None]:
+    """Give vLLM's constructor arguments that TRL has no argument for."""
+    constructor = vllm_generation.LLM
+    vllm_generation.LLM = partial(constructor, **arguments)
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = constructor
+
+
+class _Given(Template):
+    """The messages that the data set holds."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["given"] = "given"
+
+    config: Config
+
+    def messages(self, example: Example) -> list[Mapping[str, Any]]:
+        """Return them, pictures as placeholders; of an example that is no conversation, its question."""
+        asked = {"role": "user", "content": [{"type": "text", "text": example.question}]}
+        return list(example.meta.get("messages", [asked]))
+
+
+def _numbered(rows: Any) -> Any:
+    """Return a data set, or several by name, with the number of each row; one of another library as it is."""
+    if isinstance(rows, Mapping):
+        return {name: _numbered(own) for name, own in rows.items()}
+    if isinstance(rows, Dataset):
+        return rows.add_column(PLACE, list(range(len(rows))))
+    if isinstance(rows, IterableDataset):
+        return rows.map(lambda row, number: {PLACE: number}, with_indices=True)
+    return rows
+
+
+def _example(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:
+    """Return a conversation of TRL's as an example."""
+    pictures, messages = [], []
+    for message in prompt:
+        parts = message["content"]
+        if isinstance(parts, str):
+            parts = [{"type": "text", "text": parts}]
+        pictures += [part["image"] for part in parts if part["type"] == "image"]
+        kept = [{"type": "image"} if part["type"] == "image" else part for part in parts]
+        messages.append({"role": message["role"], "content": kept})
+    return Example(str(number), "", "", tuple(pictures), {"messages": messages})
+
+
+def _one_per_group(prompts: Sequence[Any], size: int) -> list[Any]:
+    """Return each group's prompt.
+
+    Raises:
+        ConfigError: If this process was not given whole groups.
+    """
+    groups = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    if any(len(group) < size or any(prompt != group[0] for prompt in group) for group in groups):
+        raise ConfigError(
+            "Every process draws and attacks whole groups.",
+            reason=f"The {len(prompts)} prompts of this one are not groups of {size}.",
+            remedy=f"Make per_device_train_batch_size x steps_per_generation a multiple of {size}.",
+        )
+    return [group[0] for group in groups]
+
+
+def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
+    raise ConfigError(
+        "TRL grades responses after all of them are drawn.",
+        reason="A gate or sampler asked for grades before.",
+        remedy="Use the gate `always` and the samplers `clean`, `mixed` or `noisy`.",
+    )

@@ -1,0 +1,1 @@
+"""vLLM as a decoder; the only place that imports vllm."""

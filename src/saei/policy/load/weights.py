@@ -1,0 +1,351 @@
+"""Loading a policy's parts: model, tokenizer and image processor, from a folder or a hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saei.config.run import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
+from saei.data.hub import hub_answers
+from saei.errors import ConfigError, ModelError, SaeiError, out_of_memory
+from saei.policy.load.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
+from saei.policy.load.checkpointing import checkpoint_layers
+from saei.policy.load.parts import freeze
+from saei.policy.load.patches import use_patch_products
+from saei.policy.load.processors import check_limits, has_limits, load_processor
+from saei.policy.load.untrained import META, Untrained, build
+from saei.runtime.checksums import verify_checksums
+
+BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
+"""Folders of the models that ship with the package, below ``saei/builtin``."""
+
+SMALL = 10_000_000
+"""Parameters below which operations are too short for several threads: waiting for each other costs more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a policy is made of.
+
+    Attributes:
+        model: A Hugging Face image-text-to-text model, in eval mode: dropout is off, so that the
+            distribution that is sampled is the one that is trained.
+        tokenizer: Its tokenizer.
+        image_processor: Its image processor.
+        chat_template: The template of a conversation, None to use the tokenizer's own.
+        notes: What the user should know about how the parts were found.
+        processor: The processor that has them as parts, None to compose the model's own of them.
+        adapter: peft's wrapper of the model, whose linear layers have adapters in them; None without.
+    """
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    chat_template: str | None = None
+    notes: tuple[str, ...] = ()
+    processor: Any = None
+    adapter: Any = None
+
+
+def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts:
+    """Load model, tokenizer and image processor, and put adapters into the model where they are asked for.
+
+    Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
+    package, the processor is composed of tokenizer and image processor, and ``notes`` say so.
+
+    Args:
+        config: Which model, and what of it is trained.
+        untrained: How the model is made without its weights; None loads them.
+
+    Raises:
+        ModelError: If something that is needed does not load.
+        CheckpointError: If a checkpoint's files are not those that were written.
+    """
+    from transformers.utils import logging
+
+    asked = config
+    config, path, saved = _found(config)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    _refuse_quantised(config, path)
+    device = device_of(config)
+    if untrained is None:
+        for folder in {path} if saved is None else {path, saved.path}:
+            verify_checksums(Path(folder), _of_a_model)
+        model = _trained(config, path).to(device)
+        model, adapter = _adapted(asked, model, saved, path)
+    else:
+        model = _built(config, path, device, untrained)
+        adapter = _prepared(config, model)
+    model.eval()
+    use_patch_products(model)
+    checkpoint_layers(model, config.gradient_checkpointing)
+    _set_threads(config, model)
+    return replace(_with_processors(config, path, model), adapter=adapter)
+
+
+def load_outline(config: ModelConfig, untrained: Untrained | None = None) -> Any:
+    """Return the model on the meta device: shapes, types, and what of it is trained, in no memory.
+
+    Args:
+        config: Which model, and what of it is trained.
+        untrained: How much of the model; None for all.
+
+    Raises:
+        ModelError: If there is no such model or it cannot be trained as the configuration says.
+    """
+    config, path, _ = _found(config)
+    _refuse_quantised(config, path)
+    model = _built(config, path, META, untrained or Untrained())
+    _prepared(config, model)
+    return model
+
+
+def has_weights(config: ModelConfig) -> bool:
+    """Return whether a model's weights are on this machine: in its folder, or in the hub's local cache.
+
+    Raises:
+        ModelError: If there is no such model.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = _reachable(config)
+    if Path(path).is_dir():
+        return any(file.suffix in (".safetensors", ".bin") for file in Path(path).iterdir())
+    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+    return any(isinstance(try_to_load_from_cache(path, name, revision=config.revision), str) for name in names)
+
+
+def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
+    """Return the model itself with its folder or hub id, and the adapter if that is what was asked for."""
+    path = _reachable(config)
+    if config.revision is not None and Path(model_path(config)).expanduser().is_dir():
+        raise ModelError(
+            "A revision is one of a hub's model.",
+            reason=f"model.revision is '{config.revision}', and '{config.path}' is on this machine.",
+            remedy="Leave model.revision out, or set it to null.",
+        )
+    saved = saved_adapter(path, config.revision)
+    if saved is None:
+        return config, path, None
+    base = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
+    base_path = _base_of(saved, base)
+    if saved_adapter(base_path, base.revision) is not None:
+        raise ModelError(
+            "An adapter belongs to a model, not to another adapter.",
+            reason=f"{saved.path}/adapter_config.json names '{saved.base}', which is one itself.",
+            remedy="Merge that one into its model with peft's merge_and_unload, save the model, and name it there.",
+        )
+    return base, base_path, saved
+
+
+def _of_a_model(name: str) -> bool:
+    """Return whether a model is read from a file; a trainer's state, which may be larger, is checked where it is."""
+    return not name.endswith(".pt")
+
+
+def _trained(config: ModelConfig, path: str) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            path,
+            revision=config.revision,
+            trust_remote_code=False,
+            dtype=config.dtype,
+            attn_implementation=config.attention,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise _not_loadable(config, "an image-text-to-text model", error) from error
+    _refuse_random_weights(config, found)
+    return model
+
+
+def _built(config: ModelConfig, path: str, device: str, untrained: Untrained) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        settings = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
+        return build(settings, config, device, untrained)
+    except Exception as error:  # each configuration has its own ways to be none
+        if out_of_memory(error):
+            raise
+        raise _not_loadable(config, "the configuration of an image-text-to-text model", error) from error
+
+
+def _prepared(config: ModelConfig, model: Any) -> Any:
+    """Put fresh adapters into an untrained model or freeze parts of it; return peft's wrapper, None without."""
+    if config.lora is not None:
+        return new_adapter(model, config.lora, base=config.path, revision=config.revision)
+    freeze(model, config.freeze)
+    return None
+
+
+def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: str) -> tuple[Any, Any]:
+    """Return the model and peft's wrapper of it, None where its own weights are trained, but for the frozen parts."""
+    if config.lora is not None:
+        if saved is not None:
+            return model, load_adapter(model, saved, config.lora)
+        base = str(Path(path).resolve()) if os.path.isdir(os.path.expanduser(model_path(config))) else config.path
+        return model, new_adapter(model, config.lora, base=base, revision=config.revision)
+    if saved is not None:
+        model = merge_adapter(model, saved)
+        model.requires_grad_(True)
+    freeze(model, config.freeze)
+    return model, None
+
+
+def _reachable(config: ModelConfig) -> str:
+    """Return a folder, or a hub id if the hub answers; without it, the folder of the hub's local cache.
+
+    Asked first, because transformers retries each file of a hub out of reach for a quarter of a minute.
+
+    Raises:
+        ModelError: If it is none of these.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = os.path.expanduser(model_path(config))
+    if os.path.isdir(path):
+        return path
+    if path.startswith(("/", ".")) or path.count("/") > 1:
+        raise _not_found(config, "there is no such folder")
+    if hub_answers():
+        return path
+    cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
+    if not isinstance(cached, str):
+        raise _not_found(config, "there is no such folder, and the hub cannot be reached for a model of that id")
+    return str(Path(cached).parent)
+
+
+def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
+    try:
+        return _reachable(config)
+    except ModelError as error:
+        raise ModelError(
+            "An adapter needs the model that it belongs to.",
+            reason=error.reason,
+            remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
+        ) from error
+
+
+def _refuse_quantised(config: ModelConfig, path: str) -> None:
+    """Refuse a checkpoint of quantised weights: they have no gradient, and no small step fits between two of them."""
+    from transformers import PreTrainedConfig
+
+    said, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
+    quantised = said.get("quantization_config")
+    if quantised:
+        raise ModelError(
+            "The weights of a policy have to be floating-point numbers.",
+            reason=f"'{config.path}' is quantised by {quantised.get('quant_method', 'an unknown method')}.",
+            remedy="Give the checkpoint that it was made from; model.dtype=bfloat16 and model.lora save memory.",
+        )
+
+
+def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights do not fill the model: transformers draws the others at random."""
+    mismatched = {f"{name} ({list(saved)} instead of {list(shape)})" for name, saved, shape in found["mismatched_keys"]}
+    lacking = sorted(found["missing_keys"]) + sorted(mismatched)
+    if lacking:
+        raise ModelError(
+            "The weights of a model have to fill it.",
+            reason=f"'{config.path}' lacks {len(lacking)}, such as {lacking[0]}.",
+            remedy="Give a complete checkpoint whose config.json belongs to its weights.",
+        )
+
+
+def _set_threads(config: ModelConfig, model: Any) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+
+
+def model_path(config: ModelConfig) -> str:
+    """Return the folder or hub id of a model, built-in ones resolved."""
+    folder = BUILTIN_FOLDERS.get(config.path)
+    return config.path if folder is None else str(files("saei") / "builtin" / folder)
+
+
+def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
+    limits = {
+        name: value
+        for name, value in (("min_pixels", config.min_pixels), ("max_pixels", config.max_pixels))
+        if value is not None
+    }
+    try:
+        processor, note = load_processor(path, config.revision, model.config, **limits)
+    except SaeiError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise _not_loadable(config, "a tokenizer and an image processor", error) from error
+    if limits and has_limits(processor.image_processor):
+        check_limits(processor.image_processor, config.min_pixels, config.max_pixels)
+    notes = (note,) if note else ()
+    return Parts(
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+        chat_template=processor.chat_template,
+        notes=notes,
+        processor=processor,
+    )
+
+
+def device_of(config: ModelConfig) -> str:
+    """Return the device that a model is loaded onto.
+
+    Raises:
+        ConfigError: If this machine has no such device.
+    """
+    if config.device != "auto":
+        kind, _, number = config.device.partition(":")
+        module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+        count = int(getattr(module, "device_count", lambda: 1)()) if module is not None and module.is_available() else 0
+        if int(number or 0) >= count:
+            raise ConfigError(
+                "A model is loaded onto a device that this machine has.",
+                reason=f"model.device is '{config.device}', and torch sees {count} of kind {kind}.",
+                remedy="Leave model.device at auto, or install the build of torch that knows the device.",
+            )
+        return config.device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _not_found(config: ModelConfig, reason: str) -> ModelError:
+    return ModelError(
+        "model.path has to name a model.",
+        reason=f"'{config.path}': {reason}.",
+        remedy="Give `builtin`, a folder written by save_pretrained, or the id of a hub that can be reached.",
+    )
+
+
+def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return ModelError(
+            "saei runs no code that a model's folder brings.",
+            reason=f"'{config.path}' has a model class of its own.",
+            remedy="Give a model whose class is part of transformers.",
+        )
+    first_line = text.splitlines()[0] if text else ""
+    return ModelError(
+        f"model.path has to hold {what}.",
+        reason=f"'{config.path}' raised {type(error).__name__}: {first_line}",
+        remedy="Give `builtin`, a folder written by save_pretrained, or the id of a hub that can be reached.",
+    )

@@ -1,0 +1,212 @@
+"""How each element of an image processor's output comes from the pixels, found out by showing it coded pictures.
+
+Every value that exists on the way has a number: the 256 levels of grey, the pixels of the canvases, then those of each
+picture that was resized inside. Pictures whose pixels spell their own numbers, eight bits at a time, show at each place
+of the output which value stands there. So no family's order of patches, tiles or channels is written down here,
+temporal copies of one pixel are tied, and the way back to the pixels is exact and differentiable. Source: original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from saei.errors import ModelError
+from saei.policy.pixels.map import LEVELS, PIXELS, PixelMap, Stage
+from saei.policy.pixels.resizing import Planes, Resize, picture, resizes
+
+Process: TypeAlias = Callable[[Sequence[Image.Image]], Mapping[str, Tensor]]
+"""The processor: from the pictures of one prompt to the image inputs of the model."""
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
+
+_TOLERANCE = 2e-5
+"""Largest deviation from the processor's own output, in units of the [0, 1] range; float32 leaves 1e-6."""
+
+_ROUNDING = 1.5 / 255
+"""What one resize adds to it: Pillow rounds after either axis, and a kernel with lobes amplifies the first."""
+
+
+def trace(process: Process, sizes: Sequence[Size]) -> PixelMap:
+    """Find out what a processor does to the canvases of a prompt.
+
+    Args:
+        process: The processor.
+        sizes: Height and width of each canvas.
+
+    Raises:
+        ModelError: If it does something else to pixels than to resize, move and normalise them.
+    """
+    black = _Pass(process, sizes, lambda numbers: np.zeros_like(numbers))
+    white = _Pass(process, sizes, lambda numbers: np.full_like(numbers, 255))
+    digits = [
+        _Pass(process, sizes, lambda numbers, power=power: (numbers >> (8 * power)) & 255)
+        for power in range((black.total.bit_length() + 7) // 8)
+    ]
+    for name, value in black.extras.items():
+        if not torch.equal(value, white.extras[name]):
+            raise _no_map(f"its output `{name}` depends on the picture")
+    blocks = _Blocks([*((3, *size) for size in sizes), *black.shapes], len(sizes))
+    stages: list[Stage] = []
+    for number, resize in enumerate(black.resizes):
+        source_LHW = _source(number, black, white, digits)
+        depth = 1 + blocks.depth_of(source_LHW, stages)
+        stages.append(Stage(resize, source_LHW.to(torch.int32), depth))
+    found = _output(black, white, digits, blocks, stages)
+    _check(process, sizes, found, blocks, stages)
+    return found
+
+
+class _Blocks:
+    """Where the values of canvases and stages lie: blocks of planes, one after the other behind the levels of grey."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int, int]], canvases: int) -> None:
+        self.shapes = shapes
+        self.canvases = canvases
+        self.starts = torch.tensor([0, *(int(np.prod(shape)) for shape in shapes)]).cumsum(0) + LEVELS
+        areas = [shape[1] * shape[2] for shape in shapes for _ in range(shape[0])]
+        self.plane_starts = torch.tensor([0, *areas]).cumsum(0)[:-1] + LEVELS
+
+    def planes_of(self, numbers: Tensor) -> Tensor:
+        """Return the plane of each value, counted through all blocks."""
+        return torch.bucketize(numbers, self.plane_starts, right=True) - 1
+
+    def depth_of(self, numbers: Tensor, stages: Sequence[Stage]) -> int:
+        """Return the most resizes that any of the values has gone through."""
+        return max(
+            (stage.depth for stage, met in zip(stages, self._met(numbers)[self.canvases :], strict=False) if met),
+            default=0,
+        )
+
+    def depths_of(self, numbers: Tensor, stages: Sequence[Stage]) -> Tensor:
+        """Return how many resizes each value has gone through."""
+        depths = [0] * self.canvases + [stage.depth for stage in stages]
+        by_plane = [depth for depth, shape in zip(depths, self.shapes, strict=True) for _ in range(shape[0])]
+        return torch.tensor(by_plane)[self.planes_of(numbers)]
+
+    def _met(self, numbers: Tensor) -> list[bool]:
+        ends = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return [bool(((numbers >= start) & (numbers < end)).any()) for start, end in ends]
+
+
+class _Pass:
+    """One showing of pictures of numbers: ``code(numbers)`` gives the 8-bit value of each."""
+
+    def __init__(self, process: Process, sizes: Sequence[Size], code: Callable[..., Planes]) -> None:
+        self.resizes: list[Resize] = []
+        self.sources: list[Tensor] = []
+        self.shapes: list[tuple[int, int, int]] = []
+        self.total = LEVELS
+        self._code = code
+        canvases = [picture(self._numbers((3, *size))) for size in sizes]
+        with resizes(self._seen):
+            output = dict(process(canvases))
+        if PIXELS not in output:
+            raise _no_map(f"it has no `{PIXELS}` in its output, only {', '.join(output)}")
+        pixels = output.pop(PIXELS)
+        self.pixels = pixels.float()
+        self.half = pixels.dtype.itemsize < 4
+        self.extras = output
+
+    def _seen(self, planes_LHW: Planes, resize: Resize) -> Planes:
+        self.resizes.append(resize)
+        self.sources.append(torch.from_numpy(planes_LHW.astype(np.int64)))
+        self.shapes.append((len(planes_LHW), *resize.target))
+        return self._numbers(self.shapes[-1])
+
+    def _numbers(self, shape: tuple[int, int, int]) -> Planes:
+        start, self.total = self.total, self.total + int(np.prod(shape))
+        return self._code(np.arange(start, self.total).reshape(shape)).astype(np.uint8)
+
+
+def _source(number: int, black: _Pass, white: _Pass, digits: Sequence[_Pass]) -> Tensor:
+    """Return the numbers of the values that a resized picture is made of."""
+    low, high = black.sources[number], white.sources[number]
+    if not bool((high - low == 0).logical_or(high - low == 255).all()):
+        raise _no_map("it changes pictures before it resizes them")
+    spelled = torch.zeros_like(low)
+    for power, one in enumerate(digits):
+        spelled += one.sources[number] << (8 * power)
+    return torch.where(high > low, spelled, low)
+
+
+def _output(black: _Pass, white: _Pass, digits: Sequence[_Pass], blocks: _Blocks, stages: Sequence[Stage]) -> PixelMap:
+    shift, factor = black.pixels.flatten(), (white.pixels - black.pixels).flatten()
+    live = factor != 0
+    spelled = torch.zeros(len(shift), dtype=torch.long)
+    for power, one in enumerate(digits):
+        spelled += ((one.pixels.flatten() - shift) / factor.where(live, 1.0) * 255).round().long() << (8 * power)
+    spelled = spelled.where(live, LEVELS)
+    if bool((spelled < LEVELS).any()) or bool((spelled >= black.total).any()):
+        raise _no_map("its output is not made of single pixels")
+    plane = blocks.planes_of(spelled)
+    normal = torch.zeros(2, len(blocks.plane_starts))
+    for own, values in zip(normal, (factor, shift), strict=True):
+        own[plane[live]] = values[live]
+        if bool(((own[plane] - values).abs() > _TOLERANCE * values.abs())[live].any()):
+            raise _no_map("it normalises pixels of one channel in several ways")
+    constants, which = shift[~live].unique(return_inverse=True)
+    index = spelled - LEVELS
+    index[~live] = black.total - LEVELS + which
+    channels = [channel % 3 for shape in blocks.shapes for channel in range(shape[0])]
+    std = torch.zeros(3)
+    for channel, value in zip(channels, normal[0].tolist(), strict=True):
+        if value:
+            std[channel] = 1 / abs(value)
+    heights = [shape[0] for shape in blocks.shapes]
+    factors, shifts = ([part.view(-1, 1, 1) for part in own.split(heights)] for own in normal)
+    return PixelMap(
+        stages=tuple(stages),
+        rounds=bool(stages) or black.half,
+        factors=tuple(factors),
+        shifts=tuple(shifts),
+        constants=constants,
+        index=index.to(torch.int32),
+        shape=black.pixels.shape,
+        extras=black.extras,
+        std_C11=std.view(3, 1, 1),
+        used=_used([spelled[live], *(stage.source_LHW.flatten().long() for stage in stages)], black.total, blocks),
+    )
+
+
+def _used(shown: Sequence[Tensor], total: int, blocks: _Blocks) -> tuple[tuple[int, int, int, int], ...]:
+    reached = torch.zeros(total, dtype=torch.bool)
+    for numbers in shown:
+        reached[numbers] = True
+    boxes = []
+    for number in range(blocks.canvases):
+        own_HW = reached[blocks.starts[number] : blocks.starts[number + 1]].view(blocks.shapes[number]).any(0)
+        rows, columns = (own_HW.any(axis).nonzero()[:, 0] for axis in (1, 0))
+        if not len(rows):
+            raise _no_map("a picture does not reach its output")
+        boxes.append((int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1))
+    return tuple(boxes)
+
+
+def _check(process: Process, sizes: Sequence[Size], found: PixelMap, blocks: _Blocks, stages: Sequence[Stage]) -> None:
+    """Compare the map with the processor itself on random pictures."""
+    rng = np.random.default_rng(0)
+    random = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for size in sizes]
+    expected = process([picture(one) for one in random])[PIXELS]
+    half = 0.0 if expected.dtype.itemsize >= 4 else torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    deviation = (found([torch.from_numpy(one).float() / 255 for one in random]) - expected.float()).abs() - half
+    allowed: Tensor | float = _TOLERANCE
+    if stages:
+        allowed = _TOLERANCE + _ROUNDING * blocks.depths_of(found.index.long() + LEVELS, stages).view(found.shape)
+    if bool((deviation * found.std_C11.min() > allowed).any()):
+        raise _no_map("its output is not an affine function of the pixels")
+
+
+def _no_map(reason: str) -> ModelError:
+    return ModelError(
+        "The image processor may resize, move and normalise pixels, no more, so that gradients reach the picture that "
+        "the policy sees.",
+        reason=f"Here {reason}.",
+        remedy="Use another model.",
+    )

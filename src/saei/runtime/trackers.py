@@ -1,0 +1,142 @@
+"""Experiment trackers: a run's metrics in TensorBoard, Weights & Biases, and whatever else accelerate knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saei.config.run import RunConfig, dump
+from saei.errors import ConfigError, nearest
+from saei.runtime.files import disk_errors, write_whole
+
+FILE = "trackers.json"
+"""Of a run's folder: the run's id and the last step that each tracker got."""
+
+PROJECT = "saei"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that trackers are known and their packages installed.
+
+    Raises:
+        ConfigError: Naming the one that is not.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
+
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(
+                "output.trackers names trackers that accelerate knows.",
+                reason=f"Got '{name}'.",
+                remedy=nearest(name, LOGGER_TYPE_TO_CLASS),
+            )
+        if name in LoggerType.list() and name not in map(str, get_available_trackers()):
+            raise ConfigError(
+                "A tracker needs its package.",
+                reason=f"That of '{name}' is not installed.",
+                remedy="Install it, or leave it out of output.trackers.",
+            )
+
+
+def project_of(config: RunConfig) -> str:
+    """Return the project that a run is filed under."""
+    return config.output.project or os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+class Trackers:
+    """The trackers of a run, in the process that writes.
+
+    They are a copy: the record of a run is ``metrics.jsonl``. So one that fails on the way is left, with a note. A
+    run that goes on keeps its id, and a step that a tracker has got once it does not get again.
+
+    Args:
+        folder: The run's folder, in which local trackers write.
+        config: The run's configuration, which every tracker gets as a whole.
+        note: Is told what the user should know.
+
+    Raises:
+        ConfigError: If a tracker does not start.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, note: Callable[[str], None]) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        self._file, self._note = folder / FILE, note
+        self._open: dict[str, Any] = {}
+        known = _read(self._file)
+        self._id = str(known.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:16])
+        self._logged: dict[str, int] = dict(known.get("logged") or {})
+        for name in config.output.trackers:
+            tracker_class = LOGGER_TYPE_TO_CLASS[name]
+            try:
+                self._open[name] = tracker = self._start(name, tracker_class, folder, project_of(config))
+                if name not in self._logged:
+                    tracker.store_init_configuration(_flat(dump(config)))
+            except Exception as error:  # a package of its own, which may also look for a key or ask a server
+                self.finish()
+                raise ConfigError(
+                    "A tracker has to start before training does.",
+                    reason=f"'{name}' raised {type(error).__name__}: {error}.",
+                    remedy="Mend its settings, or leave it out of output.trackers.",
+                ) from error
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Give every tracker the metrics of a step that it has not got yet.
+
+        Raises:
+            CheckpointError: If the disk refuses the note of how far they are.
+        """
+        missing = {name: tracker for name, tracker in self._open.items() if step > self._logged.get(name, -1)}
+        if not missing:
+            return
+        # Noted first: a process that dies in between leaves a gap rather than a step that stands there twice.
+        self._logged |= dict.fromkeys(missing, step)
+        with disk_errors("A run notes which steps its trackers got.", self._file, "Free some space and go on."):
+            write_whole(self._file, json.dumps({"id": self._id, "logged": self._logged}))
+        for name, tracker in missing.items():
+            try:
+                tracker.log(dict(metrics), step=step)
+            except Exception as error:  # other people's code, a network, a full disk
+                del self._open[name]
+                self._note(f"The tracker {name} failed and gets nothing any more: {type(error).__name__}: {error}")
+
+    def finish(self) -> None:
+        """Close all trackers."""
+        for name, tracker in self._open.items():
+            try:
+                tracker.finish()
+            except Exception as error:  # as above
+                self._note(f"The tracker {name} did not end well: {type(error).__name__}: {error}")
+        self._open = {}
+
+    def _start(self, name: str, tracker_class: Any, folder: Path, project: str) -> Any:
+        """Return a started tracker; accelerate has one argument for what is a project here and a folder there."""
+        if name == "tensorboard":
+            tracker = tracker_class("tensorboard", str(folder))
+        elif name == "wandb":
+            tracker = tracker_class(project, name=folder.name, id=self._id, resume="allow", dir=str(folder))
+        else:
+            tracker = tracker_class(project, *([str(folder)] if tracker_class.requires_logging_directory else []))
+        tracker.start()
+        return tracker
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):  # a new run, or a file that no process finished
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _flat(value: Any, path: str = "") -> dict[str, bool | int | float | str]:
+    """Return a configuration by dotted paths, as ``--set`` takes them; trackers take nothing nested."""
+    if isinstance(value, Mapping) and value:
+        parts = [_flat(inner, f"{path}.{name}" if path else str(name)) for name, inner in value.items()]
+        return {name: inner for part in parts for name, inner in part.items()}
+    return {path: value if isinstance(value, bool | int | float | str) else json.dumps(value)}
