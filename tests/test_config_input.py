@@ -197,6 +197,8 @@ def test_numbers_are_finite_in_every_field(value: str) -> None:
         ("attack.step=" + "9" * 50, ["attack.step", "2/255"]),
         ("training.steps=true", ["training.steps", "true"]),
         ("seed=false", ["seed", "false"]),
+        ("seed=-1", ["seed", "0"]),
+        ("task={type: bars, seed: -1}", ["task.seed", "0"]),
         ("attack.step=true", ["attack.step", "true"]),
         ("training.steps=1:30", ["training.steps", "'1:30'"]),
         ("training.steps=10000000000", ["training.steps"]),
