@@ -198,6 +198,7 @@ def test_numbers_are_finite_in_every_field(value: str) -> None:
         ("training.steps=true", ["training.steps", "true"]),
         ("seed=false", ["seed", "false"]),
         ("seed=-1", ["seed", "0"]),
+        ("sampler={type: dynamic, of: {type: dynamic, of: mixed}}", ["sampler", "another kind"]),
         ("task={type: bars, seed: -1}", ["task.seed", "0"]),
         ("attack.step=true", ["attack.step", "true"]),
         ("training.steps=1:30", ["training.steps", "'1:30'"]),
