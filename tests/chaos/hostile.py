@@ -26,7 +26,7 @@ from saei.config.strategy import Open, section_of
 from saei.config.yaml import write_yaml
 
 DEEPEST = 6
-"""Strategies within strategies; `dynamic` draws with another sampler, which may be `dynamic`."""
+"""Strategies within strategies; `dynamic` has another sampler within, which a file may call `dynamic` again."""
 
 TEXTS = (
     "", " ", "\n", "\t", "-", ".", "..", "/", "\\", "~", "0", "-0", "+1", "1.", ".5", "1e5", "1e400", "1e999999999", "1/0",

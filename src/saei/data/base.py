@@ -36,7 +36,7 @@ class Task(Strategy, ABC):
             seed: Seed of everything random in the examples; splits differ by themselves.
         """
 
-        seed: int = Field(default=0, gt=-(2**63), lt=2**63)
+        seed: int = Field(default=0, ge=0, lt=2**63)
 
     config: Config
 

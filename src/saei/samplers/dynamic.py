@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saei.config.registry import SamplerField
 from saei.config.strategy import Strategy, StrategyConfig
@@ -36,6 +36,15 @@ class Dynamic(Sampler):
         type: Literal["dynamic"] = "dynamic"
         of: SamplerField = "clean"  # type: ignore[assignment]  # names are resolved by the validator
         max_rounds: int = Field(default=10, ge=1, le=1000)
+
+        @model_validator(mode="after")
+        def _draws_with_another_kind(self) -> Self:
+            if isinstance(self.of, Dynamic.Config):
+                raise ValueError(
+                    "dynamic draws with a sampler of another kind: the rounds of one within another would multiply. "
+                    "Set sampler.of to the innermost sampler."
+                )
+            return self
 
         @property
         def intervention(self) -> InterventionConfig | None:
