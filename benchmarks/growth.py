@@ -23,7 +23,7 @@ from scoring import build
 
 from saei.diagnostics.bench import ATTACK, NAIVE_ATTACK, PLAIN, SHARED, passes
 from saei.diagnostics.cost import keep_memory, race
-from saei.diagnostics.synthetic import Noise, draw_responses
+from saei.diagnostics.synthetic import NoiseTask, draw_responses
 from saei.interventions import Intervention
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def measure(sizes: Mapping[str, int], rounds: int) -> dict[str, float]:
     """Return the median seconds of every way at one size."""
     with torch.random.fork_rng():
         policy, _ = build(WIDTH, VISION_LAYERS, sizes[TOKENS], sizes[VOCABULARY])
-    view = policy.view(Noise(Noise.Config(side=PIXELS_PER_TOKEN * round(sizes[IMAGE] ** 0.5))).example(0))
+    view = policy.view(NoiseTask(NoiseTask.Config(side=PIXELS_PER_TOKEN * round(sizes[IMAGE] ** 0.5))).example(0))
     assert policy.image_tokens(view) == sizes[IMAGE]
     responses = draw_responses(policy, sizes[RESPONSES], sizes[TOKENS])
     ways = passes(policy, view, responses, Intervention())

@@ -20,7 +20,7 @@ from rich.table import Table
 from saei.config.run import ModelConfig, SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import ThinkBoxed
-from saei.intake.scan import sift
+from saei.intake.scan import scan
 from saei.policy import Policy
 from saei.policy.load.weights import load_parts
 from saei.rewards.accuracy_format import AccuracyFormat
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         task = Dataset(Dataset.Config(path=name, splits={"train": "train"}))
         view = policy.view(task.example(0))  # what becomes of pictures of a size is found out once
         with counted() as decoded:
-            cpu, wall = timed(lambda: sift(task, policy, "train", reward=AccuracyFormat(), workers=options.workers))
+            cpu, wall = timed(lambda: scan(task, policy, "train", reward=AccuracyFormat(), workers=options.workers))
         opened, _ = timed(lambda: [task.example(index) for index in range(min(100, options.images))])
     found = {
         "images": options.images,

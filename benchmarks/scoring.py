@@ -28,7 +28,7 @@ from saei.builtin.vocabulary import build_tokenizer
 from saei.config.run import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.cost import peak_growth, race, ratio
-from saei.diagnostics.synthetic import Noise, draw_responses
+from saei.diagnostics.synthetic import NoiseTask, draw_responses
 from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import TokenStats
 from saei.entropy.token_entropy import token_entropy
@@ -136,7 +136,7 @@ def no_grades(view: View, responses: Sequence[Response]) -> list[Grade]:
 def ways_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
     """Return all ways by name, and the setting."""
     policy, model = build(options.width, options.vision_layers, options.tokens, options.vocabulary)
-    view = policy.view(Noise(Noise.Config(side=options.side)).example(0))
+    view = policy.view(NoiseTask(NoiseTask.Config(side=options.side)).example(0))
     responses = draw_responses(policy, options.responses, options.tokens)
     half = responses[: options.responses // 2]
     rows, half_rows = (official_inputs(policy, view, own) for own in (responses, half))

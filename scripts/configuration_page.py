@@ -10,7 +10,7 @@ import inspect
 import re
 from pathlib import Path
 
-from saei.cli.fields import Row, field_rows
+from saei.cli.fields import FieldRow, field_rows
 from saei.config.registry import KINDS, entries, load
 from saei.config.run import SECTIONS, RunConfig
 
@@ -38,7 +38,7 @@ def main() -> None:
     PAGE.write_text(f"{head}\n## Strategies\n{introduction}" + "".join(parts), encoding="utf-8")
 
 
-def _with_table(text: str, heading: str, rows: list[Row]) -> str:
+def _with_table(text: str, heading: str, rows: list[FieldRow]) -> str:
     """Return the text with the table below a heading replaced, or added at the end of its part."""
     before, rest = text.split(f"\n### {heading}\n", 1)
     end = re.search(r"\n##+ ", rest)

@@ -12,7 +12,7 @@ import torch
 from saei.config.run import RunConfig
 from saei.diagnostics.bench import ATTACK, RATIOS, SCORE, SHARED, Sizes, bench, shared_prefix
 from saei.diagnostics.cost import peak_growth, ratio
-from saei.diagnostics.synthetic import Noise
+from saei.diagnostics.synthetic import NoiseTask
 from saei.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_peak_growth_forgets_what_was_used_and_freed_before() -> None:
 
 
 def test_noise_is_pure_and_of_its_size() -> None:
-    task = Noise(Noise.Config(side=8))
+    task = NoiseTask(NoiseTask.Config(side=8))
     first, again, other, held_out = task.example(0), task.example(0), task.example(1), task.example(0, "eval")
     assert first.images[0].size == (8, 8)
     assert first.images[0].tobytes() == again.images[0].tobytes()

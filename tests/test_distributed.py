@@ -22,7 +22,7 @@ from saei.config.run import ModelConfig
 from saei.engine import checkpoint
 from saei.errors import CheckpointError, ConfigError
 from saei.policy.load.weights import model_path
-from saei.runtime.processes import Ranks, ranks_of
+from saei.runtime.processes import Processes, processes_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
 BUILTIN = Path(model_path(ModelConfig()))
@@ -240,23 +240,23 @@ def test_what_cannot_be_done_is_refused(
 ) -> None:
     config = load_config(assignments=["training.prompts_per_step=2", f"model.device={device}"])
     with pytest.raises(ConfigError, match=said):
-        ranks_of(launched(count, kind), config)
+        processes_of(launched(count, kind), config)
 
 
 @pytest.mark.parametrize(("items", "count"), [(8, 2), (7, 3), (2, 5), (0, 2)])
 def test_shares_are_the_whole_in_order_and_even(items: int, count: int) -> None:
-    shares = [Ranks(count, rank).share(range(items)) for rank in range(count)]
+    shares = [Processes(count, rank).share(range(items)) for rank in range(count)]
     assert [item for share in shares for item in share] == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_states_that_differ_need_the_same_number_of_processes() -> None:
     same = {"sampler": {"x": torch.ones(2)}, "others": [{"sampler": {"x": torch.ones(2)}}]}
-    assert checkpoint.state_of_rank(same, ["sampler"], Ranks(3, 2)) is not same
+    assert checkpoint.state_of_rank(same, ["sampler"], Processes(3, 2)) is not same
     other = {"sampler": {"x": torch.ones(2)}, "others": [{"sampler": {"x": torch.zeros(2)}}]}
-    assert not checkpoint.state_of_rank(other, ["sampler"], Ranks(2, 1))["sampler"]["x"].any()
+    assert not checkpoint.state_of_rank(other, ["sampler"], Processes(2, 1))["sampler"]["x"].any()
     with pytest.raises(CheckpointError, match="2 wrote the checkpoint, 3 were launched"):
-        checkpoint.state_of_rank(other, ["sampler"], Ranks(3, 0))
+        checkpoint.state_of_rank(other, ["sampler"], Processes(3, 0))
 
 
 def commands() -> list[list[str]]:
@@ -287,4 +287,4 @@ def test_recipes_are_parsed_by_the_launchers_and_by_saei(command: list[str], tmp
 
 
 def test_a_tiny_run_still_takes_one_process(tmp_path: Path) -> None:
-    assert ranks_of(launched(1, DistributedType.NO), tiny(tmp_path, tmp_path, reward="accuracy-format")).main
+    assert processes_of(launched(1, DistributedType.NO), tiny(tmp_path, tmp_path, reward="accuracy-format")).main

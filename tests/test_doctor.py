@@ -22,10 +22,10 @@ from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
 from saei.diagnostics.examination import examine, weights_in
 from saei.diagnostics.footprint import Footprint, footprint_of, hollow_footprint
-from saei.diagnostics.hollow import Hollow
 from saei.diagnostics.remedies import remedies
+from saei.diagnostics.shape_only import ShapeOnlyMode
 from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
-from saei.diagnostics.synthetic import Noise
+from saei.diagnostics.synthetic import NoiseTask
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import ConfigError
@@ -194,7 +194,7 @@ def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str,
     Policy(tiny_parts(FAMILIES[family]), ThinkBoxed(), sampling=SHORT).save(tmp_path)
     run = config(tmp_path, sampler__update_on=update_on)
     policy = Policy.load(run.model, ThinkBoxed(), sampling=run.sampling)
-    example = Noise(Noise.Config(side=64)).example(0)
+    example = NoiseTask(NoiseTask.Config(side=64)).example(0)
     found = hollow_footprint(run, example, policy)
     assert found == footprint_of(policy, run, example)
     assert found.attack > 0
@@ -203,7 +203,7 @@ def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str,
 
 
 def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
-    example = Noise(Noise.Config(side=64)).example(0)
+    example = NoiseTask(NoiseTask.Config(side=64)).example(0)
     policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SHORT)
     clean, sampled = (
         footprint_of(policy, config(folder, sampler__update_on=name), example) for name in ("clean", "sampled")
@@ -213,7 +213,7 @@ def test_an_update_on_both_views_keeps_two_prompts(folder: Path) -> None:
 
 
 def test_each_view_of_an_update_keeps_its_prompt(folder: Path) -> None:
-    example = Noise(Noise.Config(side=64)).example(0)
+    example = NoiseTask(NoiseTask.Config(side=64)).example(0)
     policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SHORT)
     one, two = (footprint_of(policy, config(folder, sampler__views=views), example) for views in (1, 2))
     assert two.attack == one.attack  # one view is attacked after the other
@@ -221,7 +221,7 @@ def test_each_view_of_an_update_keeps_its_prompt(folder: Path) -> None:
 
 
 def test_a_sampler_inside_another_is_seen(folder: Path) -> None:
-    example = Noise(Noise.Config(side=64)).example(0)
+    example = NoiseTask(NoiseTask.Config(side=64)).example(0)
     plain = config(folder)
     inner = plain.sampler.model_dump(mode="json")
     wrapped = validate({**plain.model_dump(mode="json"), "sampler": {"type": "dynamic", "of": inner}})
@@ -234,7 +234,7 @@ def test_a_sampler_inside_another_is_seen(folder: Path) -> None:
 
 def test_a_hollow_model_takes_no_memory() -> None:
     def pass_through() -> None:
-        with Hollow():
+        with ShapeOnlyMode():
             layer = nn.Linear(2**14, 2**14)  # 1 GB
             layer(torch.zeros(4, 2**14))
             (2 * layer.weight).sum()
@@ -261,7 +261,7 @@ def test_the_cache_of_sampling_is_that_of_keys_and_values(folder: Path, sampler:
     run = config(folder)
     run = validate({**run.model_dump(mode="json"), "sampler": {"type": "mixed", **sampler}})
     policy = Policy.load(run.model, ThinkBoxed(), sampling=SHORT)
-    found = footprint_of(policy, run, Noise(Noise.Config(side=64)).example(0))
+    found = footprint_of(policy, run, NoiseTask(NoiseTask.Config(side=64)).example(0))
     text = policy.model.config.get_text_config()
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
     per_token = 2 * text.num_hidden_layers * width * 4  # keys and values of float32
@@ -474,6 +474,6 @@ def test_looking_at_a_model_of_ones_own_needs_no_tiny_families() -> None:
 def test_a_policy_that_never_ends(folder: Path) -> None:
     policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=40))
     policy.never_end()
-    with policy.open([policy.view(Noise(Noise.Config(side=64)).example(0))]) as prefix:
+    with policy.open([policy.view(NoiseTask(NoiseTask.Config(side=64)).example(0))]) as prefix:
         (drawn,) = prefix.sample([64], generator=torch.Generator().manual_seed(0))
     assert {len(response) for response in drawn} == {40}

@@ -18,9 +18,9 @@ from saei.config.run import SamplingConfig
 from saei.data.bars import Bars
 from saei.errors import ConfigError, SaeiError
 from saei.evaluation.benchmark import Asked
-from saei.evaluation.robustness.conditions import Condition, Eyes, conditions
+from saei.evaluation.robustness.conditions import Condition, ConditionIntervention, conditions
 from saei.evaluation.robustness.fixed_set import FixedSet
-from saei.evaluation.robustness.run import Harm, run_robust
+from saei.evaluation.robustness.run import RobustnessSettings, run_robust
 from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
 from saei.rewards.accuracy_format import AccuracyFormat
@@ -36,8 +36,8 @@ def views(random_policy: Policy, bars: Bars) -> list[View]:
     return [random_policy.view(bars.example(index, "eval"), index) for index in range(3)]
 
 
-def eyes(policy: Policy, kind: Any, radius: Fraction = RADIUS) -> Eyes:
-    return Eyes(Condition(kind, radius), policy, AccuracyFormat(), GREEDY, seed=0)
+def eyes(policy: Policy, kind: Any, radius: Fraction = RADIUS) -> ConditionIntervention:
+    return ConditionIntervention(Condition(kind, radius), policy, AccuracyFormat(), GREEDY, seed=0)
 
 
 def distance(view: View, moved: View) -> float:
@@ -99,7 +99,9 @@ def test_a_larger_radius_harms_more(random_policy: Policy, views: list[View]) ->
 def test_gold_response_is_the_rewards_own_form(random_policy: Policy, views: list[View]) -> None:
     answer = views[0].example.answer
     for reward, form in ((AccuracyFormat(), f"\\boxed{{{answer}}}"), (R1V(), f"<answer>{answer}</answer>")):
-        found = Eyes(Condition("gold", RADIUS), random_policy, reward, GREEDY, seed=0)._gold(views[0].example)
+        found = ConditionIntervention(Condition("gold", RADIUS), random_policy, reward, GREEDY, seed=0)._gold(
+            views[0].example
+        )
         assert found.text == form
         assert random_policy.tokenizer.decode(found.ids_T, skip_special_tokens=True) == form
 
@@ -133,14 +135,14 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Path) -> None:
     notes: list[str] = []
     asked = Asked(examples=4, output=tmp_path / "out", batch=2)
-    harm = Harm((Fraction(2, 255), Fraction(1, 51)), base=str(tmp_path / "model"))
+    robustness = RobustnessSettings((Fraction(2, 255), Fraction(1, 51)), base=str(tmp_path / "model"))
 
     def run() -> dict[str, Any]:
-        return run_robust(setting, GREEDY, asked, harm, told=lambda *_: None, note=notes.append)
+        return run_robust(setting, GREEDY, asked, robustness, on_progress=lambda *_: None, note=notes.append)
 
     found = run()
     names = [one["side"] for one in found["conditions"]]
-    assert names == [condition.name for condition in conditions(harm.radii, harm.base)][1:]
+    assert names == [condition.name for condition in conditions(robustness.radii, robustness.base)][1:]
     assert names[:5] == ["noise-2", "entropy-2", "gold-2", "entropy-2-base", "gold-2-base"]
     folders = {name: EvaluationDir(tmp_path / "out" / name) for name in ("clean", *names)}
     answers = {name: [one.text for one in folder.records()] for name, folder in folders.items()}
@@ -163,8 +165,8 @@ def test_pictures_are_shared_by_those_who_would_make_the_same(setting: Any, tmp_
         config = tiny(tmp_path / "model", tmp_path / "runs", **changes)
         sampling = config.sampling.model_copy(update={"temperature": float(responses > 1)})
         asked = Asked(examples=1, responses=responses, output=tmp_path / output)
-        harm = Harm((RADIUS,), base=str(tmp_path / "model"))
-        run_robust(config, sampling, asked, harm, told=lambda *_: None, note=lambda _: None)
+        robustness = RobustnessSettings((RADIUS,), base=str(tmp_path / "model"))
+        run_robust(config, sampling, asked, robustness, on_progress=lambda *_: None, note=lambda _: None)
         recorded = EvaluationDir(tmp_path / output / "gold-8-base").settings()["condition"]["base"]
         assert recorded["dtype"] == config.model.dtype
         return {folder.name for folder in (tmp_path / "runs" / "attacked").iterdir()}
@@ -178,13 +180,13 @@ def test_pictures_are_shared_by_those_who_would_make_the_same(setting: Any, tmp_
 
 
 def test_a_wrong_base_is_refused_before_anything_is_answered(setting: Any, tmp_path: Path) -> None:
-    asked, harm = Asked(examples=1, output=tmp_path / "out"), Harm(base=str(tmp_path / "none"))
+    asked, robustness = Asked(examples=1, output=tmp_path / "out"), RobustnessSettings(base=str(tmp_path / "none"))
     with pytest.raises(SaeiError, match="none"):
-        run_robust(setting, GREEDY, asked, harm, told=lambda *_: None, note=print)
+        run_robust(setting, GREEDY, asked, robustness, on_progress=lambda *_: None, note=print)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_radius_is_refused() -> None:
     for radii in ((), (Fraction(0),)):
         with pytest.raises(ConfigError, match="Radii are above 0"):
-            Harm(radii)
+            RobustnessSettings(radii)

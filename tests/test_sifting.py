@@ -20,7 +20,7 @@ from saei.engine import Trainer
 from saei.errors import DataError
 from saei.intake import scan as sifting
 from saei.intake.preview import preview, previewed
-from saei.intake.scan import Sifted, sift
+from saei.intake.scan import ScanResult, scan
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
@@ -75,7 +75,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_each_image_is_decoded_once(folder: Path, random_parts: Parts, decoded: list[str]) -> None:
-    found = sift(task(folder), limited(random_parts, None), "train", workers=3)
+    found = scan(task(folder), limited(random_parts, None), "train", workers=3)
     assert len(decoded) == 11
     assert [one.index for one in found] == list(range(12))
     assert [one.index for one in found if one.rule] == [7]
@@ -118,12 +118,12 @@ def unreadable(folder: Path) -> Path:
 def test_an_unreadable_gold_answer_is_left_out(folder: Path, random_parts: Parts, tmp_path: Path) -> None:
     policy, cache, reward = limited(random_parts, None), tmp_path / "sifted", AccuracyFormat()
     data = task(unreadable(folder))
-    found = sift(data, policy, "train", reward=reward, cache=cache)
+    found = scan(data, policy, "train", reward=reward, cache=cache)
     assert [one.index for one in found if one.rule] == [3, 7]
     assert (found[3].tokens, found[3].too_long) == (None, False)
     assert "gold answer has to be readable" in found[3].rule
-    assert [one.index for one in sift(data, policy, "train", cache=cache) if one.rule] == [7]  # another question
-    rules = Sifted("train", found).rules()
+    assert [one.index for one in scan(data, policy, "train", cache=cache) if one.rule] == [7]  # another question
+    rules = ScanResult("train", found).rules()
     assert sorted(rules.values()) == [1, 1]
 
     stream = ViewStream(data, policy, seed=0, max_bad_share=0.2, reward=reward)
@@ -133,18 +133,18 @@ def test_an_unreadable_gold_answer_is_left_out(folder: Path, random_parts: Parts
 
 
 def test_what_is_too_long_is_no_mistake(folder: Path, random_parts: Parts) -> None:
-    lengths = [one.tokens for one in sift(task(folder), limited(random_parts, None), "train")]
+    lengths = [one.tokens for one in scan(task(folder), limited(random_parts, None), "train")]
     short, long = lengths[0], lengths[1]
     assert short is not None
     assert long is not None
     assert short < long
     policy = limited(random_parts, long - 1)
-    found = sift(task(folder), policy, "train")
+    found = scan(task(folder), policy, "train")
     assert [(one.index, one.tokens, one.too_long) for one in found if one.rule] == [
         (1, long, True), (5, long, True), (7, None, False), (9, long, True),
     ]  # fmt: skip
-    assert [one.index for one in sift(task(folder), limited(random_parts, long), "train") if one.rule] == [7]
-    sifted = Sifted("train", found)
+    assert [one.index for one in scan(task(folder), limited(random_parts, long), "train") if one.rule] == [7]
+    sifted = ScanResult("train", found)
     assert sifted.note().startswith(
         "4 of 12 train examples are left out, listed in dropped.jsonl. 3: A prompt may have"
     )
@@ -165,7 +165,7 @@ def test_nothing_short_enough_is_said(folder: Path, random_parts: Parts) -> None
     with pytest.raises(DataError, match=r"short enough.*None of 2 has at most 5 tokens"):
         ViewStream(task(folder), policy, seed=0, max_bad_share=1.0).preflight()
     with pytest.raises(DataError, match="Some examples have to be usable"):
-        Sifted("train", sift(task(folder), policy, "train")).check()
+        ScanResult("train", scan(task(folder), policy, "train")).check()
 
 
 def replaced(folder: Path) -> None:
@@ -185,9 +185,9 @@ def rewritten(folder: Path) -> None:
 
 def test_what_was_found_is_remembered(folder: Path, random_parts: Parts, tmp_path: Path, decoded: list[str]) -> None:
     policy, cache = limited(random_parts, None), tmp_path / "sifted"
-    first = sift(task(folder), policy, "train", cache=cache)
+    first = scan(task(folder), policy, "train", cache=cache)
     decoded.clear()
-    assert sift(task(folder), policy, "train", cache=cache) == first
+    assert scan(task(folder), policy, "train", cache=cache) == first
     assert decoded == []
 
 
@@ -196,10 +196,10 @@ def test_what_was_found_is_forgotten_when_the_data_changes(
     folder: Path, random_parts: Parts, tmp_path: Path, decoded: list[str], change: Callable[[Path], None]
 ) -> None:
     policy, cache = limited(random_parts, None), tmp_path / "sifted"
-    sift(task(folder), policy, "train", cache=cache)
+    scan(task(folder), policy, "train", cache=cache)
     decoded.clear()
     change(folder)
-    found = sift(task(folder), policy, "train", cache=cache)
+    found = scan(task(folder), policy, "train", cache=cache)
     assert len(decoded) >= 11
     assert any(one.rule for one in found) is (change is not replaced)
 
@@ -207,8 +207,8 @@ def test_what_was_found_is_forgotten_when_the_data_changes(
 def test_what_was_found_is_forgotten_for_another_prompt(folder: Path, random_parts: Parts, tmp_path: Path) -> None:
     cache = tmp_path / "sifted"
     for policy in (limited(random_parts, None), limited(random_parts, 9), Policy(random_parts, Plain())):
-        sift(task(folder), policy, "train", cache=cache)
-    sift(task(folder), limited(random_parts, None), "eval", cache=cache)
+        scan(task(folder), policy, "train", cache=cache)
+    scan(task(folder), limited(random_parts, None), "eval", cache=cache)
     assert len(list(cache.iterdir())) == 4
 
 

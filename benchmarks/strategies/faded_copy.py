@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.base import Attack, Ball, Criterion, Point, Space
+from saei.attacks.base import Attack, Ball, Point, PointCriterion, Space
 from saei.config.registry import register
 from saei.config.strategy import Frac, StrategyConfig
 from saei.data.bars import NOISE
@@ -41,7 +41,7 @@ class FadedCopy(Attack):
         return "none"
 
     def attack(
-        self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
         """Return the faded copies."""
         return tuple(self._faded(block.detach(), generator) for block in start)

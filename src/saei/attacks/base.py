@@ -26,7 +26,7 @@ StepSpace: TypeAlias = Literal["pixel", "normalised"]
 LONGEST: Mapping[StepSpace, int] = {"pixel": 1, "normalised": 20}
 """Longest sensible step and radius. The pixel range is 1; a model divides it by .05 at the least."""
 
-Criterion: TypeAlias = Callable[[Point], Tensor]
+PointCriterion: TypeAlias = Callable[[Point], Tensor]
 """Maps a point to ``J_B``, one differentiable value per example."""
 
 
@@ -127,7 +127,7 @@ class Attack(Strategy, ABC):
     @abstractmethod
     def attack(
         self,
-        criterion: Criterion,
+        criterion: PointCriterion,
         start: Point,
         *,
         space: Space,

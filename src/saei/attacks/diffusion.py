@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space
+from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space
 from saei.config.strategy import StrategyConfig
 
 TIMESTEPS = 1000
@@ -51,7 +51,7 @@ class DiffusionNoise(Attack):
         return "none"
 
     def attack(
-        self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
         """Return the noisy point."""
         return tuple(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space, StepSpace, check_lengths
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space, StepSpace, check_lengths
 from saei.config.strategy import Frac, StrategyConfig
 from saei.errors import ModelError
 
@@ -84,7 +84,7 @@ class GradientAttack(Attack):
         return self.steps * self.config.step if self.config.radius is None else self.config.radius
 
     def attack(
-        self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
         """Return the moved point.
 
@@ -125,7 +125,7 @@ class GradientAttack(Attack):
         )
 
 
-def example_gradients(criterion: Criterion, point: Point, examples: tuple[int, ...]) -> list[Tensor]:
+def example_gradients(criterion: PointCriterion, point: Point, examples: tuple[int, ...]) -> list[Tensor]:
     """Return dJ/dx per block, zero for all blocks of an example of which any gradient is not finite.
 
     Only the blocks are differentiated: the ``.grad`` of parameters behind the criterion stays as it is.

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, StepSpace, check_lengths
+from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, StepSpace, check_lengths
 from saei.config.strategy import Frac, StrategyConfig
 
 
@@ -55,7 +55,7 @@ class Noise(Attack):
         return None if self.ball == "none" else self._size(block)
 
     def attack(
-        self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
         """Return the noisy point."""
         return tuple(

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Criterion, Point, Space, check_lengths
+from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, check_lengths
 from saei.attacks.gradient import example_gradients
 from saei.config.strategy import Frac, StrategyConfig
 from saei.errors import ConfigError, nearest
@@ -154,7 +154,7 @@ class Torchattacks(Attack):
         return block.length(self.config.arguments()["eps"], "pixel")
 
     def attack(
-        self, criterion: Criterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
     ) -> Point:
         """Return the moved point.
 
@@ -171,7 +171,7 @@ class Torchattacks(Attack):
         return tuple(moved)
 
     def _example(
-        self, own: Sequence[int], criterion: Criterion, start: Point, space: Space, generator: torch.Generator
+        self, own: Sequence[int], criterion: PointCriterion, start: Point, space: Space, generator: torch.Generator
     ) -> Sequence[Tensor]:
         """Return the moved blocks of one example, the others being where they start."""
         blocks, spaces = [start[number].detach() for number in own], [space.blocks[number] for number in own]

@@ -13,7 +13,7 @@ import torch
 from saei.builtin.batches import Demonstration, Tools
 from saei.builtin.demonstrations import CLEAN, CONTENT_WEIGHT, Manner, content_words, demonstrate
 from saei.builtin.gate import grades
-from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
+from saei.builtin.recipe import GATE_EXAMPLES, BaseRecipe, BaseReport
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import Bars, draw_chart
 from saei.data.base import Task
@@ -95,7 +95,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class GeneralGate(Gate):
+class GeneralGate(BaseReport):
     """What the gate measured.
 
     Attributes:
@@ -126,7 +126,7 @@ class GeneralGate(Gate):
 
 
 @dataclass(frozen=True, slots=True)
-class General(Recipe):
+class General(BaseRecipe):
     """The shipped model's recipe.
 
     Attributes:

@@ -23,7 +23,7 @@ from saei.builtin.demonstrations import (
 )
 from saei.builtin.gate import grades, next_token
 from saei.builtin.general import RISE
-from saei.builtin.recipe import GATE_EXAMPLES, Gate, Recipe
+from saei.builtin.recipe import GATE_EXAMPLES, BaseRecipe, BaseReport
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import KINDS as BAR_KINDS
 from saei.data.lock_in import KINDS, Look, draw_question
@@ -112,7 +112,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class LockInGate(Gate):
+class LockInGate(BaseReport):
     """What the gate measured, on clear charts unless it says otherwise.
 
     Attributes:
@@ -142,7 +142,7 @@ class LockInGate(Gate):
 
 
 @dataclass(frozen=True, slots=True)
-class LockIn(Recipe):
+class LockIn(BaseRecipe):
     """Teach both strategies, then show the good one on charts of one look only.
 
     Attributes:

@@ -23,7 +23,7 @@ REPORT_EVERY = 50  # steps
 
 
 @dataclass(frozen=True, slots=True)
-class Gate(ABC):
+class BaseReport(ABC):
     """What was measured on a base alone, before any reinforcement, and whether it is accepted.
 
     Attributes:
@@ -46,7 +46,7 @@ class Gate(ABC):
         return "\n".join([verdict, *(f"  {line}" for line in self.lines())])
 
 
-class Recipe(ABC):
+class BaseRecipe(ABC):
     """How a tiny model is warm-started. To add one, implement both methods and name it in ``saei build-tiny``."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Recipe(ABC):
         """Return what ``recipe.json`` keeps: the recipe's name and all that decides its result besides the seed."""
 
     @abstractmethod
-    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> Gate:
+    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> BaseReport:
         """Train a model from random weights and measure it.
 
         Args:
@@ -65,7 +65,9 @@ class Recipe(ABC):
         """
 
 
-def build_tiny(output: Path, recipe: Recipe, seed: int = 0, *, progress: Callable[[str], None] | None = None) -> Gate:
+def build_tiny(
+    output: Path, recipe: BaseRecipe, seed: int = 0, *, progress: Callable[[str], None] | None = None
+) -> BaseReport:
     """Build a base from a seed and save it, accepted or not, as a plain model folder.
 
     The same seed gives the same weights on the same machine. One thread is used; it takes some five minutes.

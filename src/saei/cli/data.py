@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from saei.config.run import RunConfig
     from saei.data.base import Split, Task
     from saei.intake.preview import Preview
-    from saei.intake.scan import Sifted
+    from saei.intake.scan import ScanResult
     from saei.policy import Policy
 
 Model = Annotated[
@@ -75,7 +75,7 @@ def check(
 ) -> None:
     """Look at every example, in parallel; the result is remembered, also for trainings with training.sift=true."""
     from saei.errors import ConfigError
-    from saei.intake.scan import CACHE, Sifted, sift
+    from saei.intake.scan import CACHE, ScanResult, scan
     from saei.runtime.progress import progress
 
     config = _config(model, task, data, set_, plugin, trust)
@@ -91,8 +91,10 @@ def check(
     policy = _policy(config)
     found = []
     for split in sizes:
-        with progress(f"Looking at {split}") as told:
-            found.append(Sifted(split, sift(built, policy, split, reward=reward, cache=CACHE, told=told)))
+        with progress(f"Looking at {split}") as on_progress:
+            found.append(
+                ScanResult(split, scan(built, policy, split, reward=reward, cache=CACHE, on_progress=on_progress))
+            )
     if as_json:
         print(json.dumps({one.split: [asdict(row) for row in one.looked] for one in found}, indent=2))
         return
@@ -148,7 +150,7 @@ def _show(one: Preview) -> None:
     say("\n".join(f"  | {line}" for line in printable(one.prompt).split("\n")))
 
 
-def _count(found: Sifted, size: int | None) -> None:
+def _count(found: ScanResult, size: int | None) -> None:
     of = "" if size is None or size == len(found.looked) else f" of {size}"
     say(f"\nLooked at {len(found.looked)}{of} {found.split} examples.")
     lengths = sorted(one.tokens for one in found.looked if one.tokens is not None)

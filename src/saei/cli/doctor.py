@@ -99,7 +99,7 @@ def doctor(
         side=side,
         random_weights=random_weights,
         memory=None if memory is None else round(memory * GB),
-        told=lambda text: say(f"{text} ...", error=True),
+        on_progress=lambda text: say(f"{text} ...", error=True),
     )
     print(json.dumps(found.as_json(), indent=2)) if as_json else _show(found)
     if not found.healthy:

@@ -27,7 +27,7 @@ from saei.console import say, screen
 if TYPE_CHECKING:
     from saei.config.run import RunConfig, SamplingConfig
     from saei.evaluation.benchmark import Asked
-    from saei.evaluation.robustness.run import Harm
+    from saei.evaluation.robustness.run import RobustnessSettings
 
 DRAWN = "How responses are drawn"
 KEPT = "An evaluation that is kept"
@@ -167,15 +167,15 @@ def evaluate(
     n = responses or 1
     drawn["temperature"] = float(n > 1) if temperature is None else temperature
     _check_nucleus(drawn)
-    harm = _harm(radius, base) if robust else None
+    robustness = _robustness(radius, base) if robust else None
     note(f"Loading {config.model.path} ...")
     from saei.evaluation.benchmark import Asked
 
     asked = Asked(examples, n, seed, batch, _numbers(pass_at), output)
     sampling = config.sampling.model_copy(update=drawn)
     try:
-        if harm is not None:
-            _keep_robust(config, sampling, asked, harm, as_json)
+        if robustness is not None:
+            _keep_robust(config, sampling, asked, robustness, as_json)
         else:
             _keep(config, sampling, asked, as_json)
     except KeyboardInterrupt:
@@ -231,29 +231,31 @@ def _keep(config: RunConfig, sampling: SamplingConfig, asked: Asked, as_json: bo
     from saei.evaluation.benchmark import run_benchmark
     from saei.runtime.progress import progress
 
-    with progress("Answered") as told:
-        folder = run_benchmark(config, sampling, asked, told=told, note=note)
+    with progress("Answered") as on_progress:
+        folder = run_benchmark(config, sampling, asked, on_progress=on_progress, note=note)
     if as_json:
         print(json.dumps(folder.result(), indent=2))
     else:
         show_result(folder.path, folder.result())
 
 
-def _harm(radius: str | None, base: str | None) -> Harm:
+def _robustness(radius: str | None, base: str | None) -> RobustnessSettings:
     """Return what --radius and --base ask for; a run as base is its newest checkpoint."""
-    from saei.evaluation.robustness.run import Harm
+    from saei.evaluation.robustness.run import RobustnessSettings
 
     path = None if base is None else model_path(base)
-    return Harm(base=path) if radius is None else Harm(_fractions(radius), path)
+    return RobustnessSettings(base=path) if radius is None else RobustnessSettings(_fractions(radius), path)
 
 
-def _keep_robust(config: RunConfig, sampling: SamplingConfig, asked: Asked, harm: Harm, as_json: bool) -> None:
+def _keep_robust(
+    config: RunConfig, sampling: SamplingConfig, asked: Asked, robustness: RobustnessSettings, as_json: bool
+) -> None:
     from saei.cli.result import show_robust
     from saei.evaluation.robustness.run import run_robust
     from saei.runtime.progress import progress
 
-    with progress("Answered") as told:
-        found = run_robust(config, sampling, asked, harm, told=told, note=note)
+    with progress("Answered") as on_progress:
+        found = run_robust(config, sampling, asked, robustness, on_progress=on_progress, note=note)
     if as_json:
         print(json.dumps(found, indent=2, default=str))
     else:

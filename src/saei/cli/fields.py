@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from saei.config.strategy import StrategyConfig, field_docs, section_of, strategy_kind
 
 
-class Row(NamedTuple):
+class FieldRow(NamedTuple):
     """One field.
 
     Attributes:
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     meaning: str
 
 
-def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | None = None) -> list[Row]:
+def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | None = None) -> list[FieldRow]:
     """Return one row per field; an inner section's fields stand under its path, ``type`` is left out.
 
     A section that may be None has a row of its own before them.
@@ -45,7 +45,7 @@ def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | N
         value = getattr(values, name) if values else field.get_default(call_default_factory=True)
         if inner is None or field.annotation is not inner:
             meaning = re.sub(r"\bNone\b", "null", docs.get(name, "").replace("``", "`"))
-            rows.append(Row(prefix + name, _default(field, value), meaning))
+            rows.append(FieldRow(prefix + name, _default(field, value), meaning))
         if inner is not None:
             rows += field_rows(inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None)
     return rows

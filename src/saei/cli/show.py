@@ -14,7 +14,7 @@ from saei.errors import printable
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from saei.cli.fields import Row
+    from saei.cli.fields import FieldRow
 
 
 def show(
@@ -44,7 +44,7 @@ def show(
         _print(name, strategy.kind, strategy, field_rows(strategy.Config))
 
 
-def _print(name: str, what: str, documented: type, rows: Sequence[Row]) -> None:
+def _print(name: str, what: str, documented: type, rows: Sequence[FieldRow]) -> None:
     from rich.markdown import Markdown
     from rich.table import Table
     from rich.text import Text

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from saei.data.columns import AUTO, Columns, as_text, check_unique, find_columns
 from saei.data.markers import place_images
-from saei.data.table_task import Item, TableTask
+from saei.data.table_task import TableExample, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError, shown
 
@@ -39,7 +39,7 @@ class Dataset(TableTask):
         found = [f"{role} from '{getattr(columns, role)}'" for role, asked in self.config.columns if asked == AUTO]
         return f"{table.where}: {', '.join(found)}." if found else None
 
-    def item(self, row: Mapping[str, Any], table: Table, where: str) -> Item:
+    def item(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return the row's question, answer and images.
 
         Raises:
@@ -50,7 +50,7 @@ class Dataset(TableTask):
         question = as_text(row[columns.question], columns.question, where)
         images = _images(row[columns.images], columns.images, where) if columns.images else ()
         question, images = place_images(question, images, where=where)
-        return Item(
+        return TableExample(
             question=as_text(question, columns.question, where),
             answer=as_text(row[columns.answer], columns.answer, where),
             images=images,

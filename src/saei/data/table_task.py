@@ -23,7 +23,7 @@ from saei.types import Example
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Item:
+class TableExample:
     """What a row says, before its images are opened.
 
     Attributes:
@@ -95,7 +95,7 @@ class TableTask(Task, ABC):
         """
 
     @abstractmethod
-    def item(self, row: Mapping[str, Any], table: Table, where: str) -> Item:
+    def item(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return what a row says.
 
         Args:

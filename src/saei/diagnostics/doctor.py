@@ -19,7 +19,7 @@ from saei.diagnostics.examination import Examination, examine
 from saei.diagnostics.footprint import Footprint, hollow_footprint
 from saei.diagnostics.remedies import Remedy, remedies
 from saei.diagnostics.sizing import Memory, available_bytes, gigabytes, memory_of, peak_bytes
-from saei.diagnostics.synthetic import Noise, step_config
+from saei.diagnostics.synthetic import NoiseTask, step_config
 from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
@@ -27,7 +27,7 @@ from saei.policy import Policy
 from saei.policy.load.untrained import Untrained, depth, period
 from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, device_of, has_weights, load_outline, load_parts
 
-Told = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 ROOM = 0.8
 """Share of the free memory that the doctor itself takes at most."""
@@ -116,7 +116,7 @@ def diagnose(
     side: int,
     random_weights: bool = False,
     memory: int | None = None,
-    told: Told = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> Diagnosis:
     """Look at a model the way that a run would, on synthetic examples.
 
@@ -128,10 +128,10 @@ def diagnose(
         side: Of the square picture, in pixels.
         random_weights: Use random weights also where there are others.
         memory: Bytes to size for; None takes what this machine has free.
-        told: Told what is being done.
+        on_progress: Called with what is being done.
     """
     found = Diagnosis(config.model.path)
-    visit = _Visit(config, side, found, told)
+    visit = _Visit(config, side, found, on_progress)
     with visit.noting():
         visit.run(random_weights, memory)
     return found
@@ -149,20 +149,20 @@ class _Visit:
         config: The run's configuration.
         side: Of the picture.
         found: What is filled in.
-        told: Told what is being done.
+        on_progress: Called with what is being done.
     """
 
-    def __init__(self, config: RunConfig, side: int, found: Diagnosis, told: Told) -> None:
+    def __init__(self, config: RunConfig, side: int, found: Diagnosis, on_progress: OnProgress) -> None:
         self.config = config
         self.found = found
-        self._told = told
+        self._on_progress = on_progress
         self._side = side
         self._device = torch.device(device_of(config.model))
 
     def run(self, random_weights: bool, memory: int | None) -> None:
         found, model = self.found, self.config.model
         found.device, found.threads = str(self._device), torch.get_num_threads()
-        self._told("Reading the configuration")
+        self._on_progress("Reading the configuration")
         outline = load_outline(model)
         found.parameters = sum(own.numel() for own in outline.parameters())
         found.trained = sum(own.numel() for own in outline.parameters() if own.requires_grad)
@@ -182,7 +182,7 @@ class _Visit:
             if policy is not None:
                 self._examine(policy)
         with self.noting():
-            self._told("Counting what a step keeps")
+            self._on_progress("Counting what a step keeps")
             footprint = self._footprint(self.config, policy)
             found.memory = replace(found.memory, kept=footprint.of_step(self.config))
             if found.available is not None and found.memory.total > found.available:
@@ -225,7 +225,7 @@ class _Visit:
                     )
                 )
                 return None
-        self._told(
+        self._on_progress(
             f"Making a copy with {found.examined} of {found.layers} layers"
             if found.examined
             else "Drawing random weights"
@@ -247,7 +247,7 @@ class _Visit:
         doubled = 8 * sum(own.numel() for own in policy.model.parameters())
         exact = (here is None or doubled <= ROOM * here) and self._device.type != "mps"
         precision = torch.float64 if exact else torch.float32
-        self._told(f"Comparing gradients in {str(precision).removeprefix('torch.')}")
+        self._on_progress(f"Comparing gradients in {str(precision).removeprefix('torch.')}")
         found = self.found
         found.precision = str(precision).removeprefix("torch.")
         found.examination = examine(policy, precision)
@@ -262,7 +262,7 @@ class _Visit:
             )
 
     def _footprint(self, config: RunConfig, examined: Policy | None) -> Footprint:
-        found = hollow_footprint(config, Noise(Noise.Config(side=self._side)).example(0), examined)
+        found = hollow_footprint(config, NoiseTask(NoiseTask.Config(side=self._side)).example(0), examined)
         self.found.sizes = {
             "prompts": config.training.prompts_per_step,
             "responses": config.sampler.build().group_size,
@@ -276,7 +276,7 @@ class _Visit:
     def _step(self, parts: Parts) -> None:
         """Measure training steps: the first with the optimiser's memory, the second for its time."""
         config, found = self.config, self.found
-        self._told("Measuring a training step")
+        self._on_progress("Measuring a training step")
         with tempfile.TemporaryDirectory() as folder:
             sizes = {"side": self._side, "prompts": found.sizes["prompts"], "tokens": found.sizes["tokens"]}
             trainer = Trainer(step_config(config, **sizes, folder=Path(folder)), display=SilentDisplay(), parts=parts)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from saei.config.run import RunConfig
-from saei.diagnostics.hollow import Hollow
+from saei.diagnostics.shape_only import ShapeOnlyMode
 from saei.diagnostics.sizing import kept_bytes
 from saei.diagnostics.synthetic import draw_responses
 from saei.interventions import Intervention
@@ -69,7 +69,7 @@ def hollow_footprint(config: RunConfig, example: Example, examined: Policy | Non
     """
     model = config.model.model_copy(update={"device": "cpu", "shared_prefix": False})
     template = config.template.build()
-    hollow = Hollow()
+    hollow = ShapeOnlyMode()
     with hollow:
         parts = load_parts(model, Untrained())
         policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)

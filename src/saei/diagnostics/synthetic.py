@@ -22,7 +22,7 @@ _MANY = 10**6
 """Steps of a run, so that neither evaluation nor checkpoint falls into a step that is timed."""
 
 
-class Noise(Task):
+class NoiseTask(Task):
     """Questions about square pictures of random pixels. It is not registered: nothing can be learnt from it."""
 
     class Config(Task.Config):
@@ -75,7 +75,7 @@ def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, fold
     """Return a configuration whose steps do nothing but train, on synthetic examples."""
     return config.model_copy(
         update={
-            "task": Noise.Config(side=side),
+            "task": NoiseTask.Config(side=side),
             "reward": Coin.Config(),
             "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
             "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),

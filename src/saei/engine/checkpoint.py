@@ -16,7 +16,7 @@ from saei.config.run import RunConfig
 from saei.errors import CheckpointError
 from saei.policy import Policy
 from saei.runtime.checksums import WITHOUT_IT, verify_checksums, write_checksums
-from saei.runtime.processes import Ranks
+from saei.runtime.processes import Processes
 from saei.runtime.run_dir import ENGINE, RunDir
 
 STATE = "trainer.pt"
@@ -165,7 +165,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def state_of_rank(state: Mapping[str, Any], names: Sequence[str], ranks: Ranks) -> dict[str, Any]:
+def state_of_rank(state: Mapping[str, Any], names: Sequence[str], processes: Processes) -> dict[str, Any]:
     """Return a process's own part of a checkpoint's state: that of the process of the same rank that wrote it.
 
     A run may go on in another number of processes if all states were the same, as those of built-in strategies are.
@@ -173,20 +173,20 @@ def state_of_rank(state: Mapping[str, Any], names: Sequence[str], ranks: Ranks) 
     Args:
         state: What ``load_state`` returned.
         names: Names of what has a state.
-        ranks: The processes that go on.
+        processes: The processes that go on.
 
     Raises:
         CheckpointError: If states differed and there were more or fewer processes.
     """
     first = {name: state[name] for name in names}
     written: list[dict[str, Any]] = [first, *state.get("others", [])]
-    if len(written) == ranks.count:
-        return written[ranks.rank]
+    if len(written) == processes.count:
+        return written[processes.rank]
     if all(_same(own, first) for own in written):
         return first
     raise CheckpointError(
         "Strategies whose states differ between processes go on in as many processes.",
-        reason=f"{len(written)} wrote the checkpoint, {ranks.count} were launched.",
+        reason=f"{len(written)} wrote the checkpoint, {processes.count} were launched.",
         remedy=f"Launch {len(written)}.",
     )
 

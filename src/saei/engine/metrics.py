@@ -12,14 +12,14 @@ import torch
 from saei.evaluation.metrics import mean
 from saei.objectives.kl import k3
 from saei.policy import Policy
-from saei.runtime.processes import Ranks
+from saei.runtime.processes import Processes
 from saei.types import CLEAN, UNTOUCHED, Group, ScoredGroup
 
 T = TypeVar("T")
 
 
 def group_metrics(
-    scored: Sequence[ScoredGroup], ranks: Ranks | None = None, *, graded: bool = False
+    scored: Sequence[ScoredGroup], processes: Processes | None = None, *, graded: bool = False
 ) -> dict[str, float]:
     """Return reward and its parts, accuracy, length, truncated share and entropy, variance, and the interventions'.
 
@@ -28,10 +28,10 @@ def group_metrics(
 
     Args:
         scored: This process's groups.
-        ranks: The processes whose groups are meant, all; None for this one alone.
+        processes: The processes whose groups are meant, all; None for this one alone.
         graded: Rewards are numbers between right and wrong.
     """
-    ranks = ranks or Ranks()
+    processes = processes or Processes()
     values: dict[str, list[float]] = defaultdict(list)
     for one in scored:
         for n, (response, grade) in enumerate(zip(one.group.responses, one.grades, strict=True)):
@@ -53,12 +53,12 @@ def group_metrics(
         values["reward_std"].append(stdev(one.rewards) if len(one.rewards) > 1 else 0.0)
         for name, number in one.group.metrics.items():
             values[f"intervention/{name}"].append(number)
-    found = {name: mean(numbers) for name, numbers in joined(ranks.gather(dict(values))).items()}
+    found = {name: mean(numbers) for name, numbers in joined(processes.gather(dict(values))).items()}
     equal = found.pop("equal_rewards")
     found["zero_variance"] = equal if graded else found["all_right"] + found["all_wrong"]
-    groups = ranks.total(len(scored))
+    groups = processes.total(len(scored))
     left_alone = Counter(
-        reason for own in ranks.gather([one.group.untouched for one in scored]) for reason in own if reason
+        reason for own in processes.gather([one.group.untouched for one in scored]) for reason in own if reason
     )
     found["untouched"] = sum(left_alone.values()) / groups
     reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
@@ -75,7 +75,7 @@ def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
 
 
 @torch.no_grad()
-def view_divergence(policy: Policy, groups: Sequence[Group], ranks: Ranks | None = None) -> dict[str, float]:
+def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processes | None = None) -> dict[str, float]:
     """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
 
     Estimated on the intervened view's own responses by the mean of Schulman's k3 over their tokens. Costs one scoring
@@ -97,5 +97,5 @@ def view_divergence(policy: Policy, groups: Sequence[Group], ranks: Ranks | None
         for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):
             clean_logp_T = score.logp_NT[n, : len(response)]
             by_origin[origin].append(k3(clean_logp_T - response.behaviour_logp_T).cpu())
-    everywhere = joined((ranks or Ranks()).gather(dict(by_origin)))
+    everywhere = joined((processes or Processes()).gather(dict(by_origin)))
     return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}

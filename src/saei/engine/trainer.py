@@ -27,7 +27,7 @@ from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.answers import answer_together
 from saei.evaluation.fresh import Answered
 from saei.evaluation.probe import probe_metrics
-from saei.intake.scan import CACHE, Looked, Sifted, check_end, sift
+from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.interventions.stats import check_needs
 from saei.objectives.advantages import advantages
@@ -37,7 +37,7 @@ from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
 from saei.runtime.interrupt import Interrupted, StopRequest
-from saei.runtime.processes import claim_device, first_process, launch_options, ranks_of
+from saei.runtime.processes import claim_device, first_process, launch_options, processes_of
 from saei.runtime.progress import progress
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources, derive, seed_globals
@@ -116,9 +116,9 @@ class Trainer:
             cpu=self.policy.device.type == "cpu",
             **launch_options(),
         )
-        self.ranks = ranks_of(self.accelerator, config)
-        self._per_group = self.ranks.seeds_per_group(config.training)
-        if not self.ranks.main:
+        self.processes = processes_of(self.accelerator, config)
+        self._per_group = self.processes.seeds_per_group(config.training)
+        if not self.processes.main:
             self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
         self.optimizer: Any = torch.optim.AdamW(
@@ -142,7 +142,7 @@ class Trainer:
             max_grad_norm=config.optimizer.max_grad_norm,
             reference=reference,
             seed=config.seed,
-            ranks=self.ranks,
+            processes=self.processes,
         )
         self.stream = ViewStream(
             self.task,
@@ -150,7 +150,7 @@ class Trainer:
             seed=config.seed,
             max_bad_share=config.training.max_bad_share,
             reward=self.reward,
-            ranks=self.ranks,
+            processes=self.processes,
         )
         self._sifted = self._sift() if config.training.sift else None
         self.step = 0
@@ -166,12 +166,12 @@ class Trainer:
         if start is not None:
             self._load(start)
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
-        self.run = self.ranks.once(lambda: RunDir.create(config)) if resume is None else resume
+        self.run = self.processes.once(lambda: RunDir.create(config)) if resume is None else resume
         if resume:
-            self.ranks.once(lambda: resume.record(config))
+            self.processes.once(lambda: resume.record(config))
         sifted = self._sifted
         if sifted is not None:
-            self.ranks.once(lambda: sifted.write(self.run.path))
+            self.processes.once(lambda: sifted.write(self.run.path))
 
     def train(self) -> Path:
         """Train up to ``training.steps`` and return the run's folder.
@@ -180,7 +180,7 @@ class Trainer:
             Interrupted: If a signal asked to stop; a checkpoint was written.
             DataError: If too many examples are unusable, or, after a checkpoint, if too many have no image.
         """
-        self.ranks.once(self.run.lock.acquire)
+        self.processes.once(self.run.lock.acquire)
         try:
             self._train()
         finally:
@@ -192,8 +192,8 @@ class Trainer:
 
     def _train(self) -> None:
         config = self.config
-        broken = self.ranks.once(lambda: self.run.rewind(self.step if self.step else -1))
-        self.ranks.once(self._open_trackers)
+        broken = self.processes.once(lambda: self.run.rewind(self.step if self.step else -1))
+        self.processes.once(self._open_trackers)
         heard = "Stopping after this step and its checkpoint. Once more stops at once."
         with StopRequest(lambda: self.display.note(heard)) as stop, self.display.open(config, self.run.path):
             for note in (*self._notes(), *self.stream.unreported()):
@@ -207,7 +207,7 @@ class Trainer:
                     metrics = self.train_step()
                 self._write(metrics)
                 last = self.step == config.training.steps
-                stopping = self.ranks.any(stop.requested)
+                stopping = self.processes.any(stop.requested)
                 problem = None if last else self._imageless.problem() or self._empty_steps.problem()
                 if last or stopping or problem or self.step % config.output.checkpoint_every == 0:
                     self.save()
@@ -231,7 +231,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         """Return all that a checkpoint keeps besides the weights and the optimizer's moments."""
         own = {name: state_of(strategy) for name, strategy in self._stateful.items()}
-        first, *others = self.ranks.gather(own)
+        first, *others = self.processes.gather(own)
         return {
             "step": self.step,
             "stream": self.stream.state_dict(),
@@ -245,7 +245,7 @@ class Trainer:
     def _save(self, state: Mapping[str, Any]) -> Path:
         state = {**state, "optimizer": self.optimizer.state_dict()}
         step, keep = state["step"], self.config.output.keep_checkpoints
-        return self.ranks.once(lambda: checkpoint.save(self.run.checkpoints, step, self.policy, state, keep=keep))
+        return self.processes.once(lambda: checkpoint.save(self.run.checkpoints, step, self.policy, state, keep=keep))
 
     @contextmanager
     def _kept_on_failure(self) -> Iterator[None]:
@@ -258,7 +258,7 @@ class Trainer:
         Raises:
             TrainingError: If that code asked the process to exit.
         """
-        before = copy.deepcopy(self._state()) if self.ranks.count == 1 else None
+        before = copy.deepcopy(self._state()) if self.processes.count == 1 else None
         updates = self.updater.updates
         try:
             yield
@@ -285,14 +285,14 @@ class Trainer:
         reference.module = self.accelerator.prepare_model(reference.module, evaluation_mode=True)
         return reference
 
-    def _sift(self) -> Sifted:
+    def _sift(self) -> ScanResult:
         """Look at all training examples before the first step; of several processes the first does it for all."""
 
-        def looked() -> list[Looked]:
-            with progress("Looking at the data") as told:
-                return sift(self.task, self.policy, "train", reward=self.reward, cache=CACHE, told=told)
+        def looked() -> list[ExampleReport]:
+            with progress("Looking at the data") as on_progress:
+                return scan(self.task, self.policy, "train", reward=self.reward, cache=CACHE, on_progress=on_progress)
 
-        found = Sifted("train", self.ranks.once(looked))
+        found = ScanResult("train", self.processes.once(looked))
         self.stream.admit("train", found.looked)
         return found
 
@@ -324,7 +324,7 @@ class Trainer:
                 remedy="Resume the run that wrote it.",
             ) from error
         self.stream.load_state_dict(state["stream"])
-        own = checkpoint.state_of_rank(state, list(self._stateful), self.ranks)
+        own = checkpoint.state_of_rank(state, list(self._stateful), self.processes)
         for name, strategy in self._stateful.items():
             restore(strategy, own[name])
         self.budget = int(state["budget"])
@@ -336,7 +336,7 @@ class Trainer:
         """Do one step, with the evaluation that is due after it, and return its metrics; nothing else is written."""
         config, step = self.config, self.step
         progress = step / config.training.steps
-        rank = [self.ranks.rank] if self.ranks.rank else []  # the first process is seeded like the only one
+        rank = [self.processes.rank] if self.processes.rank else []  # the first process is seeded like the only one
         seed_globals(derive(config.seed, "globals", step, *rank))
         grader = StepGrader(self.reward)
 
@@ -351,7 +351,7 @@ class Trainer:
             generator=torch.Generator().manual_seed(derive(config.seed, "sample", step, *rank)),
             phase=self._stopwatch.phase,
             more=take,
-            total=self.ranks.total,
+            total=self.processes.total,
             graded=self.reward.graded,
             source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
@@ -360,20 +360,20 @@ class Trainer:
             self.display.note(report)
         with self._stopwatch.phase("reward"):
             scored = grader.score(groups)
-        found = group_metrics(scored, self.ranks, graded=self.reward.graded)
-        self._imageless.note(found, self.ranks.total(len(scored)))
-        sampled = self.ranks.total(sum(len(group.responses) for group in groups))
+        found = group_metrics(scored, self.processes, graded=self.reward.graded)
+        self._imageless.note(found, self.processes.total(len(scored)))
+        sampled = self.processes.total(sum(len(group.responses) for group in groups))
         self.budget += sampled
         evaluating = (step + 1) % config.evaluation.every == 0 or step + 1 == config.training.steps
         if evaluating:
             with self._stopwatch.phase("evaluate"):
-                found |= view_divergence(self.policy, groups, self.ranks)
-                if self.ranks.main:
+                found |= view_divergence(self.policy, groups, self.processes)
+                if self.processes.main:
                     self._keep_samples(scored)
         guarded = [self.sampler.guard(one, context) for one in scored]
         kept = [one for one in guarded if one is not None and one.grades]
-        rewards = self.ranks.gather([one.rewards for one in kept])
-        found["dropped"] = 1 - sum(map(len, rewards)) / self.ranks.total(len(scored))
+        rewards = self.processes.gather([one.rewards for one in kept])
+        found["dropped"] = 1 - sum(map(len, rewards)) / self.processes.total(len(scored))
         note = self._empty_steps.note(step + 1, empty=not any(rewards))
         if note is not None:
             self.display.note(note)
@@ -423,12 +423,12 @@ class Trainer:
             sampling=sampling,
             seed=seed,
             per_example=self._per_group,
-            ranks=self.ranks,
+            processes=self.processes,
         )
 
     def _write(self, metrics: dict[str, float]) -> None:
         metrics |= self._stopwatch.read()
-        self.ranks.once(lambda: self._record(metrics))
+        self.processes.once(lambda: self._record(metrics))
         self.display.step(self.step, metrics)
 
     def _record(self, metrics: Mapping[str, float]) -> None:

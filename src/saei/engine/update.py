@@ -20,7 +20,7 @@ from saei.evaluation.metrics import mean
 from saei.interventions.stats import token_stats
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.policy import Policy, Scores
-from saei.runtime.processes import Ranks
+from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
 from saei.types import TrainGroup
 
@@ -38,7 +38,7 @@ class Updater:
         max_grad_norm: Gradients are clipped to this norm.
         reference: The reference policy, for terms that need it.
         seed: Seed of the order of minibatches.
-        ranks: The processes that train together; counts, minibatches and metrics are those of all.
+        processes: The processes that train together; counts, minibatches and metrics are those of all.
 
     Attributes:
         updates: Optimiser steps begun since this was made.
@@ -56,7 +56,7 @@ class Updater:
         max_grad_norm: float,
         reference: Policy | None,
         seed: int,
-        ranks: Ranks | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._policy = policy
         self._objective = objective
@@ -68,7 +68,7 @@ class Updater:
         self._max_grad_norm = max_grad_norm
         self._reference = reference
         self._seed = seed
-        self._ranks = ranks or Ranks()
+        self._processes = processes or Processes()
 
     def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
@@ -83,7 +83,7 @@ class Updater:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
         """
         indices = [one.group.index for one in groups]
-        everywhere = sorted(index for part in self._ranks.gather(indices) for index in part)
+        everywhere = sorted(index for part in self._processes.gather(indices) for index in part)
         assert len(set(everywhere)) == len(everywhere), "two groups of a step have one index"
         size = self._config.minibatch_groups or len(everywhere)
         on_policy = self._config.ppo_epochs == 1 and size >= len(everywhere)
@@ -97,13 +97,13 @@ class Updater:
                 minibatch = [everywhere[i] for i in sorted(order[start : start + size])]
                 self._schedule.begin(step, log.steps)
                 self._optimiser_step([by_index[index] for index in minibatch if index in by_index], log)
-        return log.summary(self._ranks)
+        return log.summary(self._processes)
 
     def _prepare(self, groups: Sequence[TrainGroup], *, on_policy: bool, step: int, progress: float) -> list[_Prepared]:
         """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
         generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
         prepared = []
-        per_group = self._ranks.seeds_per_group(self._config)
+        per_group = self._processes.seeds_per_group(self._config)
         for group in groups:
             if per_group:
                 generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step, group.group.index))
@@ -123,13 +123,13 @@ class Updater:
         loss = 0.0
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
-            with self._ranks.alone(self._policy.module):
+            with self._processes.alone(self._policy.module):
                 result = self._objective.loss(self._inputs(part, counts))
                 # Counts are those of all processes, so gradients are to be summed; their mean is taken.
-                self._accelerator.backward(result.value * self._ranks.count, inputs=self._parameters())
+                self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
             loss += float(result.value.detach())
             log.add([group.group.origin(n) for group, n in _rows([one.group for one in part])], result.metrics)
-        self._ranks.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
+        self._processes.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
         norm = float(self._accelerator.clip_grad_norm_(self._parameters(), self._max_grad_norm))
         if not math.isfinite(norm) and self._config.mixed_precision != "fp16":  # fp16's scaler skips such steps itself
             raise TrainingError(
@@ -157,7 +157,7 @@ class Updater:
             own = sum(len(responses[n]) for n in kept)
             n_tokens += own
             n_selected += own if one.selected_NT is None else int(one.selected_NT[kept].sum())
-        own_counts = self._ranks.gather((n_responses, n_tokens, n_selected))
+        own_counts = self._processes.gather((n_responses, n_tokens, n_selected))
         n_responses, n_tokens, n_selected = (sum(numbers) for numbers in zip(*own_counts, strict=True))
         return {
             "n_responses": float(n_responses),
@@ -273,10 +273,10 @@ class _Log:
         self._losses.append(loss)
         self._norms.append(norm)
 
-    def summary(self, ranks: Ranks) -> dict[str, float]:
-        losses = [sum(shares) for shares in zip(*ranks.gather(self._losses), strict=True)]
+    def summary(self, processes: Processes) -> dict[str, float]:
+        losses = [sum(shares) for shares in zip(*processes.gather(self._losses), strict=True)]
         found = {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
-        parts = ranks.gather(self._values)
+        parts = processes.gather(self._values)
         for name in dict.fromkeys(name for part in parts for name in part):
             by_origin = joined([part.get(name, {}) for part in parts])
             reduce = max if name.endswith("_max") else mean

@@ -11,7 +11,7 @@ from saei.config.run import SamplingConfig
 from saei.evaluation.fresh import Answered, answer
 from saei.policy import Policy
 from saei.rewards.base import Reward
-from saei.runtime.processes import Ranks
+from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
 from saei.types import Response, View
 
@@ -25,7 +25,7 @@ def answer_together(
     sampling: SamplingConfig,
     seed: int,
     per_example: bool,
-    ranks: Ranks,
+    processes: Processes,
 ) -> list[Answered]:
     """Return every view with its responses, in all processes; each process draws for its share of the views.
 
@@ -37,9 +37,9 @@ def answer_together(
         sampling: How they are drawn.
         seed: Seed of the draws.
         per_example: Draw for each view from a source of its own, as several processes have to.
-        ranks: The processes.
+        processes: The processes.
     """
-    numbers = ranks.share(range(len(views)))
+    numbers = processes.share(range(len(views)))
     own = answer(
         policy,
         reward,
@@ -49,9 +49,9 @@ def answer_together(
         seed=seed,
         own_seeds=[derive(seed, views[number].index) for number in numbers] if per_example else None,
     )
-    if ranks.count == 1:
+    if processes.count == 1:
         return own
-    parts = ranks.gather([(tuple(map(_light, one.responses)), one.grades) for one in own])
+    parts = processes.gather([(tuple(map(_light, one.responses)), one.grades) for one in own])
     everything = (answered for part in parts for answered in part)
     return [Answered(view, drawn, grades) for view, (drawn, grades) in zip(views, everything, strict=True)]
 

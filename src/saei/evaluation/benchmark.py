@@ -91,7 +91,7 @@ class Benchmark:
         )
 
     def evaluate(
-        self, folder: EvaluationDir, policy: Policy, *, move: Move = list, told: Callable[[int, int], None]
+        self, folder: EvaluationDir, policy: Policy, *, move: Move = list, on_progress: Callable[[int, int], None]
     ) -> dict[str, Any]:
         """Answer what a begun folder lacks, and write and return the result.
 
@@ -99,7 +99,7 @@ class Benchmark:
             folder: The evaluation's folder.
             policy: The policy.
             move: Changes the views that the policy looks at.
-            told: Is told how many of how many examples are done.
+            on_progress: Called with how many of how many examples are done.
 
         Raises:
             DataError: If too many examples cannot be used.
@@ -114,7 +114,7 @@ class Benchmark:
             max_bad_share=self.config.training.max_bad_share,
             move=move,
         )
-        spent = answering.run(told)
+        spent = answering.run(on_progress)
         records, left_out = folder.records(), folder.left_out()
         if not records:
             raise DataError(
@@ -149,7 +149,7 @@ def run_benchmark(
     sampling: SamplingConfig,
     asked: Asked,
     *,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> EvaluationDir:
     """Evaluate, or go on with an evaluation of the same settings, and return its folder with the result in it.
@@ -158,7 +158,7 @@ def run_benchmark(
         config: Model, task, template and reward.
         sampling: How responses are drawn.
         asked: What to do.
-        told: Is told how many of how many examples are done.
+        on_progress: Called with how many of how many examples are done.
         note: Is told what the user should know.
 
     Raises:
@@ -173,7 +173,7 @@ def run_benchmark(
     folder.begin(benchmark.settings)
     with folder.lock:
         note(f"Answers: {folder.path}")
-        benchmark.evaluate(folder, policy, told=told)
+        benchmark.evaluate(folder, policy, on_progress=on_progress)
     return folder
 
 

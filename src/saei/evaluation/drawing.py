@@ -17,8 +17,8 @@ from saei.data.base import Task
 from saei.errors import DataError
 from saei.evaluation.records import Record, record
 from saei.evaluation.store import EvaluationDir
-from saei.intake.inspect import look
-from saei.intake.scan import Looked, left_out
+from saei.intake.inspect import inspect_example
+from saei.intake.scan import ExampleReport, left_out
 from saei.intake.stream import PREFLIGHT
 from saei.policy import Policy
 from saei.rewards.base import Attempt, Reward
@@ -31,7 +31,7 @@ ROUND = 32
 AHEAD = 2
 """Batches that are looked at before their turn, and that may wait for their grades."""
 
-Looks: TypeAlias = Mapping[int, View | Looked]
+Looks: TypeAlias = Mapping[int, View | ExampleReport]
 """Examples by their numbers: what the policy sees, or why an example cannot be used."""
 
 Move: TypeAlias = Callable[[Sequence[View]], Sequence[View]]
@@ -104,9 +104,9 @@ class Answering:
         self._sampling, self._plan, self._folder = sampling, plan, folder
         self._max_bad_share, self._move = max_bad_share, move
         self._block: tuple[range, Looks] = (range(0), {})
-        self._bad: dict[int, Looked] = {}
+        self._bad: dict[int, ExampleReport] = {}
 
-    def run(self, told: Callable[[int, int], None]) -> dict[str, float]:
+    def run(self, on_progress: Callable[[int, int], None]) -> dict[str, float]:
         """Answer what is left, and return how many answers that were and how the time was spent.
 
         ``busy`` is the share of the time in which the policy sampled.
@@ -133,7 +133,7 @@ class Answering:
                     grading.append(grader.submit(self._grade, unit, looked, responses))
                     while grading and (len(grading) > AHEAD or grading[0].done()):
                         grading.popleft().result()
-                    told(unit.numbers.stop, self._plan.examples)
+                    on_progress(unit.numbers.stop, self._plan.examples)
                 for graded in grading:
                     graded.result()
             finally:
@@ -170,14 +170,16 @@ class Answering:
             self._check(unit.numbers.stop, found)
         return found
 
-    def _view(self, number: int) -> View | Looked:
+    def _view(self, number: int) -> View | ExampleReport:
         try:
-            return look(self._task, self._policy, number, "eval", reward=self._reward)
+            return inspect_example(self._task, self._policy, number, "eval", reward=self._reward)
         except DataError as error:
             return left_out(number, error)
 
     def _check(self, seen: int, found: Looks) -> None:
-        self._bad |= {number: one for number, one in found.items() if isinstance(one, Looked) and not one.too_long}
+        self._bad |= {
+            number: one for number, one in found.items() if isinstance(one, ExampleReport) and not one.too_long
+        }
         if len(self._bad) > self._max_bad_share * max(PREFLIGHT, seen):
             raise DataError(
                 f"Of a benchmark's examples at most {self._max_bad_share:.0%} may be unusable.",
@@ -209,5 +211,5 @@ class Answering:
             record(number, n, view.example, response, grade, reporting)
             for (number, n, view, response), grade in zip(spoken, grades, strict=True)
         ]
-        left = [one for one in looked.values() if isinstance(one, Looked)] if unit.responses.start == 0 else []
+        left = [one for one in looked.values() if isinstance(one, ExampleReport)] if unit.responses.start == 0 else []
         self._folder.add(records, left)

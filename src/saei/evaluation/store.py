@@ -16,12 +16,12 @@ from saei.config.overrides import changed
 from saei.config.run import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
-from saei.intake.scan import DROPPED, Looked
+from saei.intake.scan import DROPPED, ExampleReport
 from saei.runtime.files import check_folder, disk_errors, readable, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.run_dir import RunDir, read_jsonl
 
-Line = TypeVar("Line", Record, Looked)
+Line = TypeVar("Line", Record, ExampleReport)
 
 SETTINGS = "settings.json"
 ANSWERS = "answers.jsonl"
@@ -121,15 +121,15 @@ class EvaluationDir:
         """
         return _built(Record, self.path / ANSWERS)
 
-    def left_out(self) -> list[Looked]:
+    def left_out(self) -> list[ExampleReport]:
         """Return the examples that could not be used.
 
         Raises:
             CheckpointError: If they were written by another version.
         """
-        return _built(Looked, self.path / DROPPED)
+        return _built(ExampleReport, self.path / DROPPED)
 
-    def add(self, records: Sequence[Record], left_out: Iterable[Looked] = ()) -> None:
+    def add(self, records: Sequence[Record], left_out: Iterable[ExampleReport] = ()) -> None:
         """Write the answers of a batch, and the examples that were left out of it, through to the disk.
 
         Raises:
@@ -143,7 +143,7 @@ class EvaluationDir:
                     file.flush()
                     os.fsync(file.fileno())
 
-    def keep(self, records: Sequence[Record], left_out: Sequence[Looked]) -> None:
+    def keep(self, records: Sequence[Record], left_out: Sequence[ExampleReport]) -> None:
         """Write the two files anew with only these, so that a line that was cut off is not continued.
 
         Raises:

@@ -19,7 +19,7 @@ class LongPromptError(DataError):
     tokens: int = 0
 
 
-def look(task: Task, policy: Policy, index: int, split: Split, *, reward: Reward | None = None) -> View:
+def inspect_example(task: Task, policy: Policy, index: int, split: Split, *, reward: Reward | None = None) -> View:
     """Return the clean view of an example whose gold answer the reward, if there is one, can read.
 
     Raises:

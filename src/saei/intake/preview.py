@@ -9,8 +9,8 @@ from typing import Any
 
 from saei.data.base import Split, Task
 from saei.errors import DataError
-from saei.intake.inspect import look
-from saei.intake.scan import Looked, Sifted, left_out, sift
+from saei.intake.inspect import inspect_example
+from saei.intake.scan import ExampleReport, ScanResult, left_out, scan
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.types import View
@@ -59,7 +59,7 @@ def preview(policy: Policy, view: View) -> Preview:
 
 def previewed(
     task: Task, policy: Policy, split: Split, *, reward: Reward, indices: Sequence[int], count: int
-) -> tuple[list[Preview], Sifted]:
+) -> tuple[list[Preview], ScanResult]:
     """Return the first usable examples and what all are like, each image decoded once.
 
     Args:
@@ -71,19 +71,19 @@ def previewed(
         count: How many are shown.
     """
     shown: list[Preview] = []
-    looked: list[Looked] = []
+    looked: list[ExampleReport] = []
     for index in indices:
         if len(shown) == count:
             break
         try:
-            view = look(task, policy, index, split, reward=reward)
+            view = inspect_example(task, policy, index, split, reward=reward)
         except DataError as error:
             looked.append(left_out(index, error))
         else:
             shown.append(preview(policy, view))
-            looked.append(Looked(index, tokens=len(view.prompt_ids_P)))
-    rest = sift(task, policy, split, reward=reward, indices=indices[len(looked) :])
-    return shown, Sifted(split, [*looked, *rest])
+            looked.append(ExampleReport(index, tokens=len(view.prompt_ids_P)))
+    rest = scan(task, policy, split, reward=reward, indices=indices[len(looked) :])
+    return shown, ScanResult(split, [*looked, *rest])
 
 
 def prompt_text(policy: Policy, ids: list[int]) -> str:

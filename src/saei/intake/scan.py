@@ -14,7 +14,7 @@ from typing import Any
 
 from saei.data.base import Split, Task
 from saei.errors import ConfigError, DataError
-from saei.intake.inspect import LongPromptError, look
+from saei.intake.inspect import LongPromptError, inspect_example
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.runtime.files import disk_errors, write_whole
@@ -25,7 +25,7 @@ DROPPED = "dropped.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class ExampleReport:
     """What one example is like.
 
     Attributes:
@@ -43,7 +43,7 @@ class Looked:
     too_long: bool = False
 
 
-def sift(
+def scan(
     task: Task,
     policy: Policy,
     split: Split,
@@ -52,8 +52,8 @@ def sift(
     indices: Sequence[int] | None = None,
     workers: int | None = None,
     cache: Path | None = None,
-    told: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Looked]:
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ExampleReport]:
     """Look at examples of a finite split, in threads: decoding and tokenizing run outside of Python's lock.
 
     Args:
@@ -65,7 +65,7 @@ def sift(
         workers: Threads; None for one per core.
         cache: A folder where the result is remembered for as long as data, processor and reward stay the same;
             None for none.
-        told: Is told how many of how many are done.
+        on_progress: Called with how many of how many are done.
 
     Raises:
         DataError: If the split cannot be read.
@@ -75,12 +75,12 @@ def sift(
     chosen = list(range(size or 0)) if indices is None else list(indices)
     file = None if cache is None else cache / f"{_key(task, policy, split, chosen, reward)}.json"
     if file is not None and file.is_file():
-        return [Looked(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        return [ExampleReport(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
     found = []
     with ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as threads:
         for one in threads.map(lambda index: _look(task, policy, index, split, reward), chosen):
             found.append(one)
-            told(len(found), len(chosen))
+            on_progress(len(found), len(chosen))
     if file is not None:
         _write(file, found)
     return found
@@ -101,14 +101,14 @@ def check_end(task: Task) -> None:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sifted:
+class ScanResult:
     """All of a split's examples, looked at."""
 
     split: Split
-    looked: Sequence[Looked]
+    looked: Sequence[ExampleReport]
 
     @property
-    def dropped(self) -> list[Looked]:
+    def dropped(self) -> list[ExampleReport]:
         """Those that are left out."""
         return [one for one in self.looked if one.rule]
 
@@ -146,16 +146,16 @@ class Sifted:
             write_whole(folder / DROPPED, "".join(lines))
 
 
-def left_out(index: int, error: DataError) -> Looked:
+def left_out(index: int, error: DataError) -> ExampleReport:
     """Return what an example is like that cannot be used."""
     if isinstance(error, LongPromptError):
-        return Looked(index, error.tokens, error.rule, str(error), too_long=True)
-    return Looked(index, rule=error.rule, report=str(error))
+        return ExampleReport(index, error.tokens, error.rule, str(error), too_long=True)
+    return ExampleReport(index, rule=error.rule, report=str(error))
 
 
-def _look(task: Task, policy: Policy, index: int, split: Split, reward: Reward | None) -> Looked:
+def _look(task: Task, policy: Policy, index: int, split: Split, reward: Reward | None) -> ExampleReport:
     try:
-        return Looked(index, tokens=len(look(task, policy, index, split, reward=reward).prompt_ids_P))
+        return ExampleReport(index, tokens=len(inspect_example(task, policy, index, split, reward=reward).prompt_ids_P))
     except DataError as error:
         return left_out(index, error)
 
@@ -177,7 +177,7 @@ def _key(task: Task, policy: Policy, split: Split, chosen: Sequence[int], reward
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _write(file: Path, found: Sequence[Looked]) -> None:
+def _write(file: Path, found: Sequence[ExampleReport]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps([asdict(one) for one in found]))

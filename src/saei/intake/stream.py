@@ -11,11 +11,11 @@ import numpy as np
 
 from saei.data.base import Split, Task
 from saei.errors import DataError
-from saei.intake.inspect import look
-from saei.intake.scan import Looked, left_out
+from saei.intake.inspect import inspect_example
+from saei.intake.scan import ExampleReport, left_out
 from saei.policy import Policy
 from saei.rewards.base import Reward
-from saei.runtime.processes import Ranks
+from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
 from saei.types import View
 
@@ -35,7 +35,7 @@ class ViewStream:
         max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
             fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
         reward: Says whether an example's gold answer can be read; None takes every one.
-        ranks: The processes that share the examples out; position and counts are those of all.
+        processes: The processes that share the examples out; position and counts are those of all.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class ViewStream:
         seed: int,
         max_bad_share: float,
         reward: Reward | None = None,
-        ranks: Ranks | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._task = task
         self._reward = reward
         self._policy = policy
         self._seed = seed
         self._max_bad_share = max_bad_share
-        self._ranks = ranks or Ranks()
+        self._processes = processes or Processes()
         self.position = 0
         self.bad = 0
         self._seen: set[tuple[Split, int]] = set()
-        self._left_out: dict[tuple[Split, int], Looked] = {}
+        self._left_out: dict[tuple[Split, int], ExampleReport] = {}
         self._reported = 0
 
     def preflight(self) -> View:
@@ -89,15 +89,15 @@ class ViewStream:
             DataError: If the share of unusable examples exceeds the limit.
         """
         index: dict[int, int] = {}
-        found: dict[int, View | Looked] = {}
+        found: dict[int, View | ExampleReport] = {}
         usable: list[int] = []
         while len(usable) < n:
             positions = range(self.position, self.position + n - len(usable))
             index |= {position: self._index(position) for position in positions}
-            own = {position: self._view(index[position], "train") for position in self._ranks.share(positions)}
+            own = {position: self._view(index[position], "train") for position in self._processes.share(positions)}
             found |= own
-            unusable: dict[int, Looked] = {}
-            for part in self._ranks.gather({p: one for p, one in own.items() if isinstance(one, Looked)}):
+            unusable: dict[int, ExampleReport] = {}
+            for part in self._processes.gather({p: one for p, one in own.items() if isinstance(one, ExampleReport)}):
                 unusable |= part
             for position in positions:
                 self.position += 1
@@ -108,8 +108,8 @@ class ViewStream:
                 else:
                     usable.append(position)
         # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
-        mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._ranks.share(usable)]
-        return [replace(view, index=position) for position, view in mine if not isinstance(view, Looked)]
+        mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._processes.share(usable)]
+        return [replace(view, index=position) for position, view in mine if not isinstance(view, ExampleReport)]
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
         """Return up to ``n`` usable views of the eval split, from example ``start`` on, in order.
@@ -137,7 +137,7 @@ class ViewStream:
             )
         return views
 
-    def admit(self, split: Split, found: Iterable[Looked]) -> None:
+    def admit(self, split: Split, found: Iterable[ExampleReport]) -> None:
         """Take note of examples that were looked at already; what is wrong with them is not reported again."""
         for one in found:
             self._note(one.index, split, one if one.rule else None)
@@ -171,19 +171,19 @@ class ViewStream:
 
     def _look(self, index: int, split: Split) -> View | None:
         found = self._view(index, split)
-        self._note(index, split, found if isinstance(found, Looked) else None)
-        return None if isinstance(found, Looked) else found
+        self._note(index, split, found if isinstance(found, ExampleReport) else None)
+        return None if isinstance(found, ExampleReport) else found
 
-    def _view(self, index: int, split: Split) -> View | Looked:
+    def _view(self, index: int, split: Split) -> View | ExampleReport:
         """Return an example's view, or why the example is left out."""
         if (split, index) in self._left_out:
             return self._left_out[split, index]
         try:
-            return look(self._task, self._policy, index, split, reward=self._reward)
+            return inspect_example(self._task, self._policy, index, split, reward=self._reward)
         except DataError as error:
             return left_out(index, error)
 
-    def _note(self, index: int, split: Split, unusable: Looked | None) -> None:
+    def _note(self, index: int, split: Split, unusable: ExampleReport | None) -> None:
         self._seen.add((split, index))
         if unusable is not None:
             self._left_out.setdefault((split, index), unusable)

@@ -13,7 +13,7 @@ from saei.config.run import SamplingConfig
 from saei.entropy.token_entropy import entropy_of, token_entropy
 from saei.policy.module import Distribution, NextToken
 
-Step = Callable[[Tensor, Tensor, Any], NextToken]
+DecodingStep = Callable[[Tensor, Tensor, Any], NextToken]
 """``step(ids_R, rows_R, cache)``: feed one token to each live row; ``rows_R`` are the rows' original numbers."""
 
 
@@ -31,7 +31,7 @@ class Draw:
 def decode(
     first_RV: Tensor,
     cache: Any,
-    step: Step,
+    step: DecodingStep,
     *,
     distribution: Distribution,
     sampling: SamplingConfig,

@@ -28,7 +28,7 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class Ranks:
+class Processes:
     """The processes of a run, of which this is one; alone, nothing here does anything.
 
     ``gather``, ``total``, ``any``, ``once`` and ``add_up_gradients`` are collective: every process has to call them,
@@ -133,7 +133,7 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def ranks_of(accelerator: Any, config: RunConfig) -> Ranks:
+def processes_of(accelerator: Any, config: RunConfig) -> Processes:
     """Return the processes that a run was launched in.
 
     Raises:
@@ -162,7 +162,7 @@ def ranks_of(accelerator: Any, config: RunConfig) -> Ranks:
             reason=f"model.device is '{config.model.device}', and {count} processes were launched.",
             remedy="Leave model.device at auto.",
         )
-    return Ranks(count, accelerator.process_index)
+    return Processes(count, accelerator.process_index)
 
 
 def leave() -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from saei.data.columns import MAX_LIST, as_text, check_unique
 from saei.data.markers import place_images
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item, TableTask
+from saei.data.table_task import TableExample, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError, shown
 
@@ -37,7 +37,7 @@ class Preset(TableTask, ABC):
     id_column: ClassVar[str | None] = None
 
     @abstractmethod
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return what a row says.
 
         Raises:
@@ -62,7 +62,7 @@ class Preset(TableTask, ABC):
             check_unique(table.rows.column(self.id_column), self.id_column, table.where)
         return None
 
-    def item(self, row: Mapping[str, Any], table: Table, where: str) -> Item:
+    def item(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return what a row says.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from saei.data.base import Split
 from saei.data.presets.base import LONGEST, Preset, image_of
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 WRITERS = ("human", "machine")
 """Who wrote a question, by the number of the label."""
@@ -32,7 +32,7 @@ class ChartQA(Preset):
     config: Config
     columns = ("image", "query", "label", "human_or_machine")
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, answer and chart; an answer of several parts is one text in square brackets.
 
         Raises:
@@ -46,4 +46,4 @@ class ChartQA(Preset):
         writer = row["human_or_machine"]
         source = writer if isinstance(writer, str) else WRITERS[writer]
         meta = {"answer_type": "list" if several else "relaxed", "source": source}
-        return Item(row["query"], answer, image_of(row["image"]), meta=meta)
+        return TableExample(row["query"], answer, image_of(row["image"]), meta=meta)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from saei.data.base import Split
 from saei.data.presets.base import Preset
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 
 class Geometry3K(Preset):
@@ -27,9 +27,9 @@ class Geometry3K(Preset):
     columns = ("images", "problem", "answer")
     id_column = "id"
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return problem, answer and diagrams."""
-        return Item(row["problem"], row["answer"], row["images"])
+        return TableExample(row["problem"], row["answer"], row["images"])
 
 
 class CLEVRCount(Preset):
@@ -45,6 +45,6 @@ class CLEVRCount(Preset):
     config: Config
     columns = ("images", "problem", "answer")
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return problem, number and scene."""
-        return Item(row["problem"], row["answer"], row["images"], meta={"answer_type": "integer"})
+        return TableExample(row["problem"], row["answer"], row["images"], meta={"answer_type": "integer"})

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from saei.data.base import Split
 from saei.data.presets.base import LONGEST, Preset, image_of
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 ANSWERS = {"1": "yes", "0": "no"}
 KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
@@ -53,7 +53,7 @@ class HallusionBench(Preset):
     config: Config
     columns = (*KEYS, "visual_input", "question", "gt_answer", "image")
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, yes or no, and the figure, if there is one."""
         meta = {"answer_type": "yes-no", **{key: str(row[key]) for key in (*KEYS, "visual_input")}}
-        return Item(row["question"], ANSWERS[str(row["gt_answer"])], image_of(row["image"]), meta=meta)
+        return TableExample(row["question"], ANSWERS[str(row["gt_answer"])], image_of(row["image"]), meta=meta)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from saei.data.base import Split
 from saei.data.presets.base import LONGEST, Preset, image_of, inline_options
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 VISION_ONLY = "Vision Only"
 IN_THE_PICTURE = "Answer the question in the image."
@@ -51,7 +51,7 @@ class MathVerse(Preset):
         """Return the configuration's name, which is that of its split."""
         return self.config.name if split == "eval" else None
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, answer and diagram; text alone has an empty image.
 
         The version Vision Only has no question but the one in its image, which MathVerse's own queries ask for in
@@ -67,4 +67,4 @@ class MathVerse(Preset):
                 meta["choices"] = options
             question = f"{question} {WITH_A_LETTER}" if version == VISION_ONLY else f"{question}\n{WITH_A_LETTER}"
         meta |= {name: value for name, value in (row.get("metadata") or {}).items() if value is not None}
-        return Item(question, row["answer"], image_of(row["image"]), meta=meta)
+        return TableExample(question, row["answer"], image_of(row["image"]), meta=meta)

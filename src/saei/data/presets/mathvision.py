@@ -9,7 +9,7 @@ from typing import Any, Literal
 from saei.data.base import Split
 from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, with_options
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 
 class MathVision(Preset):
@@ -30,7 +30,7 @@ class MathVision(Preset):
     columns = ("id", "question", "options", "image", "answer", "level", "subject")
     id_column = "id"
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, answer and picture; options that only name letters are drawn in the picture."""
         options = tuple(map(str, row["options"] or ()))
         meta: dict[str, Any] = {"subject": row["subject"], "level": row["level"]}
@@ -40,4 +40,4 @@ class MathVision(Preset):
             if options != tuple(string.ascii_uppercase[: len(options)]):
                 meta["choices"] = options
                 question = with_options(question, options)
-        return Item(question, row["answer"], image_of(row.get("decoded_image"), row["image"]), meta=meta)
+        return TableExample(question, row["answer"], image_of(row.get("decoded_image"), row["image"]), meta=meta)

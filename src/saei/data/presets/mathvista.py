@@ -8,7 +8,7 @@ from typing import Any, Literal
 from saei.data.base import Split
 from saei.data.presets.base import LONGEST, Preset, image_of, with_options
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 KINDS = {"text": "text", "integer": "integer", "float": "number", "list": "list"}
 """From MathVista's types of answers to those of the graders."""
@@ -39,7 +39,7 @@ class MathVista(Preset):
     columns = ("pid", "question", "image", "answer", "question_type", "answer_type", "choices", "precision", "metadata")
     id_column = "pid"
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, answer and picture; of a multiple choice, the answer is the text of the right option."""
         metadata = row["metadata"]
         meta: dict[str, Any] = {"answer_type": KINDS[row["answer_type"]]}
@@ -56,7 +56,7 @@ class MathVista(Preset):
             meta["unit"] = unit
         meta |= {"task": metadata["task"], "skills": tuple(metadata["skills"])}
         meta |= {name: metadata[name] for name in ("category", "context", "grade", "source") if name in metadata}
-        return Item(question, row["answer"], image_of(row.get("decoded_image"), row["image"]), meta=meta)
+        return TableExample(question, row["answer"], image_of(row.get("decoded_image"), row["image"]), meta=meta)
 
 
 def _form(meta: Mapping[str, Any]) -> str:

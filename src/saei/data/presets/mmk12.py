@@ -9,7 +9,7 @@ from typing import Any, Literal
 from saei.data.base import Split
 from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, inline_options
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 
 class MMK12(Preset):
@@ -26,10 +26,10 @@ class MMK12(Preset):
     columns = ("id", "question", "answer", "subject", "image")
     id_column = "id"
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, answer and figure; a letter is graded as one only where the question lists options."""
         meta = {"subject": row["subject"], **_choice(row["question"], row["answer"])}
-        return Item(row["question"], row["answer"], image_of(row["image"]), meta=meta)
+        return TableExample(row["question"], row["answer"], image_of(row["image"]), meta=meta)
 
 
 class K12(Preset):
@@ -50,10 +50,10 @@ class K12(Preset):
     columns = ("id", "question", "answer", "image_path")
     id_column = "id"
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, answer and figure."""
         meta = _choice(row["question"], row["answer"])
-        return Item(row["question"], row["answer"], image_of(row["image_path"]), meta=meta)
+        return TableExample(row["question"], row["answer"], image_of(row["image_path"]), meta=meta)
 
 
 def _choice(question: str, answer: str) -> dict[str, Any]:

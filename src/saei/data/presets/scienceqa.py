@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, letter, with_options
 from saei.data.reporting import Reporting
-from saei.data.table_task import Item
+from saei.data.table_task import TableExample
 
 
 class ScienceQA(Preset):
@@ -23,7 +23,7 @@ class ScienceQA(Preset):
     config: Config
     columns = ("image", "question", "choices", "answer", "hint")
 
-    def convert(self, row: Mapping[str, Any]) -> Item:
+    def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return question, the letter of the answer and the image, if there is one; the hint comes first."""
         choices = tuple(row["choices"])
         question = f"{row['hint']}\n{row['question']}" if row["hint"] else row["question"]
@@ -32,4 +32,4 @@ class ScienceQA(Preset):
         images = image_of(row["image"])
         meta["context"] = "image" if images else "text"
         answer = letter(row["answer"], len(choices))
-        return Item(with_options(question, choices), answer, images, meta=meta)
+        return TableExample(with_options(question, choices), answer, images, meta=meta)

@@ -67,7 +67,7 @@ def conditions(radii: Sequence[Fraction], base: str | None) -> Iterator[Conditio
             yield from (Condition(kind, radius, attacked) for kind in kinds)
 
 
-class Eyes:
+class ConditionIntervention:
     """Moves clean views as a condition says; what is drawn for an example depends on the seed and on its number alone.
 
     Args:

@@ -15,7 +15,7 @@ from saei.errors import ConfigError
 from saei.evaluation.benchmark import Asked, Benchmark
 from saei.evaluation.drawing import Move
 from saei.evaluation.records import items
-from saei.evaluation.robustness.conditions import STEPS, Condition, Eyes, conditions
+from saei.evaluation.robustness.conditions import STEPS, Condition, ConditionIntervention, conditions
 from saei.evaluation.robustness.fixed_set import FixedSet
 from saei.evaluation.statistics.comparison import Evaluated, Side, contrasts
 from saei.evaluation.store import EvaluationDir, finite, model_settings
@@ -31,7 +31,7 @@ NOTE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Harm:
+class RobustnessSettings:
     """What asks for conditions.
 
     Attributes:
@@ -55,9 +55,9 @@ def run_robust(
     config: RunConfig,
     sampling: SamplingConfig,
     asked: Asked,
-    harm: Harm,
+    robustness: RobustnessSettings,
     *,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Evaluate under each condition, in a folder of its own below the evaluation's, and return accuracies and losses.
@@ -66,8 +66,8 @@ def run_robust(
         config: Model, task, template and reward.
         sampling: How responses are drawn.
         asked: What to do.
-        harm: Which conditions.
-        told: Is told how many of how many examples of a condition are done.
+        robustness: Which conditions.
+        on_progress: Called with how many of how many examples of a condition are done.
         note: Is told what the user should know.
 
     Raises:
@@ -78,19 +78,19 @@ def run_robust(
         note(text)
     home = asked.output or benchmark.folder.with_name(f"{benchmark.folder.name}-robust")
     policy = benchmark.load()
-    base = _base(benchmark, harm.base) if harm.base else None
+    base = _base(benchmark, robustness.base) if robustness.base else None
     found, notes = [], dict[str, None]()  # most notes are the same under each condition
-    for condition in conditions(harm.radii, harm.base):
+    for condition in conditions(robustness.radii, robustness.base):
         folder = EvaluationDir(home / condition.name)
         way = _settings(condition, config, base)
         folder.begin({**benchmark.settings, "condition": way})
         with folder.lock:
             note(f"{condition.name}: {folder.path}")
             attacked = base.policy if base and condition.base else policy
-            move: Move = Eyes(condition, attacked, benchmark.reward, sampling, asked.seed)
+            move: Move = ConditionIntervention(condition, attacked, benchmark.reward, sampling, asked.seed)
             if condition.base:
                 move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
-            notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, told=told)["notes"])
+            notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, on_progress=on_progress)["notes"])
         found.append((condition, Evaluated(condition.name, "", items(folder.records()))))
     sides = [Side(condition.name, [one]) for condition, one in found]
     result = {

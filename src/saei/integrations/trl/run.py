@@ -17,7 +17,7 @@ from saei.config.run import RunConfig, dump
 from saei.data.base import Template, check_data
 from saei.engine.display import PlainDisplay
 from saei.errors import ConfigError
-from saei.intake.scan import CACHE, Sifted, check_end, sift
+from saei.intake.scan import CACHE, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.integrations.trl.arguments import grpo_arguments
 from saei.integrations.trl.trainer import GRPOConfig, SaeiGRPOTrainer
@@ -77,8 +77,13 @@ class TRLRun:
         sifted = None
         if config.training.sift:
             check_end(task)
-            with state.main_process_first(), progress("Looking at the data") as told:  # the others find it remembered
-                sifted = Sifted("train", sift(task, policy, "train", reward=reward, cache=CACHE, told=told))
+            with (
+                state.main_process_first(),
+                progress("Looking at the data") as on_progress,
+            ):  # the others find it remembered
+                sifted = ScanResult(
+                    "train", scan(task, policy, "train", reward=reward, cache=CACHE, on_progress=on_progress)
+                )
             stream.admit("train", sifted.looked)
         sampler.check(policy, stream.preflight())
         config = config.model_copy(update={"task": task.pinned()})

@@ -44,7 +44,7 @@ _SHRINK, _GROW = 0.7, 1.5
 _PROBES: tuple[Size, ...] = ((64, 64), (384, 512))
 """Pictures that show at once whether limits can be kept."""
 
-Step: TypeAlias = tuple[Callable[[Planes], Planes], ...]
+PlaneStage: TypeAlias = tuple[Callable[[Planes], Planes], ...]
 """One change of all pictures of a prompt, each by its own function, on the way to their canvases."""
 
 
@@ -76,7 +76,7 @@ class PixelSpace:
         self._dtype = dtype
         self.limits = (min_pixels, max_pixels)
         self._maps: OrderedDict[tuple[Size, ...], PixelMap] = OrderedDict()
-        self._steps: dict[tuple[Size, ...], list[Step]] = {}
+        self._steps: dict[tuple[Size, ...], list[PlaneStage]] = {}
         if self.limits != (None, None):
             self._check_limits()
 
@@ -146,7 +146,7 @@ class PixelSpace:
             values = values.to(self._dtype)
         return {PIXELS: values, **{name: value.to(values.device) for name, value in pixels.extras.items()}}
 
-    def _find_steps(self, originals: list[Planes]) -> list[Step]:
+    def _find_steps(self, originals: list[Planes]) -> list[PlaneStage]:
         """Find the steps from pictures to their canvases; pictures of noise, on which no difference can hide.
 
         Raises:
@@ -196,9 +196,9 @@ class PixelSpace:
             except DataError as error:
                 raise ModelError(error.rule, reason=error.reason, remedy=error.remedy) from error
 
-    def _processor_steps(self, originals: list[Planes], *, may_shrink: bool = True) -> list[Step]:
+    def _processor_steps(self, originals: list[Planes], *, may_shrink: bool = True) -> list[PlaneStage]:
         """Find the steps that the processor itself leads to, and that a large picture needs."""
-        steps: list[Step] = []
+        steps: list[PlaneStage] = []
         pictures, output = originals, self._output(originals)
         met = {_sizes(pictures)}  # a picture of one colour may be resized to and fro for ever
         while step := self._harmless(self._first_resizes(pictures), pictures, output):
@@ -212,7 +212,9 @@ class PixelSpace:
         step = self._harmless(self._crops(pictures), pictures, output)
         return [*steps, step] if step else steps
 
-    def _harmless(self, step: Step, pictures: Sequence[Planes], output: Mapping[str, Tensor]) -> Step | None:
+    def _harmless(
+        self, step: PlaneStage, pictures: Sequence[Planes], output: Mapping[str, Tensor]
+    ) -> PlaneStage | None:
         """Return what of a step changes the sizes of pictures and nothing that the processor makes of them."""
         kept: list[Callable[[Planes], Planes]] = [_kept] * len(pictures)
         for number, change in enumerate(step):
@@ -225,7 +227,7 @@ class PixelSpace:
     def _output(self, pictures: Sequence[Planes]) -> Mapping[str, Tensor]:
         return self._process([picture(one) for one in pictures])
 
-    def _first_resizes(self, pictures: Sequence[Planes]) -> Step:
+    def _first_resizes(self, pictures: Sequence[Planes]) -> PlaneStage:
         """Return for each picture the first resize that the processor makes of the whole of it."""
         found: dict[int, Callable[[Planes], Planes]] = {}
 
@@ -241,7 +243,7 @@ class PixelSpace:
             self._output(pictures)
         return tuple(found.get(number, _kept) for number in range(len(pictures)))
 
-    def _crops(self, pictures: Sequence[Planes]) -> Step:
+    def _crops(self, pictures: Sequence[Planes]) -> PlaneStage:
         """Return for each picture the crop to what reaches the processor's output."""
         return tuple(_crop(*box) for box in self.map(*_sizes(pictures)).used)
 
@@ -279,7 +281,7 @@ def _crop(top: int, bottom: int, left: int, right: int) -> Callable[[Planes], Pl
     return lambda planes_CHW: np.ascontiguousarray(planes_CHW[:, top:bottom, left:right])
 
 
-def _taken(step: Step, pictures: Sequence[Planes]) -> list[Planes]:
+def _taken(step: PlaneStage, pictures: Sequence[Planes]) -> list[Planes]:
     return [change(one) for change, one in zip(step, pictures, strict=True)]
 
 

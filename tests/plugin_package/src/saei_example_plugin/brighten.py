@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, BlockSpace, Criterion, Point, Space
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space
 from saei.config.strategy import Frac, StrategyConfig
 
 
@@ -33,7 +33,7 @@ class Brighten(Attack):
 
     def attack(
         self,
-        criterion: Criterion,
+        criterion: PointCriterion,
         start: Point,
         *,
         space: Space,

@@ -21,7 +21,7 @@ _DRAWN = frozenset({"normal_", "uniform_", "erfinv_"})
 """Operations that fill weights with random numbers."""
 
 
-class Hollow(TorchDispatchMode):
+class ShapeOnlyMode(TorchDispatchMode):
     """While it is entered, weights that are drawn are hollow, and whatever is computed from them; on the CPU."""
 
     def __init__(self) -> None:
