@@ -134,10 +134,10 @@ def test_the_album_is_looked_at_before_training(
     assert out.count("image 600 x 800, seen as ") == 2
     assert out.count("<|vision_end|>How many bars are red? Think inside <think>") == 2
     assert "images from 'file_name'" in out
-    assert "ExampleReport at 18 train examples." in out
+    assert "Looked at 18 train examples." in out
     code, out, said = saei("data", "check", "--data", album, "--list")
     assert code == 0, said
-    assert ("ExampleReport at 18 train" in out, "ExampleReport at 5 eval" in out) == (True, True)
+    assert ("Looked at 18 train" in out, "Looked at 5 eval" in out) == (True, True)
     for row in (3, 11, 22):
         assert out.count(f"row {row} of {album}") == 1
     assert len(list((tmp_path / "sifted").iterdir())) == 2
