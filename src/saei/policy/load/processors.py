@@ -154,7 +154,7 @@ def _is_whole(processor: Any) -> bool:
 def _processor_class(config: Any) -> Any:
     """Return the class of a model's processor.
 
-    ExampleReport for where it is defined: in place of a class whose packages are missing transformers exports a dummy.
+    Looked for where it is defined: in place of a class whose packages are missing transformers exports a dummy.
 
     Raises:
         ModelError: If there is none, or a package that its file imports is missing.
