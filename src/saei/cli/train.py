@@ -157,7 +157,7 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     except KeyboardInterrupt:
         _say_how_to_go_on("Stopped at once.", folder, again)
         sys.exit(130)
-    except Exception:
+    except Exception:  # whatever it is, it is raised again below the way to go on
         _say_how_to_go_on("An error ended the run; it is named below.", folder, again)
         raise
     del trainer

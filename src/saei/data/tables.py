@@ -106,7 +106,7 @@ def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Ta
     where = f"split '{split}' of {source.path}"
     try:
         rows, roots, revision = hub_rows(source.path, source.name, source.revision, split, limit)
-    except Exception as error:
+    except Exception as error:  # `datasets`, the hub and the network raise errors of all kinds
         if optional and "Unknown split" in str(error):
             return None
         missing = f"{root(error)}. There is no {Path(source.path).absolute()} either"

@@ -156,7 +156,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     verify_checksums(checkpoint, lambda name: name == STATE)
     try:
         state = torch.load(checkpoint / STATE, weights_only=True, map_location="cpu")
-    except Exception as error:
+    except Exception as error:  # zipfile, pickle and torch raise errors of all kinds for a damaged file
         raise CheckpointError(
             "A checkpoint's trainer.pt has to be readable.",
             reason=f"{checkpoint}: {type(error).__name__}: {error}.",

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from saei.config.strategy import Frac
 from saei.entropy.selectors.base import TokenStats
-from saei.entropy.selectors.ranked import Ranked
-from saei.entropy.selectors.ranking import Scope, ceil_share, floor_share, rank
+from saei.entropy.selectors.ranking import Ranked, Scope, ceil_share, floor_share, rank
 
 
 class Band(Ranked):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saei.entropy.selectors.band import Band, keep_band
 from saei.entropy.selectors.base import TokenStats
-from saei.entropy.selectors.ranked import Ranked
+from saei.entropy.selectors.ranking import Ranked
 
 
 class Random(Ranked):

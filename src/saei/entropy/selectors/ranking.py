@@ -1,4 +1,4 @@
-"""Ranking tokens by entropy, in a response or over the group."""
+"""Ranking tokens by entropy, in a response or over the group, and what selectors by rank share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,29 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from saei.entropy.selectors.base import Selector
+
 Scope: TypeAlias = Literal["response", "group"]
+
+
+class Ranked(Selector):
+    """Chooses tokens by their rank, within each response or over the group."""
+
+    class Config(Selector.Config):
+        """Fields of every selector by rank.
+
+        Attributes:
+            scope: Rank within each response or over the group; in scope ``group`` a response may keep no token.
+        """
+
+        scope: Scope = "response"
+
+    config: Config
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the ranking goes over the group."""
+        return self.config.scope == "group"
 
 
 def rank(entropy_NT: Tensor, candidates_NT: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:

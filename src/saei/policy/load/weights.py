@@ -163,7 +163,7 @@ def _trained(config: ModelConfig, path: str) -> Any:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:
+    except Exception as error:  # the model's own class, file formats and the hub raise errors of all kinds
         if out_of_memory(error):
             raise
         raise _not_loadable(config, "an image-text-to-text model", error) from error
@@ -288,7 +288,7 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
         processor, note = load_processor(path, config.revision, model.config, **limits)
     except SaeiError:
         raise
-    except Exception as error:
+    except Exception as error:  # tokenizers and image processors have their own ways to be damaged
         if out_of_memory(error):
             raise
         raise _not_loadable(config, "a tokenizer and an image processor", error) from error

@@ -35,7 +35,7 @@ def main() -> None:
     _limit_memory()
     try:
         compare = _comparison()
-    except Exception as error:
+    except Exception as error:  # math-verify and what it imports may be missing or broken in many ways
         _reply(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
     _reply(replies, {"ready": True})
@@ -121,7 +121,7 @@ def _limited(compare: Any, question: dict[str, Any]) -> tuple[bool, str]:
         raise
     except RecursionError:
         return False, "nested too deeply"
-    except Exception as error:
+    except Exception as error:  # sympy and the LaTeX parser raise whatever an answer makes them raise
         return False, f"algebra failed: {type(error).__name__}"
 
 
