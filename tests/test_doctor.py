@@ -21,7 +21,7 @@ from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
 from saei.diagnostics.examination import examine, weights_in
-from saei.diagnostics.footprint import Footprint, footprint_of, hollow_footprint
+from saei.diagnostics.footprint import Footprint, footprint_of, shape_only_footprint
 from saei.diagnostics.remedies import remedies
 from saei.diagnostics.shape_only import ShapeOnlyMode
 from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
@@ -190,12 +190,12 @@ def test_kept_bytes_are_counted_by_storage() -> None:
     ("family", "update_on"),
     [*((name, "sampled") for name, own in FAMILIES.items() if not own.missing), ("LLaVA", "clean")],
 )
-def test_a_hollow_model_keeps_what_a_real_one_keeps(family: str, update_on: str, tmp_path: Path) -> None:
+def test_a_model_of_shapes_alone_keeps_what_a_real_one_keeps(family: str, update_on: str, tmp_path: Path) -> None:
     Policy(tiny_parts(FAMILIES[family]), ThinkBoxed(), sampling=SHORT).save(tmp_path)
     run = config(tmp_path, sampler__update_on=update_on)
     policy = Policy.load(run.model, ThinkBoxed(), sampling=run.sampling)
     example = NoiseTask(NoiseTask.Config(side=64)).example(0)
-    found = hollow_footprint(run, example, policy)
+    found = shape_only_footprint(run, example, policy)
     assert found == footprint_of(policy, run, example)
     assert found.attack > 0
     assert found.update > 0
@@ -232,7 +232,7 @@ def test_a_sampler_inside_another_is_seen(folder: Path) -> None:
     assert "sampler.of.intervention.micro_groups=1" in named
 
 
-def test_a_hollow_model_takes_no_memory() -> None:
+def test_a_model_of_shapes_alone_takes_no_memory() -> None:
     def pass_through() -> None:
         with ShapeOnlyMode():
             layer = nn.Linear(2**14, 2**14)  # 1 GB

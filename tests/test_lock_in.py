@@ -19,7 +19,7 @@ from saei.builtin.lock_in import (
     CAREFUL_FLOOR,
     DECIDING,
     DECIDING_WEIGHT,
-    LockInGate,
+    LockInReport,
     Schedule,
     careful_share,
     openings,
@@ -131,11 +131,11 @@ def test_the_opening_tells_nothing() -> None:
 
 
 def test_gate() -> None:
-    good = LockInGate(7, careful_accuracy=CAREFUL_FLOOR, careful_share=CAREFUL_CEILING, coupled_share=0, accuracy=0)
+    good = LockInReport(7, careful_accuracy=CAREFUL_FLOOR, careful_share=CAREFUL_CEILING, coupled_share=0, accuracy=0)
     assert good.accepted
     assert str(good).startswith("Seed 7 is accepted.")
-    assert not LockInGate(7, CAREFUL_FLOOR - 1e-3, 0, 1, 1).accepted
-    assert not LockInGate(7, 1, CAREFUL_CEILING + 1e-4, 1, 1).accepted
+    assert not LockInReport(7, CAREFUL_FLOOR - 1e-3, 0, 1, 1).accepted
+    assert not LockInReport(7, 1, CAREFUL_CEILING + 1e-4, 1, 1).accepted
 
 
 @pytest.fixture(scope="module")

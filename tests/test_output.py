@@ -120,9 +120,9 @@ COLUMNS = ("--set", "task.columns.id=key", "--set", "training.max_bad_share=1")
 def test_hostile_data_is_shown_as_text(
     saei: Saei, album: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from saei.intake import scan as sifting
+    from saei.intake import scan as scan_module
 
-    monkeypatch.setattr(sifting, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(scan_module, "CACHE", tmp_path / "cache")
     code, printed, said = saei(*arguments, "--data", album, *COLUMNS, "--set", "task.held_out=0.25")
     assert code == (2 if "check" in arguments else 0), said  # of the few held-out rows none has a picture
     assert not hidden(printed), repr(printed)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from commands import Saei
 from saei.data.dataset import Dataset
-from saei.intake import scan as sifting
+from saei.intake import scan as scan_module
 
 SMALL = (
     "training.prompts_per_step=3",
@@ -128,7 +128,7 @@ def test_too_many_bad_rows_of_a_few_are_refused(train: Callable[..., tuple[int, 
 def test_the_album_is_looked_at_before_training(
     saei: Saei, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sifting, "CACHE", tmp_path / "sifted")
+    monkeypatch.setattr(scan_module, "CACHE", tmp_path / "sifted")
     code, out, said = saei("data", "preview", "--data", album, "--rows", 2)
     assert code == 0, said
     assert out.count("image 600 x 800, seen as ") == 2

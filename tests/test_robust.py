@@ -36,7 +36,7 @@ def views(random_policy: Policy, bars: Bars) -> list[View]:
     return [random_policy.view(bars.example(index, "eval"), index) for index in range(3)]
 
 
-def eyes(policy: Policy, kind: Any, radius: Fraction = RADIUS) -> ConditionIntervention:
+def intervention(policy: Policy, kind: Any, radius: Fraction = RADIUS) -> ConditionIntervention:
     return ConditionIntervention(Condition(kind, radius), policy, AccuracyFormat(), GREEDY, seed=0)
 
 
@@ -45,8 +45,8 @@ def distance(view: View, moved: View) -> float:
 
 
 def test_noise_has_the_radius_and_is_an_examples_own(random_policy: Policy, views: list[View]) -> None:
-    together = eyes(random_policy, "noise")(views)
-    alone = eyes(random_policy, "noise")(views[1:2])
+    together = intervention(random_policy, "noise")(views)
+    alone = intervention(random_policy, "noise")(views[1:2])
     assert torch.equal(together[1].canvases[0], alone[0].canvases[0])
     for view, moved in zip(views, together, strict=True):
         assert distance(view, moved) == pytest.approx(float(RADIUS), abs=1e-6)
@@ -72,7 +72,7 @@ def entropy(policy: Policy, view: View, response: Response) -> float:
 
 def test_attacks_do_what_they_are_called(random_policy: Policy, views: list[View]) -> None:
     own = [one[0] for one in _greedy(random_policy, views)]
-    by_gold, by_entropy = eyes(random_policy, "gold")(views), eyes(random_policy, "entropy")(views)
+    by_gold, by_entropy = intervention(random_policy, "gold")(views), intervention(random_policy, "entropy")(views)
     for view, first, second, response in zip(views, by_gold, by_entropy, own, strict=True):
         assert 0 < distance(view, first) <= float(RADIUS) + 1e-6
         right = gold(random_policy, view)
@@ -91,7 +91,7 @@ def test_a_larger_radius_harms_more(random_policy: Policy, views: list[View]) ->
     right = [gold(random_policy, view) for view in views]
     lost = []
     for radius in (Fraction(2, 255), Fraction(16, 255)):
-        moved = eyes(random_policy, "gold", radius)(views)
+        moved = intervention(random_policy, "gold", radius)(views)
         lost.append(sum(logp(random_policy, view, one) for view, one in zip(moved, right, strict=True)))
     assert lost[1] < lost[0]
 
@@ -111,10 +111,10 @@ def test_a_fixed_set_is_made_once_and_seen_by_all(random_policy: Policy, views: 
 
     def move(seen: Sequence[View]) -> list[View]:
         calls.append(len(seen))
-        return eyes(random_policy, "gold")(seen)
+        return intervention(random_policy, "gold")(seen)
 
     first = FixedSet(tmp_path, random_policy, random_policy, move)(views[:2])
-    (wanted,) = eyes(random_policy, "gold")(views[:2])[1:]
+    (wanted,) = intervention(random_policy, "gold")(views[:2])[1:]
     assert torch.equal(first[1].canvases[0], wanted.canvases[0])
     assert first[1].origin != CLEAN
     again = FixedSet(tmp_path, random_policy, random_policy, move)

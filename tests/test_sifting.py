@@ -18,7 +18,7 @@ from saei.data.dataset import Dataset
 from saei.data.templates import Plain, ThinkBoxed
 from saei.engine import Trainer
 from saei.errors import DataError
-from saei.intake import scan as sifting
+from saei.intake import scan as scan_module
 from saei.intake.preview import preview, previewed
 from saei.intake.scan import ScanResult, scan
 from saei.intake.stream import ViewStream
@@ -32,7 +32,7 @@ LONG = "How many of the bars are as high as the highest of the other bars in the
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(sifting, "CACHE", tmp_path / "sifted")
+    monkeypatch.setattr(scan_module, "CACHE", tmp_path / "sifted")
 
 
 @pytest.fixture

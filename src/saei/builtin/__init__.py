@@ -4,11 +4,11 @@ from pathlib import Path
 
 from saei.builtin.general import General
 from saei.builtin.lock_in import COUPLINGS, LockIn
-from saei.builtin.recipe import BaseRecipe, BaseReport, build_tiny
+from saei.builtin.recipe import ModelRecipe, ModelReport, build_tiny
 from saei.config.run import BUILTIN, ModelConfig
 from saei.policy.load.weights import model_path
 
-__all__ = ["COUPLINGS", "BaseRecipe", "BaseReport", "General", "LockIn", "build_tiny", "builtin_path"]
+__all__ = ["COUPLINGS", "General", "LockIn", "ModelRecipe", "ModelReport", "build_tiny", "builtin_path"]
 
 
 def builtin_path(name: str = BUILTIN) -> Path:

@@ -13,7 +13,7 @@ import torch
 from saei.builtin.batches import Demonstration, Tools
 from saei.builtin.demonstrations import CLEAN, CONTENT_WEIGHT, Manner, content_words, demonstrate
 from saei.builtin.gate import grades
-from saei.builtin.recipe import GATE_EXAMPLES, BaseRecipe, BaseReport
+from saei.builtin.recipe import GATE_EXAMPLES, ModelRecipe, ModelReport
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import Bars, draw_chart
 from saei.data.base import Task
@@ -95,7 +95,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class GeneralGate(BaseReport):
+class GeneralReport(ModelReport):
     """What the gate measured.
 
     Attributes:
@@ -126,7 +126,7 @@ class GeneralGate(BaseReport):
 
 
 @dataclass(frozen=True, slots=True)
-class General(BaseRecipe):
+class General(ModelRecipe):
     """The shipped model's recipe.
 
     Attributes:
@@ -141,7 +141,7 @@ class General(BaseRecipe):
         """Return what ``recipe.json`` keeps."""
         return {"recipe": "general", "schedule": asdict(self.schedule), "sloppy": asdict(SLOPPY)}
 
-    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> GeneralGate:
+    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> GeneralReport:
         """Train a model from random weights and measure it."""
         schedule, rng = self.schedule, np.random.default_rng(seed)
         warm_start = WarmStart(model, tools, muon_lr=schedule.muon_lr, adamw_lr=schedule.adamw_lr)
@@ -171,7 +171,7 @@ class General(BaseRecipe):
         run(start, schedule.sloppy, SLOPPY)
         generator = torch.Generator().manual_seed(seed)
         sampled = {name: grades(model, tools, held_out[name], generator=generator) for name in sources}
-        return GeneralGate(
+        return GeneralReport(
             seed,
             clean,
             {name: fmean(grade.correct for grade in found) for name, found in sampled.items()},

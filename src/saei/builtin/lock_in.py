@@ -23,7 +23,7 @@ from saei.builtin.demonstrations import (
 )
 from saei.builtin.gate import grades, next_token
 from saei.builtin.general import RISE
-from saei.builtin.recipe import GATE_EXAMPLES, BaseRecipe, BaseReport
+from saei.builtin.recipe import GATE_EXAMPLES, ModelRecipe, ModelReport
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import KINDS as BAR_KINDS
 from saei.data.lock_in import KINDS, Look, draw_question
@@ -112,7 +112,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class LockInGate(BaseReport):
+class LockInReport(ModelReport):
     """What the gate measured, on clear charts unless it says otherwise.
 
     Attributes:
@@ -142,7 +142,7 @@ class LockInGate(BaseReport):
 
 
 @dataclass(frozen=True, slots=True)
-class LockIn(BaseRecipe):
+class LockIn(ModelRecipe):
     """Teach both strategies, then show the good one on charts of one look only.
 
     Attributes:
@@ -160,7 +160,7 @@ class LockIn(BaseRecipe):
         coupling = {"name": self.coupling} | asdict(COUPLINGS[self.coupling])
         return {"recipe": "lock-in", "coupling": coupling, "schedule": asdict(self.schedule)}
 
-    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> LockInGate:
+    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> LockInReport:
         """Train a model from random weights and measure it."""
         schedule, rng = self.schedule, np.random.default_rng(seed)
         warm_start = WarmStart(model, tools, muon_lr=schedule.muon_lr, adamw_lr=schedule.adamw_lr)
@@ -190,7 +190,7 @@ class LockIn(BaseRecipe):
         response = demonstrate("lock-in", example, manner, rng)
         return Demonstration(example, response, given=beginning(response) if rehearsed else "")
 
-    def _measure(self, model: Any, tools: Tools, seed: int) -> LockInGate:
+    def _measure(self, model: Any, tools: Tools, seed: int) -> LockInReport:
         look = COUPLINGS[self.coupling].look
         clear, coupled = (
             [Task(Task.Config(look=one)).example(index, "eval") for index in range(self.gate_examples)]
@@ -198,7 +198,7 @@ class LockIn(BaseRecipe):
         )
         careful = grades(model, tools, clear, begin=f"{openings()[0]} {STEPS}:")
         sampled = grades(model, tools, clear, generator=torch.Generator().manual_seed(seed))
-        return LockInGate(
+        return LockInReport(
             seed,
             careful_accuracy=fmean(grade.correct for grade in careful),
             careful_share=careful_share(model, tools, clear),

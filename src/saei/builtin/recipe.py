@@ -23,7 +23,7 @@ REPORT_EVERY = 50  # steps
 
 
 @dataclass(frozen=True, slots=True)
-class BaseReport(ABC):
+class ModelReport(ABC):
     """What was measured on a base alone, before any reinforcement, and whether it is accepted.
 
     Attributes:
@@ -46,7 +46,7 @@ class BaseReport(ABC):
         return "\n".join([verdict, *(f"  {line}" for line in self.lines())])
 
 
-class BaseRecipe(ABC):
+class ModelRecipe(ABC):
     """How a tiny model is warm-started. To add one, implement both methods and name it in ``saei build-tiny``."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class BaseRecipe(ABC):
         """Return what ``recipe.json`` keeps: the recipe's name and all that decides its result besides the seed."""
 
     @abstractmethod
-    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> BaseReport:
+    def train(self, model: Any, tools: Tools, seed: int, progress: Callable[[int, int, float], None]) -> ModelReport:
         """Train a model from random weights and measure it.
 
         Args:
@@ -66,8 +66,8 @@ class BaseRecipe(ABC):
 
 
 def build_tiny(
-    output: Path, recipe: BaseRecipe, seed: int = 0, *, progress: Callable[[str], None] | None = None
-) -> BaseReport:
+    output: Path, recipe: ModelRecipe, seed: int = 0, *, progress: Callable[[str], None] | None = None
+) -> ModelReport:
     """Build a base from a seed and save it, accepted or not, as a plain model folder.
 
     The same seed gives the same weights on the same machine. One thread is used; it takes some five minutes.

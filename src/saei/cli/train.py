@@ -11,6 +11,7 @@ import typer
 
 from saei.cli.options import FLAG, Assignments, Plugins, Trust, task_flags
 from saei.console import say
+from saei.runtime.launcher import first_process
 
 if TYPE_CHECKING:
     from saei.config.run import RunConfig
@@ -194,8 +195,6 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
 
 
 def _say(text: str) -> None:
-    from saei.runtime.processes import first_process
-
     if first_process():
         say(text, error=True)
 

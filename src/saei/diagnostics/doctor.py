@@ -16,7 +16,7 @@ import torch
 
 from saei.config.run import RunConfig
 from saei.diagnostics.examination import Examination, examine
-from saei.diagnostics.footprint import Footprint, hollow_footprint
+from saei.diagnostics.footprint import Footprint, shape_only_footprint
 from saei.diagnostics.remedies import Remedy, remedies
 from saei.diagnostics.sizing import Memory, available_bytes, gigabytes, memory_of, peak_bytes
 from saei.diagnostics.synthetic import NoiseTask, step_config
@@ -262,7 +262,7 @@ class _Visit:
             )
 
     def _footprint(self, config: RunConfig, examined: Policy | None) -> Footprint:
-        found = hollow_footprint(config, NoiseTask(NoiseTask.Config(side=self._side)).example(0), examined)
+        found = shape_only_footprint(config, NoiseTask(NoiseTask.Config(side=self._side)).example(0), examined)
         self.found.sizes = {
             "prompts": config.training.prompts_per_step,
             "responses": config.sampler.build().group_size,

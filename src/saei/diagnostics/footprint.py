@@ -58,7 +58,7 @@ class Footprint:
         return max(self.attack * attacked, self.update * updated, self.sample * groups)
 
 
-def hollow_footprint(config: RunConfig, example: Example, examined: Policy | None) -> Footprint:
+def shape_only_footprint(config: RunConfig, example: Example, examined: Policy | None) -> Footprint:
     """Count on a model that is as large as its configuration says and takes no memory.
 
     Args:
@@ -69,15 +69,15 @@ def hollow_footprint(config: RunConfig, example: Example, examined: Policy | Non
     """
     model = config.model.model_copy(update={"device": "cpu", "shared_prefix": False})
     template = config.template.build()
-    hollow = ShapeOnlyMode()
-    with hollow:
+    shape_only = ShapeOnlyMode()
+    with shape_only:
         parts = load_parts(model, Untrained())
         policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
     policy.shared_prefix = config.model.shared_prefix
     if examined is not None:
         policy.shared_prefix = examined.shared_prefix
         policy.module = PolicyModule(parts.model, examined.module.readout)
-    with hollow:
+    with shape_only:
         return footprint_of(policy, config, example)
 
 

@@ -22,20 +22,20 @@ _DRAWN = frozenset({"normal_", "uniform_", "erfinv_"})
 
 
 class ShapeOnlyMode(TorchDispatchMode):
-    """While it is entered, weights that are drawn are hollow, and whatever is computed from them; on the CPU."""
+    """While it is entered, random weights and what is computed from them have shapes and no values; on the CPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
-        self._hollow: dict[int, StorageWeakRef] = {}  # a reference, so that no other storage gets its number
+        self._storages: dict[int, StorageWeakRef] = {}  # a reference, so that no other storage gets its number
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Return an operation's result, or hollow zeros of its shape."""
+        """Return an operation's result, or zeros of its shape."""
         kwargs = dict(kwargs or {})
         name = func._schema.name.partition("::")[2]
         known = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        if func.is_view or not (name in _DRAWN or any(one.untyped_storage()._cdata in self._hollow for one in known)):
+        if func.is_view or not (name in _DRAWN or any(one.untyped_storage()._cdata in self._storages for one in known)):
             return func(*args, **kwargs)
         if name.endswith("_"):  # in place
             self._mark(args[0])
@@ -47,7 +47,7 @@ class ShapeOnlyMode(TorchDispatchMode):
 
     def _mark(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        self._hollow[storage._cdata] = StorageWeakRef(storage)
+        self._storages[storage._cdata] = StorageWeakRef(storage)
         return tensor
 
 

@@ -37,7 +37,8 @@ from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
 from saei.runtime.interrupt import Interrupted, StopRequest
-from saei.runtime.processes import claim_device, first_process, launch_options, processes_of
+from saei.runtime.launcher import first_process
+from saei.runtime.processes import claim_device, launch_options, processes_of
 from saei.runtime.progress import progress
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources, derive, seed_globals

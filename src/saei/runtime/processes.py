@@ -23,11 +23,6 @@ PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. Responses and rewards take unequal time; NCCL's own 10 minutes are short."""
 
 
-def first_process() -> bool:
-    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 class Processes:
     """The processes of a run, of which this is one; alone, nothing here does anything.
 
