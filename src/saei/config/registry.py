@@ -30,6 +30,7 @@ KINDS: Mapping[str, str] = {
     "attack": "saei.attacks",
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",
+    "decoder": "saei.decoders",
     "objective": "saei.objectives",
     "term": "saei.terms",
     "strength": "saei.strengths",
@@ -226,6 +227,7 @@ OptionalSelectorField = Annotated[
 ]
 AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeValidator(resolve("attack"))]
 SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
+DecoderField = Annotated[SerializeAsAny[StrategyConfig], Open("decoder"), BeforeValidator(resolve("decoder"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
 TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValidator(resolve("term"))]
