@@ -34,7 +34,8 @@ from saei.objectives.advantages import advantages
 from saei.objectives.base import Objective, check_objective
 from saei.policy import Policy
 from saei.policy.decoder import DecoderGaps
-from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
+from saei.policy.load.location import BUILTIN_FOLDERS
+from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
 from saei.runtime.interrupt import Interrupted, StopRequest
