@@ -32,6 +32,8 @@ KINDS: Mapping[str, str] = {
     "criterion": "saei.criteria",
     "decoder": "saei.decoders",
     "objective": "saei.objectives",
+    "advantage": "saei.advantages",
+    "weight": "saei.weights",
     "term": "saei.terms",
     "strength": "saei.strengths",
     "gate": "saei.gates",
@@ -230,6 +232,8 @@ SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), Before
 DecoderField = Annotated[SerializeAsAny[StrategyConfig], Open("decoder"), BeforeValidator(resolve("decoder"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
+AdvantageField = Annotated[SerializeAsAny[StrategyConfig], Open("advantage"), BeforeValidator(resolve("advantage"))]
+WeightField = Annotated[SerializeAsAny[StrategyConfig], Open("weight"), BeforeValidator(resolve("weight"))]
 TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValidator(resolve("term"))]
 StrengthField = Annotated[SerializeAsAny[StrategyConfig], Open("strength"), BeforeValidator(resolve("strength"))]
 GateField = Annotated[SerializeAsAny[StrategyConfig], Open("gate"), BeforeValidator(resolve("gate"))]

@@ -13,6 +13,7 @@ from saei.testing.attacks import check_attack
 from saei.testing.criteria import check_criterion
 from saei.testing.data import check_reward, check_task, check_template
 from saei.testing.decoders import check_decoder
+from saei.testing.objective_parts import check_advantage, check_weight
 from saei.testing.objectives import check_objective, check_term
 from saei.testing.rules import registered
 from saei.testing.samplers import check_sampler
@@ -20,6 +21,7 @@ from saei.testing.selectors import check_selector
 from saei.testing.slots import check_gate, check_guard, check_strength
 
 __all__ = [
+    "check_advantage",
     "check_attack",
     "check_criterion",
     "check_decoder",
@@ -33,5 +35,6 @@ __all__ = [
     "check_task",
     "check_template",
     "check_term",
+    "check_weight",
     "registered",
 ]
