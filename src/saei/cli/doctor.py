@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from saei.config.run import RunConfig
-    from saei.diagnostics.doctor import Diagnosis
+    from saei.diagnostics.diagnosis import Diagnosis
     from saei.diagnostics.sizing import Memory
 
 STEP = "What a step is"
@@ -27,7 +27,7 @@ MEANINGS = {
     "gradients": "gradients",
     "optimizer": "AdamW's moments",
     "reference": "reference model",
-    "kept": "kept during a pass",
+    "activations": "activations or cache",
 }
 """Names of the parts of memory."""
 
@@ -212,7 +212,7 @@ def _show_memory(console: Console, diagnosis: Diagnosis, memory: Memory) -> None
     table.columns[1].justify = "right"
     for name, size in asdict(memory).items():
         if size:
-            how = "counted by a pass of shapes" if name == "kept" else "by shapes and types"
+            how = "counted by a pass of shapes" if name == "activations" else "by shapes and types"
             table.add_row(MEANINGS[name], gigabytes(size), how)
     free = "" if diagnosis.available is None else f"of {gigabytes(diagnosis.available)}"
     table.add_row("together", gigabytes(memory.total), free)
@@ -227,7 +227,7 @@ def _show_memory(console: Console, diagnosis: Diagnosis, memory: Memory) -> None
 
 
 def _families(*, markdown: bool, as_json: bool) -> None:
-    from saei.diagnostics.families import examine_families, family_table
+    from saei.diagnostics.tiny import examine_families, family_table
     from saei.diagnostics.zoo import FAMILIES
 
     say("Examining tiny models of every family ...", error=True)
