@@ -49,8 +49,8 @@ class Footprint:
         All groups of a step are decoded together, however few are attacked and updated at a time.
         """
         groups = config.training.prompts_per_step
-        minibatch = config.training.minibatch_groups or groups
-        updated = min(config.training.micro_groups or minibatch, minibatch)
+        update_batch = -(-groups // config.training.updates_per_batch)
+        updated = min(config.training.micro_groups or update_batch, update_batch)
         attacked = groups
         _, sampler = drawing(config.sampler)
         if isinstance(sampler, Mixing.Config):
@@ -139,8 +139,7 @@ def _update(
     policy: Policy, views: Sequence[View], responses: Sequence[Sequence[Response]], with_entropy: bool
 ) -> object:
     """Return what a backward pass would begin from; its graph keeps the rest."""
-    with policy.open(views, grad="parameters") as prefix:
-        return prefix.score(responses, with_entropy=with_entropy)
+    return policy.score(views, responses, wrt="parameters", with_entropy=with_entropy)
 
 
 def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
