@@ -21,7 +21,7 @@ from saei.interventions.stats import token_stats
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.policy import Policy, Scores
 from saei.runtime.processes import Processes
-from saei.runtime.seeds import derive
+from saei.runtime.seeds import GroupSources, derive
 from saei.types import TrainGroup
 
 
@@ -101,13 +101,10 @@ class Updater:
 
     def _prepare(self, groups: Sequence[TrainGroup], *, on_policy: bool, step: int, progress: float) -> list[_Prepared]:
         """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
-        generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step))
+        sources = GroupSources(self._seed, "token-selector", step)
         prepared = []
-        per_group = self._processes.seeds_per_group(self._config)
         for group in groups:
-            if per_group:
-                generator = torch.Generator().manual_seed(derive(self._seed, "token-selector", step, group.group.index))
-            selected_NT = self._select(group, progress, generator)
+            selected_NT = self._select(group, progress, sources(group.group.views[0]))
             # The first minibatch sees the old policy itself; later ones see a policy that has moved.
             old_logp_NT = None if on_policy else self._score(self._policy, group)
             reference_logp_NT = None

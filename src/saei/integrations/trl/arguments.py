@@ -156,8 +156,6 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.minibatch_groups is not None:
         yield f"training.minibatch_groups {training.minibatch_groups} (its minibatches mix groups)"
-    if training.seed_per != "step":
-        yield f"training.seed_per '{training.seed_per}' (each process has one source of randomness)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
