@@ -230,8 +230,7 @@ def _score_groups(policy: Policy, groups: Sequence[TrainGroup], *, grad: bool, w
             if own:
                 views.append(view)
                 responses.append(own)
-    with policy.open(views, grad="parameters" if grad else "none") as prefix:
-        return prefix.score(responses, with_entropy=with_entropy)
+    return policy.score(views, responses, wrt="parameters" if grad else None, with_entropy=with_entropy)
 
 
 def _rows(groups: Sequence[TrainGroup]) -> Iterator[tuple[TrainGroup, int]]:

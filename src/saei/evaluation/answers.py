@@ -58,10 +58,8 @@ def answer(
     answered = []
     for start in range(0, len(share), TOGETHER):
         batch = share[start : start + TOGETHER]
-        with policy.open(batch) as prefix:
-            drawn = prefix.sample(
-                [responses] * len(batch), sampling=sampling, generator=[sources(view) for view in batch]
-            )
+        generators = [sources(view) for view in batch]
+        drawn = policy.sample(batch, [responses] * len(batch), sampling=sampling, generators=generators)
         attempts = [
             Attempt(view.example, response.text, response.truncated, len(response))
             for view, drawn_from_view in zip(batch, drawn, strict=True)
