@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from saei.objectives.advantages import AdvantageConfig, advantages
+from saei.objectives.advantages.base import train_group
+from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.grpo import GRPO
 from saei.types import Example, Grade, Group, ScoredGroup, View
@@ -32,8 +33,12 @@ def scored(clean, adversarial=()):
 
 
 def of(groups, baseline, scale):
-    config = AdvantageConfig(baseline=baseline, scale=scale)
-    return [list(group.advantages) for group in advantages(groups, config)]
+    return [list(group.advantages) for group in trained(groups, GroupRelative.Config(baseline=baseline, scale=scale))]
+
+
+def trained(groups, config):
+    rewards = [reward for group in groups for reward in group.rewards]
+    return [train_group(group, config.build(), rewards) for group in groups]
 
 
 @pytest.mark.parametrize(
@@ -106,8 +111,7 @@ def test_an_origin_without_spread_is_scaled_by_the_group():
 
 def test_groups_keep_their_order_and_their_scores():
     groups = [scored([1.0, 0.0]), scored([0.0, 1.0, 1.0])]
-    assert [train.scored for train in advantages(groups, AdvantageConfig())] == groups
-    assert advantages([], AdvantageConfig(scale="batch")) == []
+    assert [train.scored for train in trained(groups, GroupRelative.Config())] == groups
 
 
 CLEAN_LOGITS = torch.tensor([0.4, -0.3, 0.9], dtype=torch.float64)
@@ -122,14 +126,14 @@ def expected_gradient(reward, n_clean, n_adversarial, baseline):
     logits = CLEAN_LOGITS.clone().requires_grad_()
     clean = Categorical(logits=logits)
     old = clean.logits.detach()
-    objective = GRPO.Config(advantage=AdvantageConfig(baseline=baseline, scale="none")).build()
+    objective = GRPO.Config(advantage=GroupRelative.Config(baseline=baseline, scale="none")).build()
     n = n_clean + n_adversarial
     origins = ["clean"] * n_clean + ["adversarial"] * n_adversarial
     expectation = torch.zeros((), dtype=torch.float64)
     for draw in itertools.product(range(3), repeat=n):
         responses = torch.tensor(draw)
         rewards = [reward(origin, response) for origin, response in zip(origins, draw, strict=True)]
-        [group] = advantages([scored(rewards[:n_clean], rewards[n_clean:])], objective.config.advantage)
+        [group] = trained([scored(rewards[:n_clean], rewards[n_clean:])], objective.config.advantage)
         behaviour = torch.cat([old[responses[:n_clean]], ADVERSARIAL.logits[responses[n_clean:]]])
         mask = torch.ones(n, 1, dtype=torch.bool)
         loss = objective.loss(
@@ -139,7 +143,7 @@ def expected_gradient(reward, n_clean, n_adversarial, baseline):
                 behaviour_logp_RT=behaviour[:, None],
                 mask_RT=mask,
                 selected_RT=mask,
-                advantage_R=torch.tensor(group.advantages, dtype=torch.float64),
+                advantage_RT=torch.tensor(group.advantages, dtype=torch.float64)[:, None],
                 truncated_R=torch.zeros(n, dtype=torch.bool),
                 off_view_R=torch.tensor([origin != "clean" for origin in origins]),
                 beta_R=torch.zeros(n, dtype=torch.float64),

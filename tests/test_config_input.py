@@ -152,7 +152,8 @@ def float_paths() -> list[str]:
                 found.append(f"{path}.{name}")
         return found
 
-    places = {kind: kind for kind in KINDS} | {"term": "objective.terms"}
+    places = {kind: kind for kind in KINDS} | {"term": "objective.terms", "advantage": "objective.advantage"}
+    places |= {"weight": "objective.weights"}
     return [
         *(path for name, section in SECTIONS.items() for path in of(section, name)),
         *(

@@ -251,8 +251,8 @@ def test_what_is_kept_at_a_time() -> None:
     assert print_.of_step(config("m", training__prompts_per_step=3, sampler__intervention={"micro_groups": 1})) == 12
     both = {"sampler__intervention": {"micro_groups": 1}, "training__micro_groups": 2}
     assert print_.of_step(config("m", training__prompts_per_step=3, **both)) == 10
-    assert print_.of_step(config("m", training__prompts_per_step=8, training__minibatch_groups=4, **both)) == 10
-    assert Footprint(0, 4).of_step(config("m", training__prompts_per_step=8, training__minibatch_groups=4)) == 16
+    assert print_.of_step(config("m", training__prompts_per_step=8, training__updates_per_batch=2, **both)) == 10
+    assert Footprint(0, 4).of_step(config("m", training__prompts_per_step=8, training__updates_per_batch=2)) == 16
     assert Footprint(10, 4, sample=3).of_step(config("m", training__prompts_per_step=16, **both)) == 48
 
 

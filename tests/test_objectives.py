@@ -39,7 +39,7 @@ def inputs_of(ratio_RT, advantages, **changes):
         behaviour_logp_RT=old_RT,
         mask_RT=mask_RT,
         selected_RT=mask_RT,
-        advantage_R=f64(advantages),
+        advantage_RT=f64(advantages)[:, None].expand(mask_RT.shape),
         truncated_R=torch.zeros(len(rows), dtype=torch.bool),
         off_view_R=torch.zeros(len(rows), dtype=torch.bool),
         beta_R=torch.zeros(len(rows)).double(),
@@ -395,7 +395,7 @@ class Draft(Objective):
     def policy_loss(self, inputs):
         breach = self.config.breach
         log_ratio_RT = inputs.logp_RT - inputs.old_logp_RT
-        gain_RT = torch.where(inputs.selected_RT, log_ratio_RT, 0.0).exp() * inputs.advantage_R[:, None]
+        gain_RT = torch.where(inputs.selected_RT, log_ratio_RT, 0.0).exp() * inputs.advantage_RT
         value = response_mean(-gain_RT, inputs)
         metrics_R = per_response(gain_RT.detach(), inputs.selected_RT)
         Draft.calls += 1

@@ -23,7 +23,7 @@ from saei.policy.load.weights import load_parts
         ({"sampler": {"update_on": "clean", "weight_cap": 3.0}}, "sampler", "weight_cap"),
         ({"sampler": {"n_adversarial": 2, "views": 3}}, "sampler", "views"),
         ({"sampler": {"type": "noisy", "update_on": "sampled", "beta": 1.0}}, "sampler", "update_on"),
-        ({"training": {"prompts_per_step": 4, "minibatch_groups": 5}}, "training", "minibatch_groups"),
+        ({"training": {"prompts_per_step": 4, "updates_per_batch": 5}}, "training", "updates_per_batch"),
     ],
 )
 def test_combinations_in_which_a_setting_does_nothing(settings: dict[str, Any], path: str, said: str) -> None:
@@ -38,7 +38,7 @@ def test_combinations_in_which_a_setting_does_nothing(settings: dict[str, Any], 
     [
         {"sampler": {"update_on": "clean", "beta": 1.0, "weight_cap": 3.0}},
         {"sampler": {"n_adversarial": 3, "views": 3}},
-        {"training": {"prompts_per_step": 4, "minibatch_groups": 4}},
+        {"training": {"prompts_per_step": 4, "updates_per_batch": 4}},
     ],
 )
 def test_combinations_in_which_it_does_something(settings: dict[str, Any]) -> None:

@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_run(model: Path, tmp_path: Path) -> None:
 
 
 SCHEDULED: dict[str, Any] = {
-    "training": {"steps": 6, "prompts_per_step": 2, "ppo_epochs": 2, "minibatch_groups": 1},
+    "training": {"steps": 6, "prompts_per_step": 2, "ppo_epochs": 2, "updates_per_batch": 2},
     "optimizer": {"lr": 3e-3, "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.1},
     "task": "small",
 }
@@ -408,7 +408,7 @@ def test_the_stream_is_a_new_permutation_each_epoch(random_policy: Policy) -> No
 @pytest.mark.parametrize(
     "changes",
     [
-        {"training__minibatch_groups": 1},
+        {"training__updates_per_batch": 4},
         {"sampler": {"type": "dynamic", "of": "clean"}},
     ],
 )
@@ -552,9 +552,9 @@ def test_dropped_groups_are_counted_and_not_trained_on(model: Path, tmp_path: Pa
     assert all(torch.equal(unmoved[name], moved[name]) for name in unmoved) == (share == 1)
 
 
-@pytest.mark.parametrize(("kept", "minibatch_groups", "ppo_epochs"), [(1, 1, 1), (0, 1, 1), (1, None, 2), (2, 1, 2)])
+@pytest.mark.parametrize(("kept", "updates_per_batch", "ppo_epochs"), [(1, 2, 1), (0, 2, 1), (1, 1, 2), (2, 2, 2)])
 def test_the_learning_rate_follows_the_plan_whatever_is_dropped(
-    model: Path, tmp_path: Path, kept: int, minibatch_groups: int | None, ppo_epochs: int
+    model: Path, tmp_path: Path, kept: int, updates_per_batch: int, ppo_epochs: int
 ) -> None:
     """Of two groups a step some are kept; the rate falls to zero over the planned steps."""
 
@@ -569,7 +569,7 @@ def test_the_learning_rate_follows_the_plan_whatever_is_dropped(
             return scored if self.calls % 2 < kept else None
 
     changes: dict[str, Any] = {"sampler__intervention": {"guard": "dropping"}, "optimizer__schedule": "linear"}
-    changes |= {"training__minibatch_groups": minibatch_groups, "training__ppo_epochs": ppo_epochs}
+    changes |= {"training__updates_per_batch": updates_per_batch, "training__ppo_epochs": ppo_epochs}
     with registered(Dropping):
         trainer = train(tiny(model, tmp_path, **changes))
     rates = [line["train/lr"] for line in lines(trainer.run.path)[1:]]

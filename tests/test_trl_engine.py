@@ -168,7 +168,7 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
         ({"objective": {"type": "grpo", "advantage": {"baseline": "per-origin"}}}, "advantage.baseline"),
         ({"objective": {"type": "grpo", "advantage": {"scale": "per-origin"}}}, "advantage.scale"),
         ({"sampler": {"type": "mixed", "update_on": "clean"}, "objective": {"terms": ["kl"]}}, "view weight"),
-        ({"training": {"minibatch_groups": 1}}, "training.minibatch_groups"),
+        ({"training": {"updates_per_batch": 2}}, "training.updates_per_batch"),
         ({"training": {"prompts_per_step": 8, "micro_groups": 3}}, "training.micro_groups"),
         ({"evaluation": {"every": 3}}, "evaluation"),
     ],

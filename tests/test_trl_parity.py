@@ -10,7 +10,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from saei.objectives.advantages import AdvantageConfig, advantages
+from saei.objectives.advantages.base import train_group
+from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.dapo import DAPO
 from saei.objectives.dr_grpo import DrGRPO
@@ -135,7 +136,7 @@ def our_inputs(model, data, *, mask_truncated):
         behaviour_logp_RT=data["old"],
         mask_RT=mask_RT,
         selected_RT=mask_RT,
-        advantage_R=data["advantages"],
+        advantage_RT=data["advantages"][:, None].expand(mask_RT.shape),
         truncated_R=truncated_R,
         off_view_R=torch.zeros(rows, dtype=torch.bool),
         beta_R=torch.zeros(rows),
@@ -260,6 +261,8 @@ def test_default_advantages_equal_trl(scale):
     if scale != "none":
         std = nanstd(rewards, dim=1, keepdim=True) if scale == "group" else nanstd(rewards)
         expected = expected / (std + 1e-4)
-    actual = [list(group.advantages) for group in advantages(groups, AdvantageConfig(scale=scale))]
+    advantage = GroupRelative(GroupRelative.Config(scale=scale))
+    rewards = [reward for group in groups for reward in group.rewards]
+    actual = [list(train_group(group, advantage, rewards).advantages) for group in groups]
     # TRL computes its n / (n - 1) in float32.
     torch.testing.assert_close(torch.tensor(actual, dtype=torch.float64), expected, rtol=1e-7, atol=1e-12)

@@ -222,10 +222,18 @@ class ScoredGroup:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrainGroup:
-    """A scored group with one advantage per response, ready for the update."""
+    """A scored group with its advantages, ready for the update.
+
+    Attributes:
+        scored: The group and its grades.
+        advantages: One per response; where each token has its own, their mean.
+        token_advantages: float32 ``[T]`` per response, one advantage per token; None where a response's tokens share
+            the response's.
+    """
 
     scored: ScoredGroup
     advantages: tuple[float, ...]
+    token_advantages: tuple[Tensor, ...] | None = None
 
     @property
     def group(self) -> Group:

@@ -115,7 +115,7 @@ def test_what_is_written_is_read_back(tried: Tried, tmp_path: Path) -> None:
 SMALL: Mapping[str, tuple[str, ...]] = {
     "1": ("training.steps", "training.ppo_epochs", "evaluation.every", "evaluation.examples", "evaluation.responses"),
     "2": (
-        "training.prompts_per_step", "training.minibatch_groups", "evaluation.probe_examples", "evaluation.probe_responses",
+        "training.prompts_per_step", "training.updates_per_batch", "evaluation.probe_examples", "evaluation.probe_responses",
         "sampler.n", "sampler.n_clean", "sampler.n_adversarial", "sampler.views", "sampler.max_rounds", "sampler.of.n",
         "sampler.of.n_clean", "sampler.of.n_adversarial", "sampler.of.views", "sampler.intervention.attack.steps",
         "sampler.of.intervention.attack.steps", "sampler.intervention.attack.N", "sampler.intervention.attack.m",

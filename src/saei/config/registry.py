@@ -31,6 +31,8 @@ KINDS: Mapping[str, str] = {
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",
     "objective": "saei.objectives",
+    "advantage": "saei.advantages",
+    "weight": "saei.weights",
     "term": "saei.terms",
     "strength": "saei.strengths",
     "gate": "saei.gates",
@@ -228,6 +230,8 @@ AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeVa
 SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
+AdvantageField = Annotated[SerializeAsAny[StrategyConfig], Open("advantage"), BeforeValidator(resolve("advantage"))]
+WeightField = Annotated[SerializeAsAny[StrategyConfig], Open("weight"), BeforeValidator(resolve("weight"))]
 TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValidator(resolve("term"))]
 StrengthField = Annotated[SerializeAsAny[StrategyConfig], Open("strength"), BeforeValidator(resolve("strength"))]
 GateField = Annotated[SerializeAsAny[StrategyConfig], Open("gate"), BeforeValidator(resolve("gate"))]

@@ -216,8 +216,10 @@ class TrainingConfig(Section):
         steps: Training steps; each draws ``prompts_per_step`` groups.
         prompts_per_step: Groups a step, over all processes.
         ppo_epochs: Passes over a step's groups.
-        minibatch_groups: Groups per optimiser step, None for all of the step's.
-        micro_groups: Groups per forward and backward pass of a process, None for all of the minibatch's.
+        updates_per_batch: Optimiser steps in each epoch. The groups are split into that many nearly equal parts, in a
+            new order in each epoch; where dropped groups leave fewer than that, the last parts are empty and passed
+            over, and the schedule goes on as planned.
+        micro_groups: Groups per forward and backward pass of a process, None for all of the update batch's.
         mixed_precision: Accelerate's autocast.
         max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
             of 64, up to half.
@@ -234,7 +236,7 @@ class TrainingConfig(Section):
     steps: int = Field(default=80, ge=1, le=MOST_STEPS)
     prompts_per_step: int = Field(default=8, ge=1, le=65_536)
     ppo_epochs: int = Field(default=1, ge=1, le=1000)
-    minibatch_groups: int | None = Field(default=None, ge=1, le=65_536)
+    updates_per_batch: int = Field(default=1, ge=1, le=65_536)
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -244,10 +246,10 @@ class TrainingConfig(Section):
     sift: bool = False
 
     @model_validator(mode="after")
-    def _minibatches_of_the_step(self) -> Self:
-        if self.minibatch_groups is not None and self.minibatch_groups > self.prompts_per_step:
+    def _a_group_for_each_update(self) -> Self:
+        if self.updates_per_batch > self.prompts_per_step:
             raise ValueError(
-                f"A minibatch is a part of a step's groups: minibatch_groups is {self.minibatch_groups}, "
+                f"Each optimiser step needs a group: updates_per_batch is {self.updates_per_batch}, "
                 f"prompts_per_step {self.prompts_per_step}. Lower the one or raise the other."
             )
         return self

@@ -178,7 +178,8 @@ def restore(strategy: Strategy, state: Mapping[str, Any]) -> None:
     """Restore what ``state_of`` returned."""
     strategy.load_state_dict(state["own"])
     for name, part in strategy.parts().items():
-        restore(part, state["parts"][name])
+        if name in state["parts"]:  # an older version may have had no such part, and hence no state of it
+            restore(part, state["parts"][name])
 
 
 def _takes_truth(annotation: Any) -> bool:

@@ -50,8 +50,8 @@ class Footprint:
         All groups of a step are decoded together, however few are attacked and updated at a time.
         """
         groups = config.training.prompts_per_step
-        minibatch = config.training.minibatch_groups or groups
-        updated = min(config.training.micro_groups or minibatch, minibatch)
+        update_batch = -(-groups // config.training.updates_per_batch)
+        updated = min(config.training.micro_groups or update_batch, update_batch)
         attacked = groups
         _, sampler = drawing(config.sampler)
         if isinstance(sampler, Mixing.Config):

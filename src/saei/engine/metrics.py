@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import stdev
@@ -96,3 +97,41 @@ def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processe
             by_origin[origin].append(k3(clean_logp_T - response.behaviour_logp_T).cpu())
     everywhere = joined((processes or Processes()).gather(dict(by_origin)))
     return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}
+
+
+class UpdateLog:
+    """Collects the objective's values per response, and the numbers of each optimiser step, of one training step."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, list[float]]] = {}
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+
+    def add(self, origins: Sequence[str], metrics: Mapping[str, torch.Tensor]) -> None:
+        """Note the metrics of a micro-batch.
+
+        Args:
+            origins: Origin of the view that each response was drawn from.
+            metrics: One value per response by name, NaN for a response that the loss leaves out.
+        """
+        for name, values_R in metrics.items():
+            for origin, value in zip(origins, values_R.tolist(), strict=True):
+                if not math.isnan(value):
+                    self._values.setdefault(name, {}).setdefault(origin, []).append(value)
+
+    def step(self, loss: float, norm: float) -> None:
+        """Note an optimiser step: this process's share of the loss, and the norm of the gradient before clipping."""
+        self._losses.append(loss)
+        self._norms.append(norm)
+
+    def summary(self, processes: Processes) -> dict[str, float]:
+        """Return what was noted in all processes: means, and maxima of what ends in ``_max``, also by origin."""
+        losses = [sum(shares) for shares in zip(*processes.gather(self._losses), strict=True)]
+        summary = {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
+        parts = processes.gather(self._values)
+        for name in dict.fromkeys(name for part in parts for name in part):
+            by_origin = joined([part.get(name, {}) for part in parts])
+            reduce = max if name.endswith("_max") else mean
+            summary[name] = reduce([value for values in by_origin.values() for value in values])
+            summary |= {f"{origin}/{name}": reduce(values) for origin, values in by_origin.items()}
+        return summary

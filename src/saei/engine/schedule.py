@@ -22,8 +22,7 @@ class Schedule:
     def __init__(self, optimizer: Any, config: OptimizerConfig, training: TrainingConfig) -> None:
         from transformers import get_scheduler
 
-        size = training.minibatch_groups or training.prompts_per_step
-        self._planned = training.ppo_epochs * -(-training.prompts_per_step // size)
+        self._planned = training.ppo_epochs * training.updates_per_batch
         self._optimizer = optimizer
         self._scheduler: Any = get_scheduler(
             config.schedule if config.schedule != "constant" else "constant_with_warmup",
@@ -37,9 +36,9 @@ class Schedule:
 
         Args:
             step: Training steps done.
-            update: Optimiser steps done in this training step; more than planned keep the last planned one's rate.
+            update: Number of the optimiser step in this training step, as planned.
         """
-        done = step * self._planned + min(update, self._planned - 1)
+        done = step * self._planned + update
         rates = [
             base * factor(done)
             for base, factor in zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)

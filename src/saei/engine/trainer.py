@@ -21,16 +21,15 @@ from saei.engine.imageless import Imageless
 from saei.engine.metrics import group_metrics, view_divergence
 from saei.engine.samples import keep_samples
 from saei.engine.schedule import Schedule
-from saei.engine.update import Updater
+from saei.engine.update import Updater, check_update
 from saei.errors import CheckpointError, TrainingError, cause_of
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.answers import Answered, answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
-from saei.interventions.stats import check_needs
-from saei.objectives.advantages import advantages
-from saei.objectives.base import Objective, check_objective
+from saei.objectives.advantages.base import train_group
+from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
 from saei.rewards.base import Reward
@@ -98,9 +97,7 @@ class Trainer:
         self.objective: Objective = config.objective.build()
         template: Template = config.template.build()
         self._stateful = {"sampler": self.sampler, "objective": self.objective, "reward": self.reward}
-        if self.objective.token_selector is not None:
-            check_needs(self.objective.token_selector.needs)
-        check_objective(self.objective)
+        check_update(self.objective)
         check_data(self.task)
         start = checkpoint.start_of(resume, config) if resume else None
         claim_device()
@@ -379,7 +376,7 @@ class Trainer:
         if any(rewards):
             with self._stopwatch.phase("update"):
                 pooled = [reward for part in rewards for own in part for reward in own]
-                train_groups = advantages(kept, self.objective.config.advantage, pooled)
+                train_groups = [train_group(one, self.objective.advantage, pooled) for one in kept]
                 found |= self.updater.run(train_groups, step=step, progress=progress)
         for strategy in self._stateful.values():
             observe_all(strategy, found)

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from saei.config.run import TrainingConfig
-from saei.engine.metrics import joined
+from saei.engine.metrics import UpdateLog
 from saei.engine.schedule import Schedule
-from saei.entropy.selectors.base import Selector
+from saei.engine.update_rows import (
+    GroupRows,
+    Prepared,
+    group_batch,
+    objective_input,
+    pick,
+    rows_of,
+    score_rows,
+    valid_tokens,
+)
 from saei.errors import TrainingError
-from saei.evaluation.metrics import mean
-from saei.interventions.stats import token_stats
-from saei.objectives.base import Objective, ObjectiveInput
-from saei.policy import Policy, Scores
+from saei.interventions.stats import check_needs
+from saei.objectives.base import Objective, check_objective
+from saei.objectives.batch import OPTIONAL, UpdateBatch, join
+from saei.objectives.weights.base import Weight
+from saei.policy import Policy
 from saei.runtime.processes import Processes
-from saei.runtime.seeds import GroupSources, derive
+from saei.runtime.seeds import derive
 from saei.types import TrainGroup
 
 
 class Updater:
-    """Turns the groups of a step into optimiser steps; PPO minibatches are whole groups.
+    """Turns the groups of a step into optimiser steps; an update batch is some of the groups, each as a whole.
 
     Args:
         policy: The policy that is trained.
@@ -34,11 +43,11 @@ class Updater:
         optimizer: Prepared by the accelerator.
         schedule: Sets the learning rate of each optimiser step.
         accelerator: Accelerate's.
-        config: Epochs, minibatches, micro-batches.
+        config: Epochs, optimiser steps in each, micro-batches.
         max_grad_norm: Gradients are clipped to this norm.
         reference: The reference policy, for terms that need it.
-        seed: Seed of the order of minibatches.
-        processes: The processes that train together; counts, minibatches and metrics are those of all.
+        seed: Seed of the order of groups and of the objective's random choices.
+        processes: The processes that train together; counts, update batches and metrics are those of all.
 
     Attributes:
         updates: Optimiser steps begun since this was made.
@@ -69,6 +78,10 @@ class Updater:
         self._reference = reference
         self._seed = seed
         self._processes = processes or Processes()
+        self._batch_weights = {name: each for name, each in objective.weights.items() if not each.per_group}
+        self._looks_at_batch = bool(self._batch_weights) or objective.prepares
+        batch_needs = objective.batch_needs if objective.prepares else frozenset()
+        self._batch_needs = batch_needs.union(*(weight.needs for weight in self._batch_weights.values()))
 
     def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
@@ -82,51 +95,143 @@ class Updater:
         Raises:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
         """
-        indices = [one.group.index for one in groups]
-        everywhere = sorted(index for part in self._processes.gather(indices) for index in part)
+        # --- Plan: which groups, of all processes, make up each optimiser step. The same in every process.
+        everywhere = sorted(i for part in self._processes.gather([each.group.index for each in groups]) for i in part)
         assert len(set(everywhere)) == len(everywhere), "two groups of a step have one index"
-        size = self._config.minibatch_groups or len(everywhere)
-        on_policy = self._config.ppo_epochs == 1 and size >= len(everywhere)
-        prepared = self._prepare(groups, on_policy=on_policy, step=step, progress=progress)
-        by_index = dict(zip(indices, prepared, strict=True))
-        log = _Log()
+        plan = self._plan(everywhere, step)
+        on_policy = len(plan) == 1  # the only optimiser step sees the old policy itself; later ones see one that moved
+
+        # --- Once a step: what stays the same of a group in whatever update batch it is.
+        of_index = {
+            each.group.index: self._group_rows(each, on_policy=on_policy, step=step, progress=progress)
+            for each in groups
+        }
+
+        log = UpdateLog()
+        for update, indices in plan:
+            self._schedule.begin(step, update)
+            batch = [of_index[index] for index in indices if index in of_index]
+
+            # --- Once an optimiser step: weights and the objective's preparation see the batch of all processes.
+            prepared = Prepared()
+            if self._looks_at_batch:
+                batch, prepared = self._look_at_batch(batch, step=step, update=update, progress=progress)
+
+            # --- Gradients of all micro-batches and processes add up; then the parameters move.
+            loss = self._backward(batch, prepared, on_policy, log)
+            norm = self._optimiser_step(loss)
+            log.step(loss, norm)
+        return log.summary(self._processes)
+
+    def _plan(self, everywhere: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
+        """Return the number of each optimiser step and the indices of its groups, in ascending order.
+
+        Each epoch splits the groups, in a new order, into ``updates_per_batch`` parts whose sizes differ by one at
+        most, the larger ones first. Fewer groups than parts leave the last parts empty; these are passed over, and
+        keep their numbers, so that the others have the learning rates that were planned for them.
+        """
+        parts, plan = self._config.updates_per_batch, []
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
             order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
-            for start in range(0, len(everywhere), size):
-                minibatch = [everywhere[i] for i in sorted(order[start : start + size])]
-                self._schedule.begin(step, log.steps)
-                self._optimiser_step([by_index[index] for index in minibatch if index in by_index], log)
-        return log.summary(self._processes)
+            ends = [-(-len(order) * part // parts) for part in range(parts + 1)]
+            for part in range(parts):
+                indices = [everywhere[place] for place in sorted(order[ends[part] : ends[part + 1]])]
+                if indices:
+                    plan.append((epoch * parts + part, indices))
+        return plan
 
-    def _prepare(self, groups: Sequence[TrainGroup], *, on_policy: bool, step: int, progress: float) -> list[_Prepared]:
-        """Compute what stays the same however the groups are cut into minibatches and micro-batches."""
-        sources = GroupSources(self._seed, "token-selector", step)
-        prepared = []
-        for group in groups:
-            selected_NT = self._select(group, progress, sources(group.group.views[0]))
-            # The first minibatch sees the old policy itself; later ones see a policy that has moved.
-            old_logp_NT = None if on_policy else self._score(self._policy, group)
-            reference_logp_NT = None
-            if "reference" in self._objective.needs:
-                assert self._reference is not None
-                reference_logp_NT = self._score(self._reference, group)
-            prepared.append(_Prepared(group, selected_NT, old_logp_NT, reference_logp_NT))
-        return prepared
+    def _group_rows(self, group: TrainGroup, *, on_policy: bool, step: int, progress: float) -> GroupRows:
+        """Return a group's rows with the weights that see it alone, and with the scores of other policies."""
+        old_logp_NT = reference_logp_NT = None
+        if not on_policy or "old_logp" in self._batch_needs:
+            old_logp_NT = score_rows(self._policy, [group]).logp_RT
+        if "reference" in self._objective.needs:
+            assert self._reference is not None
+            reference_logp_NT = score_rows(self._reference, [group]).logp_RT
+        mask_NT = valid_tokens(group, self._policy.device)
+        whole = GroupRows(group, rows_of(group), mask_NT, None, old_logp_NT, reference_logp_NT)
+        for name, weight in self._objective.weights.items():
+            if weight.per_group:
+                batch = group_batch(self._policy, group, weight.needs)
+                seed = derive(self._seed, name, step, group.group.index)
+                whole = _weighed(whole, weight, _weigh(weight, batch, progress=progress, seed=seed))
+        return whole
 
-    def _optimiser_step(self, batch: Sequence[_Prepared], log: _Log) -> None:
+    @torch.no_grad()
+    def _look_at_batch(
+        self, batch: Sequence[GroupRows], *, step: int, update: int, progress: float
+    ) -> tuple[list[GroupRows], Prepared]:
+        """Return an update batch's groups with their weights, and what the objective prepared.
+
+        Every process does so on the rows of all, with the same result.
+        """
+        gathered = [part for part in self._processes.gather(self._batch(batch)) if part is not None]
+        everywhere = join(gathered)
+        places = {(row.index, row.response): place for place, row in enumerate(everywhere.rows)}
+        for name, weight in self._batch_weights.items():
+            seed = derive(self._seed, name, step, update)
+            weight_RT = _weigh(weight, everywhere, progress=progress, seed=seed)
+            batch = [_weighed(each, weight, pick(weight_RT, places, each.rows, each.selected_NT)) for each in batch]
+        prepared = Prepared()
+        if self._objective.prepares:
+            generator = torch.Generator().manual_seed(derive(self._seed, "prepare", step, update))
+            values = self._objective.prepare(everywhere, progress=progress, generator=generator)
+            prepared = Prepared(values, places)
+        return list(batch), prepared
+
+    def _batch(self, groups: Sequence[GroupRows]) -> UpdateBatch | None:
+        """Return this process's part of an update batch, on the CPU; None if it has none."""
+        if not groups:
+            return None
+        extra = self._batch_needs - OPTIONAL
+        batches = []
+        for each in groups:
+            batch = group_batch(self._policy, each.group, extra)
+            if "old_logp" in self._batch_needs:
+                batch = replace(batch, old_logp_RT=each.old_logp_NT)
+            if self._batch_needs & {"logp", "entropy"}:
+                with_entropy = "entropy" in self._batch_needs
+                scores = score_rows(self._policy, [each.group], with_entropy=with_entropy)
+                logp_RT = scores.logp_RT if "logp" in self._batch_needs else None
+                batch = replace(batch, logp_RT=logp_RT, entropy_RT=scores.entropy_RT)
+            if self._objective.config.mask_truncated:
+                batch = replace(batch, mask_RT=batch.mask_RT & ~batch.truncated_R[:, None])
+            batches.append(batch)
+        return join(batches).cpu()
+
+    def _backward(self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog) -> float:
+        """Accumulate the gradients of an update batch over all micro-batches and processes; return this one's loss."""
         counts = self._counts(batch)
+        with_entropy = "entropy" in self._objective.needs
         size = self._config.micro_groups or max(1, len(batch))
         loss = 0.0
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             with self._processes.alone(self._policy.module):
-                result = self._objective.loss(self._inputs(part, counts))
+                scores = score_rows(self._policy, [each.group for each in part], grad=True, with_entropy=with_entropy)
+                inputs = objective_input(
+                    part,
+                    scores,
+                    counts=counts,
+                    max_new_tokens=self._policy.sampling.max_new_tokens,
+                    prepared=prepared,
+                    on_policy=on_policy,
+                )
+                result = self._objective.loss(inputs)
                 # Counts are those of all processes, so gradients are to be summed; their mean is taken.
                 self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
             loss += float(result.value.detach())
-            log.add([group.group.origin(n) for group, n in _rows([one.group for one in part])], result.metrics)
+            log.add([each.group.group.origin(row.response) for each in part for row in each.rows], result.metrics)
         self._processes.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
+        return loss
+
+    def _optimiser_step(self, loss: float) -> float:
+        """Clip the gradients, move the parameters and return the norm before clipping.
+
+        Raises:
+            TrainingError: If the norm is not finite.
+        """
         norm = float(self._accelerator.clip_grad_norm_(self._parameters(), self._max_grad_norm))
         if not math.isfinite(norm) and self._config.mixed_precision != "fp16":  # fp16's scaler skips such steps itself
             raise TrainingError(
@@ -138,144 +243,61 @@ class Updater:
         self.updates += 1  # counted before: a step that fails half-way has changed weights
         self._optimizer.step()
         self._optimizer.zero_grad()
-        log.step(loss, norm)
+        return norm
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for parameter in self._policy.module.parameters() if parameter.requires_grad]
 
-    def _counts(self, batch: Sequence[_Prepared]) -> dict[str, float]:
-        """Return the global counts of ``ObjectiveInput`` by field."""
-        masked = self._objective.config.mask_truncated
+    def _counts(self, batch: Sequence[GroupRows]) -> dict[str, float]:
+        """Return the counts of ``ObjectiveInput`` by field, over the update batch of all processes."""
+        leave_out = self._objective.config.mask_truncated
         n_responses = n_tokens = n_selected = 0
-        for one in batch:
-            responses = [group.group.responses[n] for group, n in _rows([one.group])]
-            kept = [n for n, response in enumerate(responses) if not (masked and response.truncated)]
+        for each in batch:
+            responses = each.group.group.responses
+            counted = [n for n, response in enumerate(responses) if not (leave_out and response.truncated)]
             n_responses += len(responses)
-            own = sum(len(responses[n]) for n in kept)
-            n_tokens += own
-            n_selected += own if one.selected_NT is None else int(one.selected_NT[kept].sum())
-        own_counts = self._processes.gather((n_responses, n_tokens, n_selected))
-        n_responses, n_tokens, n_selected = (sum(numbers) for numbers in zip(*own_counts, strict=True))
+            n_tokens += sum(len(responses[n]) for n in counted)
+            n_selected += int(each.selected_NT[counted].sum())
+        in_each_process = self._processes.gather((n_responses, n_tokens, n_selected))
+        n_responses, n_tokens, n_selected = (sum(numbers) for numbers in zip(*in_each_process, strict=True))
         return {
             "n_responses": float(n_responses),
             "n_tokens": float(max(1, n_tokens)),
             "n_selected": float(max(1, n_selected)),
         }
 
-    def _inputs(self, batch: Sequence[_Prepared], counts: Mapping[str, float]) -> ObjectiveInput:
-        groups, needs = [one.group for one in batch], self._objective.needs
-        scores = _score_groups(self._policy, groups, grad=True, with_entropy="entropy" in needs)
-        logp_RT, mask_RT = _stack([own.logp_NT for own in scores]), _stack([own.mask_NT for own in scores])
-        device, rows = logp_RT.device, list(_rows(groups))
-        weights = [group.group.view_weight for group, _ in rows]
 
-        def column(values: Sequence[float | bool], dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+@torch.no_grad()
+def _weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> Tensor:
+    """Return a weight's factors, 0 on padding.
 
-        def constant(parts: Sequence[Tensor | None]) -> Tensor | None:
-            present = [part for part in parts if part is not None]
-            return fit(_stack(present), mask_RT) if present else None
-
-        def fit(values_RT: Tensor, like_RT: Tensor) -> Tensor:
-            return pad(values_RT, (0, like_RT.shape[1] - values_RT.shape[1]))
-
-        old_logp_RT = constant([one.old_logp_NT for one in batch])
-        selected_RT = constant([one.selected_NT for one in batch])
-        return ObjectiveInput(
-            logp_RT=logp_RT,
-            old_logp_RT=logp_RT.detach() if old_logp_RT is None else old_logp_RT,
-            behaviour_logp_RT=_stack([group.group.responses[n].behaviour_logp_T[None] for group, n in rows]),
-            mask_RT=mask_RT,
-            selected_RT=mask_RT if selected_RT is None else selected_RT & mask_RT,
-            advantage_R=column([group.advantages[n] for group, n in rows]),
-            truncated_R=column([group.group.responses[n].truncated for group, n in rows], torch.bool),
-            off_view_R=column([g.group.updated_on[n] != g.group.sampled_from[n] for g, n in rows], torch.bool),
-            beta_R=column([weight.beta for weight in weights]),
-            cap_R=column([weight.cap for weight in weights]),
-            **counts,
-            max_new_tokens=self._policy.sampling.max_new_tokens,
-            entropy_RT=_stack([own.entropies() for own in scores]) if "entropy" in needs else None,
-            reference_logp_RT=constant([one.reference_logp_NT for one in batch]),
+    Raises:
+        TrainingError: If one is negative or not finite.
+    """
+    weight_RT = weight.weigh(batch, progress=progress, generator=torch.Generator().manual_seed(seed))
+    weight_RT = torch.where(batch.mask_RT, weight_RT.to(batch.mask_RT.device), 0.0)
+    if not bool((weight_RT.isfinite() & (weight_RT >= 0)).all()):
+        raise TrainingError(
+            "The weight of a token is a finite number, 0 or more.",
+            reason=f"'{weight.name()}' gave one from {float(weight_RT.min())} to {float(weight_RT.max())}.",
+            remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
         )
-
-    def _select(self, group: TrainGroup, progress: float, generator: torch.Generator) -> Tensor | None:
-        """Return the tokens of the policy loss, chosen by the entropies of the sampling pass; None for all."""
-        selector: Selector | None = self._objective.token_selector
-        if selector is None:
-            return None
-        stats = token_stats(self._policy, group.group.views[0], group.group.responses, selector.needs)
-        mask_NT = selector.select(stats, progress=progress, generator=generator)
-        return mask_NT[[n for _, n in _rows([group])]]
-
-    def _score(self, policy: Policy, group: TrainGroup) -> Tensor:
-        return _stack([own.logp_NT for own in _score_groups(policy, [group], grad=False, with_entropy=False)])
+    return weight_RT
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Prepared:
-    """A group and the constants of its update, rows in the order of ``_rows``; None where they are not needed."""
-
-    group: TrainGroup
-    selected_NT: Tensor | None
-    old_logp_NT: Tensor | None
-    reference_logp_NT: Tensor | None
+def _weighed(rows: GroupRows, weight: Weight, weight_NT: Tensor) -> GroupRows:
+    """Return a group's rows with the factors of one weight more."""
+    selected_NT = rows.selected_NT if weight.config.count_zeroed else rows.selected_NT & (weight_NT != 0)
+    product_NT = weight_NT if rows.weight_NT is None else rows.weight_NT * weight_NT
+    return replace(rows, selected_NT=selected_NT, weight_NT=product_NT)
 
 
-def _score_groups(policy: Policy, groups: Sequence[TrainGroup], *, grad: bool, with_entropy: bool) -> list[Scores]:
-    """Score every response under its update view; views without responses to train are not opened."""
-    views, responses = [], []
-    for group in groups:
-        for number, view in enumerate(group.group.views):
-            own = [r for r, where in zip(group.group.responses, group.group.updated_on, strict=True) if where == number]
-            if own:
-                views.append(view)
-                responses.append(own)
-    return policy.score(views, responses, wrt="parameters" if grad else None, with_entropy=with_entropy)
+def check_update(objective: Objective) -> None:
+    """Refuse an objective, or parts of it, that ask for what the update cannot compute.
 
-
-def _rows(groups: Sequence[TrainGroup]) -> Iterator[tuple[TrainGroup, int]]:
-    """Yield group and response number of each row, in the order in which ``_score_groups`` returns them."""
-    for group in groups:
-        for view in range(len(group.group.views)):
-            yield from ((group, n) for n, where in enumerate(group.group.updated_on) if where == view)
-
-
-def _stack(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate ``[N, T]`` tensors of several lengths along N, right-padded."""
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, width - part.shape[1])) for part in parts])
-
-
-class _Log:
-    """Collects the objective's values per response and the numbers of each optimiser step."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, dict[str, list[float]]] = {}
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-
-    def add(self, origins: Sequence[str], metrics: Mapping[str, Tensor]) -> None:
-        for name, values_R in metrics.items():
-            for origin, value in zip(origins, values_R.tolist(), strict=True):
-                if not math.isnan(value):  # a response that the loss leaves out
-                    self._values.setdefault(name, {}).setdefault(origin, []).append(value)
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps done."""
-        return len(self._losses)
-
-    def step(self, loss: float, norm: float) -> None:
-        self._losses.append(loss)
-        self._norms.append(norm)
-
-    def summary(self, processes: Processes) -> dict[str, float]:
-        losses = [sum(shares) for shares in zip(*processes.gather(self._losses), strict=True)]
-        found = {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
-        parts = processes.gather(self._values)
-        for name in dict.fromkeys(name for part in parts for name in part):
-            by_origin = joined([part.get(name, {}) for part in parts])
-            reduce = max if name.endswith("_max") else mean
-            found[name] = reduce([value for values in by_origin.values() for value in values])
-            found |= {f"{origin}/{name}": reduce(values) for origin, values in by_origin.items()}
-        return found
+    Raises:
+        ConfigError: Naming the need and the known ones.
+    """
+    check_objective(objective)
+    for weight in objective.weights.values():
+        check_needs(weight.needs if weight.per_group else weight.needs - OPTIONAL)

@@ -1,8 +1,8 @@
 """From values per token to one number per update batch.
 
 An aggregation takes ``(values_RT, inputs)`` and returns this micro-batch's share of a number for the whole update
-batch, over ``inputs.selected_RT``, so that the shares of all micro-batches and processes add up. Values have to be
-finite also where they do not count.
+batch, over ``inputs.selected_RT`` and times ``inputs.weight_RT``, so that the shares of all micro-batches and processes
+add up. Denominators count tokens, not weights. Values have to be finite also where they do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def response_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
     Source: https://arxiv.org/abs/2402.03300, equation 3.
     """
     selected_RT = inputs.selected_RT
-    mean_R = (values_RT * selected_RT).sum(dim=1) / selected_RT.sum(dim=1).clamp(min=1)
+    mean_R = _counted(values_RT, inputs).sum(dim=1) / selected_RT.sum(dim=1).clamp(min=1)
     return mean_R.sum() / inputs.n_responses
 
 
@@ -36,7 +36,7 @@ def token_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
 
     Source: https://arxiv.org/abs/2503.14476, section 3.3.
     """
-    return (values_RT * inputs.selected_RT).sum() / inputs.n_selected
+    return _counted(values_RT, inputs).sum() / inputs.n_selected
 
 
 def constant_length_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
@@ -47,7 +47,13 @@ def constant_length_mean(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
 
     Source: https://arxiv.org/abs/2503.20783.
     """
-    return (values_RT * inputs.selected_RT).sum() / (inputs.n_responses * inputs.max_new_tokens)
+    return _counted(values_RT, inputs).sum() / (inputs.n_responses * inputs.max_new_tokens)
+
+
+def _counted(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
+    """Return the values of the selected tokens, times their weights, and 0 elsewhere."""
+    counted_RT = values_RT * inputs.selected_RT
+    return counted_RT if inputs.weight_RT is None else counted_RT * inputs.weight_RT
 
 
 @torch.no_grad()

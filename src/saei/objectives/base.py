@@ -8,13 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 from torch import Tensor
 
-from saei.config.registry import OptionalSelectorField, TermField
+from saei.config.registry import AdvantageField, OptionalSelectorField, TermField, WeightField
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import ConfigError, nearest
-from saei.objectives.advantages import AdvantageConfig
-from saei.objectives.aggregation import response_mean
+from saei.objectives.advantages.base import Advantage
+from saei.objectives.aggregation import per_response, response_mean
+from saei.objectives.batch import OPTIONAL, UpdateBatch
+from saei.objectives.weights.base import Weight
+from saei.objectives.weights.selected import Selected
 
 Aggregate: TypeAlias = Callable[[Tensor], Tensor]
 """From one value per response token, ``[R, T]``, to one number, weighing tokens as the objective does."""
@@ -29,8 +33,9 @@ class ObjectiveInput:
         old_logp_RT: The old policy's under the update view, detached.
         behaviour_logp_RT: Those of the distribution that each token was drawn from, detached.
         mask_RT: bool, True on response tokens.
-        selected_RT: bool, the tokens that the policy loss uses (``token_selector``), a subset of the mask.
-        advantage_R: One advantage per response.
+        selected_RT: bool, the tokens that the policy loss uses, a subset of the mask: those that no weight without
+            ``count_zeroed`` gives 0.
+        advantage_RT: The advantage of each token; those of a response are equal unless the advantage is per token.
         truncated_R: bool, responses that the length limit ended.
         off_view_R: bool, responses trained under another view than the one they were drawn from.
         beta_R: Exponent of the view weight per response.
@@ -41,6 +46,9 @@ class ObjectiveInput:
         max_new_tokens: Longest response that sampling allows.
         entropy_RT: Entropy of the current policy with graph, nats; only if an objective needs ``entropy``.
         reference_logp_RT: Log-probabilities of the reference; only if one needs ``reference``.
+        weight_RT: Product of the objective's weights, detached, which an aggregation multiplies the values of the
+            policy loss by; None without weights.
+        prepared: What ``Objective.prepare`` returned, for these responses.
     """
 
     logp_RT: Tensor
@@ -48,7 +56,7 @@ class ObjectiveInput:
     behaviour_logp_RT: Tensor
     mask_RT: Tensor
     selected_RT: Tensor
-    advantage_R: Tensor
+    advantage_RT: Tensor
     truncated_R: Tensor
     off_view_R: Tensor
     beta_R: Tensor
@@ -59,6 +67,8 @@ class ObjectiveInput:
     max_new_tokens: int
     entropy_RT: Tensor | None = None
     reference_logp_RT: Tensor | None = None
+    weight_RT: Tensor | None = None
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -104,8 +114,8 @@ class Term(Strategy, ABC):
 class Objective(Strategy, ABC):
     """A policy loss with its terms.
 
-    To add one: derive, nest a ``Config``, implement ``policy_loss``; one that weighs tokens in another way than GRPO
-    overrides ``aggregate``.
+    To add one: derive, nest a ``Config``, implement ``policy_loss``; one that averages tokens in another way than GRPO
+    overrides ``aggregate``, one that has to see the whole update batch ``prepare``.
     """
 
     kind: ClassVar[str] = "objective"
@@ -115,12 +125,14 @@ class Objective(Strategy, ABC):
 
         Attributes:
             advantage: How rewards become the advantages of the policy loss.
+            weights: How much each token counts in the policy loss; the factors of several are multiplied.
             terms: Added to the policy loss.
-            token_selector: Restricts the policy loss to these tokens; None uses all.
+            token_selector: Restricts the policy loss to these tokens, as the weight ``selected`` does; None uses all.
             mask_truncated: Leave responses that the length limit ended out of the policy loss and the terms.
         """
 
-        advantage: AdvantageConfig = AdvantageConfig()
+        advantage: AdvantageField = "group-relative"  # type: ignore[assignment]  # names are resolved by the validator
+        weights: tuple[WeightField, ...] = ()
         terms: tuple[TermField, ...] = ()
         token_selector: OptionalSelectorField = None
         mask_truncated: bool = False
@@ -130,17 +142,54 @@ class Objective(Strategy, ABC):
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
         self.terms: tuple[Term, ...] = tuple(term.build() for term in self.config.terms)
-        self.token_selector: Any = self.config.token_selector.build() if self.config.token_selector else None
+        self.advantage: Advantage = self.config.advantage.build()
+        self.weights: dict[str, Weight] = {}
+        """All weights by the names that their random choices are seeded by; the token selector is one of them."""
+        self.token_selector: Any = None
+        if self.config.token_selector is not None:
+            selected = Selected(Selected.Config(selector=self.config.token_selector))
+            self.weights["token-selector"] = selected
+            self.token_selector = selected.selector
+        self.weights |= {f"weight {number}": weight.build() for number, weight in enumerate(self.config.weights)}
 
     def parts(self) -> Mapping[str, Strategy]:
-        """Return the terms and the token selector."""
+        """Return the advantage, the terms, the weights and the token selector."""
         parts: dict[str, Strategy] = {f"term {number}": term for number, term in enumerate(self.terms)}
-        return parts | ({"token_selector": self.token_selector} if self.token_selector else {})
+        parts |= {name: weight for name, weight in self.weights.items() if name != "token-selector"}
+        parts |= {"token_selector": self.token_selector} if self.token_selector else {}
+        return parts | {"advantage": self.advantage}
 
     @property
     def needs(self) -> frozenset[str]:
         """Union of what the policy loss and the terms need."""
         return frozenset().union(*(term.needs for term in self.terms))
+
+    @property
+    def batch_needs(self) -> frozenset[str]:
+        """Optional fields of ``UpdateBatch`` that ``prepare`` reads: ``old_logp``, ``logp``, ``entropy``."""
+        return frozenset()
+
+    def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Look at the whole update batch before its loss is taken; called once per optimiser step, under ``no_grad``.
+
+        This is where a threshold over all tokens, or a statistic of the batch, is computed. Where no objective
+        overrides it, nothing is exchanged between processes.
+
+        Args:
+            batch: All responses of the optimiser step, in all processes.
+            progress: Share of the training done, in [0, 1].
+            generator: Source of all randomness, on the CPU, seeded by step and optimiser step.
+
+        Returns:
+            What ``loss`` finds in ``inputs.prepared``, by name: scalars, which it gets as they are, and tensors
+            ``[R]`` or ``[R, T]``, of which it gets the rows of its responses, cut or padded by 0 to its T.
+        """
+        return {}
+
+    @property
+    def prepares(self) -> bool:
+        """Whether ``prepare`` is overridden."""
+        return type(self).prepare is not Objective.prepare
 
     @abstractmethod
     def policy_loss(self, inputs: ObjectiveInput) -> Loss:
@@ -160,8 +209,10 @@ class Objective(Strategy, ABC):
             inputs = replace(inputs, mask_RT=keep_RT, selected_RT=inputs.selected_RT & keep_RT)
         total = self.policy_loss(inputs)
         value, metrics = total.value, dict(total.metrics)
+        if inputs.weight_RT is not None:
+            metrics["token_weight"] = per_response(inputs.weight_RT, inputs.mask_RT)
         # A term acts on every response token, whichever of them the policy loss uses.
-        everywhere = replace(inputs, selected_RT=inputs.mask_RT, n_selected=inputs.n_tokens)
+        everywhere = replace(inputs, selected_RT=inputs.mask_RT, n_selected=inputs.n_tokens, weight_RT=None)
         for term in self.terms:
             extra = term.loss(inputs, partial(self.aggregate, inputs=everywhere))
             value = value + extra.value
@@ -170,14 +221,15 @@ class Objective(Strategy, ABC):
 
 
 def check_objective(objective: Objective) -> None:
-    """Refuse an objective that asks for what the update cannot compute.
+    """Refuse an objective that asks for what the update cannot compute; ``extra`` needs of weights are not looked at.
 
     Raises:
         ConfigError: Naming the need and the known ones.
     """
-    for need in sorted(objective.needs - NEEDS):
-        raise ConfigError(
-            "An objective and its terms need what the update computes.",
-            reason=f"'{objective.name()}' asks for '{need}'.",
-            remedy=nearest(need, NEEDS),
-        )
+    for needs, known in ((objective.needs, NEEDS), (objective.batch_needs, OPTIONAL)):
+        for need in sorted(needs - known):
+            raise ConfigError(
+                "An objective and its terms need what the update computes.",
+                reason=f"'{objective.name()}' asks for '{need}'.",
+                remedy=nearest(need, known),
+            )

@@ -15,7 +15,8 @@ class ClippedSurrogate(Objective):
     """``-min(ratio * A, clip(ratio) * A)`` per token, times the view weight.
 
     The ratio is always between the current and the old policy under the update view, hence 1 at the first update
-    of a batch. Where a response was drawn from another view, the view weight multiplies its tokens' loss.
+    of a batch. Where a response was drawn from another view, the view weight multiplies its tokens' loss; so do the
+    weights of the objective, when the tokens are aggregated.
 
     Metrics, over the tokens that the loss uses: ``ratio_mean``, ``ratio_max``, ``clip_share`` (tokens whose
     gradient the clip cut off) and ``view_weight``.
@@ -40,7 +41,18 @@ class ClippedSurrogate(Objective):
     config: Config
 
     def level(self, logs_RT: Tensor, selected_RT: Tensor) -> Tensor:
-        """Return logarithms of token ratios, 0 where not selected, as those that are clipped and weigh: the tokens'."""
+        """Return the log-ratios that the loss uses in the place of the tokens' own, ``[R, T]``.
+
+        Here they are the tokens' own: each token has its ratio, is clipped by itself, and has its view weight. An
+        objective whose ratio belongs to more than one token, such as a whole response, returns at each token the
+        log-ratio of what the token belongs to.
+
+        Args:
+            logs_RT: Log-ratio of each token, 0 where it is not selected. Called twice: with the current policy's
+                log-probability minus the old one's, for the ratio, and with the old one's minus that of the
+                distribution the token was drawn from, for the view weight.
+            selected_RT: bool, the tokens that the policy loss uses.
+        """
         return logs_RT
 
     def policy_loss(self, inputs: ObjectiveInput) -> Loss:
@@ -52,8 +64,7 @@ class ClippedSurrogate(Objective):
         ratio_RT = self.level(log_ratio_RT, selected_RT).exp()
         weight_RT = view_weight(inputs, inputs.beta_R, self.level(gap_RT, selected_RT))
         clipped_RT = ratio_RT.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
-        advantage_R1 = inputs.advantage_R[:, None]
-        gain_RT, clipped_gain_RT = ratio_RT * advantage_R1, clipped_RT * advantage_R1
+        gain_RT, clipped_gain_RT = ratio_RT * inputs.advantage_RT, clipped_RT * inputs.advantage_RT
         value = self.aggregate(-torch.minimum(gain_RT, clipped_gain_RT) * weight_RT, inputs)
         highest_R = torch.where(selected_RT, ratio_RT, -torch.inf).amax(dim=1).detach()
         metrics = {

@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from saei.objectives.advantages import AdvantageConfig
+from saei.config.registry import AdvantageField
+from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.aggregation import constant_length_mean
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.clipped import ClippedSurrogate
@@ -23,10 +24,14 @@ class DrGRPO(ClippedSurrogate):
     """
 
     class Config(ClippedSurrogate.Config):
-        """Advantages are differences to the group's mean; ``advantage.scale`` brings the division back."""
+        """Advantages are differences to the group's mean; ``advantage.scale`` brings the division back.
+
+        Attributes:
+            advantage: How rewards become the advantages of the policy loss; here ``scale`` is ``none``.
+        """
 
         type: Literal["dr-grpo"] = "dr-grpo"
-        advantage: AdvantageConfig = AdvantageConfig(scale="none")
+        advantage: AdvantageField = GroupRelative.Config(scale="none")
 
     config: Config
 

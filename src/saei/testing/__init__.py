@@ -12,6 +12,7 @@ A check builds the strategy of a config and raises an ``AssertionError`` that na
 from saei.testing.attacks import check_attack
 from saei.testing.criteria import check_criterion
 from saei.testing.data import check_reward, check_task, check_template
+from saei.testing.objective_parts import check_advantage, check_weight
 from saei.testing.objectives import check_objective, check_term
 from saei.testing.rules import registered
 from saei.testing.samplers import check_sampler
@@ -19,6 +20,7 @@ from saei.testing.selectors import check_selector
 from saei.testing.slots import check_gate, check_guard, check_strength
 
 __all__ = [
+    "check_advantage",
     "check_attack",
     "check_criterion",
     "check_gate",
@@ -31,5 +33,6 @@ __all__ = [
     "check_task",
     "check_template",
     "check_term",
+    "check_weight",
     "registered",
 ]

@@ -1,4 +1,4 @@
-"""Batches that objectives and terms are checked on."""
+"""Batches that objectives, terms and weights are checked on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saei.objectives.base import ObjectiveInput
+from saei.objectives.batch import Row, UpdateBatch
 
 OPTIONAL = {"entropy": "entropy_RT", "reference": "reference_logp_RT"}
 """Each thing an objective may need and the input that carries it."""
@@ -29,14 +30,17 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
     selected_RT = mask_RT & (torch.arange(max(LENGTHS)) != 1) & (torch.tensor(LENGTHS) != 2)[:, None]
     logp_RT = -normal(1.0).abs() - 0.1
     old_logp_RT = logp_RT + normal(0.1)
-    extra = {"entropy_RT": normal(1.0).abs().requires_grad_(), "reference_logp_RT": logp_RT + normal(0.3)}
+    extra: dict[str, Any] = {
+        "entropy_RT": normal(1.0).abs().requires_grad_(),
+        "reference_logp_RT": logp_RT + normal(0.3),
+    }
     return ObjectiveInput(
         logp_RT=logp_RT.clone().requires_grad_(),
         old_logp_RT=old_logp_RT,
         behaviour_logp_RT=old_logp_RT + normal(0.5),
         mask_RT=mask_RT,
         selected_RT=selected_RT,
-        advantage_R=torch.tensor([1.2, -0.7, -0.4, 0.9, 0.3], dtype=torch.float64),
+        advantage_RT=torch.tensor([1.2, -0.7, -0.4, 0.9, 0.3], dtype=torch.float64)[:, None] * mask_RT,
         truncated_R=torch.tensor([True, False, False, False, False]),
         off_view_R=torch.tensor([False, False, True, True, True]),
         beta_R=torch.full((len(LENGTHS),), 0.5, dtype=torch.float64),
@@ -49,8 +53,57 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
     )
 
 
-def copies(inputs: ObjectiveInput) -> dict[str, Tensor]:
-    """Return detached copies of the input's tensors by field name."""
+def update_batch(needs: frozenset[str]) -> UpdateBatch:
+    """Return an update batch of the responses of ``objective_inputs``, of two groups, with these needs filled.
+
+    Needs other than the batch's optional fields become entries of ``extra``: ``eos`` marks last tokens, others are
+    numbers between 0 and 1.
+    """
+    generator = torch.Generator().manual_seed(3)
+    inputs = objective_inputs(frozenset())
+    mask_RT, shape = inputs.mask_RT, inputs.mask_RT.shape
+
+    def numbers() -> Tensor:
+        return torch.rand(shape, generator=generator) * mask_RT
+
+    last_RT = mask_RT & (torch.arange(shape[1]) == torch.tensor(LENGTHS)[:, None] - 1)
+    everything = {"old_logp": -numbers(), "logp": -numbers(), "entropy": 2 * numbers()}
+    optional: dict[str, Any] = {f"{name}_RT": everything[name] for name in sorted(needs & everything.keys())}
+    extra = {name: last_RT if name == "eos" else numbers() for name in sorted(needs - everything.keys())}
+    extra |= {"template": numbers() > 0.5} if "template" in needs else {}
+    return UpdateBatch(
+        rows=tuple(Row(index, response, view=0) for index, response in ((3, 0), (3, 1), (3, 2), (8, 0), (8, 1))),
+        ids_RT=torch.randint(50, shape, generator=generator) * mask_RT,
+        mask_RT=mask_RT,
+        behaviour_logp_RT=-numbers(),
+        behaviour_entropy_RT=2 * numbers(),
+        advantage_RT=inputs.advantage_RT.float(),
+        truncated_R=inputs.truncated_R,
+        **optional,
+        extra=extra,
+    )
+
+
+def wider(batch: UpdateBatch) -> UpdateBatch:
+    """Return an update batch with three more columns, and numbers on all padding that would be noticed."""
+    generator = torch.Generator().manual_seed(4)
+    mask_RT = pad(batch.mask_RT, (0, 3))
+
+    def noisy(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.bool:
+            return torch.where(mask_RT, pad(tensor, (0, 3)), True)
+        noise_RT = (50 * torch.rand(mask_RT.shape, generator=generator)).to(tensor.dtype)
+        return torch.where(mask_RT, pad(tensor, (0, 3)), noise_RT)
+
+    wide: dict[str, Any] = {
+        name: noisy(value) for name, value in copies(batch).items() if name.endswith("_RT") and name != "mask_RT"
+    }
+    extra = {need: noisy(value) for need, value in batch.extra.items()}
+    return replace(batch, **wide, mask_RT=mask_RT, extra=extra)
+
+
+def copies(inputs: ObjectiveInput | UpdateBatch) -> dict[str, Tensor]:
+    """Return detached copies of the tensors by field name."""
     values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
     return {name: value.detach().clone() for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -67,7 +120,13 @@ def padded(inputs: ObjectiveInput) -> ObjectiveInput:
             noise_RT = 10 * torch.randn(padded_RT.shape, dtype=tensor.dtype, generator=generator)
             padded_RT = torch.where(pad(inputs.mask_RT, (0, 3)), padded_RT, noise_RT)
         wide[name] = padded_RT.requires_grad_(getattr(inputs, name).requires_grad)
-    return replace(inputs, **wide)
+    columns = inputs.mask_RT.shape[1]
+    prepared = {name: _like_rows(value, columns, pad_by=3) for name, value in inputs.prepared.items()}
+    return replace(inputs, **wide, prepared=prepared)
+
+
+def _like_rows(value: Tensor, columns: int, pad_by: int) -> Tensor:
+    return pad(value[:, :columns], (0, pad_by)) if value.ndim == 2 else value
 
 
 def some_rows(inputs: ObjectiveInput, rows: slice) -> ObjectiveInput:
@@ -76,4 +135,5 @@ def some_rows(inputs: ObjectiveInput, rows: slice) -> ObjectiveInput:
         name: tensor[rows].requires_grad_(getattr(inputs, name).requires_grad)
         for name, tensor in copies(inputs).items()
     }
-    return replace(inputs, **part)
+    prepared = {name: value[rows] if value.ndim else value for name, value in inputs.prepared.items()}
+    return replace(inputs, **part, prepared=prepared)

@@ -13,8 +13,19 @@ from torch import Tensor
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.objectives.aggregation import response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
-from saei.testing.objective_inputs import LENGTHS, OPTIONAL, copies, objective_inputs, padded, some_rows
-from saei.testing.rules import changed, config_of, random_state_untouched, require
+from saei.objectives.batch import OPTIONAL as BATCH_NEEDS
+from saei.objectives.batch import UpdateBatch
+from saei.testing.objective_inputs import (
+    LENGTHS,
+    OPTIONAL,
+    copies,
+    objective_inputs,
+    padded,
+    some_rows,
+    update_batch,
+    wider,
+)
+from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
 
 LossFunction: TypeAlias = Callable[[ObjectiveInput], Loss]
 
@@ -33,8 +44,9 @@ def check_objective(subject: Strategy | StrategyConfig) -> None:
     config = config_of(subject)
     objective = config.build()
     require(isinstance(objective, Objective), config.type, "the config of an objective builds an Objective")
-    _check_needs(objective.loss, objective.needs, config.type)
-    inputs = objective_inputs(objective.needs)
+    prepared = _check_prepare(objective)
+    _check_needs(objective.loss, objective.needs, config.type, prepared)
+    inputs = replace(objective_inputs(objective.needs), prepared=prepared)
     _check_loss(objective.loss, lambda: config.build().loss, inputs, config.type)
     _check_policy_loss(objective, inputs, config.type)
     masked = changed(config, mask_truncated=True).build()
@@ -62,16 +74,47 @@ def check_term(subject: Strategy | StrategyConfig) -> None:
     _check_loss(_alone(term), lambda: _alone(config.build()), objective_inputs(term.needs), config.type)
 
 
-def _check_needs(loss: LossFunction, needs: frozenset[str], name: str) -> None:
+def _check_prepare(objective: Objective) -> Mapping[str, Tensor]:
+    """Hold ``prepare`` to its contract and return what it prepares."""
+    name, needs = objective.name(), objective.batch_needs
+    require(needs <= BATCH_NEEDS, name, f"batch_needs are among {sorted(BATCH_NEEDS)}")
+
+    def prepare(batch: UpdateBatch) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            return objective.prepare(batch, progress=0.5, generator=seeded())
+
+    batch = update_batch(needs)
+    before = copies(batch)
+    with random_state_untouched(name):
+        prepared = prepare(batch)
+    unchanged = all(torch.equal(tensor, getattr(batch, field)) for field, tensor in before.items())
+    require(unchanged, name, "the update batch is left as it was")
+    for key, value in prepared.items():
+        whole = value.ndim == 0 or (value.ndim <= 2 and value.shape[0] == len(LENGTHS))
+        require(whole, name, f"'{key}' is prepared as a scalar or with one row per response")
+    require(_equal(prepared, prepare(batch)), name, "the same update batch prepares the same")
+    columns, wide = batch.mask_RT.shape[1], prepare(wider(batch))
+    cut = {key: value[:, :columns] if value.ndim == 2 else value for key, value in wide.items()}
+    require(_equal(prepared, cut), name, "what stands on padding of the update batch prepares the same")
+    return prepared
+
+
+def _check_needs(
+    loss: LossFunction, needs: frozenset[str], name: str, prepared: Mapping[str, Tensor] | None = None
+) -> None:
     require(needs <= OPTIONAL.keys(), name, f"needs are among {sorted(OPTIONAL)}")
-    loss(objective_inputs(frozenset(OPTIONAL)))  # what it raises with everything at hand is its own error
+
+    def inputs_of(filled: frozenset[str]) -> ObjectiveInput:
+        return replace(objective_inputs(filled), prepared=prepared or {})
+
+    loss(inputs_of(frozenset(OPTIONAL)))  # what it raises with everything at hand is its own error
     try:
-        loss(objective_inputs(needs))
+        loss(inputs_of(needs))
     except Exception as error:
         raise AssertionError(f"{name}: it reads only inputs that its needs declare.") from error
     for need in sorted(needs):
         try:
-            loss(objective_inputs(needs - {need}))
+            loss(inputs_of(needs - {need}))
         except Exception:
             continue
         raise AssertionError(f"{name}: what it declares as a need, it reads; without '{need}' it did not fail.")
@@ -125,18 +168,28 @@ def _check_policy_loss(objective: Objective, inputs: ObjectiveInput, name: str) 
     logp_gradient_RT = _gradients(objective.policy_loss, inputs)[0]
     require(not logp_gradient_RT[~inputs.selected_RT].any(), name, "the policy loss uses selected tokens only")
 
-    idle = replace(inputs, advantage_R=torch.zeros_like(inputs.advantage_R))
+    idle = replace(inputs, advantage_RT=torch.zeros_like(inputs.advantage_RT))
     require(
         not _gradients(objective.policy_loss, idle)[0].any(), name, "without advantages the policy loss has no gradient"
     )
 
     logp_RT = inputs.logp_RT.detach()
     on_policy = replace(inputs, old_logp_RT=logp_RT, behaviour_logp_RT=logp_RT)
-    slope_R = _gradients(objective.policy_loss, on_policy)[0].sum(dim=1) * inputs.advantage_R
+    slope_R = _gradients(objective.policy_loss, on_policy)[0].sum(dim=1) * inputs.advantage_RT[:, 0]
     require(
         bool((slope_R[inputs.selected_RT.any(dim=1)] < 0).all()),
         name,
         "on the old policy, making a response with a positive advantage likelier lowers the policy loss",
+    )
+
+    weight_RT = 0.5 + torch.arange(inputs.mask_RT.numel()).reshape(inputs.mask_RT.shape) / inputs.mask_RT.numel()
+    once_RT, twice_RT, never_RT = (
+        _gradients(objective.policy_loss, replace(inputs, weight_RT=factor * weight_RT))[0] for factor in (1, 2, 0)
+    )
+    require(
+        _close(2 * once_RT, twice_RT) and not never_RT.any() and not _close(once_RT, logp_gradient_RT),
+        name,
+        "the policy loss is proportional to the weights of its tokens",
     )
 
 

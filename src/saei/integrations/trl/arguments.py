@@ -9,6 +9,7 @@ from typing import Any
 from saei.config.run import EvaluationConfig, RunConfig, TrainingConfig
 from saei.errors import ConfigError
 from saei.integrations.vllm.engine import check_installed
+from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.kl import KL
 from saei.runtime.trackers import project_of
@@ -45,6 +46,7 @@ def grpo_arguments(config: RunConfig, *, folder: Path, processes: int, extra: Ma
         )
     training, optimizer, objective = config.training, config.optimizer, config.objective
     assert isinstance(objective, ClippedSurrogate.Config)
+    assert isinstance(objective.advantage, GroupRelative.Config)
     groups = training.prompts_per_step // processes
     micro_groups = training.micro_groups or groups
     kl = objective.terms[0] if objective.terms else None
@@ -150,12 +152,17 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield f"objective.terms {terms} with sampler.update_on '{sampler.update_on}' (its KL takes no view weight)"
     if objective.token_selector is not None:
         yield "objective.token_selector"
-    if objective.advantage.baseline != "pooled":
-        yield f"objective.advantage.baseline '{objective.advantage.baseline}'"
-    if objective.advantage.scale == "per-origin":
+    if objective.weights:
+        yield f"objective.weights {[weight.type for weight in objective.weights]}"
+    advantage = objective.advantage
+    if not isinstance(advantage, GroupRelative.Config):
+        yield f"objective.advantage '{advantage.type}'"
+    elif advantage.baseline != "pooled":
+        yield f"objective.advantage.baseline '{advantage.baseline}'"
+    elif advantage.scale == "per-origin":
         yield "objective.advantage.scale 'per-origin'"
-    if training.minibatch_groups is not None:
-        yield f"training.minibatch_groups {training.minibatch_groups} (its minibatches mix groups)"
+    if training.updates_per_batch != 1:
+        yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"

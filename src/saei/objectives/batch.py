@@ -1,0 +1,95 @@
+"""An update batch: every response of one optimiser step, one row each, with a table of what stands in which row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+OPTIONAL = frozenset({"old_logp", "logp", "entropy"})
+"""What an update batch holds only where somebody needs it: its fields of these names with ``_RT`` behind them."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Row:
+    """Which response a row holds.
+
+    Example:
+        ``Row(index=40, response=7, view=1)`` is response 7 of the group with index 40, trained under that group's
+        view 1. Rows sort by index, then by response.
+    """
+
+    index: int
+    response: int
+    view: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class UpdateBatch:
+    """R responses, right-padded to T: those of one optimiser step in all processes, or of one group.
+
+    Rows are in the order (index, response), however many processes there are. Everything is detached. What several
+    processes gather is on the CPU; results may be on any device.
+
+    Attributes:
+        rows: Which response stands in each row.
+        ids_RT: int64 token ids.
+        mask_RT: bool, True on response tokens; in the batch of an optimiser step not on those of truncated responses
+            that the objective leaves out (``mask_truncated``).
+        behaviour_logp_RT: float32 log-probability of each token under the distribution it was drawn from.
+        behaviour_entropy_RT: float32 entropy of that distribution, nats.
+        advantage_RT: float32, 0 on padding.
+        truncated_R: bool, responses that the length limit ended.
+        old_logp_RT: Log-probabilities of the old policy under the update view; only if ``old_logp`` is needed. They
+            cost one pass without gradient per step, unless the step makes several optimiser steps, which have them.
+        logp_RT: Those of the current policy; only if ``logp`` is needed. They cost one pass without gradient over the
+            update batch in each optimiser step.
+        entropy_RT: The current policy's entropies under the update view, nats; only if ``entropy`` is needed, from the
+            same pass.
+        extra: One ``[R, T]`` tensor for each further need, as in ``TokenStats.extra``.
+    """
+
+    rows: tuple[Row, ...]
+    ids_RT: Tensor
+    mask_RT: Tensor
+    behaviour_logp_RT: Tensor
+    behaviour_entropy_RT: Tensor
+    advantage_RT: Tensor
+    truncated_R: Tensor
+    old_logp_RT: Tensor | None = None
+    logp_RT: Tensor | None = None
+    entropy_RT: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def cpu(self) -> UpdateBatch:
+        """Return the batch on the CPU."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        tensors: dict[str, Any] = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, extra={need: value.cpu() for need, value in self.extra.items()})
+
+
+def join(batches: Sequence[UpdateBatch]) -> UpdateBatch:
+    """Return the batch of all rows of several, in the order (index, response)."""
+    rows = [row for batch in batches for row in batch.rows]
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return stack_rows(parts)[order]
+
+    tensors: dict[str, Any] = {}
+    for name in (each.name for each in fields(UpdateBatch)):
+        parts = [getattr(batch, name) for batch in batches]
+        if all(isinstance(part, Tensor) for part in parts):
+            tensors[name] = joined(parts)
+    extra = {need: joined([batch.extra[need] for batch in batches]) for need in batches[0].extra}
+    return replace(batches[0], rows=tuple(rows[place] for place in order), extra=extra, **tensors)
+
+
+def stack_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate ``[R]`` tensors, or ``[R, T]`` tensors of several lengths T, right-padded by 0, along R."""
+    width = max(part.shape[-1] for part in parts)
+    return torch.cat([part if part.ndim == 1 else pad(part, (0, width - part.shape[1])) for part in parts])

@@ -1,0 +1,1 @@
+"""Weights: how much each token counts in the policy loss."""
