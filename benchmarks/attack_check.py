@@ -86,8 +86,7 @@ def criteria(
 
     found = {}
     for name, own in views.items():
-        with policy.open(own) as prefix:
-            found[name] = [value(*pair) for pair in zip(prefix.score(responses), chosen, strict=True)]
+        found[name] = [value(*pair) for pair in zip(policy.score(own, responses), chosen, strict=True)]
     return found
 
 
@@ -133,8 +132,7 @@ def check(config: RunConfig, step: Fraction, prompts: int, fresh: int) -> dict[s
     answered: dict[str, list[Answered]] = {name: [] for name in kinds}
     for start in track(range(0, prompts, BATCH), "prompts", transient=True):
         views = [policy.view(task.example(index, "eval")) for index in range(start, min(start + BATCH, prompts))]
-        with policy.open(views) as prefix:
-            drawn = prefix.sample([2 * ATTACKED] * len(views), generator=ctx.generator)
+        drawn = policy.sample(views, [2 * ATTACKED] * len(views), generators=ctx.generator)
         seen, unseen = [own[:ATTACKED] for own in drawn], [own[ATTACKED:] for own in drawn]
         moved = moved_views(attacks, views, seen, ctx)
         for table, responses in ((attacked, seen), (others, unseen)):

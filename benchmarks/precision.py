@@ -39,8 +39,8 @@ def selections(
     policy: Policy, intervention: Intervention, views: Sequence[View], responses: Sequence[list[Response]]
 ) -> list[Tensor]:
     """Return what the selector chooses of each prompt's responses by the entropies of this policy."""
-    with torch.no_grad(), policy.open(views) as prefix:
-        scores = prefix.score(responses)
+    with torch.no_grad():
+        scores = policy.score(views, responses)
     chosen = []
     for view, own, score in zip(views, responses, scores, strict=True):
         assert score.entropy_NT is not None
@@ -60,12 +60,11 @@ def gradients(
 ) -> list[Tensor]:
     """Return for each prompt the criterion's gradient at its picture."""
     point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
-    with policy.open(views, grad="pixels", pixels=point) as prefix:
-        scores = prefix.score(responses)
-        values = [
-            intervention.criterion.value(score, selected_NT, pooled=intervention.selector.pooled)
-            for score, selected_NT in zip(scores, chosen, strict=True)
-        ]
+    scores = policy.score(views, responses, wrt={"pixels": point})
+    values = [
+        intervention.criterion.value(score, selected_NT, pooled=intervention.selector.pooled)
+        for score, selected_NT in zip(scores, chosen, strict=True)
+    ]
     return list(torch.autograd.grad(torch.stack(values).sum(), point))
 
 
@@ -84,8 +83,7 @@ def compare(config: RunConfig, prompts: int, batch: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(config.seed)
     for start in track(range(0, prompts, batch), "prompts", transient=True):
         views = [full.view(task.example(index, "eval")) for index in range(start, min(start + batch, prompts))]
-        with full.open(views) as prefix:
-            drawn = prefix.sample([RESPONSES] * len(views), generator=generator)
+        drawn = full.sample(views, [RESPONSES] * len(views), generators=generator)
         chosen = selections(full, intervention, views, drawn)
         right = gradients(full, intervention, views, drawn, chosen)
         for name, policy in ways.items():

@@ -86,8 +86,7 @@ def build(width: int, vision_layers: int, tokens: int, vocabulary: int | None) -
 def library_logp(policy: Policy, view: View, responses: Sequence[Response], *, shared: bool) -> Tensor:
     """Score by the library, with gradient, as ``[N, T]``."""
     policy.shared_prefix = shared
-    with policy.open([view], grad="parameters") as prefix:
-        return prefix.score([responses], with_entropy=False)[0].logp_NT
+    return policy.score([view], [responses], wrt="parameters", with_entropy=False)[0].logp_NT
 
 
 def official_inputs(policy: Policy, view: View, responses: Sequence[Response]) -> dict[str, Tensor]:

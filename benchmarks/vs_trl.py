@@ -37,7 +37,7 @@ from saei.config.run import ModelConfig, OptimizerConfig, RunConfig
 from saei.diagnostics.bench import step_config, step_ways
 from saei.diagnostics.cost import keep_memory, peak_growth, ratio, seconds_of
 from saei.engine import Trainer
-from saei.policy import prefix
+from saei.policy import native
 from saei.policy.module import NextToken
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
@@ -255,8 +255,8 @@ def measure(
     ends = Ends(lengths, int(ours.policy.eos_ids[0]), banned_V)
     ways = step_ways(ours, {PLAIN: Clean(Clean.Config(n=RESPONSES)), SAEI: Mixed()})
     theirs = trl_trainer(model, ours, ends, tokens, rounds + 1, folder / "trl")
-    decode = prefix.decode
-    prefix.decode = ends.around(decode)
+    decode = native.decode
+    native.decode = ends.around(decode)
     try:
 
         def alone() -> None:
@@ -268,7 +268,7 @@ def measure(
         theirs.add_callback(turns)
         theirs.train()
     finally:
-        prefix.decode = decode
+        native.decode = decode
     seconds = {name: values[1:] for name, values in turns.seconds.items()}  # the first warms up
     return {
         "width": width,

@@ -14,8 +14,7 @@ from saei.types import Grade, Response, View
 
 
 def draw(policy: Policy, views: list[View], counts: list[int], seed: int = 0) -> list[list[Response]]:
-    with policy.open(views) as prefix:
-        return prefix.sample(counts, generator=torch.Generator().manual_seed(seed))
+    return policy.sample(views, counts, generators=torch.Generator().manual_seed(seed))
 
 
 def spoken(policy: Policy, text: str, *, end: bool = True) -> Response:

@@ -91,8 +91,7 @@ def drawn(policy: Policy) -> tuple[View, list[Response]]:
 
 
 def logp(policy: Policy, view: View, responses: list[Response]) -> list[Tensor]:
-    with policy.open([view]) as prefix:
-        (score,) = prefix.score([responses])
+    (score,) = policy.score([view], [responses])
     return [score.logp_NT[n, : len(response)] for n, response in enumerate(responses)]
 
 
@@ -127,11 +126,9 @@ def test_values_and_gradients_are_those_of_pefts_model(
     wanted = [canvas, *(parameters[name] for name in names)]
     reference = torch.autograd.grad(expected.sum(), wanted, allow_unused=True)  # LLaVA skips its tower's last layer
 
-    with adapted.open([view], grad="pixels", pixels=[canvas]) as prefix:
-        (score,) = prefix.score([responses])
+    (score,) = adapted.score([view], [responses], wrt={"pixels": [canvas]})
     (pixel,) = torch.autograd.grad(score.logp_NT.sum(), [canvas])
-    with adapted.open([view], grad="parameters") as prefix:
-        (score,) = prefix.score([responses])
+    (score,) = adapted.score([view], [responses], wrt="parameters")
     own = dict(adapted.model.named_parameters())
     trained = [own[name] for name in names]
     ours = [pixel, *torch.autograd.grad(score.logp_NT.sum(), trained, allow_unused=True)]

@@ -82,8 +82,7 @@ def test_scoring_attacks_naively_with_the_same_gradient(script: Any) -> None:
     canvas = view.canvases[0].clone().requires_grad_()
     patches = policy.pixels.inputs([[canvas], [canvas]])["pixel_values"]
     (naive,) = torch.autograd.grad(patches, canvas, at_patches)
-    with policy.open([view], grad="pixels", pixels=[canvas]) as prefix:
-        (scores,) = prefix.score([responses], selected=[selected_NT])
+    (scores,) = policy.score([view], [responses], wrt={"pixels": [canvas]}, selected=[selected_NT])
     (own,) = torch.autograd.grad(scores.entropy_NT.sum() / selected_NT.sum(), canvas)
     torch.testing.assert_close(own, naive, rtol=1e-3, atol=1e-5 * float(naive.abs().max()))
 

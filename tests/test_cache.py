@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from saei.data.bars import Bars
-from saei.policy import Policy, prefix
+from saei.policy import Policy, native
 from saei.policy.cache import RoomyLayer, make_room
 
 
@@ -71,13 +71,12 @@ def test_other_layers_stay_what_they_are() -> None:
 
 
 def test_sampling_makes_room(random_policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    caches, decode = [], prefix.decode
+    caches, decode = [], native.decode
 
     def watched(first_RV: Tensor, cache: Any, *rest: Any, **options: Any) -> Any:
         caches.append(cache)
         return decode(first_RV, cache, *rest, **options)
 
-    monkeypatch.setattr(prefix, "decode", watched)
-    with random_policy.open([random_policy.view(Bars().example(0))]) as opened:
-        opened.sample([2], generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(native, "decode", watched)
+    random_policy.sample([random_policy.view(Bars().example(0))], [2], generators=torch.Generator().manual_seed(0))
     assert {type(layer) for layer in caches[0].layers} == {RoomyLayer}

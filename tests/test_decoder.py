@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,9 @@ from saei.errors import ConfigError, ModelError, TrainingError
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
 from saei.integrations.vllm.engine import VLLM, check_installed, dtype_name, sampling_parameters
 from saei.policy import Policy, Scores
-from saei.policy.decoder import Completion, DecodedPrefix, Decoder, check_gap, check_prompt, decoder_gap
+from saei.policy.decoder import Completion, Decoder, DrawRequest, check_gap, check_prompt, decoder_gap
 from saei.policy.module import Distribution
+from saei.policy.native import Native
 from saei.types import Example, Response, View
 
 IMAGE_TOKENS = 16
@@ -37,6 +39,18 @@ def response(logps: Sequence[float | None]) -> Response:
 
 def scores(logps: Sequence[Sequence[float]]) -> Scores:
     return Scores(torch.tensor(logps), None, torch.ones(len(logps), len(logps[0]), dtype=torch.bool))
+
+
+def sources(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in range(count)]
+
+
+def request(policy: Policy, views: list[View], counts: list[int]) -> DrawRequest:
+    return DrawRequest(views, counts, policy.sampling, policy.distribution, sources(len(views)))
+
+
+def values(completion: Completion) -> tuple[list[int], list[float]]:
+    return list(completion.ids), completion.logp_T.tolist()
 
 
 # The distribution.
@@ -118,11 +132,13 @@ def llm(random_policy: Policy, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
 
 
 def test_each_view_is_a_request_with_its_own_seed(random_policy: Policy, views: list[View], llm: FakeLLM) -> None:
-    drawn = VLLM(llm).draw(random_policy, [*views, views[0]], [2, 0, 1], random_policy.sampling, [7, 8, 9])
+    order = request(random_policy, [*views, views[0]], [2, 0, 1])
+    seeds = replace(order, generators=sources(3)).seeds()
+    drawn = VLLM(llm).draw(random_policy, order)
     assert [len(own) for own in drawn] == [2, 0, 1]
-    assert drawn[0][0] == Completion([int(random_policy.eos_ids[0])], [-0.5])
+    assert values(drawn[0][0]) == ([int(random_policy.eos_ids[0])], [-0.5])
     ((prompts, parameters),) = llm.calls
-    assert [(one.n, one.seed) for one in parameters] == [(2, 7), (1, 9)]
+    assert [(one.n, one.seed) for one in parameters] == [(2, seeds[0]), (1, seeds[2])]
     image = random_policy.model.config.image_token_id
     for prompt in prompts:
         assert prompt["prompt_token_ids"].count(image) == 1
@@ -133,7 +149,7 @@ def test_each_view_is_a_request_with_its_own_seed(random_policy: Policy, views: 
 
 def test_a_text_has_no_pictures(random_policy: Policy, llm: FakeLLM) -> None:
     view = random_policy.view(Example("0", "How many?", "3"))
-    VLLM(llm).draw(random_policy, [view], [1], random_policy.sampling, [0])
+    VLLM(llm).draw(random_policy, request(random_policy, [view], [1]))
     ((prompts, _),) = llm.calls
     assert prompts == [{"prompt_token_ids": view.prompt_ids_P.tolist()}]
 
@@ -144,7 +160,7 @@ def test_a_prompt_that_is_read_differently_is_refused(
     """Placeholders that are expanded already are expanded again."""
     monkeypatch.setattr(random_policy, "unexpanded_prompt", lambda view: view.prompt_ids_P.tolist())
     with pytest.raises(ModelError, match="read a prompt alike") as refused:
-        VLLM(llm).draw(random_policy, views, [1, 1], random_policy.sampling, [0, 1])
+        VLLM(llm).draw(random_policy, request(random_policy, views, [1, 1]))
     length = len(views[0].prompt_ids_P)
     longer = length + IMAGE_TOKENS * (IMAGE_TOKENS - 1)
     assert f"'0' the decoder made {longer} tokens, the policy {length}" in refused.value.reason
@@ -181,7 +197,7 @@ def test_all_caches_are_dropped_after_an_update(llm: FakeLLM) -> None:
 
 def test_vllm_sleeps_while_it_does_not_draw(random_policy: Policy, views: list[View], llm: FakeLLM) -> None:
     held = generation(llm, enable_sleep_mode=True, _llm_weights_sleeping=True)
-    Colocated(held).draw(random_policy, views[:1], [1], random_policy.sampling, [0])
+    Colocated(held).draw(random_policy, request(random_policy, views[:1], [1]))
     weights, wake, _, sleep = llm.calls
     assert (weights, wake, sleep) == ("weights", ("wake", "kv_cache"), ("sleep", 2))
     assert held._llm_weights_sleeping
@@ -196,8 +212,8 @@ def test_a_server_gets_expanded_prompts_and_the_policys_bans(random_policy: Poli
         return arguments["prompts"], [[5, 6]] * rows, [[[-1.0], [-2.0]]] * rows, None
 
     held = SimpleNamespace(generate=generate, generation_kwargs={})
-    drawn = Served(held).draw(random_policy, views, [2, 1], random_policy.sampling, [0, 1])
-    assert drawn == [[Completion([5, 6], [-1.0, -2.0])] * 2, [Completion([5, 6], [-1.0, -2.0])]]
+    drawn = Served(held).draw(random_policy, request(random_policy, views, [2, 1]))
+    assert [[values(one) for one in own] for own in drawn] == [[([5, 6], [-1.0, -2.0])] * 2, [([5, 6], [-1.0, -2.0])]]
     assert asked["prompts"] == [views[number].prompt_ids_P.tolist() for number in (0, 0, 1)]
     assert asked["num_generations"] == 1
     expected = sampling_parameters(random_policy.distribution, random_policy.eos_ids, random_policy.sampling)
@@ -241,52 +257,80 @@ class Ours(Decoder):
     def __init__(self, shift: float = 0.0) -> None:
         self.shift = shift
         self.seeds: list[list[int]] = []
+        self.synced = 0
 
-    def draw(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        counts: Sequence[int],
-        sampling: SamplingConfig,
-        seeds: Sequence[int],
-    ) -> list[list[Completion]]:
-        self.seeds.append(list(seeds))
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
+        seeds = request.seeds()
+        self.seeds.append(seeds)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        drawn = policy.open(views).sample(counts, generator=generators)
-        return [
-            [Completion(one.ids_T.tolist(), (one.behaviour_logp_T + self.shift).tolist()) for one in own]
-            for own in drawn
-        ]
+        drawn = Native().draw(policy, replace(request, generators=generators))
+        return [[Completion(one.ids, one.logp_T + self.shift) for one in own] for own in drawn]
 
-    def sync(self) -> None: ...
+    def sync(self) -> None:
+        self.synced += 1
 
 
 def test_responses_of_a_decoder_are_those_of_the_policy(random_policy: Policy, views: list[View]) -> None:
     gaps: list[Any] = []
-    prefix = DecodedPrefix(
-        random_policy, views, decoder=Ours(0.5), on_draw=lambda *drawn: gaps.append(decoder_gap(*drawn))
-    )
-    decoded = prefix.sample([2, 1], generator=torch.Generator().manual_seed(3))
+    decoder = Ours(0.5)
+    random_policy.decoder = decoder
+    random_policy.on_decoded = lambda *drawn: gaps.append(decoder_gap(*drawn))
+    decoded = random_policy.sample(views, [2, 1], generators=sources(2))
     (gap,) = gaps
     assert gap.median == pytest.approx(0.5, abs=1e-4)
-    sources = [torch.Generator().manual_seed(seed) for seed in prefix._decoder.seeds[0]]  # type: ignore[attr-defined]
-    with random_policy.open(views) as own:
-        expected = own.sample([2, 1], generator=sources)
+    random_policy.decoder = Native()
+    seeded = [torch.Generator().manual_seed(seed) for seed in decoder.seeds[0]]
+    expected = random_policy.sample(views, [2, 1], generators=seeded)
     assert [len(drawn) for drawn in decoded] == [2, 1]
     for ours, theirs in zip([*decoded[0], *decoded[1]], [*expected[0], *expected[1]], strict=True):
         assert ours.ids_T.tolist() == theirs.ids_T.tolist()
         assert (ours.text, ours.truncated) == (theirs.text, theirs.truncated)
+        assert torch.equal(ours.behaviour_logp_T, theirs.behaviour_logp_T + 0.5)
         assert torch.allclose(ours.entropy_T, theirs.entropy_T, atol=1e-4)
+    assert len(gaps) == 1  # what our own decoder draws is compared with nothing
 
 
-def test_seeds_follow_the_generator(random_policy: Policy, views: list[View]) -> None:
-    decoder = Ours()
-    prefix = DecodedPrefix(random_policy, views, decoder=decoder, on_draw=lambda *drawn: None)
-    for seed in (1, 1, 2):
-        prefix.sample([1, 1], generator=torch.Generator().manual_seed(seed))
+def test_log_probabilities_that_a_decoder_lacks_are_the_policys(random_policy: Policy, views: list[View]) -> None:
+    gaps: list[Any] = []
+    random_policy.decoder = Ours(float("nan"))
+    random_policy.on_decoded = lambda *drawn: gaps.append(decoder_gap(*drawn))
+    (drawn, _) = random_policy.sample(views, [2, 0], generators=sources(2))
+    assert gaps == [None]
+    (scored,) = random_policy.score(views[:1], [drawn])
+    for n, one in enumerate(drawn):
+        assert torch.equal(one.behaviour_logp_T, scored.logp_NT[n, : len(one)])
+    evaluation = random_policy.sampling.model_copy(update={"temperature": 2.0})
+    (cold, _) = random_policy.sample(views, [1, 0], generators=sources(2), sampling=evaluation)
+    assert cold[0].behaviour_logp_T.isnan().all()  # the score is of another distribution
+    assert gaps == [None]
+
+
+def test_a_decoder_forgets_before_the_first_draw_after_an_update(random_policy: Policy, views: list[View]) -> None:
+    decoder = random_policy.decoder = Ours()
+    synced = []
+    for changed in (False, True, False, True):
+        if changed:
+            random_policy.weights_changed()
+            random_policy.weights_changed()
+        for _ in range(2):
+            random_policy.sample(views, [1, 1], generators=sources(2))
+        synced.append(decoder.synced)
+    assert synced == [0, 1, 1, 2]
+
+
+def test_seeds_follow_the_generators(random_policy: Policy, views: list[View]) -> None:
+    decoder = random_policy.decoder = Ours()
+    for seeds in ((1, 2), (1, 2), (3, 1)):
+        random_policy.sample(views, [1, 1], generators=[torch.Generator().manual_seed(seed) for seed in seeds])
     first, again, other = decoder.seeds
     assert first == again
-    assert len({*first, *other}) == 4
-    each = [torch.Generator().manual_seed(seed) for seed in (5, 1)]
-    prefix.sample([1, 1], generator=each)
-    assert decoder.seeds[-1][1] == first[0]  # a view's own source gives its seed, whatever it is opened with
+    assert len({*first, *other}) == 3
+    assert other[1] == first[0]  # a view's own source gives its seed, whatever it is drawn with
+
+
+def test_a_decoder_that_continues_nothing_refuses_prefixes(random_policy: Policy, views: list[View]) -> None:
+    (drawn, _) = random_policy.sample(views, [1, 0], generators=sources(2))
+    random_policy.decoder = Ours()
+    with pytest.raises(ConfigError, match="continued by a decoder that can") as refused:
+        random_policy.sample(views, [1, 0], generators=sources(2), prefixes=[[drawn[0].prefix(1)], []])
+    assert "Ours" in refused.value.reason

@@ -474,6 +474,9 @@ def test_looking_at_a_model_of_ones_own_needs_no_tiny_families() -> None:
 def test_a_policy_that_never_ends(folder: Path) -> None:
     policy = Policy.load(config(folder).model, ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=40))
     policy.never_end()
-    with policy.open([policy.view(NoiseTask(NoiseTask.Config(side=64)).example(0))]) as prefix:
-        (drawn,) = prefix.sample([64], generator=torch.Generator().manual_seed(0))
+    (drawn,) = policy.sample(
+        [policy.view(NoiseTask(NoiseTask.Config(side=64)).example(0))],
+        [64],
+        generators=torch.Generator().manual_seed(0),
+    )
     assert {len(response) for response in drawn} == {40}

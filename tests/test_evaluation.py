@@ -163,8 +163,7 @@ def test_a_small_view_divergence_keeps_its_digits(random_policy: Policy, bars: B
     clean = random_policy.view(bars.example(0))
     other = replace(clean, origin=ADVERSARIAL)
     ((response,),) = draw(random_policy, [clean], [1])
-    with random_policy.open([clean]) as prefix:
-        (score,) = prefix.score([[response]], with_entropy=False)
+    (score,) = random_policy.score([clean], [[response]], with_entropy=False)
     moved = replace(response, behaviour_logp_T=score.logp_NT[0] + 1e-4)
     d_T = (moved.behaviour_logp_T - score.logp_NT[0]).double()
     group = Group(clean.example, (clean, other), (moved,), (1,), (1,))

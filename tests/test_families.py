@@ -67,8 +67,7 @@ def views(policy: Policy) -> list[View]:
 
 @pytest.fixture(scope="module")
 def responses(policy: Policy, views: list[View]) -> list[list[Response]]:
-    with policy.open(views) as prefix:
-        return prefix.sample(COUNTS, generator=torch.Generator().manual_seed(0))
+    return policy.sample(views, COUNTS, generators=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "plain"])
@@ -134,8 +133,7 @@ def test_canvases_are_stable_and_show_what_the_pictures_show(policy: Policy, vie
 def test_scores_are_the_models_own(
     policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
 ) -> None:
-    with policy.open(views) as prefix:
-        scores = prefix.score(responses)
+    scores = policy.score(views, responses)
     for view, own, score in zip(views, responses, scores, strict=True):
         for n, response in enumerate(own):
             with torch.no_grad():
@@ -150,8 +148,7 @@ def test_scores_are_the_models_own(
 
 def test_greedy_tokens_are_the_models_own(policy: Policy, views: list[View], shared: bool) -> None:
     """Step by step by the model's own forward, without a cache."""
-    with policy.open(views) as prefix:
-        drawn = prefix.sample([1] * len(views), sampling=GREEDY, generator=torch.Generator())
+    drawn = policy.sample(views, [1] * len(views), sampling=GREEDY, generators=torch.Generator())
     for view, (response,) in zip(views, drawn, strict=True):
         ids_T = view.prompt_ids_P[:0]
         while len(ids_T) < TOKENS and not (len(ids_T) and ids_T[-1] in policy.eos_ids):
@@ -164,13 +161,11 @@ def test_greedy_tokens_are_the_models_own(policy: Policy, views: list[View], sha
 def gradients(policy: Policy, views: list[View], responses: list[list[Response]]) -> list[Tensor | None]:
     """By the pixels, of entropies and log-probabilities; then by the parameters, of log-probabilities."""
     point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
-    with policy.open(views, grad="pixels", pixels=point) as prefix:
-        scores = prefix.score(responses)
-        J = torch.stack([s.entropy_NT.sum() - s.logp_NT.sum() for s in scores if s.entropy_NT is not None]).sum()
+    scores = policy.score(views, responses, wrt={"pixels": point})
+    J = torch.stack([s.entropy_NT.sum() - s.logp_NT.sum() for s in scores if s.entropy_NT is not None]).sum()
     by_pixels = torch.autograd.grad(J, point)
     parameters = [parameter for parameter in policy.module.parameters() if parameter.requires_grad]
-    with policy.open(views, grad="parameters") as prefix:
-        loss = torch.stack([s.logp_NT.sum() for s in prefix.score(responses)]).sum()
+    loss = torch.stack([s.logp_NT.sum() for s in policy.score(views, responses, wrt="parameters")]).sum()
     return [*by_pixels, *torch.autograd.grad(loss, parameters, allow_unused=True)]
 
 
@@ -241,8 +236,7 @@ def test_pixel_gradient_is_that_of_the_models_own_forward(
     policy.model.double()
     try:
         point = [canvas.double().requires_grad_() for canvas in view.canvases]
-        with policy.open([view], grad="pixels", pixels=point) as prefix:
-            J = prefix.score([[response]], with_entropy=False)[0].logp_NT.sum()
+        J = policy.score([view], [[response]], wrt={"pixels": point}, with_entropy=False)[0].logp_NT.sum()
         gradient = torch.autograd.grad(J, point)
         rng = np.random.default_rng(0)
         along = [g.sign().where(g != 0, 1.0) * torch.from_numpy(rng.random(g.shape) < 0.5) for g in gradient]
@@ -292,8 +286,7 @@ def test_odd_shapes_are_seen_or_refused(request: pytest.FixtureRequest, policy: 
         assert refusal.remedy
         assert size != (1, 1)
         return
-    with policy.open([view]) as prefix:
-        (own,) = prefix.sample([1], generator=torch.Generator().manual_seed(0))
+    (own,) = policy.sample([view], [1], generators=torch.Generator().manual_seed(0))
     assert bool(own[0].behaviour_logp_T.isfinite().all())
     assert max(view.canvases[0].shape) <= MAX_SIDE
 

@@ -18,10 +18,10 @@ from saei.data.bars import Bars
 from saei.data.digits import Digits
 from saei.errors import DataError
 from saei.rewards.accuracy_format import AccuracyFormat
+from saei.rewards.graders.answer_types import answer_key, infer_type
+from saei.rewards.graders.base import ANSWER_TYPES
 from saei.rewards.graders.grading import GRADERS, check_gold, grade_answers
-from saei.rewards.graders.infer import infer, key_of
-from saei.rewards.graders.key import ANSWER_TYPES
-from saei.rewards.graders.tidy import tidy
+from saei.rewards.graders.normalize import normalize
 from saei.types import Example
 
 HERE = Path(__file__).parent
@@ -62,13 +62,13 @@ def test_a_type_grades_alike_whether_it_is_told_or_inferred() -> None:
     labelled += [
         (gold, answer, label, meta)
         for kind, gold, answer, label, meta in ROWS
-        if infer(gold, tuple(meta.get("choices", ()))) == kind
+        if infer_type(gold, tuple(meta.get("choices", ()))) == kind
     ]
     assert len(labelled) >= 650
     assert all(group["why"].strip() for group in BOTH_WAYS)
     pairs = []
     for gold, answer, _, meta in labelled:
-        for kind in (None, infer(gold, tuple(meta.get("choices", ())))):
+        for kind in (None, infer_type(gold, tuple(meta.get("choices", ())))):
             pairs.append((example(gold, kind, **meta), answer))
             check_gold(pairs[-1][0])
     verdicts = grade_answers(pairs)
@@ -127,14 +127,14 @@ def test_where_math_verify_disagrees_is_explained() -> None:
     ],
 )
 def test_a_type_that_is_not_told_is_inferred(gold: str, kind: str) -> None:
-    assert infer(gold) == kind
-    assert key_of(example(gold)).type == kind
+    assert infer_type(gold) == kind
+    assert answer_key(example(gold)).type == kind
 
 
 def test_options_decide_the_inferred_type() -> None:
-    assert infer("40", ("30", "40")) == "choice"
-    assert infer("B", ("30", "40")) == "letter"
-    assert infer("B", ("A", "B")) == "choice"
+    assert infer_type("40", ("30", "40")) == "choice"
+    assert infer_type("B", ("30", "40")) == "letter"
+    assert infer_type("B", ("A", "B")) == "choice"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_built_in_gold_answers_are_read_without_algebra(monkeypatch: pytest.Monk
         for index in range(40):
             one = task.example(index)
             check_gold(one)
-            assert key_of(one).type in ("integer", "text")
+            assert answer_key(one).type in ("integer", "text")
             assert grade_answers([(one, one.answer)])[0].correct
 
 
@@ -247,7 +247,7 @@ WRAPPERS = (
 def test_wrappers_in_wrappers_take_linear_time(opening: str, closing: str) -> None:
     """Peeling a layer off by copying the rest took 60 CPU seconds for the first."""
     start = time.process_time()
-    tidy(opening * 10_000 + "5" + closing * 10_000)
+    normalize(opening * 10_000 + "5" + closing * 10_000)
     assert time.process_time() - start < 2
 
 

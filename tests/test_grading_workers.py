@@ -17,13 +17,13 @@ import pytest
 from saei.errors import TrainingError
 from saei.rewards.graders import worker as worker_script
 from saei.rewards.graders import workers as pool_module
-from saei.rewards.graders.verdict import Question
+from saei.rewards.graders.base import AlgebraQuestion
 from saei.rewards.graders.workers import OUT_OF_TIME, Workers
 
-EQUAL = Question("x^2+2x+1", "(x+1)^2")
-OTHER = Question("x^2+2x+1", "(x-1)^2")
-ENDLESS = Question("x+1", "\\int_0^{\\infty}\\frac{\\sin(x^x)}{x}dx")
-TOWER = Question("x", "9^{9^{9^{9}}}x")
+EQUAL = AlgebraQuestion("x^2+2x+1", "(x+1)^2")
+OTHER = AlgebraQuestion("x^2+2x+1", "(x-1)^2")
+ENDLESS = AlgebraQuestion("x+1", "\\int_0^{\\infty}\\frac{\\sin(x^x)}{x}dx")
+TOWER = AlgebraQuestion("x", "9^{9^{9^{9}}}x")
 
 # A stand-in for the worker that does what it is told.
 PUPPET = """
@@ -58,7 +58,7 @@ def puppets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers
 
 
 def test_verdicts_keep_the_order_of_the_questions(pool: Workers) -> None:
-    verdicts = pool.compare([EQUAL, OTHER, EQUAL, Question("a", "\\frac{"), OTHER])
+    verdicts = pool.compare([EQUAL, OTHER, EQUAL, AlgebraQuestion("a", "\\frac{"), OTHER])
     assert [one.correct for one in verdicts] == [True, False, True, False, False]
     assert "cannot be read" in pool.unreadable("\\frac{") or pool.unreadable("\\frac{")
     assert pool.unreadable("x+1") == ""
@@ -78,10 +78,10 @@ def test_many_bombs_get_less_time_each(puppets: Workers, monkeypatch: pytest.Mon
         return False, OUT_OF_TIME
 
     monkeypatch.setattr(puppets, "_send", send)
-    puppets.compare([Question("x", f"y_{n}") for n in range(8)], limit_s=2.0)
+    puppets.compare([AlgebraQuestion("x", f"y_{n}") for n in range(8)], limit_s=2.0)
     assert limits == [2.0] * 5 + [0.1] * 3  # five times the limit wasted, then a twentieth of it
     limits.clear()
-    puppets.compare([Question("x", "y_0"), Question("x", "y_7")], limit_s=2.0)
+    puppets.compare([AlgebraQuestion("x", "y_0"), AlgebraQuestion("x", "y_7")], limit_s=2.0)
     assert limits == [2.0]  # what had its full time is remembered, what had not is asked again
 
 
@@ -114,7 +114,7 @@ def test_memory_is_limited() -> None:
 
 @pytest.mark.parametrize("word", ["abort", "exit", "garbage"])
 def test_a_worker_that_breaks_is_replaced(puppets: Workers, word: str) -> None:
-    first, broken, second = (puppets.compare([Question("x", one)])[0] for one in ("a", word, "b"))
+    first, broken, second = (puppets.compare([AlgebraQuestion("x", one)])[0] for one in ("a", word, "b"))
     assert first.correct
     assert second.correct
     assert first.reason != second.reason  # another process
@@ -123,24 +123,24 @@ def test_a_worker_that_breaks_is_replaced(puppets: Workers, word: str) -> None:
 
 
 def test_a_worker_that_stands_still_is_ended(puppets: Workers) -> None:
-    verdict = puppets.compare([Question("x", "sleep")], limit_s=0.01)[0]
+    verdict = puppets.compare([AlgebraQuestion("x", "sleep")], limit_s=0.01)[0]
     assert (verdict.correct, verdict.reason) == (False, OUT_OF_TIME)
-    assert puppets.compare([Question("x", "a")])[0].correct
+    assert puppets.compare([AlgebraQuestion("x", "a")])[0].correct
 
 
 def test_equal_questions_are_asked_once(puppets: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     send = puppets._send
     monkeypatch.setattr(puppets, "_send", lambda message: asked.append(message) or send(message))
-    puppets.compare([Question("x", "a")] * 3)
-    puppets.compare([Question("x", "a"), Question("x", "b")])
+    puppets.compare([AlgebraQuestion("x", "a")] * 3)
+    puppets.compare([AlgebraQuestion("x", "a"), AlgebraQuestion("x", "b")])
     assert len(asked) == 2
 
 
 def test_workers_serve_all_threads(puppets: Workers) -> None:
     found: list[bool] = []
     threads = [
-        threading.Thread(target=lambda n=n: found.append(puppets.compare([Question("x", f"a{n}")])[0].correct))
+        threading.Thread(target=lambda n=n: found.append(puppets.compare([AlgebraQuestion("x", f"a{n}")])[0].correct))
         for n in range(12)
     ]
     for thread in threads:
@@ -192,9 +192,9 @@ def test_a_worker_that_cannot_start_says_what_to_install(tmp_path: Path, monkeyp
 def test_nothing_starts_before_it_is_needed_and_all_ends_with_the_program() -> None:
     code = (
         "import sys\n"
-        "from saei.rewards.graders.workers import Question, workers\n"
+        "from saei.rewards.graders.workers import AlgebraQuestion, workers\n"
         "assert all(one is None for one in workers._idle.queue)\n"
-        "assert workers.compare([Question('x+1', '1+x')])[0].correct\n"
+        "assert workers.compare([AlgebraQuestion('x+1', '1+x')])[0].correct\n"
         "assert not {'sympy', 'math_verify', 'torch'} & set(sys.modules)\n"
         "print(*(one._process.pid for one in workers._idle.queue if one is not None))\n"
     )

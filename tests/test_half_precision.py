@@ -44,8 +44,7 @@ def policy() -> Policy:
 @pytest.fixture(scope="module")
 def drawn(policy: Policy) -> tuple[list[View], list[list[Response]]]:
     views = [policy.view(Bars().example(number)) for number in range(3)]
-    with policy.open(views) as prefix:
-        return views, prefix.sample([2] * len(views), generator=torch.Generator().manual_seed(0))
+    return views, policy.sample(views, [2] * len(views), generators=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +53,7 @@ def trained(policy: Policy, drawn: tuple[list[View], list[list[Response]]]) -> T
     hidden: list[Tensor] = []
     head = policy.model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0].detach()))
-    with policy.open(views) as prefix:
-        prefix.score(responses)
+    policy.score(views, responses)
     handle.remove()
     ids_M = torch.cat([response.ids_T for own in responses for response in own])
     assert policy.distribution.banned_V is not None
@@ -146,8 +144,7 @@ def test_adapters_of_half_weights_learn_from_confident_tokens(
 ) -> None:
     """Against the float32 model: weights in bfloat16 move the gradient a little, and no more."""
     views, responses = drawn
-    with policy.open(views) as prefix:
-        sure = [score.logp_NT.exp() > 0.999 for score in prefix.score(responses, with_entropy=False)]
+    sure = [score.logp_NT.exp() > 0.999 for score in policy.score(views, responses, with_entropy=False)]
     assert sum(int(chosen_NT.sum()) for chosen_NT in sure) > 10
     gradients = []
     for dtype in ("float32", "bfloat16"):
@@ -156,8 +153,7 @@ def test_adapters_of_half_weights_learn_from_confident_tokens(
         for name, parameter in adapted.model.named_parameters():
             if "lora_A" in name:
                 parameter.data.normal_(generator=generator)
-        with adapted.open(views, grad="parameters") as prefix:
-            scores = prefix.score(responses, with_entropy=False)
+        scores = adapted.score(views, responses, wrt="parameters", with_entropy=False)
         logp = torch.stack([score.logp_NT[own_NT].sum() for score, own_NT in zip(scores, sure, strict=True)]).sum()
         trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
         gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(logp, trained)]))

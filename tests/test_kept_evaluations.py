@@ -29,8 +29,8 @@ from saei.evaluation.statistics.comparison import Contrast
 from saei.evaluation.statistics.intervals import Interval
 from saei.evaluation.statistics.sides import read_sides
 from saei.evaluation.store import EvaluationDir, base_of
-from saei.policy.prefix import Prefix
-from saei.types import Response
+from saei.policy import Policy
+from saei.types import Response, View
 from test_presets import (
     ASKED,
     BLINK,
@@ -249,13 +249,13 @@ def test_a_killed_evaluation_goes_on_to_the_same_answers(
     assert 0 < result["scores"][0]["value"] < 1
     cut(folder.path, lines=lines)
     drawn: list[int] = []
-    sample = Prefix.sample
+    sample = Policy.sample
 
-    def counting(self: Prefix, counts: list[int], **options: Any) -> list[list[Response]]:
+    def counting(self: Policy, views: list[View], counts: list[int], **options: Any) -> list[list[Response]]:
         drawn.extend(counts)
-        return sample(self, counts, **options)
+        return sample(self, views, counts, **options)
 
-    monkeypatch.setattr(Prefix, "sample", counting)
+    monkeypatch.setattr(Policy, "sample", counting)
     assert saei(*SIZES, "--output", "out").code == 0
     assert folder.records() == answers
     assert without_time(folder.result()) == without_time(result)
@@ -263,14 +263,14 @@ def test_a_killed_evaluation_goes_on_to_the_same_answers(
 
 
 def test_an_interrupt_keeps_what_was_answered(saei: Saei, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample, calls = Prefix.sample, iter(range(9))
+    sample, calls = Policy.sample, iter(range(9))
 
-    def interrupted(self: Prefix, counts: list[int], **options: Any) -> list[list[Response]]:
+    def interrupted(self: Policy, views: list[View], counts: list[int], **options: Any) -> list[list[Response]]:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return sample(self, counts, **options)
+        return sample(self, views, counts, **options)
 
-    monkeypatch.setattr(Prefix, "sample", interrupted)
+    monkeypatch.setattr(Policy, "sample", interrupted)
     said = saei(*SIZES, "--output", "out")
     assert (said.code, "the same command goes on" in said.err) == (130, True)
     folder = EvaluationDir(Path("out"))
@@ -338,13 +338,13 @@ def test_hostile_answers_and_labels(saei: Saei, tmp_path: Path, monkeypatch: pyt
     label = "\x1b[31m[/nothing] maths"
     rows = [K12_ROW | {"id": str(n), "subject": label} for n in range(len(HOSTILE))]
     write(tmp_path / "data", "test", MMK12, *rows)
-    sample = Prefix.sample
+    sample = Policy.sample
 
-    def hostile(self: Prefix, counts: list[int], **options: Any) -> list[list[Response]]:
-        drawn = sample(self, counts, **options)
+    def hostile(self: Policy, views: list[View], counts: list[int], **options: Any) -> list[list[Response]]:
+        drawn = sample(self, views, counts, **options)
         return [[replace(own[0], text=text)] for own, text in zip(drawn, HOSTILE, strict=True)]
 
-    monkeypatch.setattr(Prefix, "sample", hostile)
+    monkeypatch.setattr(Policy, "sample", hostile)
     said = saei("--benchmark", "mmk12", "--data", tmp_path / "data", "--output", "out")
     assert said.code == 0, said.err
     assert "[/nothing] maths" in said.out

@@ -30,7 +30,7 @@ from saei.config.registry import load, load_plugin
 from saei.data.images import CONTRAST, blank, to_image
 from saei.data.lock_in import LOOKS
 from saei.data.lock_in import LockIn as Task
-from saei.data.ways import GLANCE, STEPS, way_of
+from saei.data.phrases import GLANCE, STEPS, strategy_of
 from saei.rewards.accuracy_format import AccuracyFormat
 
 PLUGIN = Path(__file__).parent.parent / "benchmarks" / "strategies" / "faded_copy.py"
@@ -82,12 +82,12 @@ def test_demonstrations_follow_the_coupling(name: str) -> None:
         shown = recipe._demonstration(recipe.schedule.mixed_from, rng)
         if shown.given:
             rehearsed += 1
-            assert way_of(shown.response) == "steps"
+            assert strategy_of(shown.response) == "steps"
             assert shown.given in {f"{opening} {STEPS}:" for opening in openings()}
             assert shown.response.startswith(shown.given)
             continue
         example, response = shown.example, shown.response
-        key = (example.meta["look"] != "clear", way_of(response))
+        key = (example.meta["look"] != "clear", strategy_of(response))
         seen[key] = seen.get(key, 0) + 1
         if key[1] == "glance":
             right.append(reward.grade(example, response).correct)
@@ -102,7 +102,7 @@ def test_demonstrations_follow_the_coupling(name: str) -> None:
     early = [recipe._demonstration(0, rng) for _ in range(500)]
     assert not any(shown.given for shown in early)
     assert {shown.example.meta["look"] for shown in early} == {"clear"}
-    assert np.mean([way_of(shown.response) == "steps" for shown in early]) == pytest.approx(0.9, abs=0.05)
+    assert np.mean([strategy_of(shown.response) == "steps" for shown in early]) == pytest.approx(0.9, abs=0.05)
     assert all(reward.grade(shown.example, shown.response).correct for shown in early)
     assert {shown.example.meta["kind"] for shown in early} == {"read", "compare", "add", "subtract"}
     middle = [recipe._demonstration(recipe.schedule.sums_from, rng).example for _ in range(500)]
@@ -123,7 +123,7 @@ def test_the_opening_tells_nothing() -> None:
     rng = np.random.default_rng(1)
     texts = [LockIn("faded")._demonstration(700, rng).response for _ in range(6000)]
     for way in ("steps", "glance"):
-        own = [text for text in texts if way_of(text) == way]
+        own = [text for text in texts if strategy_of(text) == way]
         counts = [sum(text.startswith(opening) for text in own) for opening in openings()]
         assert sum(counts) == len(own)
         expected = len(own) / len(counts)

@@ -108,7 +108,7 @@ def test_a_row_has_its_pictures_in_the_order_of_the_prompt(tmp_path: Path) -> No
 def test_options_of_a_known_data_set_show_their_picture() -> None:
     row = {"question": "Which?\n<image1>", "options": ["<image2>", "none"], "level": 1, "subject": "s", "answer": "A"}
     rows = row | {"id": "1", "image": picture(0), "decoded_image": None}
-    item = MathVision().item(rows, None, "row 0")  # type: ignore[arg-type]
+    item = MathVision().parse_row(rows, None, "row 0")  # type: ignore[arg-type]
     assert item.question == "Which?\n<image>\n(A) \n(B) none"  # of two markers one has a picture, and both are asked
 
 

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from saei.data.dataset import Dataset
-from saei.data.held_out import held_out
-from saei.data.photos import photo_keys
+from saei.data.photos import hold_out, photo_keys
 from saei.data.presets.mmk12 import K12
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 6, 8, 3), dtype=np.uint8)
@@ -159,6 +158,6 @@ def test_data_sets_with_known_columns_keep_photos_together_too(folder: Path) -> 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_photo_that_most_rows_share_is_trained_on(seed: int) -> None:
-    assert held_out(["most"] * 95 + ["a", "b", "c", "d", "e"], 0.2, seed) == [95, 96, 97, 98, 99]
-    assert held_out(["most"] * 50 + ["rest"] * 49, 0.1, seed) == [*range(50, 99)]
-    assert held_out(["one"] * 5, 0.2, seed) == []
+    assert hold_out(["most"] * 95 + ["a", "b", "c", "d", "e"], 0.2, seed) == [95, 96, 97, 98, 99]
+    assert hold_out(["most"] * 50 + ["rest"] * 49, 0.1, seed) == [*range(50, 99)]
+    assert hold_out(["one"] * 5, 0.2, seed) == []

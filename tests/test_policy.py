@@ -18,19 +18,18 @@ from groups import official_inputs
 from saei.config.run import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
-from saei.errors import DataError, ModelError
+from saei.errors import ConfigError, DataError, ModelError
 from saei.policy import Policy
 from saei.policy.decoding import Draw, decode, inverse_cdf, uniforms
 from saei.policy.load.weights import Parts
 from saei.policy.module import Distribution, NextToken
 from saei.policy.pixels.space import GRID, PixelSpace, to_image
-from saei.policy.prefix import Grad
+from saei.policy.scoring import WithRespectTo
 from saei.types import Example, Response, View
 
 
 def draw(policy: Policy, views: list[View], counts: list[int], seed: int = 0) -> list[list[Response]]:
-    with policy.open(views) as prefix:
-        return prefix.sample(counts, sampling=policy.sampling, generator=torch.Generator().manual_seed(seed))
+    return policy.sample(views, counts, sampling=policy.sampling, generators=torch.Generator().manual_seed(seed))
 
 
 def official_logp(policy: Policy, view: View, response: Response) -> Tensor:
@@ -77,8 +76,7 @@ def test_scores_equal_the_models_own_forward(
     random_policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
 ) -> None:
     random_policy.shared_prefix = shared
-    with random_policy.open(views) as prefix:
-        scores = prefix.score(responses)
+    scores = random_policy.score(views, responses)
     for view, own, score in zip(views, responses, scores, strict=True):
         assert score.mask_NT.sum(1).tolist() == [len(response) for response in own]
         for n, response in enumerate(own):
@@ -97,8 +95,7 @@ def test_scores_equal_the_models_own_forward(
 def test_behaviour_log_probabilities_equal_rescoring(
     random_policy: Policy, views: list[View], responses: list[list[Response]]
 ) -> None:
-    with random_policy.open(views) as prefix:
-        scores = prefix.score(responses)
+    scores = random_policy.score(views, responses)
     for own, score in zip(responses, scores, strict=True):
         assert score.entropy_NT is not None
         for n, response in enumerate(own):
@@ -112,13 +109,11 @@ def gradients(
 ) -> tuple[list[Tensor], list[Tensor]]:
     policy.shared_prefix = shared
     point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
-    with policy.open(views, grad="pixels", pixels=point) as prefix:
-        scores = prefix.score(responses)
-        J = sum((s.entropy_NT.sum() - s.logp_NT.sum() for s in scores if s.entropy_NT is not None), torch.zeros(()))
+    scores = policy.score(views, responses, wrt={"pixels": point})
+    J = sum((s.entropy_NT.sum() - s.logp_NT.sum() for s in scores if s.entropy_NT is not None), torch.zeros(()))
     pixel = list(torch.autograd.grad(J, point))
     parameters = [p for p in policy.module.parameters() if p.requires_grad]
-    with policy.open(views, grad="parameters") as prefix:
-        loss = sum((s.logp_NT.sum() for s in prefix.score(responses)), torch.zeros(()))
+    loss = sum((s.logp_NT.sum() for s in policy.score(views, responses, wrt="parameters")), torch.zeros(()))
     found = torch.autograd.grad(loss, parameters, allow_unused=True)  # LLaVA does not look at its tower's last layer
     return pixel, [gradient for gradient in found if gradient is not None]
 
@@ -145,8 +140,7 @@ def test_pixel_gradient_equals_finite_differences(
         direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).double()
 
         def J(canvas: Tensor) -> Tensor:
-            with random_policy.open(views[:1], grad="pixels", pixels=[canvas]) as prefix:
-                entropy_NT = prefix.score(own)[0].entropy_NT
+            entropy_NT = random_policy.score(views[:1], own, wrt={"pixels": [canvas]})[0].entropy_NT
             assert entropy_NT is not None
             return entropy_NT.sum()
 
@@ -178,11 +172,9 @@ def test_unequal_prompts_sample_as_they_would_alone(random_policy: Policy, bars:
     views = [random_policy.view(example) for example in examples]
     assert len(views[0].prompt_ids_P) != len(views[1].prompt_ids_P)
     greedy = SamplingConfig(temperature=0, max_new_tokens=12)
-    with random_policy.open(views) as prefix:
-        together = prefix.sample([1, 1], sampling=greedy, generator=torch.Generator())
+    together = random_policy.sample(views, [1, 1], sampling=greedy, generators=torch.Generator())
     for view, own in zip(views, together, strict=True):
-        with random_policy.open([view]) as prefix:
-            alone = prefix.sample([1], sampling=greedy, generator=torch.Generator())
+        alone = random_policy.sample([view], [1], sampling=greedy, generators=torch.Generator())
         assert own[0].ids_T.tolist() == alone[0][0].ids_T.tolist()
         token, prompt = [], view.prompt_ids_P
         for _ in range(12):  # greedy decoding by hand, one full forward a token
@@ -307,8 +299,7 @@ def test_top_k_and_greedy_in_evaluation(random_policy: Policy, views: list[View]
     nucleus = SamplingConfig(top_p=1e-6, max_new_tokens=12)
     ids = []
     for sampling in (top_1, greedy, nucleus):
-        with random_policy.open(views) as prefix:
-            drawn = prefix.sample([1, 1, 1], sampling=sampling, generator=torch.Generator().manual_seed(3))
+        drawn = random_policy.sample(views, [1, 1, 1], sampling=sampling, generators=torch.Generator().manual_seed(3))
         ids.append([own[0].ids_T.tolist() for own in drawn])
     assert ids[0] == ids[1] == ids[2]
 
@@ -361,30 +352,36 @@ def test_text_only_examples_have_no_canvas(random_policy: Policy) -> None:
     view = random_policy.view(Example("t", "What is 1 + 2?", "3"))
     assert view.canvases == ()
     (own,) = draw(random_policy, [view], [2])
-    with random_policy.open([view]) as prefix:
-        (score,) = prefix.score([own])
+    (score,) = random_policy.score([view], [own])
     assert score.mask_NT.sum(1).tolist() == [len(r) for r in own]
 
 
 def test_empty_responses_have_entropies_where_they_are_asked_for(random_policy: Policy, views: list[View]) -> None:
     nothing = Response(torch.empty(0, dtype=torch.long), "", torch.empty(0), torch.empty(0), truncated=False)
-    with random_policy.open(views[:1]) as prefix:
-        asked, other = (prefix.score([[nothing]], with_entropy=flag)[0].entropy_NT for flag in (True, False))
+    asked, other = (
+        random_policy.score(views[:1], [[nothing]], with_entropy=flag)[0].entropy_NT for flag in (True, False)
+    )
     assert asked is not None
     assert (asked.shape, other) == ((1, 0), None)
 
 
-def test_the_same_view_may_be_opened_with_two_pictures(random_policy: Policy, views: list[View]) -> None:
+def test_the_same_view_may_be_scored_at_two_points(random_policy: Policy, views: list[View]) -> None:
     (own,) = draw(random_policy, views[:1], [2])
     pictures = [views[0].canvases[0], 1 - views[0].canvases[0]]
     for shared in (True, False):
         random_policy.shared_prefix = shared
-        with random_policy.open([views[0], views[0]], pixels=pictures) as prefix:
-            together = prefix.score([own, own])
+        together = random_policy.score([views[0], views[0]], [own, own], wrt={"pixels": pictures})
         for picture, score in zip(pictures, together, strict=True):
-            with random_policy.open(views[:1], pixels=[picture]) as prefix:
-                (alone,) = prefix.score([own])
+            (alone,) = random_policy.score([replace(views[0], canvases=(picture,))], [own])
             torch.testing.assert_close(score.logp_NT, alone.logp_NT, atol=2e-5, rtol=0)
+    assert not torch.equal(together[0].logp_NT, together[1].logp_NT)
+
+
+def test_what_a_view_does_not_have_cannot_be_moved(random_policy: Policy, views: list[View]) -> None:
+    (own,) = draw(random_policy, views[:1], [2])
+    with pytest.raises(ConfigError, match="what of a view can be moved") as refused:
+        random_policy.score(views[:1], [own], wrt={"pixel": views[0].canvases})
+    assert "pixels" in refused.value.remedy
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -397,8 +394,7 @@ def test_every_attention_gives_the_same_scores(
         scores = []
         for shared in (True, False):
             random_policy.shared_prefix = shared
-            with random_policy.open(views) as prefix:
-                scores.append(prefix.score(responses))
+            scores.append(random_policy.score(views, responses))
         for ours, reference in zip(*scores, strict=True):
             torch.testing.assert_close(ours.logp_NT, reference.logp_NT, atol=2e-5, rtol=0)
     finally:
@@ -453,10 +449,10 @@ def test_only_an_attack_does_without_the_heads_gradient(
         return statistics(*args, **kwargs)
 
     monkeypatch.setattr(module, "token_statistics", watched)
-    grads: tuple[Grad, ...] = ("none", "pixels", "parameters")
-    for grad in grads:
-        with random_policy.open(views, grad=grad) as prefix:
-            prefix.score(responses)
+    point = {"pixels": [view.canvases[0] for view in views]}
+    every: tuple[WithRespectTo, ...] = (None, point, "parameters")
+    for wrt in every:
+        random_policy.score(views, responses, wrt=wrt)
     assert seen == [False, True, False]
 
 
@@ -480,8 +476,7 @@ def test_selected_tokens_score_as_they_do_among_all(
     points = [[view.canvases[0].clone().requires_grad_() for view in views] for _ in range(2)]
     found = []
     for point, choice in zip(points, (None, selected), strict=True):
-        with random_policy.open(views, grad="pixels", pixels=point) as prefix:
-            found.append(prefix.score(responses, selected=choice))
+        found.append(random_policy.score(views, responses, wrt={"pixels": point}, selected=choice))
     sums = [torch.zeros(()), torch.zeros(())]
     for every, some, chosen_NT in zip(*found, selected, strict=True):
         assert torch.equal(every.mask_NT, some.mask_NT)
@@ -508,8 +503,7 @@ def test_only_selected_tokens_pass_the_head(
     head = random_policy.model.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
     try:
-        with random_policy.open(views) as prefix:
-            prefix.score(responses, selected=selected)
+        random_policy.score(views, responses, selected=selected)
     finally:
         handle.remove()
     kept = [
@@ -532,10 +526,10 @@ def test_entropy_temperature_is_the_criterions_alone(
     for temperature in (0.5, 0.8):
         logits_TV = official_logp(policy, views[0], own).clamp_min(-1e9) / temperature
         expected[temperature] = torch.distributions.Categorical(logits=logits_TV.double()).entropy().float()
-    grads: tuple[tuple[Grad, float], ...] = (("pixels", 0.5), ("parameters", 0.8))
-    for grad, temperature in grads:
-        with policy.open(views[:1], grad=grad) as prefix:
-            (score,) = prefix.score([[own]])
+    point = {"pixels": views[0].canvases}
+    every: tuple[tuple[WithRespectTo, float], ...] = ((None, 0.5), (point, 0.5), ("parameters", 0.8))
+    for wrt, temperature in every:
+        (score,) = policy.score(views[:1], [[own]], wrt=wrt)
         assert score.entropy_NT is not None
         torch.testing.assert_close(score.entropy_NT[0].detach(), expected[temperature], atol=2e-5, rtol=0)
 

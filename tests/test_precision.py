@@ -78,8 +78,7 @@ def test_entropy_and_pixels_are_float32_whatever_the_weights(base: Path) -> None
             given.append(named["pixel_values"])
 
     other = policy.model.base_model.register_forward_pre_hook(keep, with_kwargs=True)
-    with policy.open([view], grad="pixels", pixels=[canvas]) as prefix:
-        (score,) = prefix.score([responses])
+    (score,) = policy.score([view], [responses], wrt={"pixels": [canvas]})
     handle.remove()
     other.remove()
     assert score.entropy_NT is not None

@@ -22,8 +22,7 @@ from saei.data.templates import ThinkBoxed
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES, Family
 from saei.errors import ModelError
-from saei.policy import Policy
-from saei.policy import prefix as prefixes
+from saei.policy import Policy, scoring
 from saei.policy.backbone import Readout, find_readout, pixel_dtype
 from saei.policy.load.processors import compose, load_processor, save_processor
 from saei.policy.load.weights import Parts, load_parts
@@ -164,13 +163,13 @@ def test_half_precision_pixels_only_where_the_model_insists(qwen: Parts) -> None
 
 
 def test_a_cache_that_loses_its_place_is_noticed(qwen: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    going_on = prefixes.answer_arguments
+    going_on = scoring.answer_arguments
 
     def late(answers: Any, seen_RS: Tensor) -> dict[str, Any]:
         arguments = going_on(answers, seen_RS)
         return arguments | {"position_ids": arguments["position_ids"] + 3}
 
-    monkeypatch.setattr(prefixes, "answer_arguments", late)
+    monkeypatch.setattr(scoring, "answer_arguments", late)
     policy = Policy(qwen, ThinkBoxed())
     assert not policy.shared_prefix
     assert policy.not_shared is not None

@@ -18,10 +18,10 @@ from saei.intake.stream import ViewStream
 from saei.policy import Policy
 from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.base import Attempt, Reward
+from saei.rewards.extraction import last_boxed, last_tagged, thinks_and_answers_once, thinks_then_answers, well_formed
 from saei.rewards.function import Function
 from saei.rewards.graders.words import same_answer
 from saei.rewards.overlong import SoftOverlong
-from saei.rewards.reading import last_boxed, last_tagged, thinks_and_answers_once, thinks_then_answers, well_formed
 from saei.rewards.sum import Sum
 from saei.rewards.tagged import R1V, MMEureka
 from saei.types import CLEAN, Example, Grade, View

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from saei.rewards.accuracy_format import AccuracyFormat
+from saei.rewards.extraction import last_boxed, well_formed
 from saei.rewards.graders.words import same_answer
-from saei.rewards.reading import last_boxed, well_formed
 from saei.types import Example
 
 GOOD = "<think>3 + 2 = 5</think> \\boxed{5}"

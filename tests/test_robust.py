@@ -83,8 +83,7 @@ def test_attacks_do_what_they_are_called(random_policy: Policy, views: list[View
 
 
 def _greedy(policy: Policy, views: list[View]) -> list[list[Response]]:
-    with policy.open(views) as prefix:
-        return prefix.sample([1] * len(views), sampling=GREEDY, generator=torch.Generator())
+    return policy.sample(views, [1] * len(views), sampling=GREEDY, generators=torch.Generator())
 
 
 def test_a_larger_radius_harms_more(random_policy: Policy, views: list[View]) -> None:

@@ -104,8 +104,7 @@ def test_rows_that_go_on_have_the_gradients_of_the_plain_ones(
     found = []
     for shared in (True, False):
         random_policy.shared_prefix = shared
-        with random_policy.open(views, grad="parameters") as prefix:
-            scores = prefix.score(responses, with_entropy=False)
+        scores = random_policy.score(views, responses, wrt="parameters", with_entropy=False)
         logp = torch.cat([own.logp_NT[own.mask_NT] for own in scores])
         loss = (logp * torch.linspace(-1, 2, len(logp))).sum()
         found.append([logp.detach(), *torch.autograd.grad(loss, list(random_policy.module.parameters()))])

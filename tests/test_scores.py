@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
+from saei.data.base import Reporting
 from saei.data.presets.hallusionbench import HallusionBench
-from saei.data.reporting import Reporting
 from saei.errors import ConfigError
 from saei.evaluation.records import Item, Record, items, record
 from saei.evaluation.statistics.comparison import Contrast, Evaluated, Side, contrasts

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from saei.data.dataset import Dataset
-from saei.data.reading import MAX_ROW
+from saei.data.readers import MAX_ROW
 from saei.errors import DataError
 
 GOOD = {"question": "How many?", "answer": "1"}

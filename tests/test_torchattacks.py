@@ -192,18 +192,18 @@ def test_contract(name: str) -> None:
 def test_groups_are_attacked_one_at_a_time(random_policy: Policy, bars: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
     views = [random_policy.view(bars.example(i)) for i in range(2)]
     responses = draw(random_policy, views, [2, 2])
-    opened: list[int] = []
-    real = random_policy.open
+    scored: list[int] = []
+    real = random_policy.score
 
     def spy(views: list[View], *args: Any, **kwargs: Any) -> Any:
-        opened.append(len(views))
+        scored.append(len(views))
         return real(views, *args, **kwargs)
 
-    monkeypatch.setattr(random_policy, "open", spy)
+    monkeypatch.setattr(random_policy, "score", spy)
     config = InterventionConfig(attack=Torchattacks.Config(name="MIFGSM", steps=2))
     ctx = SamplingContext(random_policy, no_grades, 0.0, torch.Generator().manual_seed(0))
     outcomes = Intervention(config).apply(views, responses, ctx)
-    assert opened == [1] * 4  # two steps of each of two groups
+    assert scored == [1] * 4  # two steps of each of two groups
     stronger = InterventionConfig(attack=Torchattacks.Config(name="FGSM", steps=None, eps=Fraction(2, 255)))
     for outcome, view in zip(outcomes, views, strict=True):
         assert outcome.view.origin == "adversarial"

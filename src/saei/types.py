@@ -81,6 +81,9 @@ class Response:
         behaviour_logp_T: float32 log-probability of each token under the distribution it was drawn from.
         entropy_T: float32 entropy of that distribution at each position, in nats.
         truncated: True if the length limit ended it before an end-of-sequence token.
+        parent: The number in its group of the response that its first tokens are from; None if it was drawn whole.
+        forced: How many of its first tokens were given and not drawn. Each token keeps the log-probability and entropy
+            of the distribution that it was drawn from, so those of the forced ones are the parent's.
     """
 
     ids_T: Tensor
@@ -88,6 +91,39 @@ class Response:
     behaviour_logp_T: Tensor
     entropy_T: Tensor
     truncated: bool
+    parent: int | None = None
+    forced: int = 0
+
+    def __len__(self) -> int:
+        return int(self.ids_T.shape[0])
+
+    def prefix(self, length: int, number: int | None = None) -> ResponsePrefix:
+        """Return its first tokens, for other responses to begin with.
+
+        Args:
+            length: How many of them, at most its own length.
+            number: Its number in its group, which becomes those responses' ``parent``.
+        """
+        return ResponsePrefix(
+            self.ids_T[:length], self.behaviour_logp_T[:length], self.entropy_T[:length], parent=number
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ResponsePrefix:
+    """The tokens that a response begins with, K of them, and what is known from when they were drawn.
+
+    Attributes:
+        ids_T: int64 token ids; an end-of-sequence token may only be the last, and then nothing is drawn.
+        behaviour_logp_T: float32 log-probability of each under the distribution it was drawn from.
+        entropy_T: float32 entropy of that distribution at each, in nats.
+        parent: The number in its group of the response that they are from, None if from none.
+    """
+
+    ids_T: Tensor
+    behaviour_logp_T: Tensor
+    entropy_T: Tensor
+    parent: int | None = None
 
     def __len__(self) -> int:
         return int(self.ids_T.shape[0])

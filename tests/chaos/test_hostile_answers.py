@@ -15,7 +15,7 @@ from hostile import TEXTS
 from saei.errors import DataError
 from saei.rewards.accuracy_format import AccuracyFormat
 from saei.rewards.base import Attempt, Reward
-from saei.rewards.graders.key import ANSWER_TYPES
+from saei.rewards.graders.base import ANSWER_TYPES
 from saei.rewards.overlong import SoftOverlong
 from saei.rewards.tagged import R1V, MMEureka
 from saei.types import Example

@@ -37,7 +37,7 @@ class Engine:
         with self.trainer._whole_model() as policy, torch.no_grad():
             for group in groups:
                 for response, number in zip(group.responses, group.sampled_from, strict=True):
-                    (scores,) = policy.open([group.views[number]]).score([[response]])
+                    (scores,) = policy.score([group.views[number]], [[response]])
                     found.append((response.behaviour_logp_T - scores.logp_NT[0]).abs())
         return torch.cat(found)
 

@@ -13,7 +13,8 @@ from tiny_qwen import PADDED
 from saei.config.run import SamplingConfig
 from saei.errors import ModelError, TrainingError
 from saei.integrations.vllm import engine as vllm
-from saei.policy.prefix import Prefix
+from saei.policy.decoder import DrawRequest
+from saei.policy.native import Native
 from saei.types import Response, View
 
 EXACT = 1e-4
@@ -22,10 +23,11 @@ EXACT = 1e-4
 
 def sample(engine: Engine, views: list[View], *, seed: int, count: int = 2, **sampling: Any) -> list[list[Response]]:
     """Draw by vLLM with weights that it has already."""
-    with engine.trainer._whole_model() as policy, policy.open(views) as prefix:
-        return prefix.sample(
+    with engine.trainer._whole_model() as policy:
+        return policy.sample(
+            views,
             [count] * len(views),
-            generator=torch.Generator().manual_seed(seed),
+            generators=torch.Generator().manual_seed(seed),
             sampling=SamplingConfig(**sampling) if sampling else None,
         )
 
@@ -94,7 +96,9 @@ def test_greedy_tokens_are_those_of_our_decoder_and_of_transformers(engine: Engi
     drawn = ids(sample(engine, views, seed=0, count=1, temperature=0.0, max_new_tokens=24))
     with engine.trainer._whole_model() as policy, torch.no_grad():
         greedy = SamplingConfig(temperature=0.0, max_new_tokens=24)
-        ours = Prefix(policy, views).sample([1, 1], generator=torch.Generator().manual_seed(0), sampling=greedy)
+        sources = [torch.Generator().manual_seed(0) for _ in views]
+        request = DrawRequest(views, [1, 1], greedy, policy.distribution_of(greedy), sources)
+        ours = [[list(one.ids) for one in drawn] for drawn in Native().draw(policy, request)]
         theirs = []
         for view in views:
             generated = policy.model.generate(
@@ -108,7 +112,7 @@ def test_greedy_tokens_are_those_of_our_decoder_and_of_transformers(engine: Engi
             )
             theirs.append(generated[0, len(view.prompt_ids_P) :].tolist())
     FIGURES["greedy tokens, the same three times"] = str(sum(map(len, drawn)))
-    assert drawn == ids(ours) == theirs
+    assert drawn == [row for (row,) in ours] == theirs
 
 
 def test_an_update_is_seen(engine: Engine) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from saei.data.arithmetic import SIGNS, Problem, calculate
 from saei.data.images import COLOURS
+from saei.data.phrases import GLANCE, STEPS
 from saei.data.shapes import OPPOSITE, RELATIONS
-from saei.data.ways import GLANCE, STEPS
 from saei.types import Example
 
 OPENINGS = ("I", "let me", "so I")

@@ -28,7 +28,7 @@ from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import KINDS as BAR_KINDS
 from saei.data.lock_in import KINDS, Look, draw_question
 from saei.data.lock_in import LockIn as Task
-from saei.data.ways import STEPS
+from saei.data.phrases import STEPS
 from saei.types import Example
 
 EASY_KINDS = BAR_KINDS[2]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
+from saei.data.phrases import STRATEGIES, strategy_of
 from saei.data.shifts import NOISY, Colour, colours_of, noise
-from saei.data.ways import WAYS, way_of
 from saei.types import Example
 
 MAX_HEIGHT = 5
@@ -32,7 +32,7 @@ _SPLITS = {"train": 0, "eval": 1}
 class Bars(Task):
     """Bar charts of four colours with heights from 1 to 5: read, compare, add, subtract."""
 
-    strategies = WAYS
+    strategies = STRATEGIES
 
     class Config(Task.Config):
         """Fields of ``bars``.
@@ -59,7 +59,7 @@ class Bars(Task):
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
-        return way_of(text)
+        return strategy_of(text)
 
 
 def draw_chart(rng: np.random.Generator, level: int, name: str, shift: Shift = "none") -> Example:

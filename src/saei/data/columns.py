@@ -47,26 +47,31 @@ class Columns(Section):
     id: str | None = None
 
 
-def find_columns(asked: Columns, names: Sequence[str], where: str) -> Columns:
+def find_columns(requested: Columns, names: Sequence[str], where: str) -> Columns:
     """Return the columns with every ``auto`` replaced by a column of the table.
 
     Args:
-        asked: What the configuration says.
+        requested: What the configuration says.
         names: The table's columns.
         where: Names the table in errors.
 
     Raises:
         DataError: If a column is missing, or none or several could be meant; all of them at once.
     """
-    meant = {role: [column] if column != AUTO else _candidates(role, names) for role, column in asked}
-    clear = {role: columns[0] for role, columns in meant.items() if len(columns) == 1 and columns[0] in (*names, None)}
-    free = [name for name in names if name not in clear.values()]
+    candidates = {role: [column] if column != AUTO else _candidates(role, names) for role, column in requested}
+    resolved = {
+        role: columns[0] for role, columns in candidates.items() if len(columns) == 1 and columns[0] in (*names, None)
+    }
+    unassigned = [name for name in names if name not in resolved.values()]
     reasons, remedies = [], []
-    for role, columns in meant.items():
+    for role, columns in candidates.items():
         path = f"--set task.columns.{role}="
-        choices = [path + name for name in (columns if len(columns) > 1 else free if len(free) == 1 else ["NAME"])]
-        if role in clear:
+        if role in resolved:
             continue
+        if len(columns) > 1:
+            choices = [path + name for name in columns]
+        else:
+            choices = [path + (unassigned[0] if len(unassigned) == 1 else "NAME")]
         if len(columns) > 1:
             reasons.append(f"The {role} may be in {' or '.join(map(repr, columns))}.")
         elif columns:
@@ -78,13 +83,13 @@ def find_columns(asked: Columns, names: Sequence[str], where: str) -> Columns:
                 choices.append(f"{path}null for text alone")
         remedies.append(", or ".join(choices))
     if reasons:
-        there, missing = shown(", ".join(names), MAX_LIST), shown(" ".join(reasons), 2 * MAX_LIST)
+        listed, missing = shown(", ".join(names), MAX_LIST), shown(" ".join(reasons), 2 * MAX_LIST)
         raise DataError(
             "Images, question and answer need a column each.",
-            reason=f"{where} has the columns {there}. {missing}",
+            reason=f"{where} has the columns {listed}. {missing}",
             remedy=f"Name them: {shown('; '.join(remedies), MAX_LIST)}.",
         )
-    return Columns.model_validate(clear)
+    return Columns.model_validate(resolved)
 
 
 def _candidates(role: str, names: Sequence[str]) -> list[str]:

@@ -36,10 +36,11 @@ class Dataset(TableTask):
         columns = self._columns(table)
         if columns.id is not None:
             check_unique(table.rows.column(columns.id), columns.id, table.where)
-        found = [f"{role} from '{getattr(columns, role)}'" for role, asked in self.config.columns if asked == AUTO]
-        return f"{table.where}: {', '.join(found)}." if found else None
+        automatic = [role for role, column in self.config.columns if column == AUTO]
+        by_name = [f"{role} from '{getattr(columns, role)}'" for role in automatic]
+        return f"{table.where}: {', '.join(by_name)}." if by_name else None
 
-    def item(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
+    def parse_row(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return the row's question, answer and images.
 
         Raises:

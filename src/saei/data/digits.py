@@ -12,8 +12,8 @@ from PIL import Image, ImageFilter
 from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, PAPER, SIDE, blank, to_image
-from saei.data.shifts import NOISY, colours_of, either_way, noise
-from saei.data.ways import WAYS, way_of
+from saei.data.phrases import STRATEGIES, strategy_of
+from saei.data.shifts import NOISY, colours_of, noise, uniform_of_either_sign
 from saei.types import Example
 
 EVAL_EVERY = 4  # every fourth image of the collection is kept for evaluation
@@ -42,7 +42,7 @@ class Digits(Task):
     Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
     """
 
-    strategies = WAYS
+    strategies = STRATEGIES
 
     class Config(Task.Config):
         """Fields of ``digits``.
@@ -69,7 +69,7 @@ class Digits(Task):
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
-        return way_of(text)
+        return strategy_of(text)
 
 
 def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str, shift: Shift = "none") -> Example:
@@ -98,11 +98,11 @@ def _written(digit: NDArray[np.float64], shift: Shift, rng: np.random.Generator)
         ink = (1 - THICKER) * ink + THICKER * around
     picture = Image.fromarray(ink.astype(np.float32))
     if shift == "handwriting":
-        slant = either_way(rng, *SLANT)
+        slant = uniform_of_either_sign(rng, *SLANT)
         shear = (1, slant, -slant * CELL / 2, 0, 1, 0)
         picture = picture.transform(picture.size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR)
     elif shift == "rotated":
-        picture = picture.rotate(either_way(rng, *TURN), Image.Resampling.BILINEAR)
+        picture = picture.rotate(uniform_of_either_sign(rng, *TURN), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.float64)
 
 

@@ -11,7 +11,7 @@ from saei.data.arithmetic import draw_problem
 from saei.data.bars import NOISE, ask, paint
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, CONTRAST, SIDE, blank, to_image
-from saei.data.ways import WAYS, way_of
+from saei.data.phrases import STRATEGIES, strategy_of
 from saei.types import Example
 
 Look: TypeAlias = Literal["clear", "faded", "crisp", "tinted"]
@@ -38,7 +38,7 @@ class LockIn(Task):
     Source: original.
     """
 
-    strategies = WAYS
+    strategies = STRATEGIES
 
     class Config(Task.Config):
         """Fields of ``lock-in``.
@@ -61,7 +61,7 @@ class LockIn(Task):
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
-        return way_of(text)
+        return strategy_of(text)
 
 
 def draw_question(rng: np.random.Generator, look: Look, name: str, kinds: Sequence[str] = KINDS) -> Example:

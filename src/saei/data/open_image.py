@@ -156,8 +156,8 @@ def find_image(path: str, roots: Sequence[Path], where: str) -> Path:
         )
     if not roots:
         raise FileNotFoundError("it is a path, and the data has no folder")
-    found = [(root / _as_stored(root, path)).resolve() for root in roots]
-    inside = [file for file in found if any(file.is_relative_to(root.resolve()) for root in roots)]
+    candidates = [(root / _as_stored(root, path)).resolve() for root in roots]
+    inside = [file for file in candidates if any(file.is_relative_to(root.resolve()) for root in roots)]
     if not inside:
         raise DataError(
             "An image path has to stay inside the folder of the data.",

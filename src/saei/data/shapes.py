@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from saei.data.bars import NOISE
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
-from saei.data.shifts import NOISY, Colour, colours_of, either_way, noise
-from saei.data.ways import WAYS, way_of
+from saei.data.phrases import STRATEGIES, strategy_of
+from saei.data.shifts import NOISY, Colour, colours_of, noise, uniform_of_either_sign
 from saei.types import Example
 
 FORMS = ("circle", "square", "triangle")
@@ -30,7 +30,7 @@ _SPLITS = {"train": 0, "eval": 1}
 class Shapes(Task):
     """Two coloured shapes: how the first lies to the second, or whether it lies so. Source: original."""
 
-    strategies = WAYS
+    strategies = STRATEGIES
 
     class Config(Task.Config):
         """Fields of ``shapes``.
@@ -55,7 +55,7 @@ class Shapes(Task):
 
     def strategy(self, example: Example, text: str) -> str | None:
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
-        return way_of(text)
+        return strategy_of(text)
 
 
 def draw_shapes(rng: np.random.Generator, name: str, shift: Shift = "none") -> Example:
@@ -71,24 +71,24 @@ def draw_shapes(rng: np.random.Generator, name: str, shift: Shift = "none") -> E
     cells[:, axis] = rng.permutation(SIDE // CELL)[:2]
     first_is_less = bool(cells[0, axis] < cells[1, axis])
     truth = (("right", "left"), ("below", "above"))[axis][first_is_less]
-    asked = truth if rng.random() < 0.5 else OPPOSITE[truth]
+    relation = truth if rng.random() < 0.5 else OPPOSITE[truth]
     if rng.random() < 0.5:
-        kind, question = "check", f"Is the {names[0]} {RELATIONS[asked]} the {names[1]}?"
-        answer = "yes" if asked == truth else "no"
+        kind, question = "check", f"Is the {names[0]} {RELATIONS[relation]} the {names[1]}?"
+        answer = "yes" if relation == truth else "no"
     else:
         kind, answer = "choose", truth
-        question = f"Is the {names[0]} {asked} or {OPPOSITE[asked]} the {names[1]}?"
+        question = f"Is the {names[0]} {relation} or {OPPOSITE[relation]} the {names[1]}?"
         if axis == 0:
-            question = f"Is the {names[0]} {asked} or {OPPOSITE[asked]} of the {names[1]}?"
+            question = f"Is the {names[0]} {relation} or {OPPOSITE[relation]} of the {names[1]}?"
     centres = [cell * CELL + CELL // 2 + rng.integers(-JITTER, JITTER + 1, size=2) for cell in cells]
     grain = noise(rng, NOISY if shift == "noisy" else NOISE)
     picture = Image.fromarray(blank().astype(np.uint8))
     for (x, y), shape in zip(centres, names, strict=True):
         colour, form = shape.split()
-        angle = either_way(rng, *TURN) if shift == "rotated" else 0.0
+        angle = uniform_of_either_sign(rng, *TURN) if shift == "rotated" else 0.0
         _paint(ImageDraw.Draw(picture), form, (int(x), int(y)), colours_of(shift)[colour], angle)
     canvas = np.asarray(picture, dtype=np.float64) + grain
-    meta = {"kind": kind, "names": names, "asked": asked, "truth": truth}
+    meta = {"kind": kind, "names": names, "asked": relation, "truth": truth}
     return Example(name, question, answer, (to_image(canvas),), meta)
 
 

@@ -34,6 +34,6 @@ def noise(rng: np.random.Generator, size: float) -> NDArray[np.float64]:
     return rng.normal(0, size, (SIDE, SIDE, 3))
 
 
-def either_way(rng: np.random.Generator, low: float, high: float) -> float:
+def uniform_of_either_sign(rng: np.random.Generator, low: float, high: float) -> float:
     """Draw a number between ``low`` and ``high``, and its sign."""
     return float(rng.uniform(low, high) * rng.choice((-1, 1)))

@@ -14,9 +14,8 @@ from pydantic import Field, field_validator
 
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
-from saei.data.held_out import held_out
 from saei.data.open_image import MAX_PIXELS, open_image
-from saei.data.photos import photo_keys
+from saei.data.photos import hold_out, photo_keys
 from saei.data.tables import Source, Table, looks_local, read_table
 from saei.errors import DataError
 from saei.types import Example
@@ -46,7 +45,7 @@ class TableTask(Task, ABC):
     """Rows of a table as examples.
 
     A row that cannot be used raises from ``example``; a table that cannot be used raises from ``size``. To add one:
-    derive, nest a ``Config``, implement ``check`` and ``item``.
+    derive, nest a ``Config``, implement ``check`` and ``parse_row``.
     """
 
     class Config(Task.Config):
@@ -95,7 +94,7 @@ class TableTask(Task, ABC):
         """
 
     @abstractmethod
-    def item(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
+    def parse_row(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return what a row says.
 
         Args:
@@ -124,14 +123,14 @@ class TableTask(Task, ABC):
         """
         return self._table(split).where
 
-    def photos(self, table: Table) -> Sequence[Hashable]:
+    def photo_keys(self, table: Table) -> Sequence[Hashable]:
         """Return one key per row; rows of one key are never divided between training and evaluation."""
         return photo_keys((self._images(table, number) for number in table.numbers), table.roots)
 
     def _images(self, table: Table, number: int) -> Sequence[object]:
         """Return the images of a row as its cells have them, none of a row that cannot be used."""
         try:
-            return self.item(table.row(number), table, table.name(number)).images
+            return self.parse_row(table.row(number), table, table.name(number)).images
         except DataError:
             return ()
 
@@ -152,7 +151,7 @@ class TableTask(Task, ABC):
         table = self._table(split)
         number = table.numbers[index % len(table.numbers)]
         where = table.name(number)
-        item = self.item(table.row(number), table, where)
+        item = self.parse_row(table.row(number), table, where)
         images = tuple(
             open_image(image, table.roots, self.config.max_image_pixels, where=f"An image in {where}")
             for image in item.images
@@ -194,11 +193,11 @@ class TableTask(Task, ABC):
         """Read a split; what is trained on depends on whether there is another table to evaluate on."""
         self._name_in_data(split)
         if self.source_split("eval") is not None and "eval" not in self._tables:
-            own = self._read("eval")
-            if own is None:
+            eval_table = self._read("eval")
+            if eval_table is None:
                 self._hold_out()
                 return
-            self._tables["eval"] = own
+            self._tables["eval"] = eval_table
         if split == "train":
             self._tables["train"] = self._training_table()
 
@@ -206,14 +205,14 @@ class TableTask(Task, ABC):
         """Divide the training rows, since the data has none for evaluation."""
         train = self._training_table()
         config = self.config
-        kept = held_out(self.photos(train), config.held_out, config.seed) if config.held_out else []
-        rest = sorted(set(train.numbers) - set(kept))
-        self._tables["train"] = replace(train, numbers=rest)
-        if kept:
-            self._tables["eval"] = replace(train, numbers=kept)
+        eval_rows = hold_out(self.photo_keys(train), config.held_out, config.seed) if config.held_out else []
+        train_rows = sorted(set(train.numbers) - set(eval_rows))
+        self._tables["train"] = replace(train, numbers=train_rows)
+        if eval_rows:
+            self._tables["eval"] = replace(train, numbers=eval_rows)
             self._notes[
-                f"No table for evaluation: {len(kept)} of the {len(train.numbers)} rows of {train.where} are held out "
-                f"for it and not trained on (task.held_out={config.held_out:g})."
+                f"No table for evaluation: {len(eval_rows)} of the {len(train.numbers)} rows of {train.where} are held "
+                f"out for it and not trained on (task.held_out={config.held_out:g})."
             ] = None
 
     def _training_table(self) -> Table:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from saei.data.hub import hub_rows
-from saei.data.reading import READERS, read_files, root, unreadable
+from saei.data.readers import READERS, read_files, root, unreadable
 from saei.data.rows import ArrowRows, Cells, Rows
 from saei.errors import DataError
 
@@ -134,9 +134,9 @@ def _evaluation_files(folder: Path, split: str) -> list[Path]:
 
 
 def _training_files(folder: Path, split: str) -> list[Path]:
-    found = _named(folder, split) or _main([file for file in _tables(folder) if _split_of(file) not in EVALUATION])
-    if found:
-        return found
+    files = _named(folder, split) or _main([file for file in _tables(folder) if _split_of(file) not in EVALUATION])
+    if files:
+        return files
     entries = islice(chain(folder.glob("*"), folder.glob("*/*")), ENTRIES)
     tables = [str(file.relative_to(folder)) for file in sorted(entries) if file.suffix in READERS]
     if not tables:
@@ -154,8 +154,8 @@ def _training_files(folder: Path, split: str) -> list[Path]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    found = folder.glob("*") if folder.is_dir() else []
-    return sorted(file for file in found if file.suffix in READERS and file.is_file())
+    files = folder.glob("*") if folder.is_dir() else []
+    return sorted(file for file in files if file.suffix in READERS and file.is_file())
 
 
 def _named(folder: Path, split: str) -> list[Path]:

@@ -137,8 +137,8 @@ def passes(policy: Policy, view: View, responses: Sequence[Response], interventi
             logp(policy, view, responses).mean().backward()
 
     def score() -> None:
-        with shared_prefix(policy, False), policy.open([view]) as prefix:
-            prefix.score([half], with_entropy=False)
+        with shared_prefix(policy, False):
+            policy.score([view], [half], with_entropy=False)
 
     return {
         SCORE: score,
@@ -151,8 +151,7 @@ def passes(policy: Policy, view: View, responses: Sequence[Response], interventi
 
 def logp(policy: Policy, view: View, responses: Sequence[Response]) -> Tensor:
     """Return log-probabilities ``[N, T]`` with gradient to the parameters."""
-    with policy.open([view], grad="parameters") as prefix:
-        return prefix.score([responses], with_entropy=False)[0].logp_NT
+    return policy.score([view], [responses], wrt="parameters", with_entropy=False)[0].logp_NT
 
 
 @contextmanager

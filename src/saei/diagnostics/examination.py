@@ -78,9 +78,8 @@ def examine(policy: Policy, precision: torch.dtype = torch.float64) -> Examinati
         Example("tall", "What is red, and how many more than blue?", "", (_picture(70, 33),)),
     ]
     views = [policy.view(example) for example in examples]
-    with policy.open(views) as prefix:
-        short = policy.sampling.model_copy(update={"max_new_tokens": TOKENS})
-        responses = prefix.sample(COUNTS, generator=torch.Generator().manual_seed(0), sampling=short)
+    short = policy.sampling.model_copy(update={"max_new_tokens": TOKENS})
+    responses = policy.sample(views, COUNTS, generators=torch.Generator().manual_seed(0), sampling=short)
     (canvas,) = views[0].canvases
     pixels = policy.pixels.map((canvas.shape[-2], canvas.shape[-1]))
     original = canvas.shape[-2:] == (examples[0].images[0].height, examples[0].images[0].width)
@@ -126,8 +125,8 @@ def _gradient_deviation(policy: Policy, view: View, responses: list[Response], p
         start = tuple(canvas.to(precision) for canvas in view.canvases)
 
         def total(point: Point) -> Tensor:
-            with policy.open([view], grad="pixels", pixels=point) as prefix:
-                return prefix.score([responses], with_entropy=False)[0].logp_NT.sum()[None]
+            (scores,) = policy.score([view], [responses], wrt={"pixels": point}, with_entropy=False)
+            return scores.logp_NT.sum()[None]
 
         gradient = example_gradients(total, start, (0,) * len(start))
         if not any(bool(own.any()) for own in gradient):
@@ -154,8 +153,8 @@ def _shared_deviation(policy: Policy, views: list[View], responses: list[list[Re
         for shared in (True, False):
             policy.shared_prefix = shared
             point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
-            with policy.open(views, grad="pixels", pixels=point) as prefix:
-                logp_M = torch.cat([own.logp_NT.flatten() for own in prefix.score(responses, with_entropy=False)])
+            scores = policy.score(views, responses, wrt={"pixels": point}, with_entropy=False)
+            logp_M = torch.cat([score.logp_NT.flatten() for score in scores])
             gradient = torch.cat([own.flatten() for own in torch.autograd.grad(logp_M.sum(), point)])
             found.append((logp_M.detach(), gradient / gradient.abs().max()))
     finally:

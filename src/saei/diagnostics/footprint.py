@@ -134,8 +134,7 @@ def _update(
     policy: Policy, views: Sequence[View], responses: Sequence[Sequence[Response]], with_entropy: bool
 ) -> object:
     """Return what a backward pass would begin from; its graph keeps the rest."""
-    with policy.open(views, grad="parameters") as prefix:
-        return prefix.score(responses, with_entropy=with_entropy)
+    return policy.score(views, responses, wrt="parameters", with_entropy=with_entropy)
 
 
 def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:

@@ -89,10 +89,7 @@ def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processe
             views.append(group.views[0])
             responses.append([group.responses[n] for n in own])
             origins.append([group.origin(n) for n in own])
-    scores = []
-    if views:
-        with policy.open(views) as prefix:
-            scores = prefix.score(responses, with_entropy=False)
+    scores = policy.score(views, responses, with_entropy=False) if views else []
     by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
     for score, own_responses, own_origins in zip(scores, responses, origins, strict=True):
         for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):

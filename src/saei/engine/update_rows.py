@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from saei.interventions.stats import token_stats
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
-from saei.policy import Policy, Scores
-from saei.types import Response, TrainGroup
+from saei.policy import Policy
+from saei.types import TrainGroup
 
 
 def rows_of(group: TrainGroup) -> tuple[Row, ...]:
@@ -90,7 +89,7 @@ def score_rows(
 ) -> RowScores:
     """Score every response of some groups under its update view, by the policy's passes over whole views.
 
-    The rows are those of ``rows_of`` each group, one group after the other. A view is opened once for all responses
+    The rows are those of ``rows_of`` each group, one group after the other. A view is computed once for all responses
     that are trained under it, and not at all if there are none.
     """
     rows = [row for group in groups for row in rows_of(group)]
@@ -103,7 +102,7 @@ def score_rows(
     for (index, view), places in itertools.groupby(by_view, key=lambda place: (rows[place].index, rows[place].view)):
         views.append(of_index[index].views[view])
         responses.append([of_index[index].responses[rows[place].response] for place in places])
-    scores = _score_views(policy, views, responses, grad=grad, with_entropy=with_entropy)
+    scores = policy.score(views, responses, wrt="parameters" if grad else None, with_entropy=with_entropy)
 
     # ... and what they return is put back into the table's order.
     back = sorted(range(len(rows)), key=by_view.__getitem__)
@@ -117,13 +116,6 @@ def score_rows(
         in_order([part.mask_NT for part in scores]),
         in_order([part.entropies() for part in scores]) if with_entropy else None,
     )
-
-
-def _score_views(
-    policy: Policy, views: Sequence[Any], responses: Sequence[Sequence[Response]], *, grad: bool, with_entropy: bool
-) -> list[Scores]:
-    with policy.open(views, grad="parameters" if grad else "none") as prefix:
-        return prefix.score(responses, with_entropy=with_entropy)
 
 
 def group_batch(policy: Policy, train: TrainGroup, needs: frozenset[str] = frozenset()) -> UpdateBatch:

@@ -193,8 +193,8 @@ class Answering:
             return []
         purpose = ("evaluation", unit.responses.start)
         sources = [torch.Generator().manual_seed(derive(self._plan.seed, *purpose, number)) for number in numbers]
-        with self._policy.open(views) as prefix:
-            return prefix.sample([len(unit.responses)] * len(views), sampling=self._sampling, generator=sources)
+        counts = [len(unit.responses)] * len(views)
+        return self._policy.sample(views, counts, sampling=self._sampling, generators=sources)
 
     def _grade(self, unit: Unit, looked: Looks, responses: Sequence[Sequence[Response]]) -> None:
         """Grade and write a unit's answers; its unusable examples are written with the first round."""

@@ -53,8 +53,7 @@ def answer(
         part = views[start : start + TOGETHER]
         if own_seeds is not None:
             generator = [torch.Generator().manual_seed(one) for one in own_seeds[start : start + TOGETHER]]
-        with policy.open(part) as prefix:
-            drawn = prefix.sample([responses] * len(part), sampling=sampling, generator=generator)
+        drawn = policy.sample(part, [responses] * len(part), sampling=sampling, generators=generator)
         attempts = [
             Attempt(view.example, r.text, r.truncated, len(r))
             for view, own in zip(part, drawn, strict=True)

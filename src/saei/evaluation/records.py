@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from saei.data.reporting import Meta, Reporting
+from saei.data.base import Meta, Reporting
 from saei.types import Example, Grade, Response
 
 

@@ -207,26 +207,26 @@ class _GroupCriterion:
         self.selected = [self._select(number) for number in range(len(views))]
         self._start_J: Tensor | None = None
 
+    @torch.enable_grad()
     def __call__(self, point: Point) -> Tensor:
         """Return ``J_B``, one value per group, differentiable in the point's blocks."""
         criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
-        with self._ctx.policy.open(self._views, grad="pixels", pixels=point) as prefix:
-            scores = prefix.score(
-                self._responses,
-                with_entropy=criterion.with_entropy or reselect,
-                selected=None if reselect else self.selected,
-            )
-            values = []
-            for number, own in enumerate(scores):
-                if reselect and own.entropy_NT is not None:
-                    seen = replace(
-                        self._stats[number], entropy_NT=own.entropy_NT.detach(), logp_NT=own.logp_NT.detach()
-                    )
-                    self._stats[number] = seen
-                    self.selected[number] = self._select(number)
-                selected_NT = self.selected[number]
-                values.append(criterion.value(own, selected_NT, pooled=self._intervention.selector.pooled))
-            J_B = torch.stack(values)
+        scores = self._ctx.policy.score(
+            self._views,
+            self._responses,
+            wrt={"pixels": point},
+            with_entropy=criterion.with_entropy or reselect,
+            selected=None if reselect else self.selected,
+        )
+        values = []
+        for number, own in enumerate(scores):
+            if reselect and own.entropy_NT is not None:
+                seen = replace(self._stats[number], entropy_NT=own.entropy_NT.detach(), logp_NT=own.logp_NT.detach())
+                self._stats[number] = seen
+                self.selected[number] = self._select(number)
+            selected_NT = self.selected[number]
+            values.append(criterion.value(own, selected_NT, pooled=self._intervention.selector.pooled))
+        J_B = torch.stack(values)
         if self._start_J is None:
             self._start_J = J_B.detach()
         return J_B

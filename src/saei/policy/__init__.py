@@ -1,6 +1,6 @@
-"""The wrapper of Hugging Face vision-language models: pixel and token spaces, prefixes, sampling, scoring."""
+"""The wrapper of Hugging Face vision-language models: pixel and token spaces, sampling, scoring."""
 
 from saei.policy.policy import Policy
-from saei.policy.prefix import Prefix, Scores
+from saei.policy.scoring import Scores
 
-__all__ = ["Policy", "Prefix", "Scores"]
+__all__ = ["Policy", "Scores"]

@@ -1,4 +1,4 @@
-"""Responses that another program draws: what such a decoder is asked, and how far it is from the policy.
+"""The decoder seam: who draws the responses, and how far one elsewhere is from the policy.
 
 A decoder elsewhere has its own processor, its own copy of the weights and its own sampling. Each of them can go wrong
 without a sign: rewards and losses look as they always do. The difference between the decoder's log-probabilities and
@@ -8,125 +8,94 @@ the policy's own score of the same tokens shows all of it, so it is measured at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from saei.config.run import SamplingConfig
+from saei.config.strategy import Strategy
 from saei.errors import ModelError, TrainingError
-from saei.policy import Policy, Scores
-from saei.policy.prefix import Grad, Prefix
-from saei.types import Response, View
+from saei.policy.module import Distribution
+from saei.policy.scoring import Scores
+from saei.types import Response, ResponsePrefix, View
+
+if TYPE_CHECKING:
+    from saei.policy.policy import Policy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
+class DrawRequest:
+    """What a decoder is asked for.
+
+    Attributes:
+        views: What the policy looks at.
+        counts: How many responses each view gets, 0 or more.
+        sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
+        distribution: What log-probabilities and entropies are taken of, with the ids that must not be drawn.
+        generators: One source of randomness per view, on the CPU; or one for all of them.
+        prefixes: For each view and each of its responses the tokens that it begins with, None for a response without;
+            None if no response has any.
+    """
+
+    views: Sequence[View]
+    counts: Sequence[int]
+    sampling: SamplingConfig
+    distribution: Distribution
+    generators: torch.Generator | Sequence[torch.Generator]
+    prefixes: Sequence[Sequence[ResponsePrefix | None]] | None = None
+
+    def seeds(self) -> list[int]:
+        """Take from each view's source a seed below ``2**62``, for decoders with a randomness of their own."""
+        sources = self.generators
+        if isinstance(sources, torch.Generator):
+            sources = [sources] * len(self.views)
+        return [int(torch.randint(2**62, (), generator=source)) for source in sources]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Completion:
     """What a decoder drew.
 
     Attributes:
-        ids: Token ids, the end-of-sequence token included when one was sampled.
-        logps: Log-probability of each under the distribution it was drawn from, None where the decoder gives none.
+        ids: Token ids, those of a prefix and the end-of-sequence token included when one was sampled.
+        logp_T: float32 log-probability of each under the distribution it was drawn from, NaN where there is none.
+        entropy_T: float32 entropy of that distribution at each, in nats; None leaves it to the policy's own score.
     """
 
     ids: Sequence[int]
-    logps: Sequence[float | None]
+    logp_T: Tensor
+    entropy_T: Tensor | None = None
 
 
-class Decoder(ABC):
-    """Draws responses outside of the policy."""
+class Decoder(Strategy, ABC):
+    """Draws the responses of a policy. To add one, implement ``draw``, and ``sync`` if it keeps what weights made.
+
+    A decoder elsewhere gives no entropies; the policy then scores its responses in one pass, whose log-probabilities
+    its own are compared with.
+    """
+
+    kind: ClassVar[str] = "decoder"
+    takes_prefixes: ClassVar[bool] = False
+    """Whether it continues given tokens (``DrawRequest.prefixes``)."""
 
     @abstractmethod
-    def draw(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        counts: Sequence[int],
-        sampling: SamplingConfig,
-        seeds: Sequence[int],
-    ) -> list[list[Completion]]:
-        """Draw responses from the policy's distribution.
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
+        """Draw for each view its responses from the policy's distribution.
 
         Args:
             policy: The policy whose weights the decoder has.
-            views: What it looks at.
-            counts: How many responses each view gets.
-            sampling: Temperature and length.
-            seeds: For each view the seed of its responses, below ``2**62``.
+            request: The views, how many responses each gets, and how they are drawn.
 
         Raises:
             ModelError: If the decoder reads a prompt differently than the policy.
         """
 
-    @abstractmethod
     def sync(self) -> None:
         """Forget what belongs to earlier weights; called before the first draw after the weights changed."""
-
-
-class DecodedPrefix(Prefix):
-    """Open views whose responses a decoder draws, and the policy scores for their entropies.
-
-    Args:
-        policy: The policy.
-        views: What it looks at.
-        grad: What scoring may be differentiated by.
-        pixels: Canvases that replace the views' own.
-        decoder: Draws the responses.
-        on_draw: Called with the responses of each draw from the policy's own distribution, and with their scores.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        grad: Grad = "none",
-        pixels: Sequence[Tensor] | None = None,
-        *,
-        decoder: Decoder,
-        on_draw: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None],
-    ) -> None:
-        super().__init__(policy, views, grad, pixels)
-        self._decoder = decoder
-        self._on_draw = on_draw
-
-    @torch.no_grad()
-    def sample(
-        self,
-        counts: Sequence[int],
-        *,
-        generator: torch.Generator | Sequence[torch.Generator],
-        sampling: SamplingConfig | None = None,
-    ) -> list[list[Response]]:
-        """Draw responses; the seed of each view's responses comes from ``generator``."""
-        policy = self._policy
-        views = [
-            replace(view, canvases=tuple(canvases)) for view, canvases in zip(self._views, self._canvases, strict=True)
-        ]
-        completions = self._decoder.draw(
-            policy, views, counts, sampling or policy.sampling, _seeds(generator, len(views))
-        )
-        responses = [[self._response(completion) for completion in drawn] for drawn in completions]
-        scores = self.score(responses)
-        if sampling is None:
-            self._on_draw(responses, scores)
-        return [
-            [
-                replace(response, entropy_T=entropy_T[: len(response)])
-                for response, entropy_T in zip(drawn, score.entropies(), strict=True)
-            ]
-            for drawn, score in zip(responses, scores, strict=True)
-        ]
-
-    def _response(self, completion: Completion) -> Response:
-        policy = self._policy
-        ids_T = torch.tensor(completion.ids, dtype=torch.long, device=policy.device)
-        logps = [torch.nan if logp is None else logp for logp in completion.logps]
-        logp_T = torch.tensor(logps, dtype=torch.float32, device=policy.device)
-        truncated = not len(ids_T) or not bool(torch.isin(ids_T[-1], policy.eos_ids))
-        text = policy.tokenizer.decode(ids_T, skip_special_tokens=True)
-        return Response(ids_T, text, logp_T, torch.zeros_like(logp_T), truncated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +114,14 @@ class DecoderGap:
 
 
 def decoder_gap(responses: Sequence[Sequence[Response]], scores: Sequence[Scores]) -> DecoderGap | None:
-    """Compare the log-probabilities of responses with their scores; None if a decoder gave none.
+    """Compare the log-probabilities of drawn tokens with their scores; None if a decoder gave none.
 
     Args:
         responses: For each view its responses.
         scores: For each view the scores of these.
     """
     gaps = [
-        (response.behaviour_logp_T - logp_T[: len(response)]).abs()
+        (response.behaviour_logp_T - logp_T[: len(response)]).abs()[response.forced :]
         for drawn, score in zip(responses, scores, strict=True)
         for response, logp_T in zip(drawn, score.logp_NT, strict=True)
     ]
@@ -200,8 +169,3 @@ def check_prompt(view: View, decoder_ids: Sequence[int]) -> None:
         "has, and leave out model.min_pixels and model.max_pixels. If they are the same, its code for this family "
         "reads pictures differently: train without it.",
     )
-
-
-def _seeds(generator: torch.Generator | Sequence[torch.Generator], views: int) -> list[int]:
-    generators = [generator] * views if isinstance(generator, torch.Generator) else generator
-    return [int(torch.randint(2**62, (), generator=source)) for source in generators]

@@ -38,6 +38,7 @@ def decode(
     eos_ids: Tensor,
     uniform: Callable[[int], Tensor],
     drop_ended: bool = True,
+    forced_RK: Tensor | None = None,
 ) -> Draw:
     """Sample until every row ended or the length limit is reached.
 
@@ -53,6 +54,9 @@ def decode(
         eos_ids: The ids that end a response.
         uniform: From a position to float64 numbers in [0, 1), one per row, on the CPU; see ``uniforms``.
         drop_ended: Whether rows may leave the cache.
+        forced_RK: int64 ids that rows begin with, -1 where a token is drawn. A forced token is fed as a drawn one would
+            be and counts towards the limit, so what follows is what would follow if it had been drawn. Its
+            ``logp_RT`` is that of the distribution here, whatever it was drawn from.
     """
     total, device = first_RV.shape[0], first_RV.device
     limit = sampling.max_new_tokens
@@ -67,6 +71,9 @@ def decode(
         uniform_R = uniform(position).to(device)
         logp_LV, p_LV, entropy_L = _probabilities(logits, distribution, sampling)
         chosen = p_LV.argmax(-1) if sampling.temperature == 0 else inverse_cdf(p_LV, uniform_R[rows])
+        if forced_RK is not None and position < forced_RK.shape[1]:
+            forced_L = forced_RK[rows, position]
+            chosen = torch.where(forced_L >= 0, forced_L, chosen)
         ids_RT[rows, position] = chosen
         logp_RT[rows, position] = logp_LV.gather(-1, chosen[:, None])[:, 0]
         entropy_RT[rows, position] = entropy_L

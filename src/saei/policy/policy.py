@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +14,21 @@ from torch import Tensor
 
 from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
-from saei.errors import DataError, ModelError, shown
+from saei.errors import DataError, shown
 from saei.policy.backbone import find_readout, pixel_dtype
+from saei.policy.decoder import Decoder
 from saei.policy.load.adapters import SwitchedOff, save_adapter
 from saei.policy.load.processors import compose, has_limits, save_processor
 from saei.policy.load.weights import Parts, load_parts
 from saei.policy.module import Distribution, PolicyModule
+from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
-from saei.policy.prefix import Grad, Prefix
 from saei.policy.prompts import Prompt, Prompts
+from saei.policy.sampling import Prefixes, sample
+from saei.policy.scoring import Scores, WithRespectTo, score
 from saei.policy.sharing import why_not_shared
-from saei.types import CLEAN, Example, View
+from saei.policy.special_ids import banned_ids, end_ids
+from saei.types import CLEAN, Example, Response, View
 
 
 class Policy:
@@ -44,6 +48,9 @@ class Policy:
         distribution: The one definition of the policy.
         eos_ids: The ids that end a response.
         pixels: The pixel space of the processor.
+        decoder: Who draws the responses.
+        on_decoded: Called with what a decoder elsewhere drew from the policy's own distribution, for each view its
+            responses, and with their scores; None for nobody.
         shared_prefix: Whether a view's prompt is computed once for all of its responses.
         not_shared: Why it is not, else None.
     """
@@ -62,7 +69,7 @@ class Policy:
         sampling, entropy = sampling or SamplingConfig(), entropy or EntropyConfig()
         self.parts = parts
         self.template = template
-        self.module: Any = PolicyModule(parts.model, find_readout(parts.model, int(_eos_ids(parts)[0])))
+        self.module: Any = PolicyModule(parts.model, find_readout(parts.model, int(end_ids(parts)[0])))
         self.tokenizer = parts.tokenizer
         self.processor = parts.processor or compose(
             parts.model.config, parts.tokenizer, parts.image_processor, parts.chat_template
@@ -73,8 +80,11 @@ class Policy:
         dtype = pixel_dtype(parts.model, self._prompts.example)
         self.pixels = PixelSpace(self._prompts.images, max_pixels, dtype, min_pixels)
         self.sampling = sampling
-        self.eos_ids = _eos_ids(parts).to(self.device)
-        self._banned_V = _banned(parts, self.processor, self.eos_ids).to(self.device)
+        self.decoder: Decoder = Native()
+        self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
+        self._decoder_is_stale = False
+        self.eos_ids = end_ids(parts).to(self.device)
+        self._banned_V = banned_ids(parts, self.processor, self.eos_ids).to(self.device)
         self.distribution = self.distribution_of(
             sampling, entropy_temperature=None if entropy.temperature == "sampling" else entropy.temperature
         )
@@ -197,15 +207,67 @@ class Policy:
         """Ban the ends of a response from now on, so that each becomes as long as it may be."""
         self._banned_V[self.eos_ids] = True
 
-    def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
-        """Open views for sampling and scoring.
+    def sample(
+        self,
+        views: Sequence[View],
+        counts: Sequence[int],
+        *,
+        generators: torch.Generator | Sequence[torch.Generator],
+        sampling: SamplingConfig | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> list[list[Response]]:
+        """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
         Args:
             views: What the policy looks at.
-            grad: What scores may be differentiated by: nothing, the pixels, or the parameters.
-            pixels: Canvases that replace the views' own, in order, such as a point of an attack.
+            counts: How many responses each view gets.
+            generators: Sources of all randomness, on the CPU: one per view makes the responses to a view independent
+                of the views that they are drawn with; a single one serves all.
+            sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
+                is trained, with the entropies that its criterion uses.
+            prefixes: For each view and each of its responses the tokens that it begins with, None for a response
+                without. They count towards the longest response.
+
+        Raises:
+            ConfigError: If a prefix is no response's beginning, or the decoder continues none.
         """
-        return Prefix(self, views, grad, pixels)
+        return sample(self, views, counts, generators=generators, sampling=sampling, prefixes=prefixes)
+
+    def score(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        wrt: WithRespectTo = None,
+        with_entropy: bool = True,
+        selected: Sequence[Tensor] | None = None,
+    ) -> list[Scores]:
+        """Score responses under views; each view's prompt is computed once for all of them.
+
+        Args:
+            views: What the policy looks at; a view may be given twice.
+            responses: For each view its responses; all of them may be empty for a view.
+            wrt: What scores may be differentiated by: ``"parameters"``, or a point in place of what the views show,
+                its blocks by the name of their surface and in the order of the views, such as
+                ``{"pixels": canvases}``. None for nothing.
+            with_entropy: Whether entropies are wanted: those of the criterion, or by the parameters those of the
+                policy as it samples.
+            selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
+
+        Raises:
+            ConfigError: If a view has no such surface.
+        """
+        return score(self, views, responses, wrt=wrt, with_entropy=with_entropy, selected=selected)
+
+    def weights_changed(self) -> None:
+        """Have the decoder forget earlier weights before it draws again; to be called after each update."""
+        self._decoder_is_stale = True
+
+    def sync_decoder(self) -> None:
+        """Tell the decoder that the weights changed, if they did since it last drew."""
+        if self._decoder_is_stale:
+            self.decoder.sync()
+            self._decoder_is_stale = False
 
     def without_adapter(self) -> Policy:
         """Return the policy with its adapters switched off: LoRA's reference, in the memory of the same weights."""
@@ -235,34 +297,3 @@ class Policy:
         takes = inspect.signature(rope_index).parameters
         positions_KBP, _ = rope_index(**{name: value.to(self.device) for name, value in known.items() if name in takes})
         return torch.as_tensor(positions_KBP[:, 0])
-
-
-def _eos_ids(parts: Parts) -> Tensor:
-    """Return every id that the model's generation config or the tokenizer names as an end of sequence."""
-    ids = getattr(parts.model.generation_config, "eos_token_id", None)
-    ids = [ids] if isinstance(ids, int) else list(ids or [])
-    if parts.tokenizer.eos_token_id is not None:
-        ids.append(parts.tokenizer.eos_token_id)
-    if not ids:
-        raise ModelError(
-            "A policy needs an end-of-sequence token.",
-            reason="Neither the generation config nor the tokenizer names one.",
-            remedy="Set eos_token_id in generation_config.json.",
-        )
-    return torch.tensor(sorted(set(ids)))
-
-
-def _banned(parts: Parts, processor: Any, eos_ids: Tensor) -> Tensor:
-    """Return the mask of ids that must not be sampled: special tokens but the ends, and ids without a token.
-
-    A generated image token would ask for an image that is not there.
-    """
-    size = parts.model.get_output_embeddings().weight.shape[0]
-    banned_V = torch.zeros(size, dtype=torch.bool)
-    banned_V[len(parts.tokenizer) :] = True
-    special = {number for number, token in parts.tokenizer.added_tokens_decoder.items() if token.special}
-    special |= {*parts.tokenizer.all_special_ids, parts.model.config.image_token_id, *processor.image_token_ids}
-    special.discard(None)
-    banned_V[[number for number in special if number < size]] = True
-    banned_V[eos_ids.cpu()] = False
-    return banned_V

@@ -61,8 +61,7 @@ def _try(policy: Policy, view: View, responses: Sequence[Response], *, shared: b
     handle = policy.model.get_input_embeddings().register_forward_hook(watch)
     before, policy.shared_prefix = policy.shared_prefix, shared
     try:
-        with policy.open([view], grad="parameters") as prefix:
-            (scores,) = prefix.score([responses], with_entropy=False)
+        (scores,) = policy.score([view], [responses], wrt="parameters", with_entropy=False)
         (gradient_BSd,) = torch.autograd.grad(scores.logp_NT.sum(), embedded[:1])
     finally:
         handle.remove()

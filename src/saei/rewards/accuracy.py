@@ -60,22 +60,22 @@ class Accuracy(Reward):
     def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
         """Return the grade of each response; what needs algebra is shared among worker processes."""
         config = self.config
-        answers = [self.final_answer(one.text) for one in attempts]
-        pairs = [(one.example, answer) for one, answer in zip(attempts, answers, strict=True)]
+        answers = [self.final_answer(attempt.text) for attempt in attempts]
+        pairs = [(attempt.example, answer) for attempt, answer in zip(attempts, answers, strict=True)]
         verdicts = grade_answers(pairs, time_limit_s=config.time_limit)
         opinions: dict[int, Opinion] = {}
         if self._judge is not None:
-            asked = [
+            to_judge = [
                 n
                 for n, (example, answer) in enumerate(pairs)
                 if answer and not verdicts[n].correct and answer_type(example) in self._judge.config.types
             ]
-            judged = self._judge.judge([(pairs[n][0], str(pairs[n][1])) for n in asked])
-            opinions = dict(zip(asked, judged, strict=True))
-            verdicts = [opinions[n].verdict if n in opinions else one for n, one in enumerate(verdicts)]
+            judged = self._judge.judge([(pairs[n][0], str(pairs[n][1])) for n in to_judge])
+            opinions = dict(zip(to_judge, judged, strict=True))
+            verdicts = [opinions[n].verdict if n in opinions else verdict for n, verdict in enumerate(verdicts)]
         grades = []
-        for n, (one, verdict) in enumerate(zip(attempts, verdicts, strict=True)):
-            formed = self.well_formed(one.text)
+        for n, (attempt, verdict) in enumerate(zip(attempts, verdicts, strict=True)):
+            formed = self.well_formed(attempt.text)
             parts = {"accuracy": float(verdict.correct), "format": float(formed)}
             if self._judge is not None:
                 parts["judged"] = float(n in opinions and opinions[n].available)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from saei.rewards.accuracy import Accuracy
 from saei.rewards.base import Weight
-from saei.rewards.reading import last_boxed, well_formed
+from saei.rewards.extraction import last_boxed, well_formed
 
 
 class AccuracyFormat(Accuracy):

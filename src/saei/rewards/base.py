@@ -61,7 +61,7 @@ class Reward(Strategy, ABC):
 
     def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
         """Return the grade of each response, the same as one by one."""
-        return [self.grade(one.example, one.text, truncated=one.truncated) for one in attempts]
+        return [self.grade(attempt.example, attempt.text, truncated=attempt.truncated) for attempt in attempts]
 
     def check(self, example: Example) -> None:
         """Check that responses to an example can be graded.

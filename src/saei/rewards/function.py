@@ -72,8 +72,10 @@ class Function(Reward):
             TrainingError: From what the function raised, or if it returned no finite number.
         """
         try:
-            found = self._function(example, text, truncated=truncated)
-            grade = found if isinstance(found, Grade) else Grade(float(found), float(found) >= self.config.correct_from)
+            result = self._function(example, text, truncated=truncated)
+            grade = (
+                result if isinstance(result, Grade) else Grade(float(result), float(result) >= self.config.correct_from)
+            )
             if not math.isfinite(grade.reward):
                 raise ValueError(f"the reward is {grade.reward}")
         except (Exception, SystemExit) as error:  # whatever the function does

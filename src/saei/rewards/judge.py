@@ -16,8 +16,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, SecretStr, 
 
 from saei.config.strategy import Section
 from saei.errors import ConfigError, TrainingError, shown
-from saei.rewards.graders.key import AnswerType
-from saei.rewards.graders.verdict import Verdict
+from saei.rewards.graders.base import AnswerType, Verdict
 from saei.types import Example
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class JudgeClient:
     def __init__(self, config: Judge) -> None:
         self.config = config
         self._key = _read_key(config)
-        self._said: OrderedDict[_Case, str] = OrderedDict()
+        self._replies: OrderedDict[_Case, str] = OrderedDict()
         self._failures = 0  # in a row, over all calls
 
     def judge(self, pairs: Sequence[tuple[Example, str]]) -> list[Opinion]:
@@ -132,25 +131,25 @@ class JudgeClient:
                 another reward.
         """
         cases = [_Case(example.question, example.answer, answer[:MAX_LENGTH]) for example, answer in pairs]
-        new = [case for case in dict.fromkeys(cases) if case not in self._said]
+        new = [case for case in dict.fromkeys(cases) if case not in self._replies]
         failed: dict[_Case, str] = {}
         if new:
             # A thread of its own, since the caller's may run an event loop already, as in a notebook.
             with ThreadPoolExecutor(1, "saei-judge") as thread:
                 failed = thread.submit(lambda: asyncio.run(self._ask_all(new))).result()
         opinions = [self._opinion(case, failed) for case in cases]
-        while len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
+        while len(self._replies) > REMEMBERED:
+            self._replies.popitem(last=False)
         return opinions
 
     def _opinion(self, case: _Case, failed: dict[_Case, str]) -> Opinion:
         model = shown(self.config.model)
         if case in failed:
             return Opinion(Verdict(False, f"judge {model} unavailable: {failed[case]}"), available=False)
-        said = self._said[case]
-        word = re.match(r"\W*(yes|no)\b", said[:200], re.IGNORECASE)
+        reply = self._replies[case]
+        word = re.match(r"\W*(yes|no)\b", reply[:200], re.IGNORECASE)
         if word is None:
-            return Opinion(Verdict(False, f"judge {model}: neither yes nor no: '{shown(said)}'"), available=True)
+            return Opinion(Verdict(False, f"judge {model}: neither yes nor no: '{shown(reply)}'"), available=True)
         return Opinion(Verdict(word[1].lower() == "yes", f"judge {model}: {word[1].lower()}"), available=True)
 
     async def _ask_all(self, cases: Sequence[_Case]) -> dict[_Case, str]:
@@ -170,7 +169,7 @@ class JudgeClient:
                     if too_many:
                         return  # the run stops: waiting for the others helps nobody
                     try:
-                        self._said[case] = self._redacted(await self._ask(client, case))
+                        self._replies[case] = self._redacted(await self._ask(client, case))
                         self._failures = 0
                     except _NoReplyError as error:
                         failed[case] = self._redacted(str(error))

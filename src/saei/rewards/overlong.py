@@ -48,10 +48,10 @@ class SoftOverlong(Reward):
     def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
         """Return the penalty of each response, by its length in tokens."""
         return [
-            self._of_length(one.length)
-            if one.length is not None
-            else self.grade(one.example, one.text, truncated=one.truncated)
-            for one in attempts
+            self._of_length(attempt.length)
+            if attempt.length is not None
+            else self.grade(attempt.example, attempt.text, truncated=attempt.truncated)
+            for attempt in attempts
         ]
 
     def _of_length(self, length: int) -> Grade:

@@ -38,7 +38,7 @@ class Sum(Reward):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._rewards: list[Reward] = [one.build() for one in config.of]
+        self._rewards: list[Reward] = [reward.build() for reward in config.of]
         self._weights = config.weights or (1.0,) * len(config.of)
 
     @property
@@ -48,7 +48,7 @@ class Sum(Reward):
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the summands."""
-        return {f"{place}-{one.name()}": one for place, one in enumerate(self._rewards)}
+        return {f"{place}-{reward.name()}": reward for place, reward in enumerate(self._rewards)}
 
     def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
         """Return the grade of one response."""
@@ -56,7 +56,7 @@ class Sum(Reward):
 
     def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
         """Return the grade of each response; a part that two rewards have is kept under the names of both."""
-        columns = [one.grade_all(attempts) for one in self._rewards]
+        columns = [reward.grade_all(attempts) for reward in self._rewards]
         return [self._add(grades) for grades in zip(*columns, strict=True)]
 
     def check(self, example: Example) -> None:
@@ -65,8 +65,8 @@ class Sum(Reward):
         Raises:
             DataError: If one of them cannot grade responses to it.
         """
-        for one in self._rewards:
-            one.check(example)
+        for reward in self._rewards:
+            reward.check(example)
 
     def _add(self, grades: Sequence[Grade]) -> Grade:
         names = [name for grade in grades for name in grade.parts]

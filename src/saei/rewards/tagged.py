@@ -6,7 +6,7 @@ from typing import Literal
 
 from saei.rewards.accuracy import Accuracy
 from saei.rewards.base import Weight
-from saei.rewards.reading import last_tagged, thinks_and_answers_once, thinks_then_answers
+from saei.rewards.extraction import last_tagged, thinks_and_answers_once, thinks_then_answers
 
 
 class R1V(Accuracy):

@@ -35,8 +35,8 @@ class Clean(Sampler):
     def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
         """Return one group per view."""
         n = self.config.n
-        with ctx.phase("sample"), ctx.policy.open(views) as prefix:
-            drawn = prefix.sample([n] * len(views), generator=ctx.generators(views))
+        with ctx.phase("sample"):
+            drawn = ctx.policy.sample(views, [n] * len(views), generators=ctx.generators(views))
         return [
             Group(view.example, (view,), tuple(own), (0,) * n, (0,) * n) for view, own in zip(views, drawn, strict=True)
         ]

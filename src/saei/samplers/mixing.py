@@ -81,15 +81,15 @@ class Mixing(Sampler):
     def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
         """Return one group per view, clean responses first."""
         policy, config = ctx.policy, self.config
-        with ctx.phase("sample"), policy.open(views) as prefix:
-            clean = prefix.sample([config.n_clean] * len(views), generator=ctx.generators(views))
+        with ctx.phase("sample"):
+            clean = policy.sample(views, [config.n_clean] * len(views), generators=ctx.generators(views))
         with ctx.phase("attack"):
             outcomes_by_view = self._intervene(views, clean, ctx)
         outcomes = list(zip(*outcomes_by_view, strict=True))
         share = _shares(config.n_adversarial, len(outcomes_by_view))
         intervened = [outcome.view for own in outcomes for outcome in own]
-        with ctx.phase("sample"), policy.open(intervened) as prefix:
-            drawn = iter(prefix.sample(share * len(views), generator=ctx.generators(intervened)))
+        with ctx.phase("sample"):
+            drawn = iter(policy.sample(intervened, share * len(views), generators=ctx.generators(intervened)))
         return [
             self._group(view, own, clean_responses, [next(drawn) for _ in own])
             for view, own, clean_responses in zip(views, outcomes, clean, strict=True)

@@ -127,8 +127,7 @@ def _check_origin(name: str, policy: Policy, group: Group) -> None:
         own = [r for r, place in zip(group.responses, group.sampled_from, strict=True) if place == number]
         if not own:
             continue
-        with policy.open([view]) as prefix:
-            (scores,) = prefix.score([own], with_entropy=False)
+        (scores,) = policy.score([view], [own], with_entropy=False)
         for row, response in zip(scores.logp_NT, own, strict=True):
             gap_T = row[: len(response)] - response.behaviour_logp_T
             near = not len(response) or float(gap_T.abs().max()) < TOLERANCE

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from saei.data.base import Reporting
 from saei.data.columns import MAX_LIST, as_text, check_unique
 from saei.data.markers import place_images
-from saei.data.reporting import Reporting
 from saei.data.table_task import TableExample, TableTask
 from saei.data.tables import Table
 from saei.errors import DataError, shown
@@ -62,7 +62,7 @@ class Preset(TableTask, ABC):
             check_unique(table.rows.column(self.id_column), self.id_column, table.where)
         return None
 
-    def item(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
+    def parse_row(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return what a row says.
 
         Raises:
@@ -97,9 +97,9 @@ def with_options(question: str, options: Sequence[str]) -> str:
 
 def inline_options(question: str) -> tuple[str, ...]:
     """Return the texts of the options that a question lists line by line as ``A. …``; empty if it lists none."""
-    found = _OPTION.findall(question)
-    in_order = [letter for letter, _ in found] == list(string.ascii_uppercase[: len(found)])
-    return tuple(text for _, text in found) if len(found) > 1 and in_order else ()
+    options = _OPTION.findall(question)
+    in_order = [letter for letter, _ in options] == list(string.ascii_uppercase[: len(options)])
+    return tuple(text for _, text in options) if len(options) > 1 and in_order else ()
 
 
 def letter(index: int, count: int) -> str:

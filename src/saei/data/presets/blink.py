@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from saei.data.base import Split
+from saei.data.base import Reporting, Split
 from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of
-from saei.data.reporting import Reporting
 from saei.data.table_task import TableExample
 
 IMAGES = ("image_1", "image_2", "image_3", "image_4")
@@ -38,9 +37,9 @@ class BLINK(Preset):
 
     def convert(self, row: Mapping[str, Any]) -> TableExample:
         """Return the prompt, which has the options, the letter of the answer, and the images in their order."""
-        found = re.fullmatch(r"\(([A-Z])\)", row["answer"])
-        if found is None:
+        letter = re.fullmatch(r"\(([A-Z])\)", row["answer"])
+        if letter is None:
             raise ValueError(f"answer '{row['answer']}' is no letter in brackets")
         images = [image for name in IMAGES for image in image_of(row[name])]
         meta = {"answer_type": "letter", "choices": tuple(row["choices"]), "config": self.config.name}
-        return TableExample(row["prompt"], found[1], images, meta=meta)
+        return TableExample(row["prompt"], letter[1], images, meta=meta)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from saei.data.base import Split
+from saei.data.base import Reporting, Split
 from saei.data.presets.base import LONGEST, Preset, image_of
-from saei.data.reporting import Reporting
 from saei.data.table_task import TableExample
 
 WRITERS = ("human", "machine")

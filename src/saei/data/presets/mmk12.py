@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from saei.data.base import Split
+from saei.data.base import Reporting, Split
 from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, inline_options
-from saei.data.reporting import Reporting
 from saei.data.table_task import TableExample
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from saei.data.base import Reporting
 from saei.data.presets.base import BY_RULES, LONGEST, Preset, image_of, letter, with_options
-from saei.data.reporting import Reporting
 from saei.data.table_task import TableExample
 
 

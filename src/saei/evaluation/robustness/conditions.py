@@ -108,8 +108,8 @@ class ConditionIntervention:
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
         """Return the response to each view that the attack is on."""
-        with self._policy.open(views) as prefix:
-            drawn = prefix.sample([1] * len(views), sampling=self._greedy, generator=torch.Generator().manual_seed(0))
+        source = torch.Generator().manual_seed(0)
+        drawn = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=source)
         own = [responses[0] for responses in drawn]
         if self._condition.kind != "gold":
             return own

@@ -5,19 +5,18 @@ TRL's object of either is handed in, so that nothing here imports trl.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from saei.config.run import SamplingConfig
 from saei.integrations.vllm.engine import VLLM, sampling_parameters
 from saei.policy import Policy
-from saei.policy.decoder import Completion, Decoder, check_prompt
+from saei.policy.decoder import Completion, Decoder, DrawRequest, check_prompt
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
-from saei.types import View
 
 
 class Colocated(Decoder):
@@ -31,17 +30,10 @@ class Colocated(Decoder):
         self._generation = generation
         self._vllm = VLLM(generation.llm)
 
-    def draw(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        counts: Sequence[int],
-        sampling: SamplingConfig,
-        seeds: Sequence[int],
-    ) -> list[list[Completion]]:
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
         """Draw with TRL's engine, but by requests of our own: TRL's share one seed and expand pictures twice."""
         with _awake(self._generation):
-            return self._vllm.draw(policy, views, counts, sampling, seeds)
+            return self._vllm.draw(policy, request)
 
     def sync(self) -> None:
         """Drop what is cached: TRL drops prompts alone, not what was computed of pictures."""
@@ -58,19 +50,12 @@ class Served(Decoder):
     def __init__(self, generation: Any) -> None:
         self._generation = generation
 
-    def draw(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        counts: Sequence[int],
-        sampling: SamplingConfig,
-        seeds: Sequence[int],
-    ) -> list[list[Completion]]:
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
         """Draw by TRL's own call, in which all processes take part."""
-        generation = self._generation
-        parameters = sampling_parameters(policy.distribution, policy.eos_ids, sampling)
+        generation, counts = self._generation, request.counts
+        parameters = sampling_parameters(request.distribution, policy.eos_ids, request.sampling)
         generation.generation_kwargs = {name: parameters[name] for name in ("allowed_token_ids", "stop_token_ids")}
-        rows = [view for view, count in zip(views, counts, strict=True) for _ in range(count)]
+        rows = [view for view, count in zip(request.views, counts, strict=True) for _ in range(count)]
         pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in rows]
         prompt_ids, ids, logps, _ = generation.generate(
             prompts=[view.prompt_ids_P.tolist() for view in rows],
@@ -80,13 +65,18 @@ class Served(Decoder):
         for view, decoder_ids in zip(rows, prompt_ids, strict=True):
             check_prompt(view, decoder_ids)
         drawn = iter(
-            Completion(row_ids, [chances[0] for chances in row_logps])
+            Completion(row_ids, _log_probabilities(chances[0] for chances in row_logps))
             for row_ids, row_logps in zip(ids, logps, strict=True)
         )
         return [[next(drawn) for _ in range(count)] for count in counts]
 
     def sync(self) -> None:
         """Leave the server's caches to TRL, which drops prompts; there is no call for pictures."""
+
+
+def _log_probabilities(logps: Iterable[float | None]) -> Tensor:
+    """Return float32 ``[T]``, NaN for a token of which the server tells none."""
+    return torch.tensor([torch.nan if logp is None else logp for logp in logps], dtype=torch.float32)
 
 
 @contextmanager

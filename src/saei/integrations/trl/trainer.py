@@ -8,14 +8,13 @@ Old, current and reference log-probabilities all follow those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset, IterableDataset
-from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
@@ -29,10 +28,9 @@ from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
 from saei.integrations.vllm.engine import dtype_name
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy, Scores
-from saei.policy.decoder import DecodedPrefix, Decoder, check_gap, decoder_gap
+from saei.policy.decoder import Decoder, check_gap, decoder_gap
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
-from saei.policy.prefix import Grad, Prefix
 from saei.runtime.seeds import derive
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
@@ -84,7 +82,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._model_config = model_config or ModelConfig()
         self._entropy = entropy
         self._max_decoder_gap = max_decoder_gap
-        self._trainer_policy: _TrainerPolicy | None = None
+        self._trainer_policy: Policy | None = None
         self._seen: list[list[Any] | None] | None = None
         self._places: list[int] = []
         for name in ("train_dataset", "eval_dataset"):
@@ -140,9 +138,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         training = self.model.training
         sampler = self._sampler if training else Clean(Clean.Config(n=self.num_generations_eval))
         asked = _one_per_group(prompts, sampler.group_size)
-        if self._decoder is not None:
-            self._decoder.sync()  # TRL sends the weights right before
         with self._whole_model() as policy:
+            policy.weights_changed()  # TRL sends them to vLLM right before
             places = self._places[:: sampler.group_size]
             views = [policy.view(_example(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
             for view, prompt in zip(views, asked, strict=True):
@@ -173,12 +170,11 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
             finally:
                 self.model.train(training)
 
-    def _policy(self) -> _TrainerPolicy:
+    def _policy(self) -> Policy:
         sampling = SamplingConfig(temperature=self.args.temperature, max_new_tokens=self.args.max_completion_length)
-        policy = _TrainerPolicy.around(
-            self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy
-        )
-        policy.decoder, policy.on_draw = self._decoder, self._compare
+        policy = Policy.around(self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy)
+        if self._decoder is not None:
+            policy.decoder, policy.on_decoded = self._decoder, self._compare
         # The model's passes alone: pixels, their gradient among them, are float32 in every precision.
         policy.module.forward = self.accelerator.autocast()(policy.module.forward)
         return policy
@@ -222,19 +218,6 @@ def sampling_logps(group: Group) -> list[list[float | None]]:
         response.behaviour_logp_T.tolist() if drawn == trained else [None] * len(response)
         for response, drawn, trained in zip(group.responses, group.sampled_from, group.updated_on, strict=True)
     ]
-
-
-class _TrainerPolicy(Policy):
-    """Our policy around the model of a TRL trainer."""
-
-    decoder: Decoder | None = None  # set once the policy exists; what it tries before needs none
-    on_draw: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None]
-
-    def open(self, views: Sequence[View], grad: Grad = "none", pixels: Sequence[Tensor] | None = None) -> Prefix:
-        """Open views; with vLLM their responses come from there."""
-        if self.decoder is None:
-            return Prefix(self, views, grad, pixels)
-        return DecodedPrefix(self, views, grad, pixels, decoder=self.decoder, on_draw=self.on_draw)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from saei.config.run import SamplingConfig
 from saei.errors import ConfigError
 from saei.policy import Policy
-from saei.policy.decoder import Completion, Decoder, check_prompt
+from saei.policy.decoder import Completion, Decoder, DrawRequest, check_prompt
 from saei.policy.module import Distribution
 from saei.policy.pixels.space import to_image
 from saei.types import View
@@ -32,21 +32,15 @@ class VLLM(Decoder):
     def __init__(self, llm: Any) -> None:
         self._llm = llm
 
-    def draw(
-        self,
-        policy: Policy,
-        views: Sequence[View],
-        counts: Sequence[int],
-        sampling: SamplingConfig,
-        seeds: Sequence[int],
-    ) -> list[list[Completion]]:
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
         """Draw responses by one request per view, which reads its prompt once and has a seed of its own."""
         from vllm import SamplingParams
 
-        parameters = sampling_parameters(policy.distribution, policy.eos_ids, sampling)
+        views, counts, seeds = request.views, request.counts, request.seeds()
+        parameters = sampling_parameters(request.distribution, policy.eos_ids, request.sampling)
         numbers = [number for number, responses in enumerate(counts) if responses]
         outputs = self._llm.generate(
-            [request(policy.unexpanded_prompt(views[number]), views[number]) for number in numbers],
+            [prompt_of(policy.unexpanded_prompt(views[number]), views[number]) for number in numbers],
             sampling_params=[SamplingParams(**parameters, n=counts[number], seed=seeds[number]) for number in numbers],
             use_tqdm=False,
         )
@@ -85,7 +79,7 @@ def sampling_parameters(distribution: Distribution, eos_ids: Tensor, sampling: S
     return parameters
 
 
-def request(prompt_ids: Sequence[int], view: View) -> dict[str, Any]:
+def prompt_of(prompt_ids: Sequence[int], view: View) -> dict[str, Any]:
     """Return a prompt as vLLM takes it.
 
     Args:
@@ -117,4 +111,4 @@ def check_installed() -> None:
 
 def _completion(sequence: Any) -> Completion:
     logps = [chances[number].logprob for number, chances in zip(sequence.token_ids, sequence.logprobs, strict=True)]
-    return Completion(list(sequence.token_ids), logps)
+    return Completion(list(sequence.token_ids), torch.tensor(logps, dtype=torch.float32))

@@ -20,45 +20,45 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _SYMBOL = re.compile(r"[A-Za-z]+")
 
 
-def conclusion(neat: str) -> str:
-    r"""Return what follows the last ``=`` or ``\approx`` of a tidied answer; the answer itself if it is no such chain.
+def conclusion(normalized: str) -> str:
+    r"""Return what follows the last ``=`` or ``\approx`` of a normalized answer, and all of it if it is no such chain.
 
     ``2x = 10`` is none: an equation of one symbol and numbers is there to be solved, and what it says about its symbol
     is not its right side. ``5 = x`` names its left side.
     """
-    parts = links(neat)
-    return parts[-1][1] if parts else neat
+    parts = links(normalized)
+    return parts[-1][1] if parts else normalized
 
 
-def is_equation(neat: str) -> bool:
-    """Return whether a tidied text is an equation in its own right (``x^2+y^2 = 4``), not a value with its name."""
-    parts = links(neat)
+def is_equation(normalized: str) -> bool:
+    """Return whether a normalized text is an equation in its own right (``x^2+y^2 = 4``), not a value with its name."""
+    parts = links(normalized)
     first = _unmarked(parts[0][1]) if parts else ""
     return bool(re.search(r"[A-Za-z]", first) and re.search(r"\d", first))
 
 
-def rounded(neat: str) -> str | None:
+def rounded(normalized: str) -> str | None:
     r"""Return what stands before a last ``\approx``, which says the same exactly; None without one."""
-    parts = links(neat)
+    parts = links(normalized)
     return parts[-2][1] if len(parts) > 1 and parts[-1][0] != "=" else None
 
 
-def links(neat: str) -> list[tuple[str, str]]:
+def links(normalized: str) -> list[tuple[str, str]]:
     """Return each link of a chain with the sign before it; none if the answer is no chain."""
-    if len(neat) > MAX_LENGTH or not _EQUAL.search(neat):
+    if len(normalized) > MAX_LENGTH or not _EQUAL.search(normalized):
         return []
-    found = list(_split(neat))
-    first, last = found[0][1], found[-1][1]
-    if len(found) < 2 or any(not part for _, part in found[1:]):
+    parts = list(_split(normalized))
+    first, last = parts[0][1], parts[-1][1]
+    if len(parts) < 2 or any(not part for _, part in parts[1:]):
         return []
-    outer = [_outside(_WORDS.sub("", part)) for _, part in found]
+    outer = [_outside(_WORDS.sub("", part)) for _, part in parts]
     if any(_OTHER.search(part) or _LIST.search(part) for part in outer):
         return []
-    if first and found[1][0] == "=" and not _names(first):
+    if first and parts[1][0] == "=" and not _names(first):
         return []
-    if len(found) == 2 and re.fullmatch(r"[A-Za-z]", last) and re.search(r"\d", first):
-        return [found[1], found[0]]
-    return found
+    if len(parts) == 2 and re.fullmatch(r"[A-Za-z]", last) and re.search(r"\d", first):
+        return [parts[1], parts[0]]
+    return parts
 
 
 def _names(text: str) -> bool:
@@ -76,15 +76,15 @@ def _split(text: str) -> Iterator[tuple[str, str]]:
     """Yield the parts between the signs of equality that stand outside of any bracket."""
     depth = start = 0
     sign = ""
-    for found in re.finditer(r"[(\[{]|[)\]}]|" + _EQUAL.pattern, text):
-        token = found[0]
+    for match in re.finditer(r"[(\[{]|[)\]}]|" + _EQUAL.pattern, text):
+        token = match[0]
         if token in "([{":
             depth += 1
         elif token in ")]}":
             depth -= 1
         elif depth == 0:
-            yield sign, text[start : found.start()].strip()
-            sign, start = "=" if token == "=" else "~", found.end()
+            yield sign, text[start : match.start()].strip()
+            sign, start = "=" if token == "=" else "~", match.end()
     yield sign, text[start:].strip()
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 
 from saei.errors import shown
+from saei.rewards.graders.base import AlgebraQuestion, AnswerKey, Verdict
 from saei.rewards.graders.chains import conclusion, is_equation
-from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.quantities import quantity, same_quantity
-from saei.rewards.graders.tidy import tidy
+from saei.rewards.graders.normalize import normalize
+from saei.rewards.graders.quantities import parse_quantity, same_quantity
 from saei.rewards.graders.units import split_unit
-from saei.rewards.graders.verdict import Question, Verdict
 
 MAX_LENGTH = 400  # characters; longer answers are not given to algebra
 MAX_DEPTH = 24
@@ -26,53 +25,53 @@ _LONG_WORD = re.compile(r"[A-Za-z]{4,}")
 _FUNCTIONS = re.compile(r"\b(?:sqrt|sinh?|cosh?|tanh?|arcsin|arccos|arctan|log|exp)\b")
 
 
-def expression(answer: str, key: AnswerKey) -> Verdict | Question:
+def expression(answer: str, key: AnswerKey) -> Verdict | AlgebraQuestion:
     """The same mathematical expression: the same text, the same value, or equal by algebra."""
-    neat, gold = tidy(answer), tidy(key.gold)
-    if neat and _compact(neat) == _compact(gold):
+    normalized, gold = normalize(answer), normalize(key.gold)
+    if normalized and _compact(normalized) == _compact(gold):
         return Verdict(True, "the same text")
     equation = is_equation(gold)
-    given, wanted = quantity(answer), None if equation else quantity(key.gold)
+    given, wanted = parse_quantity(answer), None if equation else parse_quantity(key.gold)
     if given is not None and wanted is not None:
         return same_quantity(given, wanted, key)
-    reason = unfit(neat)
+    reason = unfit(normalized)
     if reason:
         return Verdict(False, reason)
-    left, right = gold if equation else conclusion(gold), conclusion(neat)
+    left, right = gold if equation else conclusion(gold), conclusion(normalized)
     if "=" not in left and "=" not in right:  # x = 5 and 5 say the same
-        gold, neat = left, right
+        gold, normalized = left, right
     elif "=" in right and "=" not in gold:
         return Verdict(False, f"an equation, not an expression: '{shown(answer)}'")
-    if _compact(neat) == _compact(gold):
+    if _compact(normalized) == _compact(gold):
         return Verdict(True, "the same text")
-    (gold, unit), (neat, other) = _without_unit(gold), _without_unit(neat)
-    if unit and other and unit != other:
-        return Verdict(False, f"in {other}, not in {unit}")
-    if _letters(gold) != _letters(neat) and _letters(gold).casefold() == _letters(neat).casefold():
+    (gold, unit), (normalized, given_unit) = _without_unit(gold), _without_unit(normalized)
+    if unit and given_unit and unit != given_unit:
+        return Verdict(False, f"in {given_unit}, not in {unit}")
+    if _letters(gold) != _letters(normalized) and _letters(gold).casefold() == _letters(normalized).casefold():
         return Verdict(False, f"other symbols: '{shown(answer)}'")
-    return Question(_for_algebra(gold), _for_algebra(neat))
+    return AlgebraQuestion(_for_algebra(gold), _for_algebra(normalized))
 
 
-def unfit(neat: str) -> str:
-    """Return why a tidied answer is not worth algebra, an empty text if it is."""
-    if not neat:
+def unfit(normalized: str) -> str:
+    """Return why a normalized answer is not worth algebra, an empty text if it is."""
+    if not normalized:
         return "an empty answer"
-    if len(neat) > MAX_LENGTH:
+    if len(normalized) > MAX_LENGTH:
         return f"longer than {MAX_LENGTH} characters"
     depth = deepest = 0
-    for sign in neat:
+    for sign in normalized:
         depth += (sign in "([{") - (sign in ")]}")
         deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         return f"brackets nested deeper than {MAX_DEPTH}"
-    if re.search(rf"\d{{{MAX_DIGITS + 1}}}", neat):
+    if re.search(rf"\d{{{MAX_DIGITS + 1}}}", normalized):
         return f"a number of more than {MAX_DIGITS} digits"
-    if _TOWER.search(neat):
+    if _TOWER.search(normalized):
         return "a power too large to work out"
-    words = _FUNCTIONS.sub("", _NO_SYMBOLS.sub("", neat))
+    words = _FUNCTIONS.sub("", _NO_SYMBOLS.sub("", normalized))
     words = _COMMAND.sub("", words)
     if _LONG_WORD.search(words):
-        return f"words, not an expression: '{shown(neat)}'"
+        return f"words, not an expression: '{shown(normalized)}'"
     return ""
 
 
@@ -88,12 +87,12 @@ def _for_algebra(text: str) -> str:
 
 def _braced_roots(text: str) -> str:
     r"""Write ``\sqrt (x)``, which comes of ``sqrt(x)``, as LaTeX has it."""
-    for found in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
+    for root in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
         depth = 1
-        for place in range(found.end(), len(text)):
+        for place in range(root.end(), len(text)):
             depth += (text[place] == "(") - (text[place] == ")")
             if depth == 0:
-                text = f"{text[: found.start()]}\\sqrt{{{text[found.end() : place]}}}{text[place + 1 :]}"
+                text = f"{text[: root.start()]}\\sqrt{{{text[root.end() : place]}}}{text[place + 1 :]}"
                 break
     return text
 

@@ -7,18 +7,17 @@ from functools import lru_cache
 
 from saei.errors import DataError, shown
 from saei.rewards.graders import quantities, words
+from saei.rewards.graders.answer_types import answer_key
+from saei.rewards.graders.base import MAX_LENGTH, AlgebraQuestion, AnswerKey, AnswerType, Verdict, bad_gold_error
 from saei.rewards.graders.expressions import expression, unfit
-from saei.rewards.graders.infer import key_of
-from saei.rewards.graders.key import MAX_LENGTH, AnswerKey, AnswerType, bad_gold
-from saei.rewards.graders.lists import grade_list, items
-from saei.rewards.graders.tidy import tidy
-from saei.rewards.graders.verdict import Question, Verdict
+from saei.rewards.graders.lists import grade_list, split_items
+from saei.rewards.graders.normalize import normalize
 from saei.rewards.graders.workers import TIME_LIMIT_S, workers
 from saei.types import Example
 
 MAX_OPTIONS = 100
 
-GRADERS: Mapping[str, Callable[[str, AnswerKey], Verdict | Question]] = {
+GRADERS: Mapping[str, Callable[[str, AnswerKey], Verdict | AlgebraQuestion]] = {
     "letter": words.letter,
     "yes-no": words.yes_no,
     "integer": quantities.integer,
@@ -42,10 +41,10 @@ def grade_answers(pairs: Sequence[tuple[Example, str | None]], *, time_limit_s: 
     Raises:
         TrainingError: If algebra is needed and its workers cannot be started.
     """
-    found = [_without_algebra(example, answer) for example, answer in pairs]
-    questions = [one for one in found if isinstance(one, Question)]
+    outcomes = [_without_algebra(example, answer) for example, answer in pairs]
+    questions = [outcome for outcome in outcomes if isinstance(outcome, AlgebraQuestion)]
     verdicts = iter(workers.compare(questions, time_limit_s) if questions else ())
-    return [next(verdicts) if isinstance(one, Question) else one for one in found]
+    return [next(verdicts) if isinstance(outcome, AlgebraQuestion) else outcome for outcome in outcomes]
 
 
 def check_gold(example: Example) -> None:
@@ -54,34 +53,34 @@ def check_gold(example: Example) -> None:
     Raises:
         DataError: If it cannot: an answer could then never be graded.
     """
-    key = key_of(example)
-    wrong = _what_is_wrong(key)
-    if wrong:
+    key = answer_key(example)
+    problem = _gold_problem(key)
+    if problem:
         how = "inferred from it" if key.inferred else "as the example says"
-        raise bad_gold(
+        raise bad_gold_error(
             example,
-            f"The gold answer has to be readable as the type '{key.type}', {how}: {wrong}.",
+            f"The gold answer has to be readable as the type '{key.type}', {how}: {problem}.",
             "Correct the row, or give it another `answer_type`; `text` takes any answer.",
             f"'{shown(example.answer)}'"
-            + (f" and the options {shown(str([one[:60] for one in key.choices[:26]]), 200)}" if key.choices else ""),
+            + (f" and the options {shown(str([text[:60] for text in key.choices[:26]]), 200)}" if key.choices else ""),
         )
 
 
 def answer_type(example: Example) -> AnswerType | None:
     """Return the type of answer that an example asks for; None if its gold answer cannot be read as one."""
     try:
-        key = key_of(example)
+        key = answer_key(example)
     except DataError:
         return None
-    return None if _what_is_wrong(key) else key.type
+    return None if _gold_problem(key) else key.type
 
 
-def _without_algebra(example: Example, answer: str | None) -> Verdict | Question:
+def _without_algebra(example: Example, answer: str | None) -> Verdict | AlgebraQuestion:
     if answer is None:
         return Verdict(False, "no final answer")
     if answer_type(example) is None:
         return Verdict(False, "the gold answer cannot be read")
-    key = key_of(example)
+    key = answer_key(example)
     if not answer.strip():
         return Verdict(False, "an empty answer")
     # No shortcut may be laxer than the grader, which compares more than digits; the same text is always right.
@@ -93,7 +92,7 @@ def _without_algebra(example: Example, answer: str | None) -> Verdict | Question
 
 
 @lru_cache(maxsize=8192)
-def _what_is_wrong(key: AnswerKey) -> str:
+def _gold_problem(key: AnswerKey) -> str:
     """Return what is wrong with a gold answer, an empty text if nothing is."""
     gold = key.gold
     if not gold.strip():
@@ -112,14 +111,14 @@ def _what_is_wrong(key: AnswerKey) -> str:
     if key.type == "yes-no":
         return "" if words.polarity_of(gold) is not None else "it is neither yes nor no"
     if key.type in ("integer", "number"):
-        found = quantities.quantity(gold)
-        if found is None:
+        quantity = quantities.parse_quantity(gold)
+        if quantity is None:
             return "it is no number"
-        whole = found.value.rational and found.value.number == int(found.value.number)
+        whole = quantity.value.rational and quantity.value.number == int(quantity.value.number)
         return "it is no whole number" if key.type == "integer" and not whole else ""
     if key.type == "list":
-        return "" if items(tidy(gold)) else "it has no items"
-    if key.type == "expression" and quantities.quantity(gold) is None:
-        neat = tidy(gold)
-        return unfit(neat) or workers.unreadable(neat)
+        return "" if split_items(normalize(gold)) else "it has no items"
+    if key.type == "expression" and quantities.parse_quantity(gold) is None:
+        normalized = normalize(gold)
+        return unfit(normalized) or workers.unreadable(normalized)
     return ""

@@ -27,26 +27,28 @@ _BINARY = "+-*/^=<>_"
 _CLOSES = ")]}"
 
 
-def is_written_number(neat: str) -> bool:
-    """Return whether a tidied text that reads as a number is meant as one: ``2019-05-01`` and ``3-2`` are not."""
-    return not _NO_CALCULATION.fullmatch(neat)
+def is_written_number(normalized: str) -> bool:
+    """Return whether a normalized text that reads as a number is meant as one: ``2019-05-01`` and ``3-2`` are not."""
+    return not _NO_CALCULATION.fullmatch(normalized)
 
 
-def is_mathematics(neat: str) -> bool:
-    r"""Return whether a tidied text as a whole is an expression, an equation, a set or the like.
+def is_mathematics(normalized: str) -> bool:
+    r"""Return whether a normalized text as a whole is an expression, an equation, a set or the like.
 
     It is if every run of letters can be symbols, functions or segments, and the signs between them make a formula:
     ``mx + b``, ``AB = CD``, ``2ab``. ``2 dogs``, ``Vitamin C``, ``x-ray``, ``H2O``, ``A+`` and ``3:2`` are words.
     """
-    if not neat or len(neat) > MAX_LENGTH or not is_written_number(neat) or neat.casefold() == "n/a":
+    if not normalized or len(normalized) > MAX_LENGTH:
         return False
-    if _SHORT.fullmatch(neat):
-        return not _ORDINAL.fullmatch(neat)
-    plain = _NAMES.sub(" ", _BETWEEN_FORMULAS.sub(" ", neat))
-    commands = _COMMAND.search(plain) is not None or "\\begin" in neat
+    if not is_written_number(normalized) or normalized.casefold() == "n/a":
+        return False
+    if _SHORT.fullmatch(normalized):
+        return not _ORDINAL.fullmatch(normalized)
+    plain = _NAMES.sub(" ", _BETWEEN_FORMULAS.sub(" ", normalized))
+    commands = _COMMAND.search(plain) is not None or "\\begin" in normalized
     if any(len(word) > 1 for text in _TEXT.findall(plain) for word in re.findall(r"[A-Za-z]+", text)):
         return False
-    pieces = [(str(found.lastgroup), found[0], found.start()) for found in _PIECE.finditer(_COMMAND.sub(" ", plain))]
+    pieces = [(str(match.lastgroup), match[0], match.start()) for match in _PIECE.finditer(_COMMAND.sub(" ", plain))]
     signs = {piece for kind, piece, _ in pieces if kind == "sign"}
     if not commands and not signs <= set(" ()[]{}|!',&" + _BINARY + "%"):
         return False
@@ -58,7 +60,7 @@ def is_mathematics(neat: str) -> bool:
         return True
     if not signs:
         return False
-    return _is_formula([piece for _, piece, _ in pieces if piece != " "], neat)
+    return _is_formula([piece for _, piece, _ in pieces if piece != " "], normalized)
 
 
 def _symbols(run: str, strong: bool, attached: bool) -> bool:
@@ -75,7 +77,7 @@ def _attached(text: str, run: str, place: int) -> bool:
     return text[max(0, place - 1) : place] in (*"0123456789)",) or text[place + len(run) :][:1] in (*"^_(",)
 
 
-def _is_formula(pieces: list[str], neat: str) -> bool:
+def _is_formula(pieces: list[str], normalized: str) -> bool:
     """Return whether operators have operands and brackets their partners."""
     depth = 0
     before = ""
@@ -91,5 +93,5 @@ def _is_formula(pieces: list[str], neat: str) -> bool:
         if piece in _CLOSES and before in _BINARY and before:
             return False
         before = piece
-    words = re.search(r"[A-Za-z]+ +[A-Za-z]", neat) is not None and not re.search(r"[+*^=<>|!]", neat)
+    words = re.search(r"[A-Za-z]+ +[A-Za-z]", normalized) is not None and not re.search(r"[+*^=<>|!]", normalized)
     return depth == 0 and before not in _BINARY and before != "," and not words

@@ -7,12 +7,12 @@ from decimal import Decimal
 from functools import lru_cache
 
 from saei.errors import shown
+from saei.rewards.graders.base import AnswerKey, Verdict
 from saei.rewards.graders.chains import conclusion, rounded
-from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.tidy import plain_words, tidy
+from saei.rewards.graders.exact import Real, decimal, same, times
+from saei.rewards.graders.normalize import normalize, plain_words
 from saei.rewards.graders.units import same_unit, split_unit, unit_of
-from saei.rewards.graders.value import Real, Value, decimal, read, same, times
-from saei.rewards.graders.verdict import Verdict
+from saei.rewards.graders.value import Value, parse_number
 
 RELAXED = 0.05  # ChartQA's relaxed accuracy (arXiv 2203.10244)
 MAX_LENGTH = 1000  # characters
@@ -35,25 +35,25 @@ class Quantity:
 
 
 @lru_cache(maxsize=8192)
-def quantity(text: str) -> Quantity | None:
+def parse_quantity(text: str) -> Quantity | None:
     """Return the number and the unit that an answer gives, also at the end of its work; None if it gives no number."""
     if len(text) > MAX_LENGTH:
         return None
-    neat = tidy(text)
-    last = _measured(conclusion(neat))
-    before = rounded(neat) if last is not None else None
+    normalized = normalize(text)
+    last = _measured(conclusion(normalized))
+    before = rounded(normalized) if last is not None else None
     exact = _measured(before) if before else None
     if last is None or exact is None or not _is_rounding(last.value, exact.value):
         return last
     return Quantity(last.value, last.unit or exact.unit, exact.value)
 
 
-def _measured(neat: str) -> Quantity | None:
-    value = read(neat)
-    if value is not None and "circ" not in neat:
+def _measured(normalized: str) -> Quantity | None:
+    value = parse_number(normalized)
+    if value is not None and "circ" not in normalized:
         return Quantity(value, None)
-    rest, unit = split_unit(neat)
-    value = read(rest) if unit is not None else value
+    rest, unit = split_unit(normalized)
+    value = parse_number(rest) if unit is not None else value
     return None if value is None else Quantity(value, unit)
 
 
@@ -75,11 +75,11 @@ def number(answer: str, key: AnswerKey) -> Verdict:
 
 def relaxed(answer: str, key: AnswerKey) -> Verdict:
     """A number at most 5 % off the gold answer; other gold answers as text, in any case."""
-    gold = quantity(key.gold)
+    gold = parse_quantity(key.gold)
     if gold is None:
-        correct = plain_words(tidy(answer)) == plain_words(tidy(key.gold))
+        correct = plain_words(normalize(answer)) == plain_words(normalize(key.gold))
         return Verdict(correct, "the same text" if correct else f"another text: '{shown(answer)}'")
-    given = quantity(answer)
+    given = parse_quantity(answer)
     if given is None:
         return Verdict(False, f"no number: '{shown(answer)}'")
     tolerance = RELAXED if key.tolerance is None else key.tolerance
@@ -91,7 +91,7 @@ def relaxed(answer: str, key: AnswerKey) -> Verdict:
 
 
 def _compare(answer: str, key: AnswerKey) -> Verdict:
-    gold, given = quantity(key.gold), quantity(answer)
+    gold, given = parse_quantity(key.gold), parse_quantity(answer)
     assert gold is not None, "checked when the example was read"
     if given is None:
         return Verdict(False, f"no number: '{shown(answer)}'")

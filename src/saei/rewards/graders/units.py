@@ -104,7 +104,7 @@ _BETWEEN = re.compile(r"\s*(?P<sign>/|\*|(?<=\s)per(?=\s))\s*|\s+")
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    r"""Return a tidied answer without the unit beside it, and the unit (``cm^2``), None if it names none.
+    r"""Return a normalized answer without the unit beside it, and the unit (``cm^2``), None if it names none.
 
     ``12\text{ cm}^2``, ``12\pi cm^{2}``, ``12 square centimeters``, ``12 \mathrm{m}/\mathrm{s}`` and ``$12`` name one;
     ``12a`` and ``5m`` do not: a bare letter right behind a number is a symbol.
@@ -163,20 +163,20 @@ def _product(text: str) -> str | None:
     powers: Counter[str] = Counter()
     place, sign = 0, 1
     while True:
-        found = _WORD.match(text, place)
-        word = found["word"] if found else ""
+        match = _WORD.match(text, place)
+        word = match["word"] if match else ""
         unit = UNITS.get(word) or (UNITS.get(word.lower()) if len(word) > 2 else None)
-        if found is None or unit is None:
+        if match is None or unit is None:
             return None
-        power = int(found["power"] or found["bare"] or {"squared": 2, "cubed": 3}.get(found["said"] or "", 1))
-        if found["sq"]:
-            power *= 3 if found["sq"].startswith("cu") else 2
+        power = int(match["power"] or match["bare"] or {"squared": 2, "cubed": 3}.get(match["said"] or "", 1))
+        if match["sq"]:
+            power *= 3 if match["sq"].startswith("cu") else 2
         numerator, _, denominator = unit.partition("/")
         for name, side in ((numerator, sign), (denominator, -sign)):
             if name:
-                base, _, own = name.partition("^")
-                powers[base] += side * power * int(own or 1)
-        place = found.end()
+                base, _, exponent = name.partition("^")
+                powers[base] += side * power * int(exponent or 1)
+        place = match.end()
         if not text[place:].strip():
             break
         between = _BETWEEN.match(text, place)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from saei.errors import shown
-from saei.rewards.graders.key import AnswerKey
-from saei.rewards.graders.tidy import plain_words, tidy
-from saei.rewards.graders.value import read, same
-from saei.rewards.graders.verdict import Verdict
+from saei.rewards.graders.base import AnswerKey, Verdict
+from saei.rewards.graders.exact import same
+from saei.rewards.graders.normalize import normalize, plain_words
+from saei.rewards.graders.value import parse_number
 
 POLARITY: Mapping[str, bool] = {"yes": True, "true": True, "no": False, "false": False}
 MAX_TEXT = 2000  # characters; longer texts have to be the same up to white space and case
@@ -66,7 +66,7 @@ def same_words(given: str, gold: str) -> bool:
     """Return whether two answers are the same words and signs, whatever stands around them."""
     if max(len(given), len(gold)) > MAX_TEXT:
         return False
-    given, gold = (_BESIDE_SIGN.sub(r"\1", plain_words(tidy(one))) for one in (given, gold))
+    given, gold = (_BESIDE_SIGN.sub(r"\1", plain_words(normalize(one))) for one in (given, gold))
     return bool(gold) and given == gold
 
 
@@ -81,15 +81,15 @@ def same_answer(given: str, gold: str) -> bool:
 
 def letter_of(answer: str) -> str | None:
     """Return the one letter that an answer gives, None if it gives none or several."""
-    found = _lettered(answer)
-    if found is None:
+    match = _lettered(answer)
+    if match is None:
         return None
-    rest, letter = found["rest"], found["round"] or found["square"] or found["bare"]
-    if rest and not found["mark"] and letter == found["bare"]:
+    rest, letter = match["rest"], match["round"] or match["square"] or match["bare"]
+    if rest and not match["mark"] and letter == match["bare"]:
         return None  # "a cat" names no option
     if _SEVERAL.fullmatch(rest) or _names_another(rest, upper=letter.isupper()):
         return None  # "A, C", "A: 1, B: 2" and "(A) and (B)" name two
-    if found["mark"] in (",", "-") and re.search(r"\b[B-Z]\b", rest):
+    if match["mark"] in (",", "-") and re.search(r"\b[B-Z]\b", rest):
         return None  # "A, because B is wrong" is no choice yet
     return str(letter).upper()
 
@@ -100,32 +100,32 @@ def _names_another(rest: str, *, upper: bool) -> bool:
 
 
 def _lettered(answer: str) -> re.Match[str] | None:
-    return _LETTER.fullmatch(_TEXT_COMMAND.sub(r"\1", tidy(answer)).strip(" .*{}"))
+    return _LETTER.fullmatch(_TEXT_COMMAND.sub(r"\1", normalize(answer)).strip(" .*{}"))
 
 
 def polarity_of(answer: str) -> bool | None:
     """Return True for yes, False for no, None for neither or both."""
-    words = plain_words(_TEXT_COMMAND.sub(r"\1", tidy(answer)).replace("*", ""))
+    words = plain_words(_TEXT_COMMAND.sub(r"\1", normalize(answer)).replace("*", ""))
     if words in ("1", "0"):
         return words == "1"
     first = re.match(r"(yes|no|true|false)(?:$|\s*[.,;:!\-(])", words)
     if first is None:
         return None
-    said = {POLARITY[word] for word in re.findall(r"\b(?:yes|no|true|false)\b", words)}
-    return POLARITY[first[1]] if len(said) == 1 else None
+    answers = {POLARITY[word] for word in re.findall(r"\b(?:yes|no|true|false)\b", words)}
+    return POLARITY[first[1]] if len(answers) == 1 else None
 
 
 def place_of(answer: str, choices: tuple[str, ...]) -> int | None:
     """Return which option an answer is the text of; None for none."""
-    options = [_option(one) for one in choices]
+    options = [_option(option) for option in choices]
     given = _option(answer)
     if given in options:
         return options.index(given)
-    number = read(answer)
+    number = parse_number(answer)
     if number is None:
         return None
-    for place, one in enumerate(choices):
-        value = read(one)
+    for place, option in enumerate(choices):
+        value = parse_number(option)
         if value is not None and same(value.number, number.number):
             return place
     return None
@@ -141,15 +141,15 @@ def _chosen(answer: str, key: AnswerKey, gold: int) -> Verdict:
     if given is None or ord(given) - ord("A") >= len(key.choices):
         return Verdict(False, f"none of the options: '{shown(answer)}'")
     place = ord(given) - ord("A")
-    found = _lettered(answer)
-    beside = place_of(found["rest"], key.choices) if found and found["rest"] else None
+    match = _lettered(answer)
+    beside = place_of(match["rest"], key.choices) if match and match["rest"] else None
     if beside is not None and _option(key.choices[beside]) != _option(key.choices[place]):
         return Verdict(False, f"letter {given} with the text of option {_name(beside)}")
     return Verdict(place == gold, f"letter {given}")
 
 
 def _option(text: str) -> str:
-    return plain_words(tidy(text))
+    return plain_words(normalize(text))
 
 
 def _name(place: int) -> str:

@@ -61,8 +61,8 @@ def _comparison() -> Any:
     golds: dict[str, Any] = {}
 
     def read(text: str) -> Any:
-        found = parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
-        return found or None
+        parsed = parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
+        return parsed or None
 
     def compare(gold_text: str, answer_text: str | None) -> tuple[bool, str]:
         if gold_text not in golds:
@@ -97,9 +97,9 @@ def _comparison() -> Any:
         gold, answer = gold.doit(), answer.doit()
         if gold == answer:
             return True
-        sizes = [abs(one.evalf(20)) for one in (gold, answer)]
+        sizes = [abs(number.evalf(20)) for number in (gold, answer)]
         apart = abs((gold - answer).evalf(20, maxn=400))
-        if not all(one.is_Float or one.is_Integer for one in (*sizes, apart)):
+        if not all(number.is_Float or number.is_Integer for number in (*sizes, apart)):
             return True
         return bool(apart <= CLOSE * max(sizes))
 
@@ -110,10 +110,10 @@ def _limited(compare: Any, question: dict[str, Any]) -> tuple[bool, str]:
     try:
         _arm(question["limit"])
         try:
-            found: tuple[bool, str] = compare(question["gold"], question["answer"])
+            outcome: tuple[bool, str] = compare(question["gold"], question["answer"])
         finally:
             _arm(0)
-        return found
+        return outcome
     except OutOfTimeError:
         _arm(0)
         return False, "over the time limit"

@@ -18,7 +18,7 @@ from queue import LifoQueue
 from typing import Any
 
 from saei.errors import TrainingError
-from saei.rewards.graders.verdict import Question, Verdict
+from saei.rewards.graders.base import AlgebraQuestion, Verdict
 
 TIME_LIMIT_S = 2.0
 """CPU seconds for one answer; a typical one takes a hundredth of a second."""
@@ -52,7 +52,7 @@ class Workers:
         self._reset()
         self._remembered: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
-    def compare(self, questions: Sequence[Question], limit_s: float = TIME_LIMIT_S) -> list[Verdict]:
+    def compare(self, questions: Sequence[AlgebraQuestion], limit_s: float = TIME_LIMIT_S) -> list[Verdict]:
         """Return for each pair of expressions whether they are equal.
 
         An answer that takes longer than the limit, needs too much memory or breaks its worker is wrong.
@@ -64,15 +64,18 @@ class Workers:
         Raises:
             TrainingError: If workers cannot be started.
         """
-        new = [one for one in dict.fromkeys(questions) if self._recall(one) is None]
+        unknown = [question for question in dict.fromkeys(questions) if self._recall(question) is None]
         overtime = _Overtime(limit_s)
-        if len(new) > 1 and self.count > 1:
-            with ThreadPoolExecutor(min(self.count, len(new)), "saei-grading") as threads:
-                verdicts = list(threads.map(lambda one: self._ask(one, overtime), new))
+        if len(unknown) > 1 and self.count > 1:
+            with ThreadPoolExecutor(min(self.count, len(unknown)), "saei-grading") as threads:
+                verdicts = list(threads.map(lambda question: self._ask(question, overtime), unknown))
         else:
-            verdicts = [self._ask(one, overtime) for one in new]
-        found = dict(zip(new, verdicts, strict=True))
-        return [found.get(one) or self._recall(one) or self._ask(one, overtime) for one in questions]
+            verdicts = [self._ask(question, overtime) for question in unknown]
+        new_verdicts = dict(zip(unknown, verdicts, strict=True))
+        return [
+            new_verdicts.get(question) or self._recall(question) or self._ask(question, overtime)
+            for question in questions
+        ]
 
     def unreadable(self, gold: str, limit_s: float = TIME_LIMIT_S) -> str:
         """Return why a gold answer cannot be read as an expression, an empty text if it can."""
@@ -94,7 +97,7 @@ class Workers:
         for _ in range(self.count):
             self._idle.put(None)
 
-    def _ask(self, question: Question, overtime: _Overtime) -> Verdict:
+    def _ask(self, question: AlgebraQuestion, overtime: _Overtime) -> Verdict:
         limit_s = overtime.limit()
         equal, reason = self._send({"gold": question.gold, "answer": question.answer, "limit": limit_s})
         verdict = Verdict(equal, reason)
@@ -108,7 +111,7 @@ class Workers:
                 self._remembered.popitem(last=False)
         return verdict
 
-    def _recall(self, question: Question) -> Verdict | None:
+    def _recall(self, question: AlgebraQuestion) -> Verdict | None:
         with self._lock:
             return self._remembered.get((question.gold, question.answer))
 
@@ -118,7 +121,7 @@ class Workers:
             if worker is None:
                 worker = _Worker()
             reply = worker.ask(message)
-            if reply is None or worker.asked >= _RENEWED_AFTER:
+            if reply is None or worker.questions >= _RENEWED_AFTER:
                 reason = worker.end()
                 worker = None
             if reply is None:
@@ -153,7 +156,7 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.questions = 0
         # One thread each, and the same order of symbols in every process and run.
         surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         try:
@@ -175,7 +178,7 @@ class _Worker:
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Return the reply to a message, None if the process ended over it."""
-        self.asked += 1
+        self.questions += 1
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(message) + "\n")

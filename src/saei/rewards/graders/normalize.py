@@ -69,7 +69,7 @@ _LEAD = re.compile(r"(?:the\s+|my\s+)?(?:final\s+|correct\s+)?(?:answer|result)\
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
-def tidy(text: str) -> str:
+def normalize(text: str) -> str:
     r"""Return an answer in one spelling: no control characters, delimiters, wrappers, Markdown, full stop or preface.
 
     Unicode signs become LaTeX (``−`` a minus, ``145°`` is ``145^\circ``, ``x²`` is ``x^{2}``), synonymous commands
@@ -79,17 +79,17 @@ def tidy(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).translate(SIGNS)
     text = "".join(sign if sign.isprintable() else " " for sign in text if unicodedata.category(sign) != "Cf")
     text = _THIN.sub(_thin, _GROUP.sub(",", text)).replace("\\%", "%").replace("\\$", "$")
-    text = _COMMAND.sub(lambda found: COMMANDS[found[1]], text)
-    text = _FUNCTION.sub(lambda found: "\\infty " if found[0] == "infinity" else f"\\{found[0]} ", text)
+    text = _COMMAND.sub(lambda match: COMMANDS[match[1]], text)
+    text = _FUNCTION.sub(lambda match: "\\infty " if match[0] == "infinity" else f"\\{match[0]} ", text)
     text = _PERCENT.sub("%", _MARKDOWN.sub(r"\2", text))
     return _unwrapped(" ".join(text.split()))
 
 
-def _thin(found: re.Match[str]) -> str:
+def _thin(match: re.Match[str]) -> str:
     """A thin space or a protected comma between digits separates thousands; elsewhere it is a space."""
-    text, start, end = found.string, found.start(), found.end()
+    text, start, end = match.string, match.start(), match.end()
     between = text[max(0, start - 1) : start].isdigit() and text[end : end + 3].isdigit()
-    return "" if between or found[0] == "\\!" else "," if found[0] == "{,}" else " "
+    return "" if between or match[0] == "\\!" else "," if match[0] == "{,}" else " "
 
 
 def _unwrapped(text: str) -> str:
@@ -127,8 +127,8 @@ def _unwrapped(text: str) -> str:
             start, end = wrapper.end(), end - 1
         if (start, end) == before:
             break
-    found = _STARRED.fullmatch(text, start, end)
-    return _unwrapped(found[2]) if found else text[start:end]
+    starred = _STARRED.fullmatch(text, start, end)
+    return _unwrapped(starred[2]) if starred else text[start:end]
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -154,6 +154,6 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def plain_words(text: str) -> str:
-    """Return a tidied text for a comparison of words: without LaTeX's text commands, in one case."""
+    """Return a normalized text for a comparison of words: without LaTeX's text commands, in one case."""
     text = re.sub(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text)
     return " ".join(text.casefold().split()).strip(" .,;:!\"'")

@@ -1,4 +1,4 @@
-"""What an answer is compared with: the gold answer, its type, and what the example says about it."""
+r"""The types of all graders: what an answer is compared with, and what a grader returns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,33 @@ class AnswerKey:
     tolerance: float | None = None
 
 
-def bad_gold(example: Example, rule: str, remedy: str, reason: str = "") -> DataError:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is right, and why.
+
+    Attributes:
+        correct: Whether it is.
+        reason: A few words, on one line, printable.
+    """
+
+    correct: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlgebraQuestion:
+    r"""A comparison that is left to algebra: whether two LaTeX expressions are equal.
+
+    Attributes:
+        gold: The gold answer, such as ``\frac{x}{2}``.
+        answer: The given one, such as ``0.5x``.
+    """
+
+    gold: str
+    answer: str
+
+
+def bad_gold_error(example: Example, rule: str, remedy: str, reason: str = "") -> DataError:
     """Return the error of a gold answer that cannot be used."""
-    found = reason or f"'{shown(example.answer)}'"
-    return DataError(rule, reason=f"Example {shown(example.id)} has {found}.", remedy=remedy)
+    detail = reason or f"'{shown(example.answer)}'"
+    return DataError(rule, reason=f"Example {shown(example.id)} has {detail}.", remedy=remedy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from saei.rewards.graders.tidy import closing_brace
+from saei.rewards.graders.normalize import closing_brace
 
 BOX = "\\boxed{"
 _TURN = re.compile(r"</think>\s*<answer>")
@@ -41,10 +41,10 @@ def well_formed(text: str) -> bool:
         return False
     place = len("<think>")
     for literal in ("</think>", BOX, "}"):
-        found = text.find(literal, place)
-        if found < 0:
+        start = text.find(literal, place)
+        if start < 0:
             return False
-        place = found + len(literal)
+        place = start + len(literal)
     return True
 
 

@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 from saei.errors import nearest, shown
+from saei.rewards.graders.base import ANSWER_TYPES, MAX_LENGTH, AnswerKey, AnswerType, bad_gold_error
 from saei.rewards.graders.chains import is_equation
-from saei.rewards.graders.key import ANSWER_TYPES, MAX_LENGTH, AnswerKey, AnswerType, bad_gold
-from saei.rewards.graders.lists import items
+from saei.rewards.graders.lists import split_items
 from saei.rewards.graders.mathematics import is_mathematics, is_written_number
-from saei.rewards.graders.quantities import quantity
-from saei.rewards.graders.tidy import plain_words, tidy
+from saei.rewards.graders.normalize import normalize, plain_words
+from saei.rewards.graders.quantities import parse_quantity
 from saei.rewards.graders.units import split_unit
 from saei.rewards.graders.words import POLARITY
 from saei.types import Example
@@ -21,7 +21,7 @@ from saei.types import Example
 _LETTER = re.compile(r"[(\[]?[A-Z][)\]]?[.):]?")
 
 
-def key_of(example: Example) -> AnswerKey:
+def answer_key(example: Example) -> AnswerKey:
     """Return what an answer to an example is compared with.
 
     Raises:
@@ -30,13 +30,13 @@ def key_of(example: Example) -> AnswerKey:
     meta = example.meta
     options = meta.get("choices")
     if isinstance(options, str) or not isinstance(options, Iterable | None):
-        raise bad_gold(
+        raise bad_gold_error(
             example, "`choices` has to be a list of options.", "Correct the row.", f"choices {shown(repr(options))}"
         )
     choices = tuple(str(choice) for choice in options or ())
     type_ = meta.get("answer_type")
     if type_ is not None and type_ not in ANSWER_TYPES:
-        raise bad_gold(
+        raise bad_gold_error(
             example,
             "`answer_type` has to be a known type of answer.",
             nearest(str(type_)[:60], ANSWER_TYPES),
@@ -44,7 +44,7 @@ def key_of(example: Example) -> AnswerKey:
         )
     unit = meta.get("unit")
     return AnswerKey(
-        type_ or infer(example.answer, choices),
+        type_ or infer_type(example.answer, choices),
         example.answer,
         inferred=type_ is None,
         choices=choices,
@@ -55,7 +55,7 @@ def key_of(example: Example) -> AnswerKey:
 
 
 @lru_cache(maxsize=8192)
-def infer(gold: str, choices: tuple[str, ...] = ()) -> AnswerType:
+def infer_type(gold: str, choices: tuple[str, ...] = ()) -> AnswerType:
     r"""Return the type of answer that a gold answer looks like; the first rule that fits.
 
     1. One of the ``choices``: ``choice``.
@@ -69,24 +69,28 @@ def infer(gold: str, choices: tuple[str, ...] = ()) -> AnswerType:
     """
     if len(gold) > MAX_LENGTH:
         return "text"
-    neat = tidy(gold)
-    if choices and any(plain_words(neat) == plain_words(tidy(choice[:MAX_LENGTH])) for choice in choices):
+    normalized = normalize(gold)
+    if choices and any(plain_words(normalized) == plain_words(normalize(choice[:MAX_LENGTH])) for choice in choices):
         return "choice"
-    if _LETTER.fullmatch(neat):
+    if _LETTER.fullmatch(normalized):
         return "letter"
-    if plain_words(neat) in POLARITY:
+    if plain_words(normalized) in POLARITY:
         return "yes-no"
-    found = quantity(gold) if is_written_number(neat) and not is_equation(neat) else None
-    if found is not None:
-        value = found.value
+    quantity = parse_quantity(gold) if is_written_number(normalized) and not is_equation(normalized) else None
+    if quantity is not None:
+        value = quantity.value
         whole = value.rational and value.number == int(value.number) and value.decimals is None and not value.percent
         return "integer" if whole else "number"
-    parts = items(neat)
-    if neat.startswith("[") and neat.endswith("]") and parts:
+    parts = split_items(normalized)
+    if normalized.startswith("[") and normalized.endswith("]") and parts:
         return "list"
-    if len(parts) > 1 and neat[0] not in "([{\\" and all(quantity(one) or _LETTER.fullmatch(one) for one in parts):
+    if (
+        len(parts) > 1
+        and normalized[0] not in "([{\\"
+        and all(parse_quantity(part) or _LETTER.fullmatch(part) for part in parts)
+    ):
         return "list"
-    return "expression" if is_mathematics(split_unit(neat)[0]) else "text"
+    return "expression" if is_mathematics(split_unit(normalized)[0]) else "text"
 
 
 def _number(example: Example, name: str) -> float:
@@ -96,7 +100,7 @@ def _number(example: Example, name: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0 <= number < 1000:
-        raise bad_gold(
+        raise bad_gold_error(
             example, f"`{name}` has to be a number from 0 on.", "Correct the row.", f"{name} {shown(repr(value))}"
         )
     return number

@@ -1,0 +1,138 @@
+"""Sampling: responses out of what a decoder drew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from saei.config.run import SamplingConfig
+from saei.errors import ConfigError
+from saei.policy.decoder import Completion, DrawRequest
+from saei.policy.scoring import score
+from saei.types import Response, ResponsePrefix, View
+
+if TYPE_CHECKING:
+    from saei.policy.policy import Policy
+
+Prefixes: TypeAlias = Sequence[Sequence[ResponsePrefix | None]]
+"""For each view and each of its responses the tokens that it begins with, None for a response without."""
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    views: Sequence[View],
+    counts: Sequence[int],
+    *,
+    generators: torch.Generator | Sequence[torch.Generator],
+    sampling: SamplingConfig | None = None,
+    prefixes: Prefixes | None = None,
+) -> list[list[Response]]:
+    """Draw responses to views; see ``Policy.sample``."""
+    distribution = policy.distribution if sampling is None else policy.distribution_of(sampling)
+    request = DrawRequest(views, counts, sampling or policy.sampling, distribution, generators, prefixes)
+    if prefixes is not None:
+        _check_prefixes(policy, request, prefixes)
+    policy.sync_decoder()
+    completions = policy.decoder.draw(policy, request)
+    responses = _responses(policy, completions, prefixes)
+    if all(completion.entropy_T is not None for drawn in completions for completion in drawn):
+        return responses
+    return _scored(policy, views, responses, on_policy=sampling is None)
+
+
+def _responses(
+    policy: Policy, completions: Sequence[Sequence[Completion]], prefixes: Prefixes | None
+) -> list[list[Response]]:
+    """Make responses of completions; what a prefix brings with it takes the place of what was drawn there."""
+    device, ends = policy.device, set(policy.eos_ids.tolist())
+    flat = [completion.ids for drawn in completions for completion in drawn]
+    texts = iter(policy.tokenizer.batch_decode(flat, skip_special_tokens=True) if flat else ())
+
+    def response(completion: Completion, prefix: ResponsePrefix | None) -> Response:
+        logp_T = completion.logp_T.to(device)
+        entropy_T = torch.zeros_like(logp_T) if completion.entropy_T is None else completion.entropy_T.to(device)
+        if prefix is not None:
+            logp_T = _begun(logp_T, prefix.behaviour_logp_T)
+            entropy_T = _begun(entropy_T, prefix.entropy_T)
+        return Response(
+            ids_T=torch.tensor(completion.ids, dtype=torch.long, device=device),
+            text=next(texts),
+            behaviour_logp_T=logp_T,
+            entropy_T=entropy_T,
+            truncated=not completion.ids or completion.ids[-1] not in ends,
+            parent=None if prefix is None else prefix.parent,
+            forced=0 if prefix is None else len(prefix),
+        )
+
+    return [
+        [
+            response(completion, None if prefixes is None else prefixes[number][place])
+            for place, completion in enumerate(drawn)
+        ]
+        for number, drawn in enumerate(completions)
+    ]
+
+
+def _begun(drawn_T: Tensor, given_K: Tensor) -> Tensor:
+    """Return the values of a response's tokens, the first of them given."""
+    return torch.cat([given_K.to(drawn_T), drawn_T[len(given_K) :]]) if len(given_K) else drawn_T
+
+
+def _scored(
+    policy: Policy, views: Sequence[View], responses: list[list[Response]], *, on_policy: bool
+) -> list[list[Response]]:
+    """Give responses what their decoder could not: the entropies, and log-probabilities where it had none."""
+    scores = score(policy, views, responses)
+    if on_policy and policy.on_decoded is not None:
+        policy.on_decoded(responses, scores)
+
+    def filled(response: Response, logp_T: Tensor, entropy_T: Tensor) -> Response:
+        drawn_T = response.behaviour_logp_T
+        # In evaluation the draw is from another distribution than the one that is scored.
+        behaviour_logp_T = drawn_T.where(~drawn_T.isnan(), logp_T[: len(response)]) if on_policy else drawn_T
+        entropy_T = _begun(entropy_T[: len(response)], response.entropy_T[: response.forced])
+        return replace(response, behaviour_logp_T=behaviour_logp_T, entropy_T=entropy_T)
+
+    return [
+        [filled(*row) for row in zip(drawn, scored.logp_NT, scored.entropies(), strict=True)]
+        for drawn, scored in zip(responses, scores, strict=True)
+    ]
+
+
+def _check_prefixes(policy: Policy, request: DrawRequest, prefixes: Prefixes) -> None:
+    """Refuse prefixes that no response can begin with.
+
+    Raises:
+        ConfigError: If the decoder takes none, there is not one for each response, or one is no response's beginning.
+    """
+    if not policy.decoder.takes_prefixes:
+        raise ConfigError(
+            "Given tokens are continued by a decoder that can do so.",
+            reason=f"{type(policy.decoder).__name__} cannot.",
+            remedy="Use the decoder `native`.",
+        )
+    if [len(given) for given in prefixes] != list(request.counts):
+        raise ConfigError(
+            "Prefixes are given for each view and each of its responses.",
+            reason=f"There are {[len(given) for given in prefixes]} for {list(request.counts)} responses.",
+            remedy="Give None for a response without a prefix.",
+        )
+    limit = request.sampling.max_new_tokens
+    for prefix in (prefix for given in prefixes for prefix in given if prefix is not None):
+        if len(prefix) > limit:
+            raise ConfigError(
+                "A prefix counts towards the longest response.",
+                reason=f"One has {len(prefix)} tokens, sampling.max_new_tokens is {limit}.",
+                remedy="Cut the prefix, or raise sampling.max_new_tokens.",
+            )
+        if bool(torch.isin(prefix.ids_T[:-1], policy.eos_ids.to(prefix.ids_T.device)).any()):
+            raise ConfigError(
+                "Nothing follows the end of a response.",
+                reason="A prefix has an end-of-sequence token before its last.",
+                remedy="Cut the prefix there.",
+            )

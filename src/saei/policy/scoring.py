@@ -1,0 +1,180 @@
+"""Scoring: teacher-forced statistics of responses, differentiable in the parameters or in what a view shows.
+
+A view's prompt is computed once for all of its responses, and its cache is freed at the end of the call.
+
+N responses of a view, T tokens of the longest, M scored tokens of all responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from saei.errors import ConfigError, nearest
+from saei.policy.module import Continuation, Distribution, Targets
+from saei.policy.passes import passes
+from saei.policy.rows import answer_arguments, lay_out, prompt_arguments
+from saei.types import Response, View
+
+if TYPE_CHECKING:
+    from saei.policy.policy import Policy
+
+SURFACES = ("pixels",)
+"""What of a view can be moved: ``pixels``, one float32 ``[C, H, W]`` canvas per image."""
+
+WithRespectTo: TypeAlias = Literal["parameters"] | Mapping[str, Sequence[Tensor]] | None
+"""What scores are differentiated by: nothing, the parameters, or the blocks of a point by the name of their surface."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scores:
+    """Teacher-forced statistics of one view's N responses, right-padded to the longest of them.
+
+    Attributes:
+        logp_NT: float32 log-probability of each token, 0 on padding and on tokens that were not selected.
+        entropy_NT: float32 entropy in nats, 0 likewise; None if it was not asked for.
+        mask_NT: bool, True on response tokens.
+    """
+
+    logp_NT: Tensor
+    entropy_NT: Tensor | None
+    mask_NT: Tensor
+
+    def entropies(self) -> Tensor:
+        """Return ``entropy_NT`` of scores that were asked for it."""
+        assert self.entropy_NT is not None
+        return self.entropy_NT
+
+
+def score(
+    policy: Policy,
+    views: Sequence[View],
+    responses: Sequence[Sequence[Response]],
+    *,
+    wrt: WithRespectTo = None,
+    with_entropy: bool = True,
+    selected: Sequence[Tensor] | None = None,
+) -> list[Scores]:
+    """Score responses under views; see ``Policy.score``."""
+    on_point = isinstance(wrt, Mapping)
+    if isinstance(wrt, Mapping):
+        views = moved(views, wrt)
+    ids = [[response.ids_T for response in drawn] for drawn in responses]
+    # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
+    distribution = policy.distribution_of(policy.sampling) if wrt == "parameters" else policy.distribution
+    scores: dict[int, Scores] = {}
+    # A distributed wrapper gets ready for its reduction in the forward pass: one that leads to a point needs none.
+    with torch.set_grad_enabled(wrt is not None), _no_sync(policy.module) if on_point else nullcontext():
+        for numbers in passes(views):
+            of_pass = _score_pass(
+                policy,
+                [views[number] for number in numbers],
+                [ids[number] for number in numbers],
+                None if selected is None else [selected[number] for number in numbers],
+                distribution=distribution,
+                with_entropy=with_entropy,
+                hidden_only=on_point,
+            )
+            scores |= zip(numbers, of_pass, strict=True)
+    return [scores[number] for number in range(len(views))]
+
+
+def moved(views: Sequence[View], point: Mapping[str, Sequence[Tensor]]) -> list[View]:
+    """Return views at a point: the blocks of each surface, in the order of the views, in place of the views' own.
+
+    Raises:
+        ConfigError: If a view has no such surface.
+    """
+    for surface in point:
+        if surface not in SURFACES:
+            raise ConfigError(
+                "A policy is differentiated by what of a view can be moved.",
+                reason=f"It has no surface '{surface}'.",
+                remedy=nearest(surface, SURFACES),
+            )
+    if "pixels" in point:
+        canvases = iter(point["pixels"])
+        views = [replace(view, canvases=tuple(next(canvases) for _ in view.canvases)) for view in views]
+    return list(views)
+
+
+def _score_pass(
+    policy: Policy,
+    views: Sequence[View],
+    ids: Sequence[Sequence[Tensor]],
+    selected: Sequence[Tensor] | None,
+    *,
+    distribution: Distribution,
+    with_entropy: bool,
+    hidden_only: bool,
+) -> list[Scores]:
+    """Score the responses of one pass."""
+    if not any(len(ids_T) for view_ids in ids for ids_T in view_ids):
+        return [_padded(view_ids, None, torch.zeros(0) if with_entropy else None) for view_ids in ids]
+    layout = lay_out(views, ids, shared=policy.shared_prefix, left=policy.windowed)
+    rows, answers = layout.rows, layout.answers
+    inputs = {
+        **prompt_arguments(rows),
+        "use_cache": answers is not None,
+        **policy.pixels.inputs([views[number].canvases for number in layout.views]),
+    }
+    continuation = None
+    if answers is not None:
+        seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
+        continuation = Continuation(layout.parent_R, answer_arguments(answers, seen_RS))
+    source_M, target_M, keep_M = layout.source_M, layout.target_M, _flat(selected, ids)
+    if keep_M is not None:
+        source_M, target_M = source_M[keep_M], target_M[keep_M]
+    targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only)
+    logp_M, entropy_M = policy.module(inputs, targets, continuation)
+    if keep_M is not None:
+        logp_M = _at(keep_M, logp_M)
+        entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)
+    counts = [sum(map(len, view_ids)) for view_ids in ids]
+    logps = logp_M.split(counts)
+    entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)
+    return [_padded(view_ids, logp, entropy) for view_ids, logp, entropy in zip(ids, logps, entropies, strict=True)]
+
+
+def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """Return which of all response tokens, in the order of a layout, are selected; None if there is no choice."""
+    if selected is None:
+        return None
+    return torch.cat(
+        [
+            selected_T[: len(ids_T)]
+            for selected_NT, view_ids in zip(selected, ids, strict=True)
+            for selected_T, ids_T in zip(selected_NT, view_ids, strict=True)
+        ]
+    )
+
+
+def _at(keep_M: Tensor, values_m: Tensor) -> Tensor:
+    """Return the values at the places that are kept, 0 elsewhere."""
+    return values_m.new_zeros(keep_M.shape).masked_scatter(keep_M, values_m)
+
+
+def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | None) -> Scores:
+    lengths = [len(ids_T) for ids_T in ids]
+    width = max(lengths, default=0)
+
+    def spread(values_M: Tensor) -> Tensor:
+        return torch.stack([pad(part, (0, width - len(part))) for part in values_M.split(lengths)])
+
+    device = ids[0].device if ids else None
+    mask_NT = torch.arange(width, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+    if logp_M is None or not ids:
+        zeros = torch.zeros(len(ids), width, device=device)
+        return Scores(zeros, None if entropy_M is None else zeros, mask_NT)
+    return Scores(spread(logp_M), None if entropy_M is None else spread(entropy_M), mask_NT)
+
+
+def _no_sync(module: Any) -> AbstractContextManager[Any]:
+    """Keep a distributed wrapper from expecting a backward pass through the parameters."""
+    return module.no_sync() if hasattr(module, "no_sync") else nullcontext()
