@@ -21,6 +21,7 @@ from pydantic import (
 
 from saei.config.explain import explain
 from saei.config.registry import (
+    DecoderField,
     ObjectiveField,
     RewardField,
     SamplerField,
@@ -221,15 +222,12 @@ class TrainingConfig(Section):
             over, and the schedule goes on as planned.
         micro_groups: Groups per forward and backward pass of a process, None for all of the update batch's.
         mixed_precision: Accelerate's autocast.
-        seed_per: ``step``: the groups of a step share one source of randomness. ``group``: each has its own, and each
-            example of an evaluation too, so that results do not depend on the number of processes. Several processes
-            always draw so.
         max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
             of 64, up to half.
         max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
             were 64.
         max_empty_steps: Steps in a row without a group to train on, since all were dropped, after which the run stops.
-        max_decoder_gap: Where another program draws the responses (vLLM, inside TRL), the median difference, in nats,
+        max_decoder_gap: Where another program draws the responses (such as vLLM), the median difference, in nats,
             between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
             to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
         sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
@@ -242,7 +240,6 @@ class TrainingConfig(Section):
     updates_per_batch: int = Field(default=1, ge=1, le=65_536)
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
     max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
     max_empty_steps: int = Field(default=10, ge=1, le=1_000_000)
@@ -322,6 +319,7 @@ class RunConfig(Section):
         template: How an example becomes a prompt.
         reward: How a response is graded.
         sampler: How many responses are drawn from which views; holds the intervention.
+        decoder: Who draws the responses.
         objective: The policy loss, its terms and its advantages.
         sampling: How responses are drawn.
         entropy: Which distribution the criterion's entropy is taken of.
@@ -339,6 +337,7 @@ class RunConfig(Section):
     template: TemplateField = "think-boxed"  # type: ignore[assignment]
     reward: RewardField = "accuracy-format"  # type: ignore[assignment]
     sampler: SamplerField = "mixed"  # type: ignore[assignment]
+    decoder: DecoderField = "native"  # type: ignore[assignment]
     objective: ObjectiveField = "grpo"  # type: ignore[assignment]
     sampling: SamplingConfig = SamplingConfig()
     entropy: EntropyConfig = EntropyConfig()

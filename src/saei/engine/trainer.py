@@ -24,15 +24,16 @@ from saei.engine.schedule import Schedule
 from saei.engine.update import Updater, check_update
 from saei.errors import CheckpointError, TrainingError, cause_of
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.answers import answer_together
-from saei.evaluation.fresh import Answered
+from saei.evaluation.answers import Answered, answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.objectives.advantages.base import train_group
 from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
+from saei.policy.decoder import DecoderGaps
+from saei.policy.load.location import BUILTIN_FOLDERS
+from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
 from saei.runtime.interrupt import Interrupted, StopRequest
@@ -108,6 +109,8 @@ class Trainer:
         )
         parts = load_parts(model) if parts is None else parts
         self.policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
+        self._decoder_gaps = DecoderGaps(config.training.max_decoder_gap)
+        self.policy.decoder, self.policy.on_decoded = config.decoder.build(), self._decoder_gaps
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
@@ -115,7 +118,6 @@ class Trainer:
             **launch_options(),
         )
         self.processes = processes_of(self.accelerator, config)
-        self._per_group = self.processes.seeds_per_group(config.training)
         if not self.processes.main:
             self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
@@ -297,6 +299,7 @@ class Trainer:
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
+        notes += self.run.notes
         notes += self.task.notes()
         if self._sifted is not None:
             notes.append(self._sifted.note())
@@ -346,12 +349,11 @@ class Trainer:
             policy=self.policy,
             grade=grader,
             progress=progress,
-            generator=torch.Generator().manual_seed(derive(config.seed, "sample", step, *rank)),
+            sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
             more=take,
             total=self.processes.total,
             graded=self.reward.graded,
-            source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context)
         for report in self.stream.unreported():
@@ -380,6 +382,8 @@ class Trainer:
                 pooled = [reward for part in rewards for own in part for reward in own]
                 train_groups = [train_group(one, self.objective.advantage, pooled) for one in kept]
                 found |= self.updater.run(train_groups, step=step, progress=progress)
+                self.policy.weights_changed()
+        found |= self._decoder_gaps.metrics(self.processes)
         for strategy in self._stateful.values():
             observe_all(strategy, found)
         self.step += 1
@@ -413,14 +417,13 @@ class Trainer:
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self.task).items()}
 
     def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[Answered]:
-        return answer_together(
+        return answer(
             self.policy,
             self.reward,
             views,
             responses=responses,
             sampling=sampling,
             seed=seed,
-            per_example=self._per_group,
             processes=self.processes,
         )
 

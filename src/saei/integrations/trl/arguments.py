@@ -135,6 +135,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     sampler, objective, training = config.sampler, config.objective, config.training
     if not isinstance(sampler, Clean.Config | Mixing.Config):
         yield f"sampler '{sampler.type}'"
+    if config.decoder.type != "native":
+        yield f"decoder '{config.decoder.type}' (its own vLLM draws where TRL's use_vllm says so)"
     if isinstance(sampler, Mixing.Config):
         if sampler.beta:
             yield f"sampler.beta {sampler.beta}"
@@ -163,8 +165,6 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.updates_per_batch != 1:
         yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
-    if training.seed_per != "step":
-        yield f"training.seed_per '{training.seed_per}' (each process has one source of randomness)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
