@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from saei.config.run import RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import SamplingConfig
 from saei.config.strategy import observe_all, restore, state_of
 from saei.data.base import Task, Template, check_data
 from saei.engine import checkpoint

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saei.config.overrides import changed
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
 from saei.intake.scan import DROPPED, ExampleReport
