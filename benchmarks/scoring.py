@@ -25,9 +25,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.cost import peak_growth, race, ratio
+from saei.diagnostics.cost import peak_growth, ratio, time_in_turns
 from saei.diagnostics.synthetic import NoiseTask, draw_responses
 from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import TokenStats
@@ -38,6 +38,7 @@ from saei.policy import Policy
 from saei.policy.load.patches import use_patch_products
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
+from saei.runtime.seeds import GroupSources
 from saei.types import Grade, Response, View
 
 CPU = torch.device("cpu")
@@ -149,7 +150,7 @@ def ways_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]
 
     def attack() -> None:
         policy.shared_prefix = True
-        ctx = SamplingContext(policy, no_grades, progress=0.0, generator=torch.Generator().manual_seed(0))
+        ctx = SamplingContext(policy, no_grades, progress=0.0, sources=GroupSources(0))
         intervention.apply([view], [half], ctx)
 
     def naive() -> None:
@@ -192,7 +193,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.attack_only:
         ways = {name: ways[name] for name in (ATTACK, NAIVE, SCORE)}
     memory = {name: peak_growth(ways[name], CPU) for name in (ATTACK, NAIVE, SCORE)} if options.memory else {}
-    seconds = race(ways, options.rounds, CPU)
+    seconds = time_in_turns(ways, options.rounds, CPU)
     return {
         **setting,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},

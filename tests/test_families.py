@@ -15,7 +15,7 @@ from torch import Tensor
 
 from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
-from saei.config.run import ModelConfig, SamplingConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.examination import examine, slope
 from saei.diagnostics.tiny import tiny_parts
@@ -28,6 +28,7 @@ from saei.policy.load.checkpointing import checkpoint_layers
 from saei.policy.load.parts import Part
 from saei.policy.pixels.canvases import MAX_SIDE
 from saei.policy.pixels.space import to_image
+from saei.runtime.seeds import GroupSources
 from saei.types import Example, Response, View
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
@@ -262,7 +263,7 @@ def test_the_attack_reaches_the_pixels(
     policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
 ) -> None:
     intervention = Intervention(InterventionConfig.model_validate({"attack": {"type": "pgd", "step": "2/255"}}))
-    ctx = SamplingContext(policy, lambda view, own: [], 0.0, torch.Generator().manual_seed(0))
+    ctx = SamplingContext(policy, lambda view, own: [], 0.0, GroupSources(0))
     outcomes = intervention.apply(views, responses, ctx)
     assert [outcome.untouched for outcome in outcomes] == [None, None, "no-image", None]
     for view, outcome in zip(views, outcomes, strict=True):

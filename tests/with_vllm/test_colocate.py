@@ -10,7 +10,7 @@ import torch
 from colocated import FIGURES, Engine
 from tiny_qwen import PADDED
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.errors import ModelError, TrainingError
 from saei.integrations.vllm import engine as vllm
 from saei.policy.decoder import DrawRequest

@@ -81,12 +81,13 @@ def policy_config(
     from saei.config.overrides import command_line, load_config, nested
 
     folder = Path(os.path.expanduser(model))
-    if not in_a_run(model):
+    if not belongs_to_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
     from saei.config import consent
     from saei.config.overrides import merge
     from saei.config.registry import load_plugin
     from saei.config.run import RunConfig, validate
+    from saei.console import say
     from saei.engine import checkpoint
     from saei.runtime.run_dir import RunDir
 
@@ -96,7 +97,10 @@ def policy_config(
     above = command_line([*layers, {"model": weights}], assignments)
     for plugin in plugins:
         load_plugin(plugin)
-    record, signatures = RunDir(run).read()
+    opened = RunDir(run)
+    record, signatures = opened.read()
+    for note in opened.notes:
+        say(note, error=True)
     data = {
         name: value for name, value in record.items() if name not in leave_out and not _replaced(name, value, above)
     }
@@ -127,11 +131,11 @@ def model_path(model: str) -> str:
     from saei.engine import checkpoint
 
     folder = Path(os.path.expanduser(model))
-    is_run = in_a_run(model) and _run_of(folder) == folder
+    is_run = belongs_to_run(model) and _run_of(folder) == folder
     return str(checkpoint.latest(folder / "checkpoints")) if is_run else model
 
 
-def in_a_run(model: str) -> bool:
+def belongs_to_run(model: str) -> bool:
     """Return whether a model is a run's, which has a configuration."""
     return os.path.isfile(_run_of(Path(os.path.expanduser(model))) / "config.yaml")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from saei.config.run import RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import SamplingConfig
 from saei.config.strategy import observe_all, restore, state_of
 from saei.data.base import Task, Template, check_data
 from saei.engine import checkpoint
@@ -24,8 +25,7 @@ from saei.engine.schedule import Schedule
 from saei.engine.update import Updater, check_update
 from saei.errors import CheckpointError, TrainingError, cause_of
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.answers import answer_together
-from saei.evaluation.fresh import Answered
+from saei.evaluation.answers import Answered, answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
@@ -119,7 +119,6 @@ class Trainer:
             **launch_options(),
         )
         self.processes = processes_of(self.accelerator, config)
-        self._per_group = self.processes.seeds_per_group(config.training)
         if not self.processes.main:
             self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
@@ -295,12 +294,13 @@ class Trainer:
                 return scan(self.task, self.policy, "train", reward=self.reward, cache=CACHE, on_progress=on_progress)
 
         found = ScanResult("train", self.processes.once(looked))
-        self.stream.admit("train", found.looked)
+        self.stream.admit("train", found.reports)
         return found
 
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
+        notes += self.run.notes
         notes += self.task.notes()
         if self._sifted is not None:
             notes.append(self._sifted.note())
@@ -350,12 +350,11 @@ class Trainer:
             policy=self.policy,
             grade=grader,
             progress=progress,
-            generator=torch.Generator().manual_seed(derive(config.seed, "sample", step, *rank)),
+            sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
             more=take,
             total=self.processes.total,
             graded=self.reward.graded,
-            source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context)
         for report in self.stream.unreported():
@@ -419,14 +418,13 @@ class Trainer:
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self.task).items()}
 
     def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[Answered]:
-        return answer_together(
+        return answer(
             self.policy,
             self.reward,
             views,
             responses=responses,
             sampling=sampling,
             seed=seed,
-            per_example=self._per_group,
             processes=self.processes,
         )
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.need import Need

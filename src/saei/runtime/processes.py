@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from saei.config.run import RunConfig, TrainingConfig
+from saei.config.run import RunConfig
 from saei.errors import ConfigError, SaeiError
 
 T = TypeVar("T")
@@ -42,10 +42,6 @@ class Processes:
     def main(self) -> bool:
         """Whether this process writes and shows."""
         return self.rank == 0
-
-    def seeds_per_group(self, config: TrainingConfig) -> bool:
-        """Return whether groups have sources of randomness of their own, as those of several processes always do."""
-        return config.seed_per == "group" or self.count > 1
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's part; the parts of all, in order of rank, are the whole and differ by one at most."""
@@ -84,10 +80,10 @@ class Processes:
                 result = work()
             except SaeiError as error:
                 result = error
-        found = self.gather(result)[0]
-        if isinstance(found, SaeiError):
-            raise found
-        return result if self.main else found  # type: ignore[no-any-return]  # it went through a pickle
+        outcome = self.gather(result)[0]
+        if isinstance(outcome, SaeiError):
+            raise outcome
+        return result if self.main else outcome  # type: ignore[no-any-return]  # it went through a pickle
 
     def alone(self, module: Any) -> AbstractContextManager[Any]:
         """Return a context in which backward passes through a prepared module wait for no other process."""
@@ -160,8 +156,8 @@ def processes_of(accelerator: Any, config: RunConfig) -> Processes:
     return Processes(count, accelerator.process_index)
 
 
-def leave() -> None:
-    """Take leave of the other processes; nothing may hold a prepared module any more.
+def destroy_process_group() -> None:
+    """End the process group of several processes; nothing may hold a prepared module any more.
 
     Threads of the process group need the interpreter's lock to free the tensors of their last messages. A group that a
     wrapped module holds last is freed under that lock and waits for them for ever; threads of one that is left to the

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import consent
+from saei.config.format import FORMAT, without_removed
 from saei.config.run import RunConfig, dump, validate
 from saei.config.yaml import read_yaml, write_yaml
 from saei.errors import CheckpointError, ConfigError
@@ -31,11 +32,13 @@ class RunDir:
 
     Attributes:
         lock: The right to write into it, which whoever trains holds.
+        notes: What ``open`` and ``read`` left out of the configuration of an older run.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = FolderLock(path)
+        self.notes: list[str] = []
 
     def __reduce__(self) -> tuple[object, ...]:
         """Go to another process as a path alone: a lock is one process's."""
@@ -93,6 +96,7 @@ class RunDir:
         """
         try:
             record = {
+                "format": FORMAT,
                 "config": dump(config),
                 "engine": engine,
                 **provenance(config),
@@ -116,7 +120,7 @@ class RunDir:
             trust: Use the code and the servers that the folder names, whoever wrote it.
 
         Raises:
-            CheckpointError: If the folder holds no run.
+            CheckpointError: If the folder holds no run, or that of a later version of saei.
             ConfigError: If it names code or servers, and this user neither started the run nor trusts it.
         """
         run = cls(path)
@@ -131,7 +135,7 @@ class RunDir:
         """Return the configuration as plain data, not validated, and its signatures; no code that it names is run.
 
         Raises:
-            CheckpointError: If the folder holds no run.
+            CheckpointError: If the folder holds no run, or that of a later version of saei.
         """
         file, record = self.path / "config.yaml", self._record()
         data, signatures = record.get("config"), record.get("signatures") or []
@@ -139,6 +143,7 @@ class RunDir:
             raise _no_run(f"{file} has no section `config`.")
         if not isinstance(data.get("plugins", []), list):
             raise _no_run(f"The plugins in {file} are no list.")
+        data, self.notes = without_removed(record, where=str(self.path))
         return data, list(map(str, signatures))
 
     @property
@@ -161,7 +166,9 @@ class RunDir:
         Raises:
             CheckpointError: If the disk refuses.
         """
-        with disk_errors("A run writes a line of metrics at every step.", self.path / "metrics.jsonl", self._again):
+        with disk_errors(
+            "A run writes a line of metrics at every step.", self.path / "metrics.jsonl", self._disk_remedy
+        ):
             self._append("metrics.jsonl", metrics)
 
     def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
@@ -207,17 +214,17 @@ class RunDir:
         """
         broken = 0
         for file in (self.path / "metrics.jsonl", self.path / "samples.jsonl"):
-            with disk_errors("A run that goes on drops what it will write again.", file, self._again):
+            with disk_errors("A run that goes on drops what it will write again.", file, self._disk_remedy):
                 if not file.exists():
                     continue
                 lines = list(json_lines(file.read_bytes()))
-                kept = [line for line, value in lines if value is not None and _step_of(value) <= step]
-                write_whole(file, b"".join(line + b"\n" for line in kept))
+                remaining = [line for line, value in lines if value is not None and _step_of(value) <= step]
+                write_whole(file, b"".join(line + b"\n" for line in remaining))
                 broken += sum(value is None for _, value in lines[:-1])  # the last one is cut off where a process died
         return broken
 
     @property
-    def _again(self) -> str:
+    def _disk_remedy(self) -> str:
         """What to do when the disk refused."""
         return (
             f"Free some space and go on with `saei train --resume {self.path}`, from the newest checkpoint; without "

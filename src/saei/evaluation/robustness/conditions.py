@@ -11,7 +11,7 @@ import torch
 
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.entropy.selectors.all import All
 from saei.interventions.context import SamplingContext
 from saei.interventions.criteria import NLL, Entropy
@@ -100,8 +100,7 @@ class ConditionIntervention:
             self._policy,
             lambda _, responses: [],
             0.0,
-            torch.Generator(),
-            source=GroupSources(self._seed, "noise"),
+            GroupSources(self._seed, "noise"),
         )
         outcomes = self._intervention.apply(views, [[one] for one in self._responses(views)], ctx)
         return [outcome.view for outcome in outcomes]

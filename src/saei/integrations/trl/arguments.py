@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import EvaluationConfig, RunConfig, TrainingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import EvaluationConfig, TrainingConfig
 from saei.errors import ConfigError
 from saei.integrations.vllm.engine import check_installed
 from saei.objectives.advantages.group_relative import GroupRelative
@@ -165,8 +166,6 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.updates_per_batch != 1:
         yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
-    if training.seed_per != "step":
-        yield f"training.seed_per '{training.seed_per}' (each process has one source of randomness)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
