@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -33,9 +33,6 @@ from saei.types import Response, View
 
 if TYPE_CHECKING:
     from saei.policy.policy import Policy
-
-STATES = "states"
-"""Stands for the hidden states that predict a response's tokens, ``[T, d]``: the other side of a divergence."""
 
 OWN = Need("logp")
 """The log-probabilities that every scoring pass of the current policy under the own views has."""
@@ -123,12 +120,27 @@ def score_needs(
     return results
 
 
+class _States(DistributionStatistic):
+    """The hidden states that predict a response's tokens, ``[T, d]``: the other side of a divergence."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["saei/states"] = "saei/states"
+
+    def of_distribution(self, logp_mV: Tensor, ids_m: Tensor) -> Tensor:
+        raise AssertionError("States are no function of the distribution.")
+
+    def compute(self, states: TokenStates, ids_M: Tensor, distribution: Distribution) -> Tensor:
+        return states.hidden_Md
+
+
 class _Filling:
     """Computes the values of needs and keeps them beside their responses."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._statistics: dict[str, Statistic] = {}
+        self._statistics: dict[str, Statistic] = {_States.name(): _States()}
         self._targets: dict[str | StrategyConfig, Sequence[View]] = {"own": subject.views}
         self._targets["clean"] = subject.views if subject.clean is None else subject.clean
 
@@ -180,14 +192,12 @@ class _Filling:
     def compute_other_sides(self, leaves: Iterable[Need]) -> None:
         """Compute the hidden states of the other side of each divergence."""
         divergences = [leaf for leaf in leaves if isinstance(self._statistic(leaf), DivergenceStatistic)]
-        for states in dict.fromkeys(Need(STATES, leaf.view, leaf.policy) for leaf in divergences):
+        for states in dict.fromkeys(Need(_States.name(), leaf.view, leaf.policy) for leaf in divergences):
             if not self._is_known(states):
                 self._pass(states, [states])
 
     def extra(self, leaf: Need) -> Extra:
         """Return a leaf as a scoring pass computes it on its way."""
-        if leaf.statistic == STATES:
-            return Extra(lambda states, ids_M, distribution, _: states.hidden_Md)
         statistic = self._statistic(leaf)
         if isinstance(statistic, DistributionStatistic):
             measure = statistic.compute
@@ -201,7 +211,7 @@ class _Filling:
             assert other_Md is not None
             return divergence(states, TokenStates(other_Md, head, hidden_only=True), ids_M, distribution)
 
-        return Extra(from_other_side, self.values(Need(STATES, leaf.view, leaf.policy)))
+        return Extra(from_other_side, self.values(Need(_States.name(), leaf.view, leaf.policy)))
 
     def _pass(self, looking: Need, leaves: Sequence[Need]) -> None:
         """Compute leaves in one scoring pass of a policy under a view."""
@@ -248,7 +258,7 @@ class _Filling:
 
     def _key(self, leaf: Need, number: int) -> Hashable:
         """Return what a response's values are kept under: the statistic, and who looked at it under what."""
-        statistic = None if leaf.statistic == STATES else self._statistic(leaf)
+        statistic = self._statistic(leaf)
         if isinstance(statistic, TokenStatistic):
             return leaf.statistic
         own = self._subject.views[number] if isinstance(statistic, DivergenceStatistic) else None
