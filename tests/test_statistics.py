@@ -405,7 +405,7 @@ def test_who_has_no_reference_and_no_gradient_gets_none() -> None:
     check_needs([ENTROPY, FROM_CLEAN, EOS], "A gate", **asked)  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as refused:
         check_needs([Need("kl-k3", policy="reference")], "A gate", **asked)  # type: ignore[arg-type]
-    assert refused.value.reason.startswith("For kl-k3 (own view, reference policy): it asks for logp")
+    assert "there is no reference policy" in refused.value.reason
     with pytest.raises(ConfigError, match="A gate needs") as refused:
         check_needs([Need("entropy", grad=True)], "A gate", **asked)  # type: ignore[arg-type]
     assert "nothing is differentiated" in refused.value.reason

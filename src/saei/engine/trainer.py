@@ -131,7 +131,7 @@ class Trainer:
         self.schedule = Schedule(self.optimizer, config.optimizer, config.training)
         self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, self.optimizer)
         reference = None
-        if "reference" in self.objective.needs:
+        if any(need.policy == "reference" for need in self.objective.all_needs):
             reference = self._reference(template)
         self.updater = Updater(
             self.policy,
@@ -383,7 +383,6 @@ class Trainer:
                 pooled = [reward for part in rewards for own in part for reward in own]
                 train_groups = [train_group(one, self.objective.advantage, pooled) for one in kept]
                 found |= self.updater.run(train_groups, step=step, progress=progress)
-                self.policy.weights_changed()
         found |= self._decoder_gaps.metrics(self.processes)
         for strategy in self._stateful.values():
             observe_all(strategy, found)

@@ -135,9 +135,13 @@ class PolicyModule(nn.Module):
         measured = {name: measure(states, targets.target_M, distribution) for name, measure in targets.measures.items()}
         return TokenScores(logp_M, entropy_M, measured)
 
-    def head(self) -> Callable[[Tensor], Tensor]:
-        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse."""
-        layer: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+    def head(self, layer: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse.
+
+        Args:
+            layer: An output layer in place of the model's.
+        """
+        layer = layer or self.model.get_output_embeddings()
         readout = self.readout
         return layer if readout == Readout() else lambda hidden: readout(layer(hidden))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Hashable, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +30,7 @@ from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
 from saei.policy.special_ids import banned_ids, end_ids
-from saei.policy.statistics.fill import Subject, fill, score_needs
+from saei.policy.statistics.fill import Subject, fill, forget_current, look_ahead, score_needs
 from saei.types import CLEAN, Example, Response, View
 
 
@@ -87,6 +87,9 @@ class Policy:
         self.pixels = PixelSpace(self._prompts.images, max_pixels, dtype, min_pixels)
         self.sampling = sampling
         self.reference: Policy | None = None
+        self._updates = 0
+        self._old_head: Callable[[Tensor], Tensor] | None = None
+        self._old_head_updates = -1
         self.known: WeakKeyDictionary[Response, dict[Hashable, Tensor]] = WeakKeyDictionary()
         self.decoder: Decoder = Native()
         self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
@@ -297,10 +300,29 @@ class Policy:
         """
         return fill(needs, Subject(self, views, responses, clean, drawn, update))
 
+    def look_ahead(
+        self,
+        needs: Collection[Need],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        clean: Sequence[View] | None = None,
+    ) -> None:
+        """Compute, before an update, what of needs is of the old policy, so that it is known after it.
+
+        Args:
+            needs: What the update will ask for.
+            views: The views that the responses are trained under.
+            responses: For each view its responses.
+            clean: The clean view of each view's group, for needs that name it.
+        """
+        look_ahead(needs, Subject(self, views, responses, clean, update=True))
+
     def weights_changed(self) -> None:
         """Forget what belongs to earlier weights, and have the decoder do so; to be called after each update."""
         self._decoder_is_stale = True
-        self.known.clear()
+        self._updates += 1
+        forget_current(self.known)
 
     def sync_decoder(self) -> None:
         """Tell the decoder that the weights changed, if they did since it last drew."""
@@ -314,10 +336,25 @@ class Policy:
         head = self._bare.head()
         return self.module.around(head) if isinstance(self.module, SwitchedOff) else head
 
+    def keep_head(self) -> None:
+        """Keep the head as it is, for hidden states of now that are looked at after an update."""
+        if self._old_head_updates != self._updates:
+            layer: Any = self._bare.model.get_output_embeddings()
+            trained = any(parameter.requires_grad for parameter in layer.parameters())
+            self._old_head = self._bare.head(deepcopy(layer).requires_grad_(False)) if trained else self.head
+            self._old_head_updates = self._updates
+
+    @property
+    def old_head(self) -> Callable[[Tensor], Tensor]:
+        """The head that was kept last."""
+        assert self._old_head is not None, "no head was kept"
+        return self._old_head
+
     def without_adapter(self) -> Policy:
         """Return the policy with its adapters switched off: LoRA's reference, in the memory of the same weights."""
         assert self.parts.adapter is not None
         below = copy(self)
+        below.known = WeakKeyDictionary()
         below.module = SwitchedOff(self.parts.adapter, self.module)
         return below
 

@@ -8,7 +8,7 @@ view, with the hidden states of the other side at hand.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saei.config.strategy import StrategyConfig
 from saei.entropy.token_states import TokenStates
-from saei.need import Need
+from saei.need import Need, WhichPolicy
 from saei.policy.module import Distribution
 from saei.policy.scoring import Extra, Scores, WithRespectTo, score_with
 from saei.policy.statistics.base import (
@@ -28,7 +28,7 @@ from saei.policy.statistics.base import (
     Statistic,
     TokenStatistic,
 )
-from saei.policy.statistics.needs import statistic_of
+from saei.policy.statistics.needs import moves, statistic_of
 from saei.types import Response, View
 
 if TYPE_CHECKING:
@@ -77,6 +77,17 @@ def fill(needs: Iterable[Need], subject: Subject) -> list[dict[Need, Tensor]]:
     ]
 
 
+@torch.no_grad()
+def look_ahead(needs: Iterable[Need], subject: Subject) -> None:
+    """Compute what of needs is of the old policy, which is the current one now, and keep it beside the responses."""
+    filling = _Filling(subject)
+    old = [leaf for need in needs for leaf in filling.leaves(need) if leaf.policy == "old"]
+    filling.compute(leaf for leaf in old if not moves(leaf))
+    if any(moves(leaf) for leaf in old):  # a divergence: its other side are hidden states of now under the head of now
+        subject.policy.keep_head()
+    filling.compute_other_sides(leaf for leaf in old if moves(leaf))
+
+
 def score_needs(
     needs: Collection[Need],
     subject: Subject,
@@ -101,6 +112,7 @@ def score_needs(
         with_entropy=with_entropy or any(leaf.statistic == "entropy" for leaf in leaves),
         selected=selected,
     )
+    filling.forget_reference_states()
     results = []
     for number, (scores, extras) in enumerate(scored):
         values = dict(constants[number])
@@ -118,6 +130,42 @@ def score_needs(
         }
         results.append(Scores(scores.logp_NT, scores.entropy_NT, scores.mask_NT, statistics))
     return results
+
+
+def forget_current(known: Mapping[Response, dict[Hashable, Tensor]]) -> None:
+    """Drop what depends on the current policy's weights; what the old one and the reference said stays."""
+    for values in known.values():
+        for key in [key for key in values if isinstance(key, _Key) and key.moves]:
+            del values[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What a response's values are kept under: the statistic, and who looked at the response under what.
+
+    Attributes:
+        statistic: Its name.
+        policy: Who looked.
+        own: The response's own view, for a divergence from the current policy under it; else None.
+        target: The view.
+        update: Whether it is of the distribution that the update trains.
+    """
+
+    statistic: str
+    policy: WhichPolicy
+    own: View | None
+    target: View
+    update: bool
+
+    @property
+    def moves(self) -> bool:
+        """Whether the current policy's weights are in it."""
+        return self.policy == "current" or self.own is not None
+
+    @property
+    def is_reference_state(self) -> bool:
+        """Whether it is hidden states of the reference."""
+        return self.policy == "reference" and self.statistic == _States.name()
 
 
 class _States(DistributionStatistic):
@@ -196,6 +244,14 @@ class _Filling:
             if not self._is_known(states):
                 self._pass(states, [states])
 
+    def forget_reference_states(self) -> None:
+        """Drop the reference's hidden states, which an update needs once; an attack has no reference."""
+        for responses in self._subject.responses:
+            for response in responses:
+                values = self._subject.policy.known.get(response, {})
+                for key in [key for key in values if isinstance(key, _Key) and key.is_reference_state]:
+                    del values[key]
+
     def extra(self, leaf: Need) -> Extra:
         """Return a leaf as a scoring pass computes it on its way."""
         statistic = self._statistic(leaf)
@@ -203,7 +259,8 @@ class _Filling:
             measure = statistic.compute
             return Extra(lambda states, ids_M, distribution, _: measure(states, ids_M, distribution))
         assert isinstance(statistic, DivergenceStatistic)
-        divergence, head = statistic.compute, self._policy(leaf).head
+        divergence = statistic.compute
+        head = self._subject.policy.old_head if leaf.policy == "old" else self._policy(leaf).head
 
         def from_other_side(
             states: TokenStates, ids_M: Tensor, distribution: Distribution, other_Md: Tensor | None
@@ -257,12 +314,12 @@ class _Filling:
                 known.setdefault(response, {})[key] = values_T
 
     def _key(self, leaf: Need, number: int) -> Hashable:
-        """Return what a response's values are kept under: the statistic, and who looked at it under what."""
+        """Return what a response's values are kept under; a statistic of tokens by its name alone."""
         statistic = self._statistic(leaf)
         if isinstance(statistic, TokenStatistic):
             return leaf.statistic
         own = self._subject.views[number] if isinstance(statistic, DivergenceStatistic) else None
-        return leaf.statistic, leaf.policy, own, self._target(leaf)[number], self._subject.update
+        return _Key(leaf.statistic, leaf.policy, own, self._target(leaf)[number], self._subject.update)
 
     def _statistic(self, need: Need) -> Statistic:
         if need.statistic not in self._statistics:

@@ -28,6 +28,16 @@ def statistic_of(need: Need) -> Statistic:
     return statistic
 
 
+def moves(need: Need) -> bool:
+    """Return whether the current policy's weights are in a need's values, so that an update changes them."""
+    statistic = statistic_of(need)
+    if isinstance(statistic, DerivedStatistic):
+        return any(moves(part) for part in statistic.parts_of(need))
+    if isinstance(statistic, TokenStatistic):
+        return False
+    return need.policy == "current" or isinstance(statistic, DivergenceStatistic)
+
+
 def check_needs(needs: Iterable[Need], asker: str, *, policies: Iterable[str] = POLICIES, grad: bool = True) -> None:
     """Refuse needs that nothing fills.
 
