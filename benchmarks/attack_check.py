@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from saei.config.run import RunConfig, validate
-from saei.evaluation.fresh import Answered, answer
+from saei.evaluation.answers import Answered, answer
 from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention, InterventionConfig
@@ -32,6 +32,7 @@ from saei.interventions.context import SamplingContext
 from saei.interventions.stats import token_stats
 from saei.policy import Policy, Scores
 from saei.policy.pixels.space import to_image
+from saei.runtime.seeds import GroupSources
 from saei.types import Response, View
 
 ATTACKED = 6
@@ -125,14 +126,14 @@ def check(config: RunConfig, step: Fraction, prompts: int, fresh: int) -> dict[s
         "attack": Intervention(InterventionConfig(attack={"type": "pgd", "step": step})),
         "random signs": Intervention(InterventionConfig(attack={"type": "noise", "radius": step})),
     }
-    ctx = SamplingContext(policy, lambda *_: [], progress=0.0, generator=torch.Generator().manual_seed(config.seed))
+    ctx = SamplingContext(policy, lambda *_: [], progress=0.0, sources=GroupSources(config.seed))
     kinds = ("clean", *attacks)
     attacked: dict[str, list[float]] = {name: [] for name in kinds}
     others: dict[str, list[float]] = {name: [] for name in kinds}
     answered: dict[str, list[Answered]] = {name: [] for name in kinds}
     for start in track(range(0, prompts, BATCH), "prompts", transient=True):
         views = [policy.view(task.example(index, "eval")) for index in range(start, min(start + BATCH, prompts))]
-        drawn = policy.sample(views, [2 * ATTACKED] * len(views), generators=ctx.generator)
+        drawn = policy.sample(views, [2 * ATTACKED] * len(views), generators=ctx.generators(views))
         seen, unseen = [own[:ATTACKED] for own in drawn], [own[ATTACKED:] for own in drawn]
         moved = moved_views(attacks, views, seen, ctx)
         for table, responses in ((attacked, seen), (others, unseen)):

@@ -38,6 +38,7 @@ from saei.policy import Policy
 from saei.policy.load.patches import use_patch_products
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
+from saei.runtime.seeds import GroupSources
 from saei.types import Grade, Response, View
 
 CPU = torch.device("cpu")
@@ -149,7 +150,7 @@ def ways_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]
 
     def attack() -> None:
         policy.shared_prefix = True
-        ctx = SamplingContext(policy, no_grades, progress=0.0, generator=torch.Generator().manual_seed(0))
+        ctx = SamplingContext(policy, no_grades, progress=0.0, sources=GroupSources(0))
         intervention.apply([view], [half], ctx)
 
     def naive() -> None:

@@ -43,7 +43,7 @@ def run(config, start, criterion, block=FREE, *, seed=0, examples=None):
         start,
         space=Space("pixels", (block,) * len(start), examples or tuple(range(len(start)))),
         progress=0.0,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed)] * len(start),
     )
 
 

@@ -35,7 +35,7 @@ def ours(config, classifier, images, labels=LABELS, seed=5):
         tuple(images),
         space=Space("pixels", (BlockSpace(),) * len(images), tuple(range(len(images)))),
         progress=0.0,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed)] * len(images),
     )
     return torch.stack(moved)
 
@@ -94,7 +94,7 @@ def test_pgd_of_an_entropy(images):
             tuple(images),
             space=Space("pixels", (BlockSpace(),) * 4, (0, 1, 2, 3)),
             progress=0.0,
-            generator=torch.Generator(),
+            generators=[torch.Generator()] * 4,
         )
     )
     assert torch.equal(torch.stack(moved), theirs)

@@ -190,7 +190,7 @@ def test_a_broken_selector_is_caught(config, rule):
 
 
 def attack(move, **attributes):
-    """Return the config of an attack with this ``move(criterion, start, space, generator)``."""
+    """Return the config of an attack with this ``move(criterion, start, space, generators)``."""
 
     class Broken(Attack):
         class Config(StrategyConfig):
@@ -201,22 +201,22 @@ def attack(move, **attributes):
         def radius(self, block):
             return 2 / 255 * block.scale
 
-        def attack(self, criterion, start, *, space, progress, generator):
-            return move(criterion, start, space, generator)
+        def attack(self, criterion, start, *, space, progress, generators):
+            return move(criterion, start, space, generators)
 
     for name, value in attributes.items():
         setattr(Broken, name, value)
     return Broken.Config()
 
 
-def sign_step(criterion, start, space, generator=None):
-    return PGD().attack(criterion, start, space=space, progress=0.0, generator=generator)
+def sign_step(criterion, start, space, generators=()):
+    return PGD().attack(criterion, start, space=space, progress=0.0, generators=generators)
 
 
 def but(**fields):
     """Return a sign step in a space that differs in some fields from the one that was asked for."""
 
-    def move(criterion, start, space, generator):
+    def move(criterion, start, space, generators):
         blocks = tuple(replace(block, **{k: f(block) for k, f in fields.items()}) for block in space.blocks)
         return sign_step(criterion, start, replace(space, blocks=blocks))
 
@@ -226,47 +226,47 @@ def but(**fields):
 def after(step):
     """Return a sign step after which something else is done."""
 
-    def move(criterion, start, space, generator):
+    def move(criterion, start, space, generators):
         moved = sign_step(criterion, start, space)
-        return step(criterion, start, moved, generator) or moved
+        return step(criterion, start, moved, generators) or moved
 
     return move
 
 
-def backward(criterion, start, moved, generator):
+def backward(criterion, start, moved, generators):
     leaves = [block.clone().requires_grad_() for block in start]
     criterion(leaves).sum().backward()
 
 
-def freezes(criterion, start, moved, generator):
+def freezes(criterion, start, moved, generators):
     criterion.requires_grad_(False)
 
 
-def learns(criterion, start, moved, generator):
+def learns(criterion, start, moved, generators):
     criterion.slopes[0].data.add_(1)
 
 
-def evaluates(criterion, start, moved, generator):
+def evaluates(criterion, start, moved, generators):
     criterion.eval()
 
 
-def writes_start(criterion, start, moved, generator):
+def writes_start(criterion, start, moved, generators):
     start[0].add_(0.25 / 255)
 
 
-def asks_gradients_of_start(criterion, start, moved, generator):
+def asks_gradients_of_start(criterion, start, moved, generators):
     start[0].requires_grad_()
 
 
-def draws(criterion, start, moved, generator):
+def draws(criterion, start, moved, generators):
     torch.rand(())
 
 
-def leaves_gradients_off(criterion, start, moved, generator):
+def leaves_gradients_off(criterion, start, moved, generators):
     torch.set_grad_enabled(False)
 
 
-def largest_over_all(criterion, start, space, generator):
+def largest_over_all(criterion, start, space, generators):
     """Steps in proportion to the gradient, measured by the steepest of all blocks."""
     leaves = [block.clone().requires_grad_() for block in start]
     gradients = torch.autograd.grad(criterion(leaves).sum(), leaves)
@@ -278,10 +278,10 @@ def largest_over_all(criterion, start, space, generator):
     return tuple(moved)
 
 
-def whole_batch_noise(criterion, start, space, generator):
+def whole_batch_noise(criterion, start, space, generators):
     """Draws one number for each value of all blocks at once, in an order that the later blocks decide."""
     sizes = [block.numel() for block in start]
-    drawn = torch.rand(sum(sizes), generator=generator).flip(0).split(sizes)
+    drawn = torch.rand(sum(sizes), generator=generators[0]).flip(0).split(sizes)
     moved = []
     for x, u, block in zip(start, drawn, space.blocks, strict=True):
         radius = 2 / 255 * block.scale
@@ -289,13 +289,19 @@ def whole_batch_noise(criterion, start, space, generator):
     return tuple(moved)
 
 
-def forgets_seed(criterion, start, space, generator):
+def one_source_for_all(criterion, start, space, generators):
+    """Draws example by example, all of them from the first one's source."""
+    noise, first = Noise.Config(distribution="uniform").build(), generators[:1] * 3
+    return noise.attack(criterion, start, space=space, progress=0.0, generators=first)
+
+
+def forgets_seed(criterion, start, space, generators):
     other = torch.Generator()
     other.seed()
     return (
         Noise.Config(distribution="uniform")
         .build()
-        .attack(criterion, start, space=space, progress=0.0, generator=other)
+        .attack(criterion, start, space=space, progress=0.0, generators=[other] * 3)
     )
 
 
@@ -362,6 +368,7 @@ ATTACKS = {
     "global randomness": (attack(after(draws)), "global random state"),
     "own randomness": (attack(forgets_seed), "the same arguments give the same result"),
     "shared scale": (attack(largest_over_all), "does not depend on the other examples"),
+    "shared source": (attack(one_source_for_all), "does not depend on the other examples"),
     "shared draw": (attack(whole_batch_noise), "does not depend on the other examples"),
 }
 

@@ -89,7 +89,6 @@ SETTINGS = {
     "sampler.intervention.guard.type": "mine/some",
     "training.prompts_per_step": 4,
     "training.micro_groups": 1,
-    "training.seed_per": "group",
     "evaluation.every": 2,
     "evaluation.examples": 3,
     "evaluation.responses": 2,

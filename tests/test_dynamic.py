@@ -30,6 +30,7 @@ from saei.rewards.base import Reward
 from saei.rewards.sum import Sum
 from saei.runtime.interrupt import Interrupted
 from saei.runtime.run_dir import RunDir
+from saei.runtime.seeds import GroupSources
 from saei.samplers.base import SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.dynamic import Dynamic
@@ -95,8 +96,7 @@ class Stream:
         return self.take(n)
 
     def context(self) -> SamplingContext:
-        generator = torch.Generator().manual_seed(0)
-        return SamplingContext(self.policy, grade, 0.0, generator, more=self.more)
+        return SamplingContext(self.policy, grade, 0.0, GroupSources(0), more=self.more)
 
 
 def grade(view: View, responses: Sequence[Response]) -> list[Grade]:

@@ -18,7 +18,7 @@ from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed
 from saei.engine.metrics import group_metrics, view_divergence
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.fresh import Answered, answer
+from saei.evaluation.answers import Answered, answer
 from saei.evaluation.metrics import answer_entropy, distinct_answers
 from saei.evaluation.probe import probe_metrics
 from saei.policy import Policy

@@ -27,6 +27,7 @@ from saei.policy import Policy
 from saei.policy.load.checkpointing import checkpoint_layers
 from saei.policy.load.parts import Part
 from saei.policy.pixels.space import MAX_SIDE, to_image
+from saei.runtime.seeds import GroupSources
 from saei.types import Example, Response, View
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
@@ -261,7 +262,7 @@ def test_the_attack_reaches_the_pixels(
     policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
 ) -> None:
     intervention = Intervention(InterventionConfig.model_validate({"attack": {"type": "pgd", "step": "2/255"}}))
-    ctx = SamplingContext(policy, lambda view, own: [], 0.0, torch.Generator().manual_seed(0))
+    ctx = SamplingContext(policy, lambda view, own: [], 0.0, GroupSources(0))
     outcomes = intervention.apply(views, responses, ctx)
     assert [outcome.untouched for outcome in outcomes] == [None, None, "no-image", None]
     for view, outcome in zip(views, outcomes, strict=True):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from groups import draw, no_grades, own_forward, spoken
 from saei.attacks.base import Attack, Point
+from saei.attacks.diffusion import DiffusionNoise
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
 from saei.config.strategy import StrategyConfig
@@ -33,6 +34,7 @@ from saei.policy import Policy, Scores
 from saei.policy.load.parts import vision_tower
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import GRID, to_image
+from saei.runtime.seeds import GroupSources
 from saei.testing import check_criterion, registered
 from saei.types import ADVERSARIAL, Example, Grade, Response, View
 
@@ -58,7 +60,7 @@ def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
 def apply(
     policy: Policy, views: list[View], responses: list[list[Response]], grade: Any = no_grades, **slots: Any
 ) -> list[Outcome]:
-    ctx = SamplingContext(policy, grade, 0.0, torch.Generator().manual_seed(0))
+    ctx = SamplingContext(policy, grade, 0.0, GroupSources(0))
     return Intervention(InterventionConfig(**slots)).apply(views, responses, ctx)
 
 
@@ -278,6 +280,36 @@ def test_empty_responses_are_left_out(
     (without,) = apply(random_policy, views[:1], responses[:1])
     assert torch.equal(with_empty.view.canvases[0], without.view.canvases[0])
     assert with_empty.metrics == without.metrics
+
+
+@pytest.mark.parametrize(
+    "attack", [{"type": "pgd", "random_start": True, "radius": "4/255"}, {"type": "noise"}, "diffusion-noise"]
+)
+def test_attacks_that_draw_are_made_together(
+    random_policy: Policy,
+    views: list[View],
+    responses: list[list[Response]],
+    attack: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One call for all groups, and each ends where it ends alone: what it draws is by its index."""
+    views = [replace(view, index=number) for number, view in enumerate(views)]
+    alone = [apply(random_policy, [v], [r], attack=attack)[0] for v, r in zip(views, responses, strict=True)]
+    sizes: list[int] = []
+    for cls in (PGD, Noise, DiffusionNoise):
+        original = cls.attack
+
+        def watched(self: Any, criterion: Any, start: Any, _original: Any = original, **rest: Any) -> Any:
+            sizes.append(len(start))
+            return _original(self, criterion, start, **rest)
+
+        monkeypatch.setattr(cls, "attack", watched)
+    together = apply(random_policy, views, responses, attack=attack)
+    assert sizes == [2]
+    for one, other in zip(alone, together, strict=True):
+        assert float((one.view.canvases[0] == other.view.canvases[0]).float().mean()) > 0.999
+    first, second = (o.view.canvases[0] - v.canvases[0] for o, v in zip(together, views, strict=True))
+    assert not torch.equal(first, second)
 
 
 def test_a_group_without_selection_leaves_the_others_alone(

@@ -195,7 +195,7 @@ def test_the_faded_copy_is_a_faded_chart() -> None:
         (canvas,),
         space=space,
         progress=0.0,
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
     torch.testing.assert_close(faded * 255, (faded * 255).round(), rtol=0, atol=1e-4)
     away = (faded * 255).permute(1, 2, 0).double().numpy() - PAPER

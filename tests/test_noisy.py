@@ -24,6 +24,7 @@ from saei.interventions.originals import redrawing
 from saei.interventions.strengths import Cosine, Linear, Sigmoid
 from saei.policy import Policy
 from saei.policy.pixels.space import PixelSpace
+from saei.runtime.seeds import GroupSources, derive
 from saei.samplers.noisy import Noisy
 from saei.types import CLEAN, Example, View
 
@@ -43,6 +44,10 @@ def picture(width: int = 150, height: int = 110) -> Image.Image:
     return Image.fromarray(values)
 
 
+OF_GROUP = derive(0, 0)
+"""Seed of the source of a group with index 0 under ``GroupSources(0)``."""
+
+
 def with_noise(image: Image.Image, t: int, seed: int = 0) -> Image.Image:
     """The noise as NoisyRollout adds it: [0, 1], mix, clamp, cut off to bytes."""
     noise_CHW = torch.randn((3, image.height, image.width), generator=torch.Generator().manual_seed(seed))
@@ -57,7 +62,7 @@ def with_noise(image: Image.Image, t: int, seed: int = 0) -> Image.Image:
 
 
 def attacked(policy: Policy, view: View, progress: float = 0.0, **slots: Any) -> View:
-    ctx = SamplingContext(policy, no_grades, progress, torch.Generator().manual_seed(0))
+    ctx = SamplingContext(policy, no_grades, progress, GroupSources(0))
     responses = draw(policy, [view], [1], seed=1)
     (outcome,) = Intervention(InterventionConfig(**slots)).apply([view], responses, ctx)
     return outcome.view
@@ -69,7 +74,7 @@ def move(config: DiffusionNoise.Config, start: torch.Tensor, seed: int = 0, **sp
         (start,),
         space=Space("pixels", (BlockSpace(**space),), (0,)),
         progress=0.0,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed)],
     )
     return moved
 
@@ -93,7 +98,7 @@ def test_the_original_is_noised_and_then_resized(random_policy: Policy, strength
     assert canvas.shape[-2:] != (image.height, image.width)
     moved = attacked(random_policy, view, attack="diffusion-noise", strength={"type": "constant", "value": strength})
     assert moved.origin == "noisy"
-    expected = random_policy.pixels.canvas(with_noise(image, t))
+    expected = random_policy.pixels.canvas(with_noise(image, t, seed=OF_GROUP))
     # A factor of the noise may fall on the border of two bytes in one arithmetic and not in the other.
     assert float((moved.canvases[0] - expected).abs().max()) <= 1 / 255 + 1e-6
     assert float((moved.canvases[0] != expected).float().mean()) < 1e-3
@@ -121,7 +126,7 @@ def test_several_pictures_are_noised_on_their_own(random_policy: Policy, monkeyp
     moved = attacked(random_policy, view, attack="diffusion-noise")
     assert [canvas.shape for canvas in moved.canvases] == [canvas.shape for canvas in view.canvases]
     assert set(asked) == {2}  # what the processor does to one picture alone is nobody's question
-    first = random_policy.pixels.canvas(with_noise(images[0], 500))
+    first = random_policy.pixels.canvas(with_noise(images[0], 500, seed=OF_GROUP))
     torch.testing.assert_close(moved.canvases[0], first, atol=1.01 / 255, rtol=0)
 
 
@@ -198,13 +203,13 @@ def test_linear_and_cosine() -> None:
 def test_noisy_groups(random_policy: Policy) -> None:
     view = random_policy.view(Example("p", "How many?", "1", (picture(),)))
     sampler = Noisy(Noisy.Config(n_clean=2, n_adversarial=3))
-    ctx = SamplingContext(random_policy, no_grades, 0.0, torch.Generator().manual_seed(0))
+    ctx = SamplingContext(random_policy, no_grades, 0.0, GroupSources(0))
     (group,) = sampler.draw([view], ctx)
     assert [own.origin for own in group.views] == [CLEAN, "noisy"]
     assert group.sampled_from == (0, 0, 1, 1, 1)
     assert group.updated_on == (0, 0, 0, 0, 0)
     spread = float((group.views[1].canvases[0] - view.canvases[0]).std())
-    (late,) = sampler.draw([view], SamplingContext(random_policy, no_grades, 1.0, torch.Generator().manual_seed(0)))
+    (late,) = sampler.draw([view], SamplingContext(random_policy, no_grades, 1.0, GroupSources(0)))
     assert float((late.views[1].canvases[0] - view.canvases[0]).std()) < 0.1 * spread  # t = 0 is left
 
 

@@ -24,6 +24,7 @@ from saei.interventions.base import Gate, Guard
 from saei.interventions.gates import ZeroVariance
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
+from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler, SamplingContext
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
@@ -48,7 +49,7 @@ def draw(
         (phases if phases is not None else []).append(name)
         return nullcontext()
 
-    return sampler.draw(views, SamplingContext(policy, grade, 0.0, torch.Generator().manual_seed(0), phase))
+    return sampler.draw(views, SamplingContext(policy, grade, 0.0, GroupSources(0), phase))
 
 
 def mixed(n_clean: int = 2, n_adversarial: int = 3, **fields: Any) -> Mixed:
@@ -113,25 +114,15 @@ def test_several_views_share_the_adversarial_responses(
     assert not torch.equal(group.views[1].canvases[0], group.views[2].canvases[0])
 
 
-@pytest.mark.parametrize(
-    ("own_sources", "attack", "attacks"), [(False, "pgd", 1), (True, "pgd", 1), (True, "noise", 2)]
-)
+@pytest.mark.parametrize(("attack", "attacks"), [("pgd", 1), ("noise", 2)])
 def test_views_that_would_be_the_same_are_made_once(
-    random_policy: Policy, views: list[View], own_sources: bool, attack: str, attacks: int
+    random_policy: Policy, views: list[View], attack: str, attacks: int
 ) -> None:
     sampler = mixed(n_adversarial=5, views=2, intervention=InterventionConfig.model_validate({"attack": attack}))
     made: list[Any] = []
     apply = sampler.intervention.apply
     sampler.intervention.apply = lambda *arguments: (made.append(1), apply(*arguments))[1]  # type: ignore[method-assign]
-    sources = {id(view): torch.Generator().manual_seed(place) for place, view in enumerate(views)}
-    generator = torch.Generator().manual_seed(0)
-
-    def source(view: View) -> torch.Generator:
-        (own,) = (sources[id(first)] for first in views if first.example is view.example)
-        return own
-
-    ctx = SamplingContext(random_policy, no_grades, 0.0, generator, source=source if own_sources else None)
-    groups = sampler.draw(views, ctx)
+    groups = draw(sampler, random_policy, views)
     assert len(made) == attacks
     for group in groups:
         assert len(group.views) == 1 + attacks
@@ -253,7 +244,7 @@ def test_state_observation_and_guard_reach_the_interventions_parts(random_policy
     (group,) = draw(other, random_policy, views[:1])
     assert group.untouched == "gate"
     scored = ScoredGroup(group, tuple(Grade(0.0, False) for _ in group.responses))
-    guarded = other.guard(scored, SamplingContext(random_policy, no_grades, 0.0, torch.Generator()))
+    guarded = other.guard(scored, SamplingContext(random_policy, no_grades, 0.0, GroupSources(0)))
     assert guarded is not None
     assert len(guarded.grades) == len(guarded.group.responses) == 2
     check_sampler(mixed(intervention=slots), random_policy, views)
@@ -295,7 +286,7 @@ class Liar(Clean):
         if about == "parameters":
             next(ctx.policy.module.parameters()).requires_grad_(False)
         if about == "source":
-            ctx = replace(ctx, source=None)
+            ctx = replace(ctx, sources=lambda view, first=views[0], own=ctx.sources: own(first))
         groups = super().draw(views, ctx)
         if about == "size":
             groups = [replace(group, responses=group.responses[:1]) for group in groups]

@@ -25,6 +25,7 @@ from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
+from saei.runtime.seeds import GroupSources
 from saei.testing import check_attack
 from saei.types import View
 
@@ -51,8 +52,8 @@ def loss(classifier: nn.Module, labels: Tensor) -> Callable[[Point], Tensor]:
 
 
 def move(config: Any, criterion: Any, start: Point, space: Space = ALONE, seed: int = 5) -> Point:
-    generator = torch.Generator().manual_seed(seed)
-    moved: Point = config.build().attack(criterion, start, space=space, progress=0.0, generator=generator)
+    generators = [torch.Generator().manual_seed(seed)] * len(start)
+    moved: Point = config.build().attack(criterion, start, space=space, progress=0.0, generators=generators)
     return moved
 
 
@@ -177,7 +178,7 @@ def test_the_generator_moves_on(classifier: nn.Module, images: Tensor) -> None:
     attack = Torchattacks(Torchattacks.Config(name="PGD", steps=1))
     generator = torch.Generator().manual_seed(0)
     first, second = (
-        attack.attack(loss(classifier, LABELS[:1]), (images[0],), space=ALONE, progress=0.0, generator=generator)[0]
+        attack.attack(loss(classifier, LABELS[:1]), (images[0],), space=ALONE, progress=0.0, generators=[generator])[0]
         for _ in range(2)
     )
     assert not torch.equal(first, second)
@@ -201,7 +202,7 @@ def test_groups_are_attacked_one_at_a_time(random_policy: Policy, bars: Bars, mo
 
     monkeypatch.setattr(random_policy, "score", spy)
     config = InterventionConfig(attack=Torchattacks.Config(name="MIFGSM", steps=2))
-    ctx = SamplingContext(random_policy, no_grades, 0.0, torch.Generator().manual_seed(0))
+    ctx = SamplingContext(random_policy, no_grades, 0.0, GroupSources(0))
     outcomes = Intervention(config).apply(views, responses, ctx)
     assert scored == [1] * 4  # two steps of each of two groups
     stronger = InterventionConfig(attack=Torchattacks.Config(name="FGSM", steps=None, eps=Fraction(2, 255)))

@@ -408,8 +408,8 @@ def test_the_stream_is_a_new_permutation_each_epoch(random_policy: Policy) -> No
 @pytest.mark.parametrize(
     "changes",
     [
-        {"training__seed_per": "step", "training__updates_per_batch": 4},
-        {"training__seed_per": "group", "sampler": {"type": "dynamic", "of": "clean"}},
+        {"training__updates_per_batch": 4},
+        {"sampler": {"type": "dynamic", "of": "clean"}},
     ],
 )
 def test_one_example_object_twice_in_a_step_is_two_groups(model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -169,7 +169,6 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
         ({"objective": {"type": "grpo", "advantage": {"scale": "per-origin"}}}, "advantage.scale"),
         ({"sampler": {"type": "mixed", "update_on": "clean"}, "objective": {"terms": ["kl"]}}, "view weight"),
         ({"training": {"updates_per_batch": 2}}, "training.updates_per_batch"),
-        ({"training": {"seed_per": "group"}}, "training.seed_per"),
         ({"training": {"prompts_per_step": 8, "micro_groups": 3}}, "training.micro_groups"),
         ({"evaluation": {"every": 3}}, "evaluation"),
     ],

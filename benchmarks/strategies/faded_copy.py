@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import ClassVar, Literal
 
@@ -41,10 +42,17 @@ class FadedCopy(Attack):
         return "none"
 
     def attack(
-        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self,
+        criterion: PointCriterion,
+        start: Point,
+        *,
+        space: Space,
+        progress: float,
+        generators: Sequence[torch.Generator],
     ) -> Point:
         """Return the faded copies."""
-        return tuple(self._faded(block.detach(), generator) for block in start)
+        blocks = zip(start, space.examples, strict=True)
+        return tuple(self._faded(block.detach(), generators[example]) for block, example in blocks)
 
     def _faded(self, canvas: Tensor, generator: torch.Generator) -> Tensor:
         contrast = float(self.config.contrast)

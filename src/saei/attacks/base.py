@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import ClassVar, Literal, TypeAlias
@@ -102,8 +102,8 @@ class Attack(Strategy, ABC):
     """Moves a point.
 
     To add one: derive, nest a ``Config``, declare ``spaces`` and ``ball``, implement ``attack``. The contract
-    suite then holds it to its declaration: inside the ball and the bounds, on the grid, independent per example,
-    the identity for zero steps, no trace left on the model behind the criterion.
+    suite then holds it to its declaration: inside the ball and the bounds, on the grid, independent per example in
+    what it does and draws, the identity for zero steps, no trace left on the model behind the criterion.
     """
 
     kind: ClassVar[str] = "attack"
@@ -119,11 +119,6 @@ class Attack(Strategy, ABC):
         """The ball that the result lies in, around the start."""
         return "linf"
 
-    @property
-    def draws(self) -> bool:
-        """Whether the attack may draw from its generator; one that never does is run on many groups at once."""
-        return True
-
     @abstractmethod
     def attack(
         self,
@@ -132,7 +127,7 @@ class Attack(Strategy, ABC):
         *,
         space: Space,
         progress: float,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> Point:
         """Return the moved point, detached, with blocks of the start's shapes and dtypes.
 
@@ -141,7 +136,8 @@ class Attack(Strategy, ABC):
             start: The clean point; never written to.
             space: Bounds, units, grid and editable masks of the blocks.
             progress: Share of the training done, in [0, 1].
-            generator: Source of all randomness, on the CPU.
+            generators: Sources of all randomness, on the CPU: one for each example, by its index in ``J_B``. What is
+                drawn for a block comes from its example's, in the order of the blocks.
         """
 
     def radius(self, block: BlockSpace) -> Tensor | float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -51,11 +52,18 @@ class DiffusionNoise(Attack):
         return "none"
 
     def attack(
-        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self,
+        criterion: PointCriterion,
+        start: Point,
+        *,
+        space: Space,
+        progress: float,
+        generators: Sequence[torch.Generator],
     ) -> Point:
         """Return the noisy point."""
         return tuple(
-            self._moved(block.detach(), own, generator) for block, own in zip(start, space.blocks, strict=True)
+            self._moved(block.detach(), own, generators[example])
+            for block, own, example in zip(start, space.blocks, space.examples, strict=True)
         )
 
     def _moved(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import ClassVar, Literal, Self
 
@@ -66,11 +67,6 @@ class GradientAttack(Attack):
     def steps(self) -> int:
         """Number of steps; 0 is the identity."""
 
-    @property
-    def draws(self) -> bool:
-        """Only with a random start."""
-        return self.config.random_start
-
     def normalise(self, gradient: Tensor) -> Tensor:
         """Return the direction of a step of length 1: the corner of the l-infinity ball."""
         return gradient.sign()
@@ -84,7 +80,13 @@ class GradientAttack(Attack):
         return self.steps * self.config.step if self.config.radius is None else self.config.radius
 
     def attack(
-        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self,
+        criterion: PointCriterion,
+        start: Point,
+        *,
+        space: Space,
+        progress: float,
+        generators: Sequence[torch.Generator],
     ) -> Point:
         """Return the moved point.
 
@@ -97,7 +99,8 @@ class GradientAttack(Attack):
             return tuple(block.clone() for block in start)
         point = start
         if self.config.random_start:
-            point = tuple(self._random(*block, generator) for block in zip(start, space.blocks, strict=True))
+            blocks = zip(start, space.blocks, space.examples, strict=True)
+            point = tuple(self._random(block, own, generators[example]) for block, own, example in blocks)
         for _ in range(self.steps):
             gradients = example_gradients(criterion, self._snapped(point, start, space), space.examples)
             point = tuple(map(self._step, point, start, gradients, space.blocks))

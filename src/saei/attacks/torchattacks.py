@@ -154,7 +154,13 @@ class Torchattacks(Attack):
         return block.length(self.config.arguments()["eps"], "pixel")
 
     def attack(
-        self, criterion: PointCriterion, start: Point, *, space: Space, progress: float, generator: torch.Generator
+        self,
+        criterion: PointCriterion,
+        start: Point,
+        *,
+        space: Space,
+        progress: float,
+        generators: Sequence[torch.Generator],
     ) -> Point:
         """Return the moved point.
 
@@ -166,7 +172,9 @@ class Torchattacks(Attack):
             return tuple(moved)
         for example in sorted(set(space.examples)):
             own = [number for number, other in enumerate(space.examples) if other == example]
-            for number, block in zip(own, self._example(own, criterion, start, space, generator), strict=True):
+            for number, block in zip(
+                own, self._example(own, criterion, start, space, generators[example]), strict=True
+            ):
                 moved[number] = block
         return tuple(moved)
 

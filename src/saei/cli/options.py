@@ -87,6 +87,7 @@ def policy_config(
     from saei.config.overrides import merge
     from saei.config.registry import load_plugin
     from saei.config.run import RunConfig, validate
+    from saei.console import say
     from saei.engine import checkpoint
     from saei.runtime.run_dir import RunDir
 
@@ -96,7 +97,10 @@ def policy_config(
     above = command_line([*layers, {"model": weights}], assignments)
     for plugin in plugins:
         load_plugin(plugin)
-    record, signatures = RunDir(run).read()
+    opened = RunDir(run)
+    record, signatures = opened.read()
+    for note in opened.notes:
+        say(note, error=True)
     data = {
         name: value for name, value in record.items() if name not in leave_out and not _replaced(name, value, above)
     }

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from saei.config.format import REMOVED
 from saei.config.registry import entries, load
 from saei.config.strategy import Open, default_type, section_of, strategy_kind, typed
 from saei.errors import ConfigError, nearest, shown
@@ -55,6 +56,8 @@ def explain(root: type[BaseModel], data: Mapping[str, Any], errors: list[Any]) -
 
 def _message(item: Any, place: _Place) -> str:
     if item["type"] == "extra_forbidden":
+        if place.path in REMOVED:
+            return f"This field is gone. {REMOVED[place.path]}"
         name = str(item["loc"][-1])
         known = nearest(name, place.section.model_fields) if place.section else ""
         if name == "intervention":

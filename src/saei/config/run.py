@@ -221,9 +221,6 @@ class TrainingConfig(Section):
             over, and the schedule goes on as planned.
         micro_groups: Groups per forward and backward pass of a process, None for all of the update batch's.
         mixed_precision: Accelerate's autocast.
-        seed_per: ``step``: the groups of a step share one source of randomness. ``group``: each has its own, and each
-            example of an evaluation too, so that results do not depend on the number of processes. Several processes
-            always draw so.
         max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
             of 64, up to half.
         max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
@@ -242,7 +239,6 @@ class TrainingConfig(Section):
     updates_per_batch: int = Field(default=1, ge=1, le=65_536)
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    seed_per: Literal["step", "group"] = "step"
     max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
     max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
     max_empty_steps: int = Field(default=10, ge=1, le=1_000_000)

@@ -22,6 +22,7 @@ from saei.errors import ConfigError
 from saei.interventions import Intervention
 from saei.interventions.context import SamplingContext
 from saei.policy import Policy
+from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
 from saei.samplers.mixing import Mixing
@@ -128,8 +129,8 @@ def passes(policy: Policy, view: View, responses: Sequence[Response], interventi
 
     def attack(shared: bool) -> None:
         with shared_prefix(policy, shared):
-            generator = torch.Generator().manual_seed(0)
-            intervention.apply([view], [half], SamplingContext(policy, _no_grades, 0.0, generator))
+            ctx = SamplingContext(policy, _no_grades, 0.0, GroupSources(0, "bench"))
+            intervention.apply([view], [half], ctx)
 
     def update(shared: bool) -> None:
         with shared_prefix(policy, shared):

@@ -20,6 +20,7 @@ from saei.policy.load.untrained import Untrained
 from saei.policy.load.weights import load_parts
 from saei.policy.module import PolicyModule
 from saei.policy.rows import prompt_arguments, prompt_row, stack
+from saei.runtime.seeds import GroupSources
 from saei.samplers.dynamic import drawing
 from saei.samplers.mixing import Mixing
 from saei.types import Example, Grade, Response, View
@@ -97,7 +98,7 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
     if isinstance(sampler, Mixing.Config):
         clean, rest = responses[: sampler.n_clean], responses[sampler.n_clean :]
         together = max(len(clean), len(rest))
-        ctx = SamplingContext(policy, _no_grades, 0.0, torch.Generator().manual_seed(0))
+        ctx = SamplingContext(policy, _no_grades, 0.0, GroupSources(0, "footprint"))
         intervention = Intervention(sampler.intervention)
         attack = kept_bytes(lambda: intervention.apply([view], [clean], ctx), policy.model)
         intervened = [rest[number :: sampler.views] for number in range(min(sampler.views, len(rest)))]

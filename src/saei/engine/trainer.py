@@ -24,8 +24,7 @@ from saei.engine.schedule import Schedule
 from saei.engine.update import Updater, check_update
 from saei.errors import CheckpointError, TrainingError, cause_of
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.answers import answer_together
-from saei.evaluation.fresh import Answered
+from saei.evaluation.answers import Answered, answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
@@ -115,7 +114,6 @@ class Trainer:
             **launch_options(),
         )
         self.processes = processes_of(self.accelerator, config)
-        self._per_group = self.processes.seeds_per_group(config.training)
         if not self.processes.main:
             self.display = SilentDisplay()
         parameters = [parameter for parameter in self.policy.module.parameters() if parameter.requires_grad]
@@ -297,6 +295,7 @@ class Trainer:
     def _notes(self) -> list[str]:
         """Return what the user should know before it starts."""
         notes = list(self.policy.parts.notes) if self.config.model.path not in BUILTIN_FOLDERS else []
+        notes += self.run.notes
         notes += self.task.notes()
         if self._sifted is not None:
             notes.append(self._sifted.note())
@@ -346,12 +345,11 @@ class Trainer:
             policy=self.policy,
             grade=grader,
             progress=progress,
-            generator=torch.Generator().manual_seed(derive(config.seed, "sample", step, *rank)),
+            sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
             more=take,
             total=self.processes.total,
             graded=self.reward.graded,
-            source=GroupSources(config.seed, "sample", step) if self._per_group else None,
         )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context)
         for report in self.stream.unreported():
@@ -413,14 +411,13 @@ class Trainer:
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self.task).items()}
 
     def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[Answered]:
-        return answer_together(
+        return answer(
             self.policy,
             self.reward,
             views,
             responses=responses,
             sampling=sampling,
             seed=seed,
-            per_example=self._per_group,
             processes=self.processes,
         )
 

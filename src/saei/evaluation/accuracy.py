@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saei.evaluation.fresh import Answered
+from saei.evaluation.answers import Answered
 from saei.evaluation.metrics import mean
 
 

@@ -1,22 +1,34 @@
-"""Fresh responses to held-out examples, drawn by all processes together."""
+"""Fresh responses to the clean view of eval examples: what accuracy and the collapse probe are computed from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from torch import Tensor
 
 from saei.config.run import SamplingConfig
-from saei.evaluation.fresh import Answered, answer
 from saei.policy import Policy
-from saei.rewards.base import Reward
+from saei.rewards.base import Attempt, Reward
 from saei.runtime.processes import Processes
-from saei.runtime.seeds import derive
-from saei.types import Response, View
+from saei.runtime.seeds import GroupSources
+from saei.types import Grade, Response, View
+
+TOGETHER = 32
+"""Views whose responses are drawn together."""
 
 
-def answer_together(
+@dataclass(frozen=True, eq=False, slots=True)
+class Answered:
+    """One view with fresh responses and their grades."""
+
+    view: View
+    responses: tuple[Response, ...]
+    grades: tuple[Grade, ...]
+
+
+def answer(
     policy: Policy,
     reward: Reward,
     views: Sequence[View],
@@ -24,40 +36,49 @@ def answer_together(
     responses: int,
     sampling: SamplingConfig,
     seed: int,
-    per_example: bool,
-    processes: Processes,
+    processes: Processes | None = None,
 ) -> list[Answered]:
-    """Return every view with its responses, in all processes; each process draws for its share of the views.
+    """Sample and grade ``responses`` fresh responses per view.
+
+    Each view draws from a source of its own, seeded by ``seed`` and its index: its responses depend neither on which
+    other views there are nor on the number of processes.
 
     Args:
         policy: The policy.
         reward: Grades the responses.
-        views: Clean views, the same in all processes.
+        views: Clean views of different indices, the same in all processes.
         responses: Responses per view.
         sampling: How they are drawn.
         seed: Seed of the draws.
-        per_example: Draw for each view from a source of its own, as several processes have to.
-        processes: The processes.
+        processes: Those that share the views out; all of them return every view with its responses.
     """
-    numbers = processes.share(range(len(views)))
-    own = answer(
-        policy,
-        reward,
-        [views[number] for number in numbers],
-        responses=responses,
-        sampling=sampling,
-        seed=seed,
-        own_seeds=[derive(seed, views[number].index) for number in numbers] if per_example else None,
-    )
+    processes = processes or Processes()
+    sources = GroupSources(seed)
+    share = processes.share(views)
+    answered = []
+    for start in range(0, len(share), TOGETHER):
+        batch = share[start : start + TOGETHER]
+        generators = [sources(view) for view in batch]
+        drawn = policy.sample(batch, [responses] * len(batch), sampling=sampling, generators=generators)
+        attempts = [
+            Attempt(view.example, response.text, response.truncated, len(response))
+            for view, drawn_from_view in zip(batch, drawn, strict=True)
+            for response in drawn_from_view
+        ]
+        grades = iter(reward.grade_all(attempts))
+        answered += [
+            Answered(view, tuple(drawn_from_view), tuple(islice(grades, responses)))
+            for view, drawn_from_view in zip(batch, drawn, strict=True)
+        ]
     if processes.count == 1:
-        return own
-    parts = processes.gather([(tuple(map(_light, one.responses)), one.grades) for one in own])
-    everything = (answered for part in parts for answered in part)
-    return [Answered(view, drawn, grades) for view, (drawn, grades) in zip(views, everything, strict=True)]
+        return answered
+    parts = processes.gather([(tuple(map(_detached, one.responses)), one.grades) for one in answered])
+    everywhere = (pair for part in parts for pair in part)
+    return [Answered(view, drawn, grades) for view, (drawn, grades) in zip(views, everywhere, strict=True)]
 
 
-def _light(response: Response) -> Response:
-    """Return a response that goes to another process with nothing but its own numbers."""
+def _detached(response: Response) -> Response:
+    """Return a response to be sent to another process: its tensors on the CPU, and of a batch's only its own part."""
 
     def own(values: Tensor) -> Tensor:
         return values.cpu().clone()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from saei.config.run import RunConfig, SamplingConfig
 from saei.data.base import check_data
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.fresh import answer
+from saei.evaluation.answers import answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.stream import ViewStream
 from saei.policy import Policy

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from saei.data.base import Task
-from saei.evaluation.fresh import Answered
+from saei.evaluation.answers import Answered
 from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
 
 

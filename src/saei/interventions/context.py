@@ -29,29 +29,27 @@ class SamplingContext:
         policy: The current policy.
         grade: Grades a view's responses; no response of a step is graded twice.
         progress: Share of the training done, in [0, 1].
-        generator: Source of randomness, on the CPU. What belongs to one group is drawn from ``generator_of(view)``,
-            which is the same unless groups have sources of their own.
+        sources: Each group's own source of randomness, on the CPU, by one of its views; see ``GroupSources``. Whatever
+            belongs to a group is drawn from it, so that results do not depend on which process draws which groups.
         phase: ``with ctx.phase("attack"):`` accounts the time spent inside.
         more: ``ctx.more(n)`` moves on in the examples and returns up to n further clean views; of several processes,
             which all have to ask for the same n, each gets its share.
         total: ``ctx.total(number)`` adds up a number over all processes, which all have to call it equally often.
         graded: The reward is a number between right and wrong, so that groups vary in it and not in being right.
-        source: Each group's own source of randomness, by one of its views; None where groups share ``generator``.
     """
 
     policy: Policy
     grade: Callable[[View, Sequence[Response]], Sequence[Grade]]
     progress: float
-    generator: torch.Generator
+    sources: Callable[[View], torch.Generator]
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
     more: Callable[[int], Sequence[View]] = field(default=_no_more)
     total: Callable[[int], int] = field(default=int)
     graded: bool = False
-    source: Callable[[View], torch.Generator] | None = None
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
-        return self.generator if self.source is None else self.source(view)
+        return self.sources(view)
 
     def varies(self, grades: Sequence[Grade]) -> bool:
         """Return whether a group's grades differ, so that it teaches something: in being right, or in the reward.
@@ -64,6 +62,6 @@ class SamplingContext:
         """Return the states of the views' sources of randomness; equal ones tell that nothing was drawn between."""
         return [self.generator_of(view).get_state().numpy().tobytes() for view in views]
 
-    def generators(self, views: Sequence[View]) -> torch.Generator | list[torch.Generator]:
-        """Return the source of randomness for drawing from views: one for all, or one for each."""
-        return self.generator if self.source is None else [self.source(view) for view in views]
+    def generators(self, views: Sequence[View]) -> list[torch.Generator]:
+        """Return the source of randomness of each view's group."""
+        return [self.sources(view) for view in views]

@@ -21,6 +21,7 @@ from saei.interventions.originals import redrawing
 from saei.interventions.stats import check_needs, token_stats
 from saei.policy import Policy
 from saei.policy.pixels.space import GRID
+from saei.runtime.seeds import GroupSources
 from saei.types import Response, View
 
 
@@ -102,7 +103,7 @@ class Intervention:
         if view.canvases:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
-            ctx = SamplingContext(policy, lambda _, responses: [], 0.0, torch.Generator().manual_seed(0))
+            ctx = SamplingContext(policy, lambda _, responses: [], 0.0, GroupSources(0, "check"))
             self._attack([view], [[response]], ctx)
 
     def apply(
@@ -121,8 +122,8 @@ class Intervention:
             outcomes.append(Outcome(view, reason) if reason else None)
         open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
         size = self.config.micro_groups or max(1, len(open_groups))
-        if not self.attack.jointly or (ctx.source is not None and self.attack.draws):
-            size = 1  # an attack takes one source of randomness, and each group has its own
+        if not self.attack.jointly:
+            size = 1
         for start in range(0, len(open_groups), size):
             batch = open_groups[start : start + size]
             attacked = self._attack([views[i] for i in batch], [responses[i] for i in batch], ctx)
@@ -150,7 +151,7 @@ class Intervention:
                 point,
                 space=self._space(views, ctx),
                 progress=ctx.progress,
-                generator=ctx.generator_of(views[0]),
+                generators=ctx.generators(views),
             )
         moved = iter(point)
         outcomes = []

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from saei.config.run import RunConfig, TrainingConfig
+from saei.config.run import RunConfig
 from saei.errors import ConfigError, SaeiError
 
 T = TypeVar("T")
@@ -42,10 +42,6 @@ class Processes:
     def main(self) -> bool:
         """Whether this process writes and shows."""
         return self.rank == 0
-
-    def seeds_per_group(self, config: TrainingConfig) -> bool:
-        """Return whether groups have sources of randomness of their own, as those of several processes always do."""
-        return config.seed_per == "group" or self.count > 1
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's part; the parts of all, in order of rank, are the whole and differ by one at most."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import consent
+from saei.config.format import FORMAT, without_removed
 from saei.config.run import RunConfig, dump, validate
 from saei.config.yaml import read_yaml, write_yaml
 from saei.errors import CheckpointError, ConfigError
@@ -31,11 +32,13 @@ class RunDir:
 
     Attributes:
         lock: The right to write into it, which whoever trains holds.
+        notes: What ``open`` and ``read`` left out of the configuration of an older run.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = FolderLock(path)
+        self.notes: list[str] = []
 
     def __reduce__(self) -> tuple[object, ...]:
         """Go to another process as a path alone: a lock is one process's."""
@@ -93,6 +96,7 @@ class RunDir:
         """
         try:
             record = {
+                "format": FORMAT,
                 "config": dump(config),
                 "engine": engine,
                 **provenance(config),
@@ -116,7 +120,7 @@ class RunDir:
             trust: Use the code and the servers that the folder names, whoever wrote it.
 
         Raises:
-            CheckpointError: If the folder holds no run.
+            CheckpointError: If the folder holds no run, or that of a later version of saei.
             ConfigError: If it names code or servers, and this user neither started the run nor trusts it.
         """
         run = cls(path)
@@ -131,7 +135,7 @@ class RunDir:
         """Return the configuration as plain data, not validated, and its signatures; no code that it names is run.
 
         Raises:
-            CheckpointError: If the folder holds no run.
+            CheckpointError: If the folder holds no run, or that of a later version of saei.
         """
         file, record = self.path / "config.yaml", self._record()
         data, signatures = record.get("config"), record.get("signatures") or []
@@ -139,6 +143,7 @@ class RunDir:
             raise _no_run(f"{file} has no section `config`.")
         if not isinstance(data.get("plugins", []), list):
             raise _no_run(f"The plugins in {file} are no list.")
+        data, self.notes = without_removed(record, where=str(self.path))
         return data, list(map(str, signatures))
 
     @property

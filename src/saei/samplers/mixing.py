@@ -84,12 +84,11 @@ class Mixing(Sampler):
         with ctx.phase("sample"):
             clean = policy.sample(views, [config.n_clean] * len(views), generators=ctx.generators(views))
         with ctx.phase("attack"):
-            outcomes_by_view = self._intervene(views, clean, ctx)
-        outcomes = list(zip(*outcomes_by_view, strict=True))
-        share = _shares(config.n_adversarial, len(outcomes_by_view))
+            outcomes = self._intervene(views, clean, ctx)
+        shares = [share for own in outcomes for share in _shares(config.n_adversarial, len(own))]
         intervened = [outcome.view for own in outcomes for outcome in own]
         with ctx.phase("sample"):
-            drawn = iter(policy.sample(intervened, share * len(views), generators=ctx.generators(intervened)))
+            drawn = iter(policy.sample(intervened, shares, generators=ctx.generators(intervened)))
         return [
             self._group(view, own, clean_responses, [next(drawn) for _ in own])
             for view, own, clean_responses in zip(views, outcomes, clean, strict=True)
@@ -98,15 +97,18 @@ class Mixing(Sampler):
     def _intervene(
         self, views: Sequence[View], clean: Sequence[Sequence[Response]], ctx: SamplingContext
     ) -> list[list[Outcome]]:
-        """Return the outcomes of each intervened view; a single one where further views would be the same.
+        """Return the outcomes of each group's intervened views; a single one where further views would be the same.
 
-        They would be where selector and attack drew nothing at random, which the sources of randomness tell.
+        They would be where selector and attack drew nothing at random, which the group's source of randomness tells.
         """
         before = ctx.states(views)
-        first = self.intervention.apply(views, clean, ctx)
-        if ctx.states(views) == before:
-            return [first]
-        return [first, *(self.intervention.apply(views, clean, ctx) for _ in range(self.config.views - 1))]
+        outcomes = [[first] for first in self.intervention.apply(views, clean, ctx)]
+        random = [n for n, (old, new) in enumerate(zip(before, ctx.states(views), strict=True)) if old != new]
+        for _ in range(self.config.views - 1 if random else 0):
+            further = self.intervention.apply([views[n] for n in random], [clean[n] for n in random], ctx)
+            for n, outcome in zip(random, further, strict=True):
+                outcomes[n].append(outcome)
+        return outcomes
 
     def _group(
         self, view: View, outcomes: Sequence[Outcome], clean: list[Response], drawn: list[list[Response]]

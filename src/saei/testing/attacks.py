@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from saei.attacks.base import Attack, BlockSpace, Point, Space
 from saei.config.strategy import Strategy, StrategyConfig
-from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
+from saei.testing.rules import changed, config_of, random_state_untouched, require
 
 EXAMPLES = (0, 1, 1, 2)
 PIXELS = ((3, 4, 5), (3, 5, 4), (3, 2, 6), (3, 4, 5))
 EMBEDDINGS = ((4, 6), (3, 6), (1, 6), (4, 6))
+SEEDS = (2, 3, 4)
+"""Of the examples' sources of randomness."""
+
 GRID = 1 / 255
 TOLERANCE = 1e-6
 """Distance in the [0, 1] range by which float32 may leave a ball: a four-thousandth of a grid step."""
@@ -108,10 +111,13 @@ def _widths(space: Space) -> list[int]:
     return [shape[-1] for shape in (PIXELS if space.name == "pixels" else EMBEDDINGS)]
 
 
-def _run(attack: Attack, start: Point, space: Space, criterion: _Toy | None = None) -> Point:
+def _run(
+    attack: Attack, start: Point, space: Space, criterion: _Toy | None = None, seeds: Sequence[int] = SEEDS
+) -> Point:
     shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
     given = tuple(block.clone() for block in start)
-    moved = attack.attack(criterion or _Toy(space, shapes), given, space=space, progress=0.5, generator=seeded())
+    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+    moved = attack.attack(criterion or _Toy(space, shapes), given, space=space, progress=0.5, generators=sources)
     kept = all(map(torch.equal, given, start)) and not any(block.requires_grad for block in given)
     require(kept, attack.name(), "the start is not written to")
     return moved
@@ -179,19 +185,29 @@ def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
 
 
 def _check_independence(config: StrategyConfig, start: Point, space: Space) -> None:
+    """An example ends where it ends among others, and alone, with its own source of randomness."""
     rule = "an example's result does not depend on the other examples"
     shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
     space = _with(space, grid=None)
-    moved = _run(config.build(), start, space)
+    whole = _Toy(space, shapes)
+    moved = _run(config.build(), start, space, whole)
     for kept in sorted(set(EXAMPLES)):
         others = tuple(block if e == kept else 0.5 + 0.3 * block for block, e in zip(start, EXAMPLES, strict=True))
         criterion = _Toy(space, shapes, [1.0 if e == kept else 50.0 for e in range(3)])
         other = _run(config.build(), others, space, criterion)
         same = [torch.equal(a, b) for a, b, e in zip(moved, other, EXAMPLES, strict=True) if e == kept]
         require(all(same), config.type, rule)
-    alone = Space(space.name, space.blocks[:1], EXAMPLES[:1])
-    (first,) = _run(config.build(), start[:1], alone, _Toy(alone, shapes))
-    require(torch.equal(first, moved[0]), config.type, rule)
+    for example in sorted(set(EXAMPLES)):
+        numbers = [number for number, e in enumerate(EXAMPLES) if e == example]
+        blocks = tuple(space.blocks[number] for number in numbers)
+        alone = Space(space.name, blocks, (0,) * len(numbers))
+        criterion = _Toy(alone, [shapes[number] for number in numbers])
+        with torch.no_grad():
+            for slope, number in zip(criterion.slopes, numbers, strict=True):
+                slope.copy_(whole.slopes[number])
+        result = _run(config.build(), tuple(start[n] for n in numbers), alone, criterion, SEEDS[example : example + 1])
+        same = [torch.equal(block, moved[number]) for block, number in zip(result, numbers, strict=True)]
+        require(all(same), config.type, rule)
 
 
 def _check_directions(config: StrategyConfig, start: Point, space: Space) -> None:

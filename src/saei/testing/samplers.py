@@ -14,8 +14,9 @@ from torch import Tensor
 from saei.config.strategy import Strategy, StrategyConfig, observe_all, restore, state_of
 from saei.policy import Policy
 from saei.policy.pixels.space import to_image
+from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler, SamplingContext
-from saei.testing.rules import config_of, random_state_untouched, require, seeded
+from saei.testing.rules import config_of, random_state_untouched, require
 from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
 
 TOLERANCE = 1e-3
@@ -69,21 +70,17 @@ def _draw(
         given.extend(fresh)
         return fresh
 
-    return sampler.draw(views, SamplingContext(policy, _grade, progress, seeded(), more=more))
+    return sampler.draw(views, SamplingContext(policy, _grade, progress, GroupSources(2), more=more))
 
 
 def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
-    """Where groups have sources of their own, results do not depend on which of them a process draws."""
-
-    def draw(seed: int) -> list[Group]:
-        own = [torch.Generator().manual_seed(number) for number in range(len(views))]
-        shared = torch.Generator().manual_seed(seed)
-        ctx = SamplingContext(policy, _grade, 0.0, shared, source=lambda view: own[view.index])
-        groups: list[Group] = config.build().draw(views, ctx)
-        return groups
-
-    rule = "what belongs to a group is drawn from ctx.generators(views) or ctx.generator_of(view)"
-    require(_same(draw(1), draw(2)), config.type, rule)
+    """A group is the same whichever others its process draws with it."""
+    together = _draw(config.build(), policy, views)
+    for view, group in zip(views, together, strict=False):
+        alone = _draw(config.build(), policy, [view])[0]
+        rule = "what belongs to a group is drawn from ctx.generators(views) or ctx.generator_of(view)"
+        # Sums in another order may turn the sign of a gradient next to zero, seldom.
+        require(_equal(group, alone, share=0.99), config.type, rule)
 
 
 def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:
@@ -136,7 +133,7 @@ def _check_origin(name: str, policy: Policy, group: Group) -> None:
 
 def _check_guard(sampler: Sampler, policy: Policy, group: Group) -> None:
     scored = ScoredGroup(group, tuple(_grade(group.views[0], group.responses)))
-    kept = sampler.guard(scored, SamplingContext(policy, _grade, 0.0, seeded()))
+    kept = sampler.guard(scored, SamplingContext(policy, _grade, 0.0, GroupSources(2)))
     if kept is None:
         return
     lengths = {len(kept.grades), len(kept.group.responses), len(kept.group.sampled_from), len(kept.group.updated_on)}
@@ -160,14 +157,15 @@ def _same(left: Sequence[Group], right: Sequence[Group]) -> bool:
     return len(left) == len(right) and all(map(_equal, left, right))
 
 
-def _equal(left: Group, right: Group) -> bool:
+def _equal(left: Group, right: Group, *, share: float = 1.0) -> bool:
+    """Return whether groups have the same responses to the same views, and this share of their pixels is equal."""
     ids = [[response.ids_T.tolist() for response in group.responses] for group in (left, right)]
     canvases = [[canvas for view in group.views for canvas in view.canvases] for group in (left, right)]
     return (
         ids[0] == ids[1]
         and (left.sampled_from, left.updated_on) == (right.sampled_from, right.updated_on)
         and len(canvases[0]) == len(canvases[1])
-        and all(map(torch.equal, *canvases))
+        and all(float((a == b).float().mean()) >= share for a, b in zip(*canvases, strict=True))
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Gate, Guard, Strength
 from saei.interventions.context import SamplingContext
-from saei.testing.rules import config_of, random_state_untouched, require, seeded
+from saei.runtime.seeds import GroupSources
+from saei.testing.rules import config_of, random_state_untouched, require
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 
 
@@ -80,4 +81,4 @@ def _grades(right: tuple[bool, ...]) -> tuple[Grade, ...]:
 
 def _context(right: tuple[bool, ...]) -> SamplingContext:
     policy: Any = None  # what these slots see of a policy here; one that asks it is checked within its sampler
-    return SamplingContext(policy, lambda view, responses: _grades(right), 0.5, seeded())
+    return SamplingContext(policy, lambda view, responses: _grades(right), 0.5, GroupSources(2))

@@ -100,8 +100,7 @@ class ConditionIntervention:
             self._policy,
             lambda _, responses: [],
             0.0,
-            torch.Generator(),
-            source=GroupSources(self._seed, "noise"),
+            GroupSources(self._seed, "noise"),
         )
         outcomes = self._intervention.apply(views, [[one] for one in self._responses(views)], ctx)
         return [outcome.view for outcome in outcomes]

@@ -163,8 +163,6 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.updates_per_batch != 1:
         yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
-    if training.seed_per != "step":
-        yield f"training.seed_per '{training.seed_per}' (each process has one source of randomness)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"

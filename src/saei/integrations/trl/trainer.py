@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from datasets import Dataset, IterableDataset
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
@@ -31,7 +30,7 @@ from saei.policy import Policy, Scores
 from saei.policy.decoder import Decoder, check_gap, decoder_gap
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
-from saei.runtime.seeds import derive
+from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
 from saei.types import Example, Grade, Group, Response, View
@@ -85,6 +84,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._trainer_policy: Policy | None = None
         self._seen: list[list[Any] | None] | None = None
         self._places: list[int] = []
+        self._rollouts = (-1, 0)  # the optimiser step, and which of its rollouts
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
                 kwargs[name] = _numbered(kwargs[name])
@@ -101,7 +101,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Do as TRL does, and remember which rows of the data set the inputs are."""
-        self._places = [row.get(PLACE, number) for number, row in enumerate(inputs)]
+        first = self.accelerator.process_index * len(inputs)
+        self._places = [row.get(PLACE, first + number) for number, row in enumerate(inputs)]
         rows = [{name: value for name, value in row.items() if name != PLACE} for row in inputs]
         return super()._generate_and_score_completions(rows)  # type: ignore[no-any-return]  # trl has no types
 
@@ -180,9 +181,12 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         return policy
 
     def _context(self, policy: Policy) -> SamplingContext:
-        seed = derive(self.args.seed, "sample", self.state.global_step, self._step, self.accelerator.process_index)
-        progress = self.state.global_step / max(1, self.state.max_steps)
-        return SamplingContext(policy, _no_grades, progress, torch.Generator().manual_seed(seed))
+        """Return the circumstances of a rollout; groups draw by their rows, whichever process they are given to."""
+        step = self.state.global_step
+        self._rollouts = (step, self._rollouts[1] + 1) if self._rollouts[0] == step else (step, 0)
+        purpose = "sample" if self.model.training else "evaluate"
+        sources = GroupSources(self.args.seed, purpose, *self._rollouts)
+        return SamplingContext(policy, _no_grades, step / max(1, self.state.max_steps), sources)
 
     def _check_prompt(self, view: View, prompt: Any) -> None:
         """Hold our prompt against TRL's processor: its token types and pictures go with our ids."""

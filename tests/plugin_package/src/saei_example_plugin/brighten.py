@@ -1,5 +1,6 @@
 """An attack without a gradient: all pixels become brighter."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -38,7 +39,7 @@ class Brighten(Attack):
         *,
         space: Space,
         progress: float,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> Point:
         return tuple(map(self._brighten, start, space.blocks))
 

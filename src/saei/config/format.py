@@ -1,0 +1,68 @@
+"""The format of a run's recorded configuration: what older runs hold that there is no more.
+
+A run's ``config.yaml`` has the number of its format; runs of 0.1, which have none, are of format 1. Whoever removes or
+renames a field adds it to ``REMOVED`` and, if the last release wrote the field, raises ``FORMAT``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from saei.errors import CheckpointError, shown
+
+FORMAT = 2
+"""The format that is written. Runs of this and of earlier formats are read."""
+
+REMOVED: Mapping[str, str] = {
+    "training.seed_per": "Every group draws from a source of randomness of its own, as `group` had it.",
+    "training.minibatch_groups": "`training.updates_per_batch` says into how many parts the groups of a step are split, "
+    "so that dropped groups do not change the number of optimiser steps.",
+}
+"""Fields that there are no more, by path, and what took their place: one or two sentences."""
+
+
+def without_removed(record: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the configuration of a run's record without fields that there are no more, and a note for each of them.
+
+    Only records of older formats lose fields; in others they are as wrong as in a user's own file.
+
+    Args:
+        record: The content of ``config.yaml``, whose section ``config`` is a mapping.
+        where: Names the run in notes and errors.
+
+    Raises:
+        CheckpointError: If a later version of saei wrote the record.
+    """
+    config, number = dict(record["config"]), record.get("format", 1)
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        raise CheckpointError(
+            f"This version of saei reads runs of formats 1 to {FORMAT}.",
+            reason=f"{where} has format {shown(repr(number))}.",
+            remedy="Read it with the version of saei that wrote it, or a later one: `versions` in its config.yaml.",
+        )
+    notes: list[str] = []
+    if number < FORMAT:
+        for path, instead in REMOVED.items():
+            config, value = _without(config, path.split("."))
+            if value not in (_ABSENT, None):  # None left the choice to saei
+                notes.append(
+                    f"{where} is of an older saei and sets {path} to {shown(repr(value))}, which is gone: {instead}"
+                )
+    return config, notes
+
+
+_ABSENT = object()
+
+
+def _without(section: dict[str, Any], path: list[str]) -> tuple[dict[str, Any], Any]:
+    """Return a copy of nested mappings without the field at a path, and what that field held."""
+    name, *rest = path
+    if name not in section:
+        return section, _ABSENT
+    if not rest:
+        return {key: value for key, value in section.items() if key != name}, section[name]
+    if not isinstance(section[name], dict):
+        return section, _ABSENT
+    inner, value = _without(section[name], rest)
+    return {**section, name: inner}, value
