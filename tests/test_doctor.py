@@ -30,8 +30,9 @@ from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import ConfigError
 from saei.policy import Policy
+from saei.policy.load.location import has_weights
 from saei.policy.load.untrained import cut, depth, period
-from saei.policy.load.weights import has_weights, load_outline, load_parts
+from saei.policy.load.weights import load_outline, load_parts
 
 SHORT = SamplingConfig(max_new_tokens=5)
 

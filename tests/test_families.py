@@ -26,7 +26,8 @@ from saei.interventions.context import SamplingContext
 from saei.policy import Policy
 from saei.policy.load.checkpointing import checkpoint_layers
 from saei.policy.load.parts import Part
-from saei.policy.pixels.space import MAX_SIDE, to_image
+from saei.policy.pixels.canvases import MAX_SIDE
+from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
 from saei.types import Example, Response, View
 

@@ -138,7 +138,7 @@ def test_without_dropping_pictures_the_one_that_returns_ends_the_run(
     """The control: weights arrive, prompts are dropped by TRL, but what was computed of the picture stays."""
     engine.draw()
     engine.update(engine.trainer.model.model.visual, scale=0.5)
-    monkeypatch.setattr(vllm.VLLM, "sync", lambda self: None)
+    monkeypatch.setattr(vllm.VLLM, "sync", lambda self, policy: None)
     with pytest.raises(TrainingError, match="max_decoder_gap"):
         engine.draw()
     (gap,) = engine.trainer._pending_metrics["saei/decoder_gap"]

@@ -16,7 +16,7 @@ FORMAT = 2
 
 REMOVED: Mapping[str, str] = {
     "training.seed_per": "Every group draws from a source of randomness of its own, as `group` had it.",
-    "training.minibatch_groups": "`training.updates_per_batch` says into how many parts the groups of a step are split, "
+    "training.minibatch_groups": "`training.updates_per_batch` says into how many parts a step's groups are split, "
     "so that dropped groups do not change the number of optimiser steps.",
 }
 """Fields that there are no more, by path, and what took their place: one or two sentences."""

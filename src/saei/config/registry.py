@@ -30,6 +30,7 @@ KINDS: Mapping[str, str] = {
     "attack": "saei.attacks",
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",
+    "decoder": "saei.decoders",
     "objective": "saei.objectives",
     "advantage": "saei.advantages",
     "weight": "saei.weights",
@@ -228,6 +229,7 @@ OptionalSelectorField = Annotated[
 ]
 AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeValidator(resolve("attack"))]
 SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
+DecoderField = Annotated[SerializeAsAny[StrategyConfig], Open("decoder"), BeforeValidator(resolve("decoder"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
 AdvantageField = Annotated[SerializeAsAny[StrategyConfig], Open("advantage"), BeforeValidator(resolve("advantage"))]

@@ -21,6 +21,7 @@ from pydantic import (
 
 from saei.config.explain import explain
 from saei.config.registry import (
+    DecoderField,
     ObjectiveField,
     RewardField,
     SamplerField,
@@ -226,7 +227,7 @@ class TrainingConfig(Section):
         max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
             were 64.
         max_empty_steps: Steps in a row without a group to train on, since all were dropped, after which the run stops.
-        max_decoder_gap: Where another program draws the responses (vLLM, inside TRL), the median difference, in nats,
+        max_decoder_gap: Where another program draws the responses (such as vLLM), the median difference, in nats,
             between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
             to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
         sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
@@ -318,6 +319,7 @@ class RunConfig(Section):
         template: How an example becomes a prompt.
         reward: How a response is graded.
         sampler: How many responses are drawn from which views; holds the intervention.
+        decoder: Who draws the responses.
         objective: The policy loss, its terms and its advantages.
         sampling: How responses are drawn.
         entropy: Which distribution the criterion's entropy is taken of.
@@ -335,6 +337,7 @@ class RunConfig(Section):
     template: TemplateField = "think-boxed"  # type: ignore[assignment]
     reward: RewardField = "accuracy-format"  # type: ignore[assignment]
     sampler: SamplerField = "mixed"  # type: ignore[assignment]
+    decoder: DecoderField = "native"  # type: ignore[assignment]
     objective: ObjectiveField = "grpo"  # type: ignore[assignment]
     sampling: SamplingConfig = SamplingConfig()
     entropy: EntropyConfig = EntropyConfig()

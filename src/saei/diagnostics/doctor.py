@@ -24,8 +24,9 @@ from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
 from saei.policy import Policy
+from saei.policy.load.location import BUILTIN_FOLDERS, has_weights
 from saei.policy.load.untrained import Untrained, depth, period
-from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, device_of, has_weights, load_outline, load_parts
+from saei.policy.load.weights import Parts, device_of, load_outline, load_parts
 
 OnProgress = Callable[[str], None]
 

@@ -31,7 +31,9 @@ from saei.intake.stream import ViewStream
 from saei.objectives.advantages.base import train_group
 from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
+from saei.policy.decoder import DecoderGaps
+from saei.policy.load.location import BUILTIN_FOLDERS
+from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
 from saei.runtime.interrupt import Interrupted, StopRequest
@@ -107,6 +109,8 @@ class Trainer:
         )
         parts = load_parts(model) if parts is None else parts
         self.policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
+        self._decoder_gaps = DecoderGaps(config.training.max_decoder_gap)
+        self.policy.decoder, self.policy.on_decoded = config.decoder.build(), self._decoder_gaps
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
@@ -378,6 +382,8 @@ class Trainer:
                 pooled = [reward for part in rewards for own in part for reward in own]
                 train_groups = [train_group(one, self.objective.advantage, pooled) for one in kept]
                 found |= self.updater.run(train_groups, step=step, progress=progress)
+                self.policy.weights_changed()
+        found |= self._decoder_gaps.metrics(self.processes)
         for strategy in self._stateful.values():
             observe_all(strategy, found)
         self.step += 1

@@ -266,7 +266,7 @@ class Policy:
     def sync_decoder(self) -> None:
         """Tell the decoder that the weights changed, if they did since it last drew."""
         if self._decoder_is_stale:
-            self.decoder.sync()
+            self.decoder.sync(self)
             self._decoder_is_stale = False
 
     def without_adapter(self) -> Policy:

@@ -135,6 +135,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     sampler, objective, training = config.sampler, config.objective, config.training
     if not isinstance(sampler, Clean.Config | Mixing.Config):
         yield f"sampler '{sampler.type}'"
+    if config.decoder.type != "native":
+        yield f"decoder '{config.decoder.type}' (its own vLLM draws where TRL's use_vllm says so)"
     if isinstance(sampler, Mixing.Config):
         if sampler.beta:
             yield f"sampler.beta {sampler.beta}"

@@ -50,7 +50,7 @@ class VLLM(Decoder):
             completions[number] = [_completion(sequence) for sequence in output.outputs]
         return completions
 
-    def sync(self) -> None:
+    def sync(self, policy: Policy) -> None:
         """Drop cached prompts, processed pictures and image embeddings; each has a cache of its own."""
         self._llm.reset_prefix_cache()
         self._llm.reset_mm_cache()
