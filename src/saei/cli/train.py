@@ -150,11 +150,11 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
     folder = trainer.run.path
-    said = None
+    message = None
     try:
         trainer.train()
     except Interrupted as stopped:
-        said = str(stopped)
+        message = str(stopped)
     except KeyboardInterrupt:
         _say_how_to_go_on("Stopped at once.", folder, again)
         sys.exit(130)
@@ -163,8 +163,8 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         raise
     del trainer
     leave()
-    if said is not None:
-        _say_how_to_go_on(said, folder, again)
+    if message is not None:
+        _say_how_to_go_on(message, folder, again)
         sys.exit(130)
     _say(f"Done: {folder}")
     return folder
@@ -202,10 +202,14 @@ def _say(text: str) -> None:
 def _say_how_to_go_on(said: str, folder: Path, again: str) -> None:
     from saei.engine import checkpoint
 
-    found = checkpoint.found(folder / "checkpoints")
+    checkpoints = checkpoint.found(folder / "checkpoints")
     if again:
         how = f"Go on:\n  {again}"
     else:
-        newest = f"is of step {checkpoint.step_of(found[-1])}" if found else "would be its first: it begins again"
+        newest = (
+            f"is of step {checkpoint.step_of(checkpoints[-1])}"
+            if checkpoints
+            else "would be its first: it begins again"
+        )
         how = f"The newest checkpoint {newest}.\nGo on:\n  saei train --resume {folder}"
     _say(f"{said} {how}")

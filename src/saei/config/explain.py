@@ -57,7 +57,7 @@ def explain(root: type[BaseModel], data: Mapping[str, Any], errors: list[Any]) -
 def _message(item: Any, place: _Place) -> str:
     if item["type"] == "extra_forbidden":
         if place.path in REMOVED:
-            return f"This field is gone. {REMOVED[place.path]}"
+            return f"This field is gone. {REMOVED[place.path].instead}"
         name = str(item["loc"][-1])
         known = nearest(name, place.section.model_fields) if place.section else ""
         if name == "intervention":

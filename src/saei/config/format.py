@@ -6,20 +6,39 @@ renames a field adds it to ``REMOVED`` and, if the last release wrote the field,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from saei.errors import CheckpointError, shown
 
 FORMAT = 2
 """The format that is written. Runs of this and of earlier formats are read."""
 
-REMOVED: Mapping[str, str] = {
-    "training.seed_per": "Every group draws from a source of randomness of its own, as `group` had it.",
-    "training.minibatch_groups": "`training.updates_per_batch` says into how many parts a step's groups are split, "
-    "so that dropped groups do not change the number of optimiser steps.",
+
+class Removed(NamedTuple):
+    """A field that there is no more.
+
+    Attributes:
+        instead: What took its place: one or two sentences.
+        carried: From what the field held, and the record's whole configuration, to the path and value of the field
+            that says the same now; None where nothing does.
+    """
+
+    instead: str
+    carried: Callable[[Any, Mapping[str, Any]], tuple[str, Any]] | None = None
+
+
+def _updates_per_batch(minibatch_groups: Any, config: Mapping[str, Any]) -> tuple[str, Any]:
+    return "training.updates_per_batch", -(-config["training"]["prompts_per_step"] // minibatch_groups)
+
+
+REMOVED: Mapping[str, Removed] = {
+    "training.minibatch_groups": Removed(
+        "training.updates_per_batch says into how many optimiser steps a step's groups are split.", _updates_per_batch
+    ),
+    "training.seed_per": Removed("Every group draws from a source of randomness of its own, as `group` had it."),
 }
-"""Fields that there are no more, by path, and what took their place: one or two sentences."""
+"""By path."""
 
 
 def without_removed(record: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], list[str]]:
@@ -43,12 +62,18 @@ def without_removed(record: Mapping[str, Any], *, where: str) -> tuple[dict[str,
         )
     notes: list[str] = []
     if number < FORMAT:
-        for path, instead in REMOVED.items():
+        for path, removed in REMOVED.items():
             config, value = _without(config, path.split("."))
-            if value not in (_ABSENT, None):  # None left the choice to saei
-                notes.append(
-                    f"{where} is of an older saei and sets {path} to {shown(repr(value))}, which is gone: {instead}"
-                )
+            if value is None or value is _ABSENT:
+                continue
+            note = (
+                f"{where} is of an older saei and sets {path} to {shown(repr(value))}, which is gone: {removed.instead}"
+            )
+            if removed.carried is not None:
+                new_path, new_value = removed.carried(value, config)
+                config = _with(config, new_path.split("."), new_value)
+                note += f" Here it is {shown(repr(new_value))}."
+            notes.append(note)
     return config, notes
 
 
@@ -66,3 +91,9 @@ def _without(section: dict[str, Any], path: list[str]) -> tuple[dict[str, Any], 
         return section, _ABSENT
     inner, value = _without(section[name], rest)
     return {**section, name: inner}, value
+
+
+def _with(section: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return a copy of nested mappings with another value at a path."""
+    name, *rest = path
+    return {**section, name: _with(section[name], rest, value) if rest else value}

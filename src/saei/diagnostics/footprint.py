@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from saei.config.run import RunConfig
 from saei.diagnostics.shape_only import ShapeOnlyMode
-from saei.diagnostics.sizing import kept_bytes
+from saei.diagnostics.sizing import saved_tensor_bytes
 from saei.diagnostics.synthetic import draw_responses
 from saei.interventions import Intervention
 from saei.interventions.context import SamplingContext
@@ -100,13 +100,13 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         together = max(len(clean), len(rest))
         ctx = SamplingContext(policy, _no_grades, 0.0, GroupSources(0, "footprint"))
         intervention = Intervention(sampler.intervention)
-        attack = kept_bytes(lambda: intervention.apply([view], [clean], ctx), policy.model)
+        attack = saved_tensor_bytes(lambda: intervention.apply([view], [clean], ctx), policy.model)
         intervened = [rest[number :: sampler.views] for number in range(min(sampler.views, len(rest)))]
         if sampler.update_on == "sampled":
             views, parts = [view] * (1 + len(intervened)), [clean, *intervened]
         elif sampler.update_on == "perturbed":
             views, parts = [view] * len(intervened), [[*clean, *intervened[0]], *intervened[1:]]
-    update = kept_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
+    update = saved_tensor_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
     sample = together * cache_bytes(policy, view, config.sampling.max_new_tokens)
     return Footprint(attack, update, sample, len(view.prompt_ids_P), policy.image_tokens(view))
 
@@ -124,10 +124,15 @@ def cache_bytes(policy: Policy, view: View, tokens: int) -> int:
     pixels = policy.pixels.inputs([view.canvases])
     cache = policy.module({**prompt_arguments(rows), "use_cache": True, **pixels}).cache
     prompt = len(view.prompt_ids_P)
-    held = {id(one): one for layer in cache.layers for one in tree_leaves(vars(layer)) if isinstance(one, Tensor)}
+    states = {
+        id(tensor): tensor
+        for layer in cache.layers
+        for tensor in tree_leaves(vars(layer))
+        if isinstance(tensor, Tensor)
+    }
     return sum(
-        one.nbytes * (prompt + tokens) // prompt if one.ndim == 4 and one.shape[2] == prompt else one.nbytes
-        for one in held.values()
+        tensor.nbytes * (prompt + tokens) // prompt if tensor.ndim == 4 and tensor.shape[2] == prompt else tensor.nbytes
+        for tensor in states.values()
     )
 
 

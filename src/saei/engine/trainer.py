@@ -293,7 +293,7 @@ class Trainer:
                 return scan(self.task, self.policy, "train", reward=self.reward, cache=CACHE, on_progress=on_progress)
 
         found = ScanResult("train", self.processes.once(looked))
-        self.stream.admit("train", found.looked)
+        self.stream.admit("train", found.reports)
         return found
 
     def _notes(self) -> list[str]:

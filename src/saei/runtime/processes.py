@@ -80,10 +80,10 @@ class Processes:
                 result = work()
             except SaeiError as error:
                 result = error
-        found = self.gather(result)[0]
-        if isinstance(found, SaeiError):
-            raise found
-        return result if self.main else found  # type: ignore[no-any-return]  # it went through a pickle
+        outcome = self.gather(result)[0]
+        if isinstance(outcome, SaeiError):
+            raise outcome
+        return result if self.main else outcome  # type: ignore[no-any-return]  # it went through a pickle
 
     def alone(self, module: Any) -> AbstractContextManager[Any]:
         """Return a context in which backward passes through a prepared module wait for no other process."""
