@@ -25,7 +25,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.cost import peak_growth, ratio, time_in_turns
 from saei.diagnostics.synthetic import NoiseTask, draw_responses

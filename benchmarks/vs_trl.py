@@ -33,7 +33,8 @@ from transformers import LogitsProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config.run import ModelConfig, OptimizerConfig, RunConfig
+from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig, OptimizerConfig
 from saei.diagnostics.bench import step_config, step_workloads
 from saei.diagnostics.cost import peak_growth, ratio, retain_freed_memory, seconds_of
 from saei.engine import Trainer

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from saei.config import registry
-from saei.config.run import RunConfig, SamplingConfig, TrainingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import SamplingConfig, TrainingConfig
 from saei.config.strategy import StrategyConfig
 from saei.engine import Trainer
 from saei.errors import ConfigError, ModelError, TrainingError

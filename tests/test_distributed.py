@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from runs import lines, tiny
 from saei.config.overrides import load_config
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.engine import checkpoint
 from saei.errors import CheckpointError, ConfigError
 from saei.policy.load.location import model_path

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from saei.cli import app
 from saei.config.overrides import merge, nested, parse_assignment
-from saei.config.run import RunConfig, SamplingConfig, dump, validate
+from saei.config.run import RunConfig, dump, validate
+from saei.config.sections import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose

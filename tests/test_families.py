@@ -15,7 +15,7 @@ from torch import Tensor
 
 from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
-from saei.config.run import ModelConfig, SamplingConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.examination import examine, slope
 from saei.diagnostics.tiny import tiny_parts

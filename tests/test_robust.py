@@ -14,7 +14,7 @@ import torch
 from groups import own_forward
 from models import tiny_folder
 from runs import Checksum, registered, tiny
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.bars import Bars
 from saei.errors import ConfigError, SaeiError
 from saei.evaluation.benchmark import EvaluationRequest

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from runs import Checksum, Quiet, registered, tiny
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import Plain, ThinkBoxed
 from saei.engine import Trainer

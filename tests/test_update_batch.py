@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from groups import cut, draw, own_forward, token_logp
-from saei.config.run import OptimizerConfig, SamplingConfig, TrainingConfig
+from saei.config.sections import OptimizerConfig, SamplingConfig, TrainingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine.schedule import Schedule

@@ -25,7 +25,8 @@ from saei.cli.options import (
 from saei.console import say
 
 if TYPE_CHECKING:
-    from saei.config.run import RunConfig, SamplingConfig
+    from saei.config.run import RunConfig
+    from saei.config.sections import SamplingConfig
     from saei.evaluation.benchmark import EvaluationRequest
     from saei.evaluation.robustness.run import RobustnessSettings
 

@@ -24,7 +24,7 @@ MAY_CHANGE = (
 """Where a run goes on, how long, and what is kept of it; what makes it another experiment may not."""
 
 
-def continued(
+def resumed_run(
     folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
     """Return a run and its configuration, with what was asked to change and may.

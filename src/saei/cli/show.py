@@ -89,9 +89,9 @@ def as_markdown(documented: object) -> str:
     title. ``Attributes`` is left out: a config's fields are listed apart.
     """
     text = inspect.getdoc(documented) or ""
-    text = _DIRECTIVE.sub(lambda found: _fenced(found[2], found[1]), text)
-    text = _LITERAL.sub(lambda found: ":\n\n" + _fenced(found[1]), text)
-    text = _ADMONITION.sub(lambda found: f"**{found[1].capitalize()}:** {dedent(found[2]).strip()}\n\n", text)
+    text = _DIRECTIVE.sub(lambda match: _fenced(match[2], match[1]), text)
+    text = _LITERAL.sub(lambda match: ":\n\n" + _fenced(match[1]), text)
+    text = _ADMONITION.sub(lambda match: f"**{match[1].capitalize()}:** {dedent(match[2]).strip()}\n\n", text)
     text = _ROLE.sub(r"`\1`", text)
     text = _LINK.sub(r"[\1](\2)", text)
     text = _SECTION.sub(_section, text)
@@ -102,12 +102,12 @@ def _fenced(block: str, language: str = "") -> str:
     return f"```{language}\n{dedent(block).strip()}\n```\n\n"
 
 
-def _section(found: re.Match[str]) -> str:
+def _section(match: re.Match[str]) -> str:
     """Return a section's title and text; each of its items, if it has any, is one of a list."""
-    if found[1] == "Attributes":
+    if match[1] == "Attributes":
         return ""
-    body = dedent(found[2]).strip()
+    body = dedent(match[2]).strip()
     if _ITEM.match(body):
         items = re.split(r"\n(?=\S)", body)
         body = "\n".join("- " + indent(re.sub(r"\n\s*", "\n", item), "  ").strip() for item in items)
-    return f"**{found[1]}:**\n\n{body}\n\n"
+    return f"**{match[1]}:**\n\n{body}\n\n"

@@ -148,18 +148,18 @@ def _gradient_deviation(policy: Policy, view: View, responses: list[Response], p
 
 
 def _shared_deviation(policy: Policy, views: list[View], responses: list[list[Response]]) -> float:
-    found = []
+    results = []
     try:
         for shared in (True, False):
             policy.shared_prefix = shared
             point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
             scores = policy.score(views, responses, wrt={"pixels": point}, with_entropy=False)
             logp_M = torch.cat([score.logp_NT.flatten() for score in scores])
-            gradient = torch.cat([own.flatten() for own in torch.autograd.grad(logp_M.sum(), point)])
-            found.append((logp_M.detach(), gradient / gradient.abs().max()))
+            gradient = torch.cat([grad.flatten() for grad in torch.autograd.grad(logp_M.sum(), point)])
+            results.append((logp_M.detach(), gradient / gradient.abs().max()))
     finally:
         policy.shared_prefix = True
-    return max(float((ours - plain).abs().max()) for ours, plain in zip(*found, strict=True))
+    return max(float((ours - plain).abs().max()) for ours, plain in zip(*results, strict=True))
 
 
 def _picture(height: int, width: int) -> Image.Image:

@@ -57,7 +57,7 @@ class ShapeOnlyMode(TorchDispatchMode):
 
 def _shapes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return what an operation gives on the meta device, None where it needs more than shapes."""
-    args, kwargs = tree_map_only(Tensor, lambda one: one.to("meta"), (args, kwargs))
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("meta")}
     try:

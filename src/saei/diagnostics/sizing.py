@@ -95,7 +95,7 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type != "cpu" or sys.platform != "linux":
         return None
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return min([1024 * int(lines["MemAvailable"].split()[0]), *_left_to_the_container()])
+    return min([1024 * int(lines["MemAvailable"].split()[0]), *_container_limits()])
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
@@ -113,7 +113,7 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
     return _resident_peak() if watched else None
 
 
-def _left_to_the_container() -> list[int]:
+def _container_limits() -> list[int]:
     """Return what a container's limit leaves, an empty list where there is none."""
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     try:

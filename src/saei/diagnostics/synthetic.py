@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from saei.config.run import EvaluationConfig, OutputConfig, RunConfig
+from saei.config.run import RunConfig
+from saei.config.sections import EvaluationConfig, OutputConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
 from saei.policy import Policy

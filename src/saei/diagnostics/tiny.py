@@ -14,7 +14,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.utils import is_torchvision_available
 
 from saei.builtin.vocabulary import END, PAD, build_tokenizer
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.examination import TOKENS, Examination, examine
 from saei.diagnostics.zoo import FAMILIES, Family

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import ModelConfig, RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.base import Task
 from saei.data.table_task import TableTask
 from saei.errors import ConfigError, DataError

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saei.config.overrides import changed
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
 from saei.intake.scan import DROPPED, ExampleReport
-from saei.runtime.files import check_folder, disk_errors, readable, write_whole
+from saei.runtime.files import check_folder, disk_errors, safe_name, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.run_dir import RunDir, read_jsonl
 
@@ -210,7 +210,7 @@ def default_dir(settings: Mapping[str, Any], root: Path) -> Path:
     """Return a folder below ``root`` whose name tells benchmark and model and changes with every setting."""
     model = "-".join(Path(settings["model"]["path"]).parts[-3:]).strip("/").replace("-checkpoints-", "-")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return root / "eval" / f"{readable(settings['task']['type'])}-{readable(model)}-{digest}"
+    return root / "eval" / f"{safe_name(settings['task']['type'])}-{safe_name(model)}-{digest}"
 
 
 def model_settings(model: ModelConfig) -> dict[str, Any]:

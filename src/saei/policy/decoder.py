@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.config.strategy import Strategy
 from saei.errors import ModelError, TrainingError
 from saei.policy.module import Distribution

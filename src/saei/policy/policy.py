@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.policy.backbone import find_readout, pixel_dtype

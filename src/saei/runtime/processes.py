@@ -156,8 +156,8 @@ def processes_of(accelerator: Any, config: RunConfig) -> Processes:
     return Processes(count, accelerator.process_index)
 
 
-def leave() -> None:
-    """Take leave of the other processes; nothing may hold a prepared module any more.
+def destroy_process_group() -> None:
+    """End the process group of several processes; nothing may hold a prepared module any more.
 
     Threads of the process group need the interpreter's lock to free the tensors of their last messages. A group that a
     wrapped module holds last is freed under that lock and waits for them for ever; threads of one that is left to the

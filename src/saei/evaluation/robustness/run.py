@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import ModelConfig, RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.errors import ConfigError
 from saei.evaluation.benchmark import Benchmark, EvaluationRequest
 from saei.evaluation.drawing import Move

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import EvaluationConfig, RunConfig, TrainingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import EvaluationConfig, TrainingConfig
 from saei.errors import ConfigError
 from saei.integrations.vllm.engine import check_installed
 from saei.objectives.advantages.group_relative import GroupRelative

@@ -17,7 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
-from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
+from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
 from saei.errors import ConfigError, DataError
 from saei.integrations.trl.arguments import check_arguments
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.policy.decoder import Completion, Decoder, DrawRequest, check_prompt

@@ -6,7 +6,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from saei.config.run import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
+from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.data.hub import hub_answers
 from saei.errors import ModelError
 from saei.policy.load.adapters import SavedAdapter, saved_adapter

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.errors import ConfigError, ModelError, SaeiError, out_of_memory
 from saei.policy.load.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter
 from saei.policy.load.checkpointing import checkpoint_layers
