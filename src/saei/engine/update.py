@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,11 +136,9 @@ class Updater:
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
             order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
-            ends = [-(-len(order) * part // parts) for part in range(parts + 1)]
-            for part in range(parts):
-                indices = [everywhere[place] for place in sorted(order[ends[part] : ends[part + 1]])]
-                if indices:
-                    plan.append((epoch * parts + part, indices))
+            for part, places in enumerate(np.array_split(np.array(order, dtype=int), parts)):
+                if len(places):
+                    plan.append((epoch * parts + part, [everywhere[place] for place in sorted(places.tolist())]))
         return plan
 
     def _group_rows(self, group: TrainGroup, *, on_policy: bool, step: int, progress: float) -> GroupRows:
