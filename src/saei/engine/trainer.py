@@ -1,7 +1,6 @@
 """The training loop: draw groups, grade them, take advantages, update; evaluate and checkpoint in between.
 
-examples ──► groups ──► scored groups ──► train groups ──► optimiser steps ──► metrics
-sampler       reward         guards, advantages   objective         observed by every strategy with state
+examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, advantage ─► train groups ─ objective ─► optimiser steps
 """
 
 from __future__ import annotations
