@@ -1,6 +1,6 @@
 """The training loop: draw groups, grade them, take advantages, update; evaluate and checkpoint in between.
 
-examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, advantage ─► train groups ─ objective ─► optimiser steps
+examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, advantage ─► train groups ─ loss ─► optimiser steps
 """
 
 from __future__ import annotations
