@@ -23,6 +23,7 @@ from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.policy.statistics.base import DerivedStatistic, DistributionStatistic, DivergenceStatistic, TokenStatistic
 from saei.policy.statistics.needs import check_needs
+from saei.testing import check_statistic, registered
 from saei.types import Response, View
 
 LOGP, ENTROPY, EOS, TEMPLATE = (Need(name) for name in ("logp", "entropy", "eos", "template"))
@@ -409,3 +410,66 @@ def test_who_has_no_reference_and_no_gradient_gets_none() -> None:
     with pytest.raises(ConfigError, match="A gate needs") as refused:
         check_needs([Need("entropy", grad=True)], "A gate", **asked)  # type: ignore[arg-type]
     assert "nothing is differentiated" in refused.value.reason
+
+
+# The contract.
+
+
+@pytest.mark.parametrize("config", registered("statistic"), ids=lambda config: config.type)
+def test_every_statistic_keeps_the_contract(
+    config: Any, random_policy: Policy, responses: list[list[Response]]
+) -> None:
+    check_statistic(config, random_policy, responses[0])
+
+
+@pytest.mark.parametrize("statistic", [Margin(), TotalVariation(), Surprise(), Place()], ids=lambda each: each.name())
+def test_sound_statistics_keep_the_contract(
+    statistic: Any, random_policy: Policy, responses: list[list[Response]]
+) -> None:
+    check_statistic(statistic, random_policy, responses[0])
+
+
+@pytest.mark.parametrize(
+    ("function", "rule"),
+    [
+        (lambda logp_mV, ids_m: logp_mV, "one value per token"),
+        (lambda logp_mV, ids_m: logp_mV.sum(-1) / 0, "values are finite"),
+        (lambda logp_mV, ids_m: (logp_mV.exp() * (logp_mV < -1e8) / 0).sum(-1), "values are finite"),
+        (lambda logp_mV, ids_m: logp_mV.max(-1).values - logp_mV.max(), "does not depend on the others"),
+        (lambda logp_mV, ids_m: logp_mV.exp().sum(-1) + torch.rand(()), "global random state"),
+        (lambda logp_mV, ids_m: logp_mV.exp().sub(logp_mV.exp()).pow(0.5).sum(-1), "gradients are finite"),
+    ],
+)
+def test_broken_statistics_are_caught(function: Any, rule: str) -> None:
+    class Broken(DistributionStatistic):
+        class Config(StrategyConfig):
+            type: Literal["test/broken"] = "test/broken"
+
+        def of_distribution(self, logp_mV: Tensor, ids_m: Tensor) -> Tensor:
+            return function(logp_mV, ids_m)
+
+    with pytest.raises(AssertionError, match=rule):
+        check_statistic(Broken())
+
+
+def test_broken_derived_and_token_statistics_are_caught(random_policy: Policy, responses: list[list[Response]]) -> None:
+    class Cyclic(Surprise):
+        class Config(StrategyConfig):
+            type: Literal["test/cyclic"] = "test/cyclic"
+
+        def parts_of(self, need: Need) -> tuple[Need, ...]:
+            return (need,)
+
+    class Short(Place):
+        class Config(StrategyConfig):
+            type: Literal["test/short"] = "test/short"
+
+        def of_tokens(self, policy: Policy, responses: Any) -> list[Tensor]:
+            return [torch.zeros(1) for _ in responses]
+
+    with pytest.raises(AssertionError, match="something fills its needs"):
+        check_statistic(Cyclic())
+    with pytest.raises(AssertionError, match="one value per token"):
+        check_statistic(Short(), random_policy, responses[0])
+    with pytest.raises(AssertionError, match="builds a Statistic"):
+        check_statistic(ThinkBoxed())
