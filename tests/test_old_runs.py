@@ -12,7 +12,7 @@ import pytest
 from commands import Saei
 from runs import Quiet, lines
 from saei.cli.options import policy_config
-from saei.cli.resume import continued
+from saei.cli.resume import resumed_run
 from saei.config.format import FORMAT, REMOVED, without_removed
 from saei.config.overrides import load_config
 from saei.config.run import dump, validate
@@ -73,7 +73,7 @@ def test_it_evaluates(run: Path, saei: Saei) -> None:
 
 
 def test_it_goes_on(run: Path) -> None:
-    opened, config = continued(run, [], [])
+    opened, config = resumed_run(run, [], [])
     display = Quiet()
     Trainer(config, resume=opened, display=display).train()
     assert [line["step"] for line in lines(run)] == [0, 1, 2]
