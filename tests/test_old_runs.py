@@ -33,7 +33,8 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, _ = without_removed(read_yaml(OLD / "config.yaml"), where="it")
     data["output"] |= {"root": str(root), "name": "donor"}
     donor = Trainer(validate(data), display=Quiet())
-    donor._write(donor.train_step())
+    metrics = donor.train_step()
+    donor.run.append({"step": donor.step, **metrics})
     donor.save()
     donor.run.lock.release()
     shutil.copytree(OLD, root / "0.1")
