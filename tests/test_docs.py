@@ -51,4 +51,8 @@ def test_what_examples_import_exists(page: Path) -> None:
 
 
 def test_every_page_is_about_a_kind() -> None:
-    assert {page.stem for page in PAGES} == {"selector", "attack", "sampler", "objective", "task"} <= set(KINDS)
+    assert (
+        {page.stem for page in PAGES}
+        == {"selector", "attack", "sampler", "gate", "guard", "objective", "task"}
+        <= set(KINDS)
+    )

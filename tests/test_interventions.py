@@ -26,7 +26,7 @@ from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import Selector, TokenStats
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig, Outcome
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
@@ -60,8 +60,8 @@ def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
 def apply(
     policy: Policy, views: list[View], responses: list[list[Response]], grade: Any = no_grades, **slots: Any
 ) -> list[Outcome]:
-    ctx = SamplingContext(policy, grade, 0.0, GroupSources(0))
-    return Intervention(InterventionConfig(**slots)).apply(views, responses, ctx)
+    step = StepContext(policy, 0.0, GroupSources(0))
+    return Intervention(InterventionConfig(**slots)).apply(views, responses, step, Supply(grade))
 
 
 def middle(response: Response) -> list[int]:
@@ -348,12 +348,12 @@ def test_gates(random_policy: Policy, views: list[View], responses: list[list[Re
         outcomes = apply(random_policy, views, responses, grade, gate=gate, attack={"type": "noise"})
         return [outcome.untouched for outcome in outcomes]
 
-    assert reasons("zero-variance") == [None, "gate"]
+    assert reasons("zero-variance") == [None, "varies"]
     assert reasons("always") == [None, None]
     correct[id(views[0])] = [False, False, False]
-    assert reasons("zero-variance") == [None, "gate"]
+    assert reasons("zero-variance") == [None, "varies"]
     correct[id(views[0])] = [False, False, True]
-    assert reasons("zero-variance") == ["gate", "gate"]
+    assert reasons("zero-variance") == ["varies", "varies"]
 
 
 # The selection

@@ -18,7 +18,7 @@ from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.empty_steps import EmptySteps
 from saei.engine.grader import StepGrader
 from saei.engine.imageless import Imageless
-from saei.engine.metrics import group_metrics, view_divergence
+from saei.engine.metrics import drop_metrics, group_metrics, view_divergence
 from saei.engine.samples import keep_samples
 from saei.engine.schedule import Schedule
 from saei.engine.update import Updater, check_update
@@ -42,7 +42,7 @@ from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources, derive, seed_globals
 from saei.runtime.stopwatch import PHASES, Stopwatch
 from saei.runtime.trackers import Trackers, check_trackers
-from saei.samplers.base import Sampler, SamplingContext
+from saei.samplers.base import Sampler, StepContext, Supply
 from saei.types import ScoredGroup, View
 
 LARGE = 50_000_000
@@ -341,17 +341,14 @@ class Trainer:
             with self._stopwatch.phase("data"):
                 return self.stream.take(n)
 
-        context = SamplingContext(
+        context = StepContext(
             policy=self.policy,
-            grade=grader,
             progress=progress,
             sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
-            more=take,
-            total=self.processes.total,
-            graded=self.reward.graded,
         )
-        groups = self.sampler.draw(take(config.training.prompts_per_step), context)
+        supply = Supply(grade=grader, more=take, total=self.processes.total, graded=self.reward.graded)
+        groups = self.sampler.draw(take(config.training.prompts_per_step), context, supply)
         for report in self.stream.unreported():
             self.display.note(report)
         with self._stopwatch.phase("reward"):
@@ -366,10 +363,10 @@ class Trainer:
                 found |= view_divergence(self.policy, groups, self.processes)
                 if self.processes.main:
                     self._keep_samples(scored)
-        guarded = [self.sampler.guard(one, context) for one in scored]
-        kept = [one for one in guarded if one is not None and one.grades]
+        dropped = self.sampler.guard(scored, context, supply)
+        found |= drop_metrics(scored, dropped, self.processes)
+        kept = [left for one, drops in zip(scored, dropped, strict=True) if (left := one.without(drops)).grades]
         rewards = self.processes.gather([one.rewards for one in kept])
-        found["dropped"] = 1 - sum(map(len, rewards)) / self.processes.total(len(scored))
         note = self._empty_steps.note(step + 1, empty=not any(rewards))
         if note is not None:
             self.display.note(note)
