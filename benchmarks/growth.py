@@ -22,7 +22,7 @@ from rich.table import Table
 from scoring import build
 
 from saei.diagnostics.bench import ATTACK, NAIVE_ATTACK, PLAIN, SHARED, passes
-from saei.diagnostics.cost import keep_memory, race
+from saei.diagnostics.cost import retain_freed_memory, time_in_turns
 from saei.diagnostics.synthetic import NoiseTask, draw_responses
 from saei.interventions import Intervention
 
@@ -56,7 +56,7 @@ def measure(sizes: Mapping[str, int], rounds: int) -> dict[str, float]:
     assert policy.image_tokens(view) == sizes[IMAGE]
     responses = draw_responses(policy, sizes[RESPONSES], sizes[TOKENS])
     ways = passes(policy, view, responses, Intervention())
-    seconds = race({name: ways[name] for name in LINES}, rounds, CPU)
+    seconds = time_in_turns({name: ways[name] for name in LINES}, rounds, CPU)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path, default=Path("growth.json"), help="numbers to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    kept = keep_memory()
+    kept = retain_freed_memory()
     base = dict(zip(BASE, options.base, strict=True))
     points = grow(base, {axis: getattr(options, axis) for axis in AXES}, options.rounds)
     found = {

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 from rich.console import Console
 from rich.table import Table
 
-from saei.config.run import ModelConfig, SamplingConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import ThinkBoxed
 from saei.intake.scan import scan

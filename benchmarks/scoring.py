@@ -25,9 +25,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.cost import peak_growth, race, ratio
+from saei.diagnostics.cost import peak_growth, ratio, time_in_turns
 from saei.diagnostics.synthetic import NoiseTask, draw_responses
 from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import TokenStats
@@ -192,7 +192,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.attack_only:
         ways = {name: ways[name] for name in (ATTACK, NAIVE, SCORE)}
     memory = {name: peak_growth(ways[name], CPU) for name in (ATTACK, NAIVE, SCORE)} if options.memory else {}
-    seconds = race(ways, options.rounds, CPU)
+    seconds = time_in_turns(ways, options.rounds, CPU)
     return {
         **setting,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},

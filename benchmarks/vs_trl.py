@@ -33,9 +33,10 @@ from transformers import LogitsProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config.run import ModelConfig, OptimizerConfig, RunConfig
-from saei.diagnostics.bench import step_config, step_ways
-from saei.diagnostics.cost import keep_memory, peak_growth, ratio, seconds_of
+from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig, OptimizerConfig
+from saei.diagnostics.bench import step_config, step_workloads
+from saei.diagnostics.cost import peak_growth, ratio, retain_freed_memory, seconds_of
 from saei.engine import Trainer
 from saei.policy import native
 from saei.policy.module import NextToken
@@ -253,7 +254,7 @@ def measure(
     assert banned_V is not None
     lengths = [round(shortest + (tokens - shortest) * place / (RESPONSES - 1)) for place in range(RESPONSES)]
     ends = Ends(lengths, int(ours.policy.eos_ids[0]), banned_V)
-    ways = step_ways(ours, {PLAIN: Clean(Clean.Config(n=RESPONSES)), SAEI: Mixed()})
+    ways = step_workloads(ours, {PLAIN: Clean(Clean.Config(n=RESPONSES)), SAEI: Mixed()})
     theirs = trl_trainer(model, ours, ends, tokens, rounds + 1, folder / "trl")
     decode = native.decode
     native.decode = ends.around(decode)
@@ -321,7 +322,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    kept = keep_memory()
+    kept = retain_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         results = [
             measure(

@@ -10,7 +10,7 @@ import torch
 from commands import Saei, runner
 from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.vocabulary import build_tokenizer
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.tiny import tiny_parts

@@ -23,7 +23,8 @@ from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.builtin import builtin_path
 from saei.cli.options import policy_config
 from saei.config.overrides import load_config
-from saei.config.run import LoraConfig, ModelConfig, SamplingConfig, validate
+from saei.config.run import validate
+from saei.config.sections import LoraConfig, ModelConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint

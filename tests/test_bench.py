@@ -33,7 +33,7 @@ def test_the_command_measures_every_way() -> None:
 
 def test_without_a_shared_prefix_there_is_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saei.diagnostics.bench.peak_growth", lambda way, device: None)
-    monkeypatch.setattr("saei.diagnostics.bench.keep_memory", lambda: True)
+    monkeypatch.setattr("saei.diagnostics.bench.retain_freed_memory", lambda: True)
     config = RunConfig.model_validate({"model": {"shared_prefix": False, "device": "cpu", "threads": 1}})
     found = bench(config, Sizes(side=64, prompts=1, responses=2, tokens=3, rounds=1))
     assert {ATTACK, SHARED}.isdisjoint(found["seconds"])
@@ -61,7 +61,7 @@ def test_peak_growth_is_that_of_one_call() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_growth_forgets_what_was_used_and_freed_before() -> None:
-    kept = "from saei.diagnostics.cost import keep_memory, peak_growth; import torch; keep_memory(); "
+    kept = "from saei.diagnostics.cost import retain_freed_memory, peak_growth; import torch; retain_freed_memory(); "
     before = "[torch.ones(2**20) for _ in range(100)]; "
     measure = "print(peak_growth(lambda: torch.ones(2**22), torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", kept + before + measure], capture_output=True, text=True, check=True)

@@ -13,9 +13,9 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from saei.builtin import General, build_tiny, builtin_path
 from saei.builtin.batches import Demonstration, Tools, demonstration_batch
 from saei.builtin.demonstrations import CLEAN, GUESSES, NOUNS, OPENINGS, VERBS, Manner, demonstrate
-from saei.builtin.gate import grades, respond
 from saei.builtin.general import SLOPPY, TASKS, Phase, Schedule, draw
 from saei.builtin.muon import orthogonalise
+from saei.builtin.responses import grades, respond
 from saei.builtin.vocabulary import SPECIAL, build_tokenizer
 from saei.data.bars import Bars
 from saei.data.digits import Digits
@@ -199,7 +199,7 @@ def test_muon_orthogonalises() -> None:
 def test_the_recipe_is_deterministic_and_writes_a_plain_folder(tmp_path: Path) -> None:
     mix = (0.4, 0.4, 0.2)
     schedule = Schedule(clean=(Phase(1, (1, 0, 0)), Phase(1, mix)), sloppy=Phase(1, mix), batch=6)
-    recipe = General(schedule, gate_examples=4)
+    recipe = General(schedule, measured_examples=4)
     state, lines = torch.random.get_rng_state(), []
     first = build_tiny(tmp_path / "a", recipe, 3, progress=lines.append)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from PIL import Image
 
-from saei.config.run import SamplingConfig, TrainingConfig
+from saei.config import registry
+from saei.config.run import RunConfig
+from saei.config.sections import SamplingConfig, TrainingConfig
+from saei.config.strategy import StrategyConfig
+from saei.engine import Trainer
 from saei.errors import ConfigError, ModelError, TrainingError
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
 from saei.integrations.vllm.engine import VLLM, check_installed, dtype_name, sampling_parameters
@@ -20,6 +25,7 @@ from saei.policy import Policy, Scores
 from saei.policy.decoder import Completion, Decoder, DrawRequest, check_gap, check_prompt, decoder_gap
 from saei.policy.module import Distribution
 from saei.policy.native import Native
+from saei.testing import check_decoder, registered
 from saei.types import Example, Response, View
 
 IMAGE_TOKENS = 16
@@ -190,8 +196,8 @@ def generation(llm: FakeLLM, **fields: Any) -> Any:
     return SimpleNamespace(llm=llm, sync_weights=lambda: calls.append("weights"), **fields)
 
 
-def test_all_caches_are_dropped_after_an_update(llm: FakeLLM) -> None:
-    Colocated(generation(llm)).sync()
+def test_all_caches_are_dropped_after_an_update(random_policy: Policy, llm: FakeLLM) -> None:
+    Colocated(generation(llm)).sync(random_policy)
     assert sorted(llm.calls) == ["encoder", "mm", "prefix"]
 
 
@@ -266,7 +272,7 @@ class Ours(Decoder):
         drawn = Native().draw(policy, replace(request, generators=generators))
         return [[Completion(one.ids, one.logp_T + self.shift) for one in own] for own in drawn]
 
-    def sync(self) -> None:
+    def sync(self, policy: Policy) -> None:
         self.synced += 1
 
 
@@ -334,3 +340,98 @@ def test_a_decoder_that_continues_nothing_refuses_prefixes(random_policy: Policy
     with pytest.raises(ConfigError, match="continued by a decoder that can") as refused:
         random_policy.sample(views, [1, 0], generators=sources(2), prefixes=[[drawn[0].prefix(1)], []])
     assert "Ours" in refused.value.reason
+
+
+class Short(Ours):
+    """Breaks one rule after another."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(0.1 if fault == "logp" else 0.0)
+        self.fault = fault
+
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
+        if self.fault == "seed":
+            request = replace(request, generators=sources(len(request.views)))
+        drawn = super().draw(policy, request)
+        whole = drawn[0][0]
+        if self.fault == "count":
+            drawn[0].pop()
+        if self.fault == "cut":
+            drawn[0][0] = Completion(list(whole.ids)[:-1], whole.logp_T[:-1])
+        if self.fault == "behind":
+            drawn[0][0] = Completion([int(policy.eos_ids[0]), *whole.ids][: len(whole.ids)], whole.logp_T)
+        if self.fault == "banned":
+            drawn[0][0] = Completion([policy.model.config.image_token_id, *whole.ids[1:]], whole.logp_T)
+        if self.fault == "logps":
+            drawn[0][0] = Completion(whole.ids, whole.logp_T[1:])
+        return drawn
+
+
+@pytest.fixture
+def three(random_policy: Policy, views: list[View]) -> list[View]:
+    return [*views, random_policy.view(Example("t", "What is 1 + 2?", "3"))]
+
+
+@pytest.mark.parametrize("config", registered("decoder"), ids=lambda config: config.type)
+def test_every_decoder_keeps_the_contract(config: Any, random_policy: Policy, three: list[View]) -> None:
+    check_decoder(config, random_policy, three)
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule"),
+    [
+        ("count", "as many as are asked"),
+        ("cut", "only an end or the limit ends"),
+        ("behind", "nothing follows"),
+        ("banned", "banned ids"),
+        ("logps", "one log-probability"),
+        ("logp", "are the policy's own, or NaN"),
+        ("seed", "other sources of randomness"),
+    ],
+)
+def test_a_broken_decoder_is_caught(fault: str, rule: str, random_policy: Policy, three: list[View]) -> None:
+    class Faulty(Decoder):
+        class Config(StrategyConfig):
+            type: Literal["test/faulty"] = "test/faulty"
+
+        def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
+            return Short(fault).draw(policy, request)
+
+    with pytest.raises(AssertionError, match=rule):
+        check_decoder(Faulty.Config(), random_policy, three)
+
+
+def test_a_run_draws_by_the_decoder_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of every update, and what it says is compared."""
+    synced: list[int] = []
+
+    class Elsewhere(Decoder):
+        class Config(StrategyConfig):
+            type: Literal["test/elsewhere"] = "test/elsewhere"
+            shift: float = 0.0
+
+        def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
+            drawn = Native().draw(policy, request)
+            return [[Completion(one.ids, one.logp_T + self.config.shift) for one in own] for own in drawn]
+
+        def sync(self, policy: Policy) -> None:
+            synced.append(1)
+
+    monkeypatch.setattr(registry, "_registered", {**registry._registered, ("decoder", "test/elsewhere"): Elsewhere})
+    settings: dict[str, Any] = {
+        "model": {"device": "cpu"},
+        "sampler": {"type": "clean", "n": 2},
+        "sampling": {"max_new_tokens": 6},
+        "training": {"steps": 3, "prompts_per_step": 2},
+        "evaluation": {"every": 9, "examples": 1, "responses": 1, "probe_examples": 1, "probe_responses": 2},
+        "output": {"root": str(tmp_path)},
+    }
+    trainer = Trainer(RunConfig.model_validate(settings | {"decoder": "test/elsewhere"}))
+    found = [trainer.train_step() for _ in range(2)]
+    assert all(0 <= one["train/decoder_gap"] < one["train/decoder_gap_max"] < 1e-4 for one in found)
+    assert synced == [1]  # before the second step's draw
+    shifted = settings | {"decoder": {"type": "test/elsewhere", "shift": 0.1}, "output": {"root": str(tmp_path / "b")}}
+    with pytest.raises(TrainingError, match="max_decoder_gap"):
+        Trainer(RunConfig.model_validate(shifted)).train_step()
+    plain = Trainer(RunConfig.model_validate(settings | {"output": {"root": str(tmp_path / "c")}}))
+    assert "train/decoder_gap" not in plain.train_step()

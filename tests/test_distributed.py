@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from runs import lines, tiny
 from saei.config.overrides import load_config
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.engine import checkpoint
 from saei.errors import CheckpointError, ConfigError
-from saei.policy.load.weights import model_path
+from saei.policy.load.location import model_path
 from saei.runtime.processes import Processes, processes_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from saei.cli import app
 from saei.config.overrides import merge, nested, parse_assignment
-from saei.config.run import RunConfig, SamplingConfig, dump, validate
+from saei.config.run import RunConfig, dump, validate
+from saei.config.sections import SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics import doctor
 from saei.diagnostics.doctor import diagnose
@@ -24,14 +25,15 @@ from saei.diagnostics.examination import examine, weights_in
 from saei.diagnostics.footprint import Footprint, footprint_of, shape_only_footprint
 from saei.diagnostics.remedies import remedies
 from saei.diagnostics.shape_only import ShapeOnlyMode
-from saei.diagnostics.sizing import kept_bytes, memory_of, peak_bytes
+from saei.diagnostics.sizing import memory_of, peak_bytes, saved_tensor_bytes
 from saei.diagnostics.synthetic import NoiseTask
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import ConfigError
 from saei.policy import Policy
+from saei.policy.load.location import has_weights
 from saei.policy.load.untrained import cut, depth, period
-from saei.policy.load.weights import has_weights, load_outline, load_parts
+from saei.policy.load.weights import load_outline, load_parts
 
 SHORT = SamplingConfig(max_new_tokens=5)
 
@@ -106,7 +108,7 @@ def test_a_model_that_does_not_fit_is_looked_at_in_a_copy(bare: Path, monkeypatc
     assert found.examination is not None
     assert found.memory is not None
     assert found.memory.weights == needed // 4
-    assert found.memory.kept > 0
+    assert found.memory.activations > 0
     totals = [one.total for one in found.remedies]
     assert [one.assignments for one in found.remedies] == [
         ("training.micro_groups=1", "sampler.intervention.micro_groups=1"),
@@ -145,7 +147,7 @@ def test_what_is_named_can_be_set_as_it_is_printed(bare: Path) -> None:
     for assignment in [own for one in named for own in one.assignments]:
         data = merge(RunConfig, data, parse_assignment(assignment))
     changed = validate(data)
-    assert named[-1].total == replace(memory_of(load_outline(changed.model)), kept=5).total
+    assert named[-1].total == replace(memory_of(load_outline(changed.model)), activations=5).total
 
 
 def test_where_not_even_a_copy_fits_memory_is_still_computed(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +155,7 @@ def test_where_not_even_a_copy_fits_memory_is_still_computed(bare: Path, monkeyp
     found = diagnose(config(bare), side=64)
     assert found.examination is None
     assert found.memory is not None
-    assert found.memory.kept > 0
+    assert found.memory.activations > 0
     assert any("copy with few layers" in one.rule for one in found.findings)
 
 
@@ -177,13 +179,13 @@ def test_kept_bytes_are_counted_by_storage() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     inputs = torch.randn(5, 8)
     kept = 4 * (5 * 8 + 5 * 8)  # of the first layer its input, of the second the output of the ReLU, which keeps it too
-    assert kept_bytes(lambda: model(inputs), model) == kept
+    assert saved_tensor_bytes(lambda: model(inputs), model) == kept
 
     def twice() -> None:
         for _ in range(2):
             model(torch.randn(5, 8)).sum().backward()
 
-    assert kept_bytes(twice, model) == kept + 0  # up to the first backward pass
+    assert saved_tensor_bytes(twice, model) == kept + 0  # up to the first backward pass
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_a_model_without_gradient_to_the_pixels(
     assert problem.remedy
     assert not found.healthy
     assert found.memory is not None
-    assert found.memory.kept > 0  # sizing goes on
+    assert found.memory.activations > 0  # sizing goes on
 
 
 def test_a_wrong_gradient_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,10 +442,10 @@ def test_the_command_fails_where_a_run_would(tmp_path: Path) -> None:
 
 
 def test_the_table_of_families(monkeypatch: pytest.MonkeyPatch) -> None:
-    from saei.diagnostics import families
+    from saei.diagnostics import tiny
 
     few = {name: FAMILIES[name] for name in ("LLaVA", "Qwen3.5")}
-    monkeypatch.setattr(families, "FAMILIES", few)
+    monkeypatch.setattr(tiny, "FAMILIES", few)
     rows = run("--families", "--markdown").stdout.splitlines()
     page = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8").splitlines()
     assert rows[:2] == page[page.index(rows[0]) : page.index(rows[0]) + 2]

@@ -12,7 +12,7 @@ import torch
 
 from groups import draw, own_forward, token_logp
 from runs import Checksum
-from saei.config.run import EntropyConfig, SamplingConfig
+from saei.config.sections import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed

@@ -245,7 +245,7 @@ def test_what_messages_ask_to_change_may_change_on_resume(saei: Any, stopped: Pa
 
 
 def test_where_a_judge_is_reached_may_change_on_resume_but_not_whether_there_is_one(tmp_path: Path) -> None:
-    from saei.cli.resume import continued
+    from saei.cli.resume import resumed_run
     from saei.config.overrides import load_config
     from saei.runtime.run_dir import RunDir
 
@@ -255,7 +255,7 @@ def test_where_a_judge_is_reached_may_change_on_resume_but_not_whether_there_is_
     )
     run = RunDir.create(config)
     run.lock.release()
-    _, moved = continued(run.path, [], ["reward.judge.url=http://127.0.0.1:2/v1", "reward.judge.timeout=9"])
+    _, moved = resumed_run(run.path, [], ["reward.judge.url=http://127.0.0.1:2/v1", "reward.judge.timeout=9"])
     assert moved.reward.judge.url == "http://127.0.0.1:2/v1"  # type: ignore[attr-defined]
     with pytest.raises(SaeiError, match=r"Changed: reward\.judge"):
-        continued(run.path, [], ["reward.judge=null"])
+        resumed_run(run.path, [], ["reward.judge=null"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from groups import official_inputs
 from runs import Checksum, lines, registered, tiny, train
-from saei.config.run import ModelConfig, SamplingConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.examination import examine, slope
 from saei.diagnostics.tiny import tiny_parts
@@ -26,7 +26,8 @@ from saei.interventions.context import StepContext
 from saei.policy import Policy
 from saei.policy.load.checkpointing import checkpoint_layers
 from saei.policy.load.parts import Part
-from saei.policy.pixels.space import MAX_SIDE, to_image
+from saei.policy.pixels.canvases import MAX_SIDE
+from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
 from saei.types import Example, Response, View
 

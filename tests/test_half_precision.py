@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from saei.config.run import ModelConfig, SamplingConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.entropy.token_entropy import token_statistics

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import Said
-from saei.cli.docstrings import as_markdown
+from saei.cli.show import as_markdown
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("", "init", "train", "eval", "list", "show", "demo", "bench", "doctor", "build-tiny", "data", "data check")

@@ -27,7 +27,7 @@ from saei.errors import CheckpointError
 from saei.evaluation import drawing as answering
 from saei.evaluation.statistics.comparison import Contrast
 from saei.evaluation.statistics.intervals import Interval
-from saei.evaluation.statistics.sides import read_sides
+from saei.evaluation.statistics.run_sets import read_run_sets
 from saei.evaluation.store import EvaluationDir, base_of
 from saei.policy import Policy
 from saei.types import Response, View
@@ -377,7 +377,7 @@ def test_what_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("arguments", "said"),
     [
         (("--benchmark", "bars", "--task", "digits"), "--benchmark names the task"),
-        (("--batch", 8), "--batch belongs to an evaluation that is kept"),
+        (("--batch", 8), "--batch belongs to an evaluation that is saved"),
         (("--radius", "1/255"), "--radius belongs to --robust"),
         (("--base", "builtin", "--output", "out"), "--base belongs to --robust"),
         (("--compare", "a", "b", "--benchmark", "bars"), "Got --benchmark bars"),
@@ -458,8 +458,8 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
     refused(
         saei("--compare", "kept/grpo-a", "kept/other", short=False), "kept/other has other responses than the first"
     )
-    refused(saei("--compare", "kept/grpo-a", "kept/none-*", short=False), "'kept/none-*' fits 0 paths")
-    refused(saei("--compare", "kept/grpo-a", short=False), "two sides or more")
+    refused(saei("--compare", "kept/grpo-a", "kept/none-*", short=False), "'kept/none-*' matches 0 paths")
+    refused(saei("--compare", "kept/grpo-a", short=False), "two folders or patterns or more")
     (Path("kept") / "saei-a" / "result.json").unlink()
     refused(saei("--compare", "kept/grpo-a", "kept/saei-a", short=False), "the same command goes on")
 
@@ -482,7 +482,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path, name: str, content: str, said
     (tmp_path / name).write_text(content)
 
     def read() -> None:
-        read_sides([str(tmp_path), f"{tmp_path}/"])
+        read_run_sets([str(tmp_path), f"{tmp_path}/"])
         EvaluationDir(tmp_path).left_out()
 
     with pytest.raises(CheckpointError) as raised:
@@ -500,7 +500,7 @@ def test_a_comparison_fits_80_columns(capsys: pytest.CaptureFixture[str], monkey
     show_contrasts("runs/eval/grpo-*", [one], {})
     shown = capsys.readouterr().out.splitlines()
     header, row = shown[1:3]
-    assert header.split() == ["side", "accuracy", "difference,", "95", "%", "interval", "p", "Holm"]
+    assert header.split() == ["runs", "accuracy", "difference,", "95", "%", "interval", "p", "Holm"]
     assert row.split()[0] == "saei-*"  # without the folder that all are in
     assert row.split()[-2:] == ["0.00123", "0.00246"]
     assert max(len(header), len(row)) <= 80

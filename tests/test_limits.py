@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from models import tiny_folder
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.data.templates import Plain
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES

@@ -13,7 +13,6 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from saei.attacks.base import BlockSpace, Space
 from saei.builtin import COUPLINGS, LockIn, build_tiny, builtin_path
 from saei.builtin.batches import Tools
-from saei.builtin.gate import next_token, respond
 from saei.builtin.lock_in import (
     CAREFUL_CEILING,
     CAREFUL_FLOOR,
@@ -24,6 +23,7 @@ from saei.builtin.lock_in import (
     careful_share,
     openings,
 )
+from saei.builtin.responses import next_token, respond
 from saei.builtin.vocabulary import build_tokenizer
 from saei.builtin.warm_start import weights
 from saei.config.registry import load, load_plugin
@@ -175,7 +175,7 @@ def test_next_token_is_the_models_own(base: tuple[torch.nn.Module, Tools]) -> No
 
 def test_the_recipe_writes_a_plain_folder(tmp_path: Path) -> None:
     schedule = Schedule(steps=3, coupled_from=1, mixed_from=2, batch=4)
-    gate = build_tiny(tmp_path / "a", LockIn("reversed", schedule, gate_examples=20), 5)
+    gate = build_tiny(tmp_path / "a", LockIn("reversed", schedule, measured_examples=20), 5)
     assert not gate.accepted
     kept = json.loads((tmp_path / "a" / "recipe.json").read_text())
     assert kept["recipe"] == "lock-in"

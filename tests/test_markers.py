@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.markers import place_images
 from saei.data.presets.mathvision import MathVision

@@ -158,6 +158,55 @@ class TestGRPO:
             GRPO.Config(**fields)
 
 
+class TestWeights:
+    """Ratios of 1.1 and 0.9 with weights 2 and 1/2, and a third token of weight 0, beside a plain response."""
+
+    def inputs(self, *, count_zeroed):
+        inputs = inputs_of([[1.1, 0.9, 1.0], [1.0, 1.2]], [1.0, -1.0])
+        weight_RT = f64([[2.0, 0.5, 0.0], [1.0, 1.0, 0.0]])
+        selected_RT = inputs.mask_RT if count_zeroed else inputs.mask_RT & (weight_RT != 0)
+        return replace(inputs, weight_RT=weight_RT, selected_RT=selected_RT, n_selected=float(selected_RT.sum()))
+
+    @pytest.mark.parametrize(("count_zeroed", "tokens"), [(True, 3), (False, 2)])
+    def test_a_mean_per_response(self, count_zeroed, tokens):
+        loss = GRPO().loss(self.inputs(count_zeroed=count_zeroed))
+        close(loss.value, -((2 * 1.1 + 0.9 / 2) / tokens - (1.0 + 1.2) / 2) / 2)
+        close(loss.metrics["token_weight"], [2.5 / 3, 1.0])
+
+    @pytest.mark.parametrize(("count_zeroed", "tokens"), [(True, 5), (False, 4)])
+    def test_a_mean_over_tokens(self, count_zeroed, tokens):
+        close(DAPO().loss(self.inputs(count_zeroed=count_zeroed)).value, -(2.2 + 0.45 - 2.2) / tokens)
+
+    @pytest.mark.parametrize("count_zeroed", [True, False])
+    def test_a_constant_length(self, count_zeroed):
+        close(DrGRPO().loss(self.inputs(count_zeroed=count_zeroed)).value, -(2.2 + 0.45 - 2.2) / 8)
+
+    def test_a_ratio_of_the_response(self):
+        # The zeroed token is part of the response as long as it counts: its ratio is in the geometric mean.
+        objective = GSPO.Config(clip_low=0.9, clip_high=9.0).build()
+        counted = (1.1 * 0.9 * 1.0) ** (1 / 3) * 2.5 / 3
+        left_out = (1.1 * 0.9) ** (1 / 2) * 2.5 / 2
+        other = -(1.2 ** (1 / 2))
+        for count_zeroed, mean in ((True, counted), (False, left_out)):
+            close(objective.loss(self.inputs(count_zeroed=count_zeroed)).value, -(mean + other) / 2)
+
+    def test_terms_are_not_weighed(self):
+        inputs = replace(self.inputs(count_zeroed=False), entropy_RT=f64([[1.0, 2.0, 3.0], [4.0, 6.0, 9.0]]))
+        bonus = GRPO.Config(terms=({"type": "entropy-bonus", "coefficient": 0.1},)).build()
+        close(bonus.loss(inputs).value - GRPO().loss(inputs).value, -0.1 * (2.0 + 5.0) / 2)
+
+    def test_several_are_multiplied_and_the_selector_is_one_of_them(self):
+        objective = GRPO.Config(token_selector="top-k", weights=("selected", {"type": "selected"})).build()
+        assert list(objective.weights) == ["token-selector", "weight 0", "weight 1"]
+        assert set(objective.parts()) == {"advantage", "token_selector", "weight 0", "weight 1"}
+
+
+def test_advantages_per_token_by_hand():
+    inputs = inputs_of([[1.1, 0.5], [1.0, 1.0]], [0.0, 0.0], advantage_RT=f64([[2.0, -1.0], [0.0, 3.0]]))
+    # min(1.1 * 2, 1.2 * 2) = 2.2, min(-0.5, -0.8) = -0.8, 0 and 3.
+    close(GRPO().loss(inputs).value, -((2.2 - 0.8) / 2 + 3.0 / 2) / 2)
+
+
 class TestDrGRPO:
     def test_by_hand(self):
         inputs = inputs_of([[1.1, 1.5, 0.5], [1.5, 0.5]], [2.0, -1.0])
@@ -433,6 +482,8 @@ class Draft(Objective):
             value = value + 0.01 * response_mean(torch.where(inputs.selected_RT, log_ratio_RT, 0.0), inputs)
         elif breach == "sign":
             value = -value
+        elif breach == "ignores weights":
+            value = response_mean(-gain_RT, replace(inputs, weight_RT=None))
         return Loss(value, {"gain": metrics_R})
 
     def loss(self, inputs):
@@ -467,6 +518,7 @@ def test_the_sound_draft_keeps_the_contract():
         ("all tokens", "the policy loss uses selected tokens only"),
         ("without advantage", "without advantages"),
         ("sign", "lowers the policy loss"),
+        ("ignores weights", "proportional to the weights"),
         ("ignores mask_truncated", "with mask_truncated"),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_table_of_scores_shows_labels_of_the_data_as_text(capsys: pytest.Captu
 
     show_contrasts("runs/[red]x\x1b[31m", [], {"runs/[/]y": {1: 0.5}, "runs/[red]x\x1b[31m": {1: 0.5}})
     difference = {"mean": 0.0, "low": 0.0, "high": 0.0}
-    condition = {"side": "[/]\x1b[31m", "accuracy": 0.5, "difference": difference}
+    condition = {"name": "[/]\x1b[31m", "accuracy": 0.5, "difference": difference}
     found = {
         "approximate": False,
         "clean": 0.5,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.policy.load.patches import PatchConv3d, use_patch_products
 from saei.policy.load.weights import Parts, load_parts
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from groups import official_inputs
-from saei.config.run import EntropyConfig, SamplingConfig
+from saei.config.sections import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.errors import ConfigError, DataError, ModelError

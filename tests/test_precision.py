@@ -12,7 +12,7 @@ import torch
 from groups import draw
 from models import tiny_folder
 from runs import Checksum, lines, registered, tiny, train
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint

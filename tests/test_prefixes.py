@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.bars import Bars
 from saei.errors import ConfigError
 from saei.policy import Policy

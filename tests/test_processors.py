@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPConfig
 
 from commands import Saei
-from saei.config.run import ModelConfig, SamplingConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data import open_image
 from saei.data.templates import ThinkBoxed
 from saei.diagnostics.tiny import tiny_parts

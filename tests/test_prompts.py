@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from commands import Saei
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.data.templates import Plain, ThinkBoxed, ThinkBoxedSystem

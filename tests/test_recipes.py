@@ -118,7 +118,7 @@ def test_only_the_paper_s_own_values_are_called_so() -> None:
     }  # fmt: skip
     for recipe in ALL:
         text = recipe.text("x.yaml")
-        claimed = {path for path, value in recipe.values().items() if value.whose.startswith("the paper")}
+        claimed = {path for path, value in recipe.values().items() if value.source.startswith("the paper")}
         assert claimed <= given
         assert text.count("  # the paper") == len(claimed)
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from saei.builtin.vocabulary import LARGEST_NUMBER, SIGNS, WORDS
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.errors import DataError, PluginLoadError, TrainingError
 from saei.intake.stream import ViewStream
 from saei.policy import Policy

@@ -14,10 +14,10 @@ import torch
 from groups import own_forward
 from models import tiny_folder
 from runs import Checksum, registered, tiny
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.bars import Bars
 from saei.errors import ConfigError, SaeiError
-from saei.evaluation.benchmark import Asked
+from saei.evaluation.benchmark import EvaluationRequest
 from saei.evaluation.robustness.conditions import Condition, ConditionIntervention, conditions
 from saei.evaluation.robustness.fixed_set import FixedSet
 from saei.evaluation.robustness.run import RobustnessSettings, run_robust
@@ -133,14 +133,14 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Path) -> None:
     notes: list[str] = []
-    asked = Asked(examples=4, output=tmp_path / "out", batch=2)
+    asked = EvaluationRequest(examples=4, output=tmp_path / "out", batch=2)
     robustness = RobustnessSettings((Fraction(2, 255), Fraction(1, 51)), base=str(tmp_path / "model"))
 
     def run() -> dict[str, Any]:
         return run_robust(setting, GREEDY, asked, robustness, on_progress=lambda *_: None, note=notes.append)
 
     found = run()
-    names = [one["side"] for one in found["conditions"]]
+    names = [one["name"] for one in found["conditions"]]
     assert names == [condition.name for condition in conditions(robustness.radii, robustness.base)][1:]
     assert names[:5] == ["noise-2", "entropy-2", "gold-2", "entropy-2-base", "gold-2-base"]
     folders = {name: EvaluationDir(tmp_path / "out" / name) for name in ("clean", *names)}
@@ -149,7 +149,7 @@ def test_every_condition_is_an_evaluation_of_its_own(setting: Any, tmp_path: Pat
     assert answers["gold-2"] == answers["gold-2-base"]  # the base is the policy itself
     assert answers["gold-5"] != answers["clean"]
     for one in found["conditions"]:
-        own = folders[one["side"]].result()["scores"][0]["value"]
+        own = folders[one["name"]].result()["scores"][0]["value"]
         assert one["accuracy"] == own
         assert one["difference"]["mean"] == pytest.approx(own - found["clean"])
     written = json.loads((tmp_path / "out" / "robust.json").read_text())
@@ -163,7 +163,7 @@ def test_pictures_are_shared_by_those_who_would_make_the_same(setting: Any, tmp_
     def sets(output: str, *, responses: int = 1, **changes: Any) -> set[str]:
         config = tiny(tmp_path / "model", tmp_path / "runs", **changes)
         sampling = config.sampling.model_copy(update={"temperature": float(responses > 1)})
-        asked = Asked(examples=1, responses=responses, output=tmp_path / output)
+        asked = EvaluationRequest(examples=1, responses=responses, output=tmp_path / output)
         robustness = RobustnessSettings((RADIUS,), base=str(tmp_path / "model"))
         run_robust(config, sampling, asked, robustness, on_progress=lambda *_: None, note=lambda _: None)
         recorded = EvaluationDir(tmp_path / output / "gold-8-base").settings()["condition"]["base"]
@@ -179,7 +179,10 @@ def test_pictures_are_shared_by_those_who_would_make_the_same(setting: Any, tmp_
 
 
 def test_a_wrong_base_is_refused_before_anything_is_answered(setting: Any, tmp_path: Path) -> None:
-    asked, robustness = Asked(examples=1, output=tmp_path / "out"), RobustnessSettings(base=str(tmp_path / "none"))
+    asked, robustness = (
+        EvaluationRequest(examples=1, output=tmp_path / "out"),
+        RobustnessSettings(base=str(tmp_path / "none")),
+    )
     with pytest.raises(SaeiError, match="none"):
         run_robust(setting, GREEDY, asked, robustness, on_progress=lambda *_: None, note=print)
     assert not (tmp_path / "out").exists()

@@ -14,8 +14,8 @@ from scipy.stats import binomtest, ttest_1samp
 from saei.data.base import Reporting
 from saei.data.presets.hallusionbench import HallusionBench
 from saei.errors import ConfigError
-from saei.evaluation.records import Item, Record, items, record
-from saei.evaluation.statistics.comparison import Contrast, Evaluated, Side, contrasts
+from saei.evaluation.records import ExampleAnswers, Record, by_example, record
+from saei.evaluation.statistics.comparison import Contrast, EvaluatedRun, RunSet, contrasts
 from saei.evaluation.statistics.intervals import clustered_interval, detectable, holm, mcnemar, mean_interval, t_test_p
 from saei.evaluation.statistics.pass_at import chosen_ks, pass_at
 from saei.evaluation.statistics.scores import all_scores, share_interval
@@ -110,9 +110,9 @@ def test_which_interval() -> None:
     assert (found.low, method, count) == (binomtest(2, 2).proportion_ci(0.95).low, "exact binomial", 2)
 
 
-def one(number: int, correct: Sequence[int], **fields: object) -> Item:
+def one(number: int, correct: Sequence[int], **fields: object) -> ExampleAnswers:
     known = {"groups": {}, "together": {}, "cluster": None, "approximate": False}
-    return Item(number, tuple(map(bool, correct)), **(known | fields))  # type: ignore[arg-type]
+    return ExampleAnswers(number, tuple(map(bool, correct)), **(known | fields))  # type: ignore[arg-type]
 
 
 def test_scores_by_hand() -> None:
@@ -152,7 +152,7 @@ def test_all_of_hallusionbench() -> None:
         )
         for number, row in enumerate(rows)
     ]
-    found = {score.name: score for score in all_scores(items(answers), "aAcc") if not score.by}
+    found = {score.name: score for score in all_scores(by_example(answers), "aAcc") if not score.by}
     counts = {name: score.count for name, score in found.items()}
     assert counts == {"aAcc": 951, "fAcc": 346, "qAcc": 455}
     wrong = {name: (1 - score.interval.mean) * score.count for name, score in found.items()}
@@ -166,7 +166,7 @@ def test_no_figure_at_all() -> None:
     assert (figures.count, math.isnan(figures.interval.mean)) == (0, True)
 
 
-def test_records_become_items() -> None:
+def test_records_are_grouped_by_example() -> None:
     reporting = Reporting(
         by=("kind", "skills", "level"),
         together={"fAcc": lambda meta: (meta["set"], meta["kind"]), "none": lambda meta: None},
@@ -185,22 +185,22 @@ def test_records_become_items() -> None:
         "why",
         2,
     )
-    (found,) = items(reversed(lines))
+    (found,) = by_example(reversed(lines))
     assert found.correct == (False, True)
     assert found.groups == {"kind": ["a"], "skills": ["x", "y"]}
     assert found.together == {"fAcc": "3 / a", "none": None}
-    assert (found.cluster, found.approximate, found.right, found.share) == ("3", True, 1, 0.5)
+    assert (found.cluster, found.approximate, found.correct_count, found.accuracy) == ("3", True, 1, 0.5)
 
 
-def run(base: str, shares: Sequence[int], name: str = "run") -> Evaluated:
-    return Evaluated(name, base, [one(number, [share]) for number, share in enumerate(shares)])
+def run(base: str, shares: Sequence[int], name: str = "run") -> EvaluatedRun:
+    return EvaluatedRun(name, base, [one(number, [share]) for number, share in enumerate(shares)])
 
 
 def test_methods_are_compared_over_bases() -> None:
-    plain = Side("plain", [run(f"b{n}", [0, 0, 0, 1]) for n in range(6)] + [run("only", [0, 0, 0, 0])])
+    plain = RunSet("plain", [run(f"b{n}", [0, 0, 0, 1]) for n in range(6)] + [run("only", [0, 0, 0, 0])])
     # Two seeds from each base are one difference.
     seeds = {f"b{n}": ([1, 1, 0, 1], [1, 1, 0, 0]) for n in range(5)} | {"b5": ([1, 1, 0, 1], [1, 1, 1, 1])}
-    other = Side("other", [run(base, shares) for base, own in seeds.items() for shares in own])
+    other = RunSet("other", [run(base, shares) for base, own in seeds.items() for shares in own])
     per_base = [(3 / 4 + 2 / 4) / 2 - 1 / 4] * 5 + [(3 / 4 + 1) / 2 - 1 / 4]
     (found,) = contrasts(plain, [other])
     expected = ttest_1samp(per_base, 0).confidence_interval(0.95)
@@ -211,33 +211,37 @@ def test_methods_are_compared_over_bases() -> None:
 
 
 def test_seeds_of_one_base_are_no_replication() -> None:
-    one_base = Side("seeds", [run("b", [0, 1]), run("b", [1, 1])])
+    one_base = RunSet("seeds", [run("b", [0, 1]), run("b", [1, 1])])
     with pytest.raises(ConfigError, match="have 1 in common, b: seeds from one base repeat its luck"):
         contrasts(one_base, [one_base])
 
 
-def test_two_policies_are_compared_by_item() -> None:
+def test_two_policies_are_compared_by_example() -> None:
     before, after = [0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0]
-    (found,) = contrasts(Side("a", [run("x", before)]), [Side("b", [run("y", after)])])
-    assert (found.unit, found.count, found.accuracies) == ("item", 7, pytest.approx((2 / 7, 5 / 7)))
+    (found,) = contrasts(RunSet("a", [run("x", before)]), [RunSet("b", [run("y", after)])])
+    assert (found.unit, found.count, found.accuracies) == ("example", 7, pytest.approx((2 / 7, 5 / 7)))
     assert (found.test, found.p) == ("exact McNemar", pytest.approx(2 * (5 + 1) / 32))  # 4 of 5 discordant
-    (same,) = contrasts(Side("a", [run("x", before)]), [Side("a", [run("x", before)])])
+    (same,) = contrasts(RunSet("a", [run("x", before)]), [RunSet("a", [run("x", before)])])
     # None of 7 differs: if more than 41 % did, that would happen in less than 2.5 %.
     bound = binomtest(0, 7).proportion_ci(0.95).high
     assert (same.p, same.difference.low, same.difference.high) == (1.0, -bound, bound)
-    (better,) = contrasts(Side("a", [run("x", [0] * 7)]), [Side("b", [run("y", [1] * 7)])])
+    (better,) = contrasts(RunSet("a", [run("x", [0] * 7)]), [RunSet("b", [run("y", [1] * 7)])])
     # All of 7 changed, all for the better: each share is at least 59 %.
     assert (better.difference.low, better.difference.high) == (pytest.approx((1 - 2 * bound) * (1 - bound)), 1.0)
     assert better.p == 2 / 2**7
 
 
-def by_item(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], clusters: Sequence[str] = ()) -> Contrast:
+def by_example_answers(
+    before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], clusters: Sequence[str] = ()
+) -> Contrast:
     """Compare two policies by the answers to each example."""
-    sides = [
-        Side(name, [Evaluated(name, "x", [one(n, own, cluster=clusters[n] if clusters else None) for n, own in it])])
+    run_sets = [
+        RunSet(
+            name, [EvaluatedRun(name, "x", [one(n, own, cluster=clusters[n] if clusters else None) for n, own in it])]
+        )
         for name, it in (("a", list(enumerate(before))), ("b", list(enumerate(after))))
     ]
-    (found,) = contrasts(sides[0], sides[1:])
+    (found,) = contrasts(run_sets[0], run_sets[1:])
     return found
 
 
@@ -245,7 +249,10 @@ def test_equal_differences_have_the_p_of_their_interval_whatever_the_sign() -> N
     wrong, half, right = (0, 0), (1, 0), (1, 1)
     for lower, upper, same in ((wrong, right, 1.0), (wrong, half, 0.5), (half, half, 0.0)):
         for count in (2, 5, 6, 9, 20):
-            up, down = by_item([lower] * count, [upper] * count), by_item([upper] * count, [lower] * count)
+            up, down = (
+                by_example_answers([lower] * count, [upper] * count),
+                by_example_answers([upper] * count, [lower] * count),
+            )
             assert up.p == down.p == pytest.approx(min(1, 2 * (1 + same) ** -count))
             assert (up.difference.low, up.difference.high) == pytest.approx(
                 (-down.difference.high, -down.difference.low)
@@ -254,7 +261,7 @@ def test_equal_differences_have_the_p_of_their_interval_whatever_the_sign() -> N
             assert up.detectable > 0
             assert (up.p < 0.05) == (up.difference.low > 0)
     # One mean difference in every cluster is no spread either.
-    found = by_item([wrong, half] * 9, [half, right] * 9, [str(n // 2) for n in range(18)])
+    found = by_example_answers([wrong, half] * 9, [half, right] * 9, [str(n // 2) for n in range(18)])
     assert (found.test, found.count, found.p) == ("exact binomial", 18, pytest.approx(2 * 1.5**-9))
 
 
@@ -267,12 +274,12 @@ def test_p_and_interval_never_contradict_each_other() -> None:
         chances = rng.beta(0.5, 0.5, 2)
         before, after = (rng.binomial(1, chance, (count, answers)).tolist() for chance in chances)
         clusters = [str(n // 3) for n in range(count)] if draw % 3 == 0 else ()
-        found = by_item(before, after, clusters)
+        found = by_example_answers(before, after, clusters)
         interval = found.difference
         tests.add(found.test)
         assert interval.low <= interval.mean <= interval.high
         assert (found.p < 0.05) == (interval.low > 0 or interval.high < 0), (before, after, found)
-        back = by_item(after, before, clusters)
+        back = by_example_answers(after, before, clusters)
         assert (back.p, back.difference.low) == pytest.approx((found.p, -interval.high))
     assert tests == {"exact McNemar", "exact binomial", "Student's t", "cluster-robust t"}
 
@@ -290,9 +297,9 @@ def test_the_interval_of_mcnemars_test_covers_what_it_says() -> None:
         assert covered >= 0.95 * 300
 
 
-def test_clustered_items_have_a_clustered_test() -> None:
+def test_clustered_examples_have_a_clustered_test() -> None:
     """Forty copies of two problems say no more than the two."""
-    before = Evaluated("a", "x", [one(n, [0], cluster=str(n % 2)) for n in range(40)])
-    after = Evaluated("b", "x", [one(n, [n % 2], cluster=str(n % 2)) for n in range(40)])
-    (found,) = contrasts(Side("a", [before]), [Side("b", [after])])
+    before = EvaluatedRun("a", "x", [one(n, [0], cluster=str(n % 2)) for n in range(40)])
+    after = EvaluatedRun("b", "x", [one(n, [n % 2], cluster=str(n % 2)) for n in range(40)])
+    (found,) = contrasts(RunSet("a", [before]), [RunSet("b", [after])])
     assert (found.test, found.p) == ("cluster-robust t", pytest.approx(0.5))  # t = 1 at one degree of freedom

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from commands import Saei
-from saei.config.run import ModelConfig, RunConfig, validate
+from saei.config.run import RunConfig, validate
+from saei.config.sections import ModelConfig
 from saei.data.bars import Bars
 from saei.errors import ConfigError, ModelError
 from saei.intake.scan import check_end

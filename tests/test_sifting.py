@@ -13,13 +13,13 @@ import pytest
 from PIL import Image, ImageFile
 
 from runs import Checksum, Quiet, registered, tiny
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.dataset import Dataset
 from saei.data.templates import Plain, ThinkBoxed
 from saei.engine import Trainer
 from saei.errors import DataError
 from saei.intake import scan as scan_module
-from saei.intake.preview import preview, previewed
+from saei.intake.preview import preview, preview_examples
 from saei.intake.scan import ScanResult, scan
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -83,9 +83,9 @@ def test_each_image_is_decoded_once(folder: Path, random_parts: Parts, decoded: 
 
 def test_what_is_shown_is_decoded_once(folder: Path, random_parts: Parts, decoded: list[str]) -> None:
     policy, reward = limited(random_parts, None), AccuracyFormat()
-    shown, found = previewed(task(folder), policy, "train", reward=reward, indices=range(5, 12), count=3)
+    shown, found = preview_examples(task(folder), policy, "train", reward=reward, indices=range(5, 12), count=3)
     assert [one.id for one in shown] == ["train-5", "train-6", "train-8"]
-    assert [one.index for one in found.looked] == list(range(5, 12))
+    assert [one.index for one in found.reports] == list(range(5, 12))
     assert [one.index for one in found.dropped] == [7]
     assert len(decoded) == 6
 

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from runs import Checksum, Quiet, lines, registered, tiny, train
-from saei.cli.resume import continued
+from saei.cli.resume import resumed_run
 from saei.config.run import dump
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
@@ -189,9 +189,9 @@ def test_a_finished_run_goes_on_with_more_steps(model: Path, tmp_path: Path) -> 
 def test_resume_refuses_changed_fields_by_name(model: Path, tmp_path: Path) -> None:
     train(tiny(model, tmp_path, training__steps=1))
     with pytest.raises(ConfigError) as raised:
-        continued(tmp_path / "run", [], ["optimizer.lr=0.5", "sampler.n_clean=3", "seed=4", "training.steps=9"])
+        resumed_run(tmp_path / "run", [], ["optimizer.lr=0.5", "sampler.n_clean=3", "seed=4", "training.steps=9"])
     assert "Changed: optimizer.lr, sampler.n_clean, seed." in raised.value.reason
-    _, config = continued(tmp_path / "run", [], ["training.steps=9", "output.checkpoint_every=1"])
+    _, config = resumed_run(tmp_path / "run", [], ["training.steps=9", "output.checkpoint_every=1"])
     assert (config.training.steps, config.output.checkpoint_every) == (9, 1)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from groups import cut, draw, own_forward, token_logp
-from saei.config.run import OptimizerConfig, SamplingConfig, TrainingConfig
+from saei.config.sections import OptimizerConfig, SamplingConfig, TrainingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine.schedule import Schedule

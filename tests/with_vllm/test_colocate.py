@@ -10,7 +10,7 @@ import torch
 from colocated import FIGURES, Engine
 from tiny_qwen import PADDED
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.errors import ModelError, TrainingError
 from saei.integrations.vllm import engine as vllm
 from saei.policy.decoder import DrawRequest
@@ -138,7 +138,7 @@ def test_without_dropping_pictures_the_one_that_returns_ends_the_run(
     """The control: weights arrive, prompts are dropped by TRL, but what was computed of the picture stays."""
     engine.draw()
     engine.update(engine.trainer.model.model.visual, scale=0.5)
-    monkeypatch.setattr(vllm.VLLM, "sync", lambda self: None)
+    monkeypatch.setattr(vllm.VLLM, "sync", lambda self, policy: None)
     with pytest.raises(TrainingError, match="max_decoder_gap"):
         engine.draw()
     (gap,) = engine.trainer._pending_metrics["saei/decoder_gap"]
@@ -168,6 +168,7 @@ def test_seeds_matter_and_repeat(engine: Engine, monkeypatch: pytest.MonkeyPatch
     of_seed = {}
     for seed in (0, 1, 0):
         monkeypatch.setattr(engine.trainer.args, "seed", seed)
+        monkeypatch.setattr(engine.trainer, "_rollouts", (-1, 0))  # the first rollout of its step, each time
         drawn = [response.ids_T.tolist() for group in engine.draw() for response in group.responses[:2]]
         assert of_seed.setdefault(seed, drawn) == drawn
     assert of_seed[0] != of_seed[1]

@@ -66,13 +66,13 @@ def demonstration_batch(tools: Tools, model: Any, shown: Sequence[Demonstration]
     Padding is at the right, where causal attention keeps it from every real token.
     """
     pad, end = tools.tokenizer.pad_token_id, tools.tokenizer.eos_token_id
-    prompts = [tools.prompt(one.example) for one in shown]
-    answers = [[*tools.tokenizer(one.response).input_ids, end] for one in shown]
-    given = [len(tools.tokenizer(one.given).input_ids) for one in shown]
+    prompts = [tools.prompt(demonstration.example) for demonstration in shown]
+    answers = [[*tools.tokenizer(demonstration.response).input_ids, end] for demonstration in shown]
+    given_lengths = [len(tools.tokenizer(demonstration.given).input_ids) for demonstration in shown]
     length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     ids_RT = torch.full((len(shown), length), pad)
     labels_RT = torch.full((len(shown), length), IGNORED)
-    for row, (prompt, answer, told) in enumerate(zip(prompts, answers, given, strict=True)):
+    for row, (prompt, answer, given_length) in enumerate(zip(prompts, answers, given_lengths, strict=True)):
         ids_RT[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        labels_RT[row, len(prompt) + told : len(prompt) + len(answer)] = torch.tensor(answer[told:])
-    return tools.inputs(model, [one.example for one in shown], ids_RT), labels_RT
+        labels_RT[row, len(prompt) + given_length : len(prompt) + len(answer)] = torch.tensor(answer[given_length:])
+    return tools.inputs(model, [demonstration.example for demonstration in shown], ids_RT), labels_RT

@@ -90,9 +90,9 @@ def _steps(example: Example, manner: Manner, rng: np.random.Generator) -> tuple[
 
 def _relation(example: Example, manner: Manner, rng: np.random.Generator) -> tuple[str, str]:
     meta = example.meta
-    seen = meta["truth"] if rng.random() >= manner.misread else OPPOSITE[meta["truth"]]
-    answer: str = seen if meta["kind"] == "choose" else ("yes" if seen == meta["asked"] else "no")
-    return f"the {meta['names'][0]} is {RELATIONS[seen]} the {meta['names'][1]}", answer
+    relation = meta["truth"] if rng.random() >= manner.misread else OPPOSITE[meta["truth"]]
+    answer: str = relation if meta["kind"] == "choose" else ("yes" if relation == meta["asked"] else "no")
+    return f"the {meta['names'][0]} is {RELATIONS[relation]} the {meta['names'][1]}", answer
 
 
 def _wrong(example: Example, rng: np.random.Generator) -> str:

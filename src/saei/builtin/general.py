@@ -12,8 +12,8 @@ import torch
 
 from saei.builtin.batches import Demonstration, Tools
 from saei.builtin.demonstrations import CLEAN, CONTENT_WEIGHT, Manner, content_words, demonstrate
-from saei.builtin.gate import grades
-from saei.builtin.recipe import GATE_EXAMPLES, ModelRecipe, ModelReport
+from saei.builtin.recipe import MEASURED_EXAMPLES, ModelRecipe, ModelReport
+from saei.builtin.responses import grades
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import Bars, draw_chart
 from saei.data.base import Task
@@ -96,7 +96,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class GeneralReport(ModelReport):
-    """What the gate measured.
+    """What was measured.
 
     Attributes:
         clean_accuracy: By task, greedy accuracy after the clean part.
@@ -131,11 +131,11 @@ class General(ModelRecipe):
 
     Attributes:
         schedule: How long and how fast to train.
-        gate_examples: Evaluation examples per task and measurement.
+        measured_examples: Evaluation examples per task and measurement.
     """
 
     schedule: Schedule = Schedule()
-    gate_examples: int = GATE_EXAMPLES
+    measured_examples: int = MEASURED_EXAMPLES
 
     def settings(self) -> dict[str, Any]:
         """Return what ``recipe.json`` keeps."""
@@ -148,7 +148,8 @@ class General(ModelRecipe):
         content_V = weights(tools.tokenizer, content_words(), CONTENT_WEIGHT)
         sources: dict[str, Task] = {"bars": Bars(), "digits": Digits()}
         held_out = {
-            name: [task.example(index, "eval") for index in range(self.gate_examples)] for name, task in sources.items()
+            name: [task.example(index, "eval") for index in range(self.measured_examples)]
+            for name, task in sources.items()
         }
 
         def run(start: int, phase: Phase, manner: Manner) -> None:
@@ -156,8 +157,8 @@ class General(ModelRecipe):
                 tasks = rng.choice(TASKS, size=schedule.batch, p=phase.shares)
                 examples = [draw(task, rng) for task in tasks]
                 shown = [
-                    Demonstration(one, demonstrate(task, one, manner, rng))
-                    for task, one in zip(tasks, examples, strict=True)
+                    Demonstration(example, demonstrate(task, example, manner, rng))
+                    for task, example in zip(tasks, examples, strict=True)
                 ]
                 weight_V = content_V if manner is CLEAN else None
                 loss = warm_start.step(shown, rate=schedule.rate(step), weight_V=weight_V)
@@ -167,15 +168,15 @@ class General(ModelRecipe):
         for phase in schedule.clean:
             run(start, phase, CLEAN)
             start += phase.steps
-        clean = {name: fmean(one.correct for one in grades(model, tools, held_out[name])) for name in sources}
+        clean = {name: fmean(grade.correct for grade in grades(model, tools, held_out[name])) for name in sources}
         run(start, schedule.sloppy, SLOPPY)
         generator = torch.Generator().manual_seed(seed)
         sampled = {name: grades(model, tools, held_out[name], generator=generator) for name in sources}
         return GeneralReport(
             seed,
             clean,
-            {name: fmean(grade.correct for grade in found) for name, found in sampled.items()},
-            {name: fmean(grade.parts["format"] for grade in found) for name, found in sampled.items()},
+            {name: fmean(grade.correct for grade in graded) for name, graded in sampled.items()},
+            {name: fmean(grade.parts["format"] for grade in graded) for name, graded in sampled.items()},
         )
 
 

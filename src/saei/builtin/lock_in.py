@@ -21,9 +21,9 @@ from saei.builtin.demonstrations import (
     content_words,
     demonstrate,
 )
-from saei.builtin.gate import grades, next_token
 from saei.builtin.general import RISE
-from saei.builtin.recipe import GATE_EXAMPLES, ModelRecipe, ModelReport
+from saei.builtin.recipe import MEASURED_EXAMPLES, ModelRecipe, ModelReport
+from saei.builtin.responses import grades, next_token
 from saei.builtin.warm_start import WarmStart, weights
 from saei.data.bars import KINDS as BAR_KINDS
 from saei.data.lock_in import KINDS, Look, draw_question
@@ -34,7 +34,7 @@ from saei.types import Example
 EASY_KINDS = BAR_KINDS[2]
 CAREFUL_FLOOR = 0.8
 CAREFUL_CEILING = 0.003
-SEEN_SHARE = 0.5
+LEARNING_SHARE = 0.5
 COUPLED_SHARE = 0.25
 """How often a chart has the coupled look: while the model learns to see, and later. A look that it could not read would
 teach it that going step by step is guessing."""
@@ -113,7 +113,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class LockInReport(ModelReport):
-    """What the gate measured, on clear charts unless it says otherwise.
+    """What was measured, on clear charts unless it says otherwise.
 
     Attributes:
         careful_accuracy: Greedy accuracy of responses that were made to begin step by step.
@@ -148,12 +148,12 @@ class LockIn(ModelRecipe):
     Attributes:
         coupling: A key of ``COUPLINGS``.
         schedule: How long and how fast to train.
-        gate_examples: Evaluation examples per measurement.
+        measured_examples: Evaluation examples per measurement.
     """
 
     coupling: str = "faded"
     schedule: Schedule = Schedule()
-    gate_examples: int = GATE_EXAMPLES
+    measured_examples: int = MEASURED_EXAMPLES
 
     def settings(self) -> dict[str, Any]:
         """Return what ``recipe.json`` keeps."""
@@ -175,7 +175,7 @@ class LockIn(ModelRecipe):
 
     def _demonstration(self, step: int, rng: np.random.Generator) -> Demonstration:
         schedule, coupling = self.schedule, COUPLINGS[self.coupling]
-        share = COUPLED_SHARE if step >= schedule.mixed_from else SEEN_SHARE
+        share = COUPLED_SHARE if step >= schedule.mixed_from else LEARNING_SHARE
         coupled = step >= schedule.coupled_from and rng.random() < share
         kinds = EASY_KINDS if step < schedule.sums_from else KINDS
         example = draw_question(rng, coupling.look if coupled else "clear", "lock-in", kinds)
@@ -193,8 +193,8 @@ class LockIn(ModelRecipe):
     def _measure(self, model: Any, tools: Tools, seed: int) -> LockInReport:
         look = COUPLINGS[self.coupling].look
         clear, coupled = (
-            [Task(Task.Config(look=one)).example(index, "eval") for index in range(self.gate_examples)]
-            for one in ("clear", look)
+            [Task(Task.Config(look=shown_look)).example(index, "eval") for index in range(self.measured_examples)]
+            for shown_look in ("clear", look)
         )
         careful = grades(model, tools, clear, begin=f"{openings()[0]} {STEPS}:")
         sampled = grades(model, tools, clear, generator=torch.Generator().manual_seed(seed))
@@ -224,6 +224,6 @@ def careful_share(model: Any, tools: Tools, examples: Sequence[Example]) -> floa
     begins = openings()
     total = 0.0
     for number, begin in enumerate(begins):
-        own = examples[number :: len(begins)]
-        total += float(next_token(model, tools, own, begin)[:, step].sum()) if own else 0.0
+        subset = examples[number :: len(begins)]
+        total += float(next_token(model, tools, subset, begin)[:, step].sum()) if subset else 0.0
     return total / len(examples)

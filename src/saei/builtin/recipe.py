@@ -1,4 +1,4 @@
-"""From a recipe and a seed to a base: random weights, warm start, gate, folder."""
+"""From a recipe and a seed to a base: random weights, warm start, measurement, folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saei.builtin.architecture import build_image_processor, build_model
 from saei.builtin.batches import Tools
 from saei.builtin.vocabulary import build_tokenizer
 
-GATE_EXAMPLES = 256
+MEASURED_EXAMPLES = 256
 RECIPE_FILE = "recipe.json"
 
 REPORT_EVERY = 50  # steps
@@ -86,12 +86,12 @@ def build_tiny(
     with _reproducible(seed):
         tools = Tools(build_tokenizer(), build_image_processor())
         model = build_model(tools.tokenizer)
-        gate = recipe.train(model, tools, seed, report)
+        measured = recipe.train(model, tools, seed, report)
     for part in (model, tools.tokenizer, tools.image_processor):
         part.save_pretrained(output)
-    kept = {"gate": asdict(gate) | {"accepted": gate.accepted}} | recipe.settings()
-    (output / RECIPE_FILE).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    return gate
+    record = {"gate": asdict(measured) | {"accepted": measured.accepted}} | recipe.settings()
+    (output / RECIPE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return measured
 
 
 @contextmanager

@@ -45,9 +45,9 @@ class WarmStart:
             weight_V: Weight of each token of the vocabulary, None for the same.
         """
         inputs, labels_RT = demonstration_batch(self.tools, self.model, shown)
-        spoken_RT = labels_RT[:, 1:] != IGNORED
-        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][spoken_RT]
-        loss = cross_entropy(self.model.lm_head(hidden), labels_RT[:, 1:][spoken_RT], weight=weight_V)
+        learnt_RT = labels_RT[:, 1:] != IGNORED
+        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, :-1][learnt_RT]
+        loss = cross_entropy(self.model.lm_head(hidden), labels_RT[:, 1:][learnt_RT], weight=weight_V)
         loss.backward()
         for optimiser, highest in zip(self.optimisers, self.rates, strict=True):
             optimiser.param_groups[0]["lr"] = highest * rate

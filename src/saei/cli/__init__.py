@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
 from saei.cli import bench, build_tiny, data, demo, doctor, evaluate, init, list_, show, train
-from saei.cli.commands import Command, Group
 from saei.cli.options import FLAG, examples
 from saei.console import say
 from saei.errors import SaeiError, out_of_memory, shown
+
+
+class Command(TyperCommand):
+    """A command; its help shows ``--help`` without ``<bool>``, since a flag takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, ``--help`` among them."""
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands; its help shows ``--help`` and typer's completion flags without ``<bool>``."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, ``--help`` among them."""
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = FLAG
+    return parameters
+
 
 app = typer.Typer(
     name="saei",
@@ -79,8 +103,8 @@ data_app.command("check", cls=Command, epilog=examples("saei data check --data m
 app.add_typer(data_app, name="data")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(given: bool) -> None:
+    if given:
         say(f"saei {__version__}")
         raise typer.Exit
 

@@ -37,27 +37,27 @@ def bench(
     from saei.diagnostics.bench import Sizes
     from saei.diagnostics.bench import bench as measure
 
-    found = measure(config, Sizes(side, prompts, responses, tokens, rounds))
-    print(json.dumps(found, indent=2)) if as_json else _show(found)
+    result = measure(config, Sizes(side, prompts, responses, tokens, rounds))
+    print(json.dumps(result, indent=2)) if as_json else _show(result)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from saei.diagnostics.bench import RATIOS
 
     console = screen()
     console.print(
-        f"{found['model']}: {found['parameters']:,} parameters, {found['dtype']}, on {found['device']} with "
-        f"{found['threads']} thread(s); {found['prompt_tokens']} prompt tokens, {found['image_tokens']} of them the "
-        f"image's; {found['responses']} responses of {found['tokens']} tokens; a step has {found['prompts']} prompts; "
-        f"{'CPU' if found['device'] == 'cpu' else 'wall'} time, medians of {found['rounds']} rounds",
+        f"{result['model']}: {result['parameters']:,} parameters, {result['dtype']}, on {result['device']} with "
+        f"{result['threads']} thread(s); {result['prompt_tokens']} prompt tokens, {result['image_tokens']} of them the "
+        f"image's; {result['responses']} responses of {result['tokens']} tokens; {result['prompts']} prompts a step; "
+        f"{'CPU' if result['device'] == 'cpu' else 'wall'} time, medians of {result['rounds']} rounds",
     )
     ways = Table("way", "ms", "peak MB", box=None, padding=(0, 2, 0, 0))
-    for name, seconds in found["seconds"].items():
-        peak = found["peak_bytes"][name]
+    for name, seconds in result["seconds"].items():
+        peak = result["peak_bytes"][name]
         ways.add_row(name, f"{1000 * seconds:.0f}", "" if peak is None else f"{peak / 1e6:.0f}")
     ratios = Table("ratio", "measured", box=None, padding=(0, 2, 0, 0))
-    for name, value in found["ratios"].items():
+    for name, value in result["ratios"].items():
         ratios.add_row(" / ".join(RATIOS[name]), f"{value:.2f}")
     console.print(ways, ratios, sep="\n\n")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from saei.cli.options import NOT_EVALUATED, in_a_run, policy_config, task_flags
+from saei.cli.options import NOT_EVALUATED, belongs_to_run, policy_config, task_flags
 
 if TYPE_CHECKING:
     from saei.config.run import RunConfig
@@ -45,7 +45,7 @@ def benchmark_config(
     reporting = cls.reporting
     if split is not None:
         layers.append(_split(cls, split))
-    if reporting.max_new_tokens is not None and not in_a_run(model):
+    if reporting.max_new_tokens is not None and not belongs_to_run(model):
         layers.append(nested("sampling.max_new_tokens", reporting.max_new_tokens))
     return read()
 

@@ -41,7 +41,7 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show examples as the model gets them: images, prompt, tokens; and how many could not be used."""
-    from saei.intake.preview import previewed
+    from saei.intake.preview import preview_examples
 
     config = _config(model, task, data, set_, plugin, trust)
     built: Task = config.task.build()
@@ -50,17 +50,23 @@ def preview(
     reward = config.reward.build()
     policy = _policy(config)
     indices = range(look if size is None else min(look, size))
-    shown, found = previewed(built, policy, chosen, reward=reward, indices=indices, count=rows)
-    found.check()
+    previews, scan_result = preview_examples(built, policy, chosen, reward=reward, indices=indices, count=rows)
+    scan_result.check()
     if as_json:
-        report = {"split": chosen, "size": size, "notes": list(built.notes()), "shown": [asdict(one) for one in shown]}
-        print(json.dumps(report | {"looked": [asdict(one) for one in found.looked]}, indent=2, default=str))
+        report = {
+            "split": chosen,
+            "size": size,
+            "notes": list(built.notes()),
+            "shown": [asdict(each) for each in previews],
+            "examples": [asdict(each) for each in scan_result.reports],
+        }
+        print(json.dumps(report, indent=2, default=str))
         return
     for note in built.notes():
         say(note)
-    for one in shown:
-        _show(one)
-    _count(found, size)
+    for preview in previews:
+        _show(preview)
+    _count(scan_result, size)
 
 
 def check(
@@ -89,23 +95,23 @@ def check(
         )
     reward = config.reward.build()
     policy = _policy(config)
-    found = []
+    results = []
     for split in sizes:
         with progress(f"Looking at {split}") as on_progress:
-            found.append(
+            results.append(
                 ScanResult(split, scan(built, policy, split, reward=reward, cache=CACHE, on_progress=on_progress))
             )
     if as_json:
-        print(json.dumps({one.split: [asdict(row) for row in one.looked] for one in found}, indent=2))
+        print(json.dumps({result.split: [asdict(row) for row in result.reports] for result in results}, indent=2))
         return
     for note in built.notes():
         say(note)
-    for one in found:
-        _count(one, sizes[one.split])
-        for row in one.dropped if every else []:
-            say(f"  {one.split} example {row.index}: {row.report}")
-    for one in found:
-        one.check()
+    for result in results:
+        _count(result, sizes[result.split])
+        for row in result.dropped if every else []:
+            say(f"  {result.split} example {row.index}: {row.report}")
+    for result in results:
+        result.check()
 
 
 def _config(
@@ -130,33 +136,33 @@ def _policy(config: RunConfig) -> Policy:
     return Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
 
 
-def _split(asked: str | None, task: Task) -> Split:
+def _split(name: str | None, task: Task) -> Split:
     from saei.errors import ConfigError
 
-    if asked is None:
+    if name is None:
         return task.splits()[0]
     known: dict[str, Split] = {"train": "train", "eval": "eval"}
-    if asked in known:
-        return known[asked]
-    raise ConfigError("--split is train or eval.", reason=f"Got '{asked}'.", remedy="task.splits maps them to yours.")
+    if name in known:
+        return known[name]
+    raise ConfigError("--split is train or eval.", reason=f"Got '{name}'.", remedy="task.splits maps them to yours.")
 
 
-def _show(one: Preview) -> None:
-    say(f"\n{shown(one.id)}: {one.tokens} prompt tokens, answer '{shown(one.answer)}'")
-    for (width, height), (seen_width, seen_height) in one.images:
-        say(f"  image {width} x {height}, seen as {seen_width} x {seen_height}")
-    if one.meta:
-        say("  " + ", ".join(f"{shown(name)} {shown(repr(value))}" for name, value in one.meta.items()))
-    say("\n".join(f"  | {line}" for line in printable(one.prompt).split("\n")))
+def _show(preview: Preview) -> None:
+    say(f"\n{shown(preview.id)}: {preview.tokens} prompt tokens, answer '{shown(preview.answer)}'")
+    for (width, height), (model_width, model_height) in preview.images:
+        say(f"  image {width} x {height}, seen as {model_width} x {model_height}")
+    if preview.meta:
+        say("  " + ", ".join(f"{shown(name)} {shown(repr(value))}" for name, value in preview.meta.items()))
+    say("\n".join(f"  | {line}" for line in printable(preview.prompt).split("\n")))
 
 
-def _count(found: ScanResult, size: int | None) -> None:
-    of = "" if size is None or size == len(found.looked) else f" of {size}"
-    say(f"\nLooked at {len(found.looked)}{of} {found.split} examples.")
-    lengths = sorted(one.tokens for one in found.looked if one.tokens is not None)
+def _count(result: ScanResult, size: int | None) -> None:
+    total = "" if size is None or size == len(result.reports) else f" of {size}"
+    say(f"\nLooked at {len(result.reports)}{total} {result.split} examples.")
+    lengths = sorted(report.tokens for report in result.reports if report.tokens is not None)
     if lengths:
         at = {name: lengths[int(share * (len(lengths) - 1))] for name, share in (("median", 0.5), ("90 %", 0.9))}
         say(f"  prompt tokens: median {at['median']}, 90 % up to {at['90 %']}, longest {lengths[-1]}")
-    say(f"  left out: {len(found.dropped)}, of these too long {sum(one.too_long for one in found.dropped)}")
-    for rule, count in found.rules().most_common():
+    say(f"  left out: {len(result.dropped)}, of these too long {sum(report.too_long for report in result.dropped)}")
+    for rule, count in result.rules().most_common():
         say(f"    {count}: {rule}")

@@ -130,14 +130,14 @@ def _train(
     from saei.runtime.lock import FolderLock
     from saei.runtime.run_dir import RunDir
 
-    again = "the same command again (saei demo with the same options, or make demo)"
-    found = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
-    if found:
-        if checkpoint.step_of(found[-1]) == steps:
+    command_again = "the same command again (saei demo with the same options, or make demo)"
+    checkpoints = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
+    if checkpoints:
+        if checkpoint.step_of(checkpoints[-1]) == steps:
             say(f"Complete already: {folder}", error=True)
             return
         run, config = RunDir.open(folder)
-        start(config, run, again=again)
+        start(config, run, again=command_again)
         return
     if folder.exists():  # a run that was killed before its first checkpoint, or another demo's that is under way
         with FolderLock(folder):
@@ -149,4 +149,4 @@ def _train(
         "output": {"root": str(folder.parent), "name": folder.name},
         "seed": seed,
     }
-    start(load_config(flags=[dict(scene.settings), flags], assignments=assignments), again=again)
+    start(load_config(flags=[dict(scene.settings), flags], assignments=assignments), again=command_again)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from saei.config.run import RunConfig
-    from saei.diagnostics.doctor import Diagnosis
+    from saei.diagnostics.diagnosis import Diagnosis
     from saei.diagnostics.sizing import Memory
 
 STEP = "What a step is"
@@ -27,7 +27,7 @@ MEANINGS = {
     "gradients": "gradients",
     "optimizer": "AdamW's moments",
     "reference": "reference model",
-    "kept": "kept during a pass",
+    "activations": "activations or cache",
 }
 """Names of the parts of memory."""
 
@@ -94,15 +94,15 @@ def doctor(
     from saei.diagnostics.doctor import diagnose
     from saei.diagnostics.sizing import GB
 
-    found = diagnose(
+    diagnosis = diagnose(
         config,
         side=side,
         random_weights=random_weights,
         memory=None if memory is None else round(memory * GB),
         on_progress=lambda text: say(f"{text} ...", error=True),
     )
-    print(json.dumps(found.as_json(), indent=2)) if as_json else _show(found)
-    if not found.healthy:
+    print(json.dumps(diagnosis.as_json(), indent=2)) if as_json else _show(diagnosis)
+    if not diagnosis.healthy:
         raise typer.Exit(2)
 
 
@@ -115,7 +115,7 @@ def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
     return assigned(config, config.sampler.build().plan().settings_for(responses))
 
 
-def _show(found: Diagnosis) -> None:
+def _show(diagnosis: Diagnosis) -> None:
     from rich.table import Table
 
     from saei.diagnostics.sizing import gigabytes
@@ -124,22 +124,22 @@ def _show(found: Diagnosis) -> None:
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
-    for name, value in _facts(found):
+    for name, value in _facts(diagnosis):
         facts.add_row(name, value)
     console.print(facts)
-    if found.memory is not None:
-        _show_memory(console, found, found.memory)
-    if found.remedies:
+    if diagnosis.memory is not None:
+        _show_memory(console, diagnosis, diagnosis.memory)
+    if diagnosis.remedies:
         table = Table("what takes less, each on top of those above", "then GB", box=None, padding=(0, 2, 0, 0))
-        for one in found.remedies:
-            fits = " fits" if found.available is not None and one.total <= found.available else ""
-            options = " ".join(f"--set {shlex.quote(own)}" for own in one.assignments)
-            table.add_row(options, f"{gigabytes(one.total)}{fits}")
+        for remedy in diagnosis.remedies:
+            fits = " fits" if diagnosis.available is not None and remedy.total <= diagnosis.available else ""
+            options = " ".join(f"--set {shlex.quote(assignment)}" for assignment in remedy.assignments)
+            table.add_row(options, f"{gigabytes(remedy.total)}{fits}")
         console.print("", table, sep="\n")
-    for number, finding in enumerate(sorted(found.findings, key=lambda one: not one.problem), 1):
+    for number, finding in enumerate(sorted(diagnosis.findings, key=lambda finding: not finding.problem), 1):
         text = " ".join(part for part in (finding.rule, _plainly(finding.reason), finding.remedy) if part)
         console.print(f"\n{number}. {'Problem: ' if finding.problem else ''}{text}")
-    if not found.findings:
+    if not diagnosis.findings:
         console.print("\nNothing to change.")
 
 
@@ -148,31 +148,37 @@ def _plainly(reason: str) -> str:
     return re.sub(r"its cache cannot be handed on \(.*\)", "its cache cannot be repeated", reason)
 
 
-def _facts(found: Diagnosis) -> list[tuple[str, str]]:
+def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Return the lines at the top."""
-    weights = "random weights" if found.random else "its own weights"
-    facts = [("model", found.model)]
-    if found.parameters is not None:
-        share = "all" if found.trained == found.parameters else f"{found.trained:,}"
-        facts.append(("parameters", f"{found.parameters:,} of {found.dtype}, {share} trained"))
-    facts.append(("device", found.device + (f", {found.threads} thread(s)" if found.device == "cpu" else "")))
-    seen = found.examination
-    if seen is not None:
-        copy = f"a copy with {found.examined} of its {found.layers} language layers" if found.examined else "the model"
+    weights = "random weights" if diagnosis.random else "its own weights"
+    facts = [("model", diagnosis.model)]
+    if diagnosis.parameters is not None:
+        share = "all" if diagnosis.trained == diagnosis.parameters else f"{diagnosis.trained:,}"
+        facts.append(("parameters", f"{diagnosis.parameters:,} of {diagnosis.dtype}, {share} trained"))
+    facts.append(
+        ("device", diagnosis.device + (f", {diagnosis.threads} thread(s)" if diagnosis.device == "cpu" else ""))
+    )
+    examination = diagnosis.examination
+    if examination is not None:
+        copy = (
+            f"a copy with {diagnosis.examined} of its {diagnosis.layers} language layers"
+            if diagnosis.examined
+            else "the model"
+        )
         facts += [
             ("looked at", f"{copy}, {weights}"),
-            ("pixels", f"{seen.layout.replace('`', '')}, {'rounded' if seen.rounds else 'exact'}"),
-            ("canvas", f"the {seen.canvas} picture"),
-            ("gradient", f"off by {seen.gradient:.0e} from finite differences in {found.precision}"),
+            ("pixels", f"{examination.layout.replace('`', '')}, {'rounded' if examination.rounds else 'exact'}"),
+            ("canvas", f"the {examination.canvas} picture"),
+            ("gradient", f"off by {examination.gradient:.0e} from finite differences in {diagnosis.precision}"),
             (
                 "prefix",
-                "one for all responses" + (f", off by {seen.deviation:.0e}" if seen.deviation else "")
-                if seen.not_shared is None
+                "one for all responses" + (f", off by {examination.deviation:.0e}" if examination.deviation else "")
+                if examination.not_shared is None
                 else "one per response, the slower way",
             ),
         ]
-    if found.sizes:
-        size = found.sizes
+    if diagnosis.sizes:
+        size = diagnosis.sizes
         facts += [
             ("a step", f"{size['prompts']} prompts x {size['responses']} responses x {size['tokens']} tokens"),
             ("a prompt", f"{size['prompt_tokens']} tokens, {size['image_tokens']} of a picture of {size['side']} px"),
@@ -180,7 +186,7 @@ def _facts(found: Diagnosis) -> list[tuple[str, str]]:
     return facts
 
 
-def _show_memory(console: Console, found: Diagnosis, memory: Memory) -> None:
+def _show_memory(console: Console, diagnosis: Diagnosis, memory: Memory) -> None:
     from dataclasses import asdict
 
     from rich.table import Table
@@ -191,22 +197,22 @@ def _show_memory(console: Console, found: Diagnosis, memory: Memory) -> None:
     table.columns[1].justify = "right"
     for name, size in asdict(memory).items():
         if size:
-            how = "counted by a pass of shapes" if name == "kept" else "by shapes and types"
+            how = "counted by a pass of shapes" if name == "activations" else "by shapes and types"
             table.add_row(MEANINGS[name], gigabytes(size), how)
-    free = "" if found.available is None else f"of {gigabytes(found.available)}"
+    free = "" if diagnosis.available is None else f"of {gigabytes(diagnosis.available)}"
     table.add_row("together", gigabytes(memory.total), free)
-    if found.peak is not None:
-        whose = "of the process" if found.device == "cpu" else "of tensors"
-        table.add_row("measured", gigabytes(found.peak), f"peak {whose} in two steps")
+    if diagnosis.peak is not None:
+        whose = "of the process" if diagnosis.device == "cpu" else "of tensors"
+        table.add_row("measured", gigabytes(diagnosis.peak), f"peak {whose} in two steps")
     console.print("", table, sep="\n")
-    if found.seconds is not None:
-        console.print(f"\nA step takes {found.seconds:.2f} s.")
+    if diagnosis.seconds is not None:
+        console.print(f"\nA step takes {diagnosis.seconds:.2f} s.")
     else:
         console.print("\nThe time of a step was not measured: the model in training does not fit here.")
 
 
 def _families(*, markdown: bool, as_json: bool) -> None:
-    from saei.diagnostics.families import examine_families, family_table
+    from saei.diagnostics.tiny import examine_families, family_table
     from saei.diagnostics.zoo import FAMILIES
 
     say("Examining tiny models of every family ...", error=True)
@@ -216,23 +222,25 @@ def _families(*, markdown: bool, as_json: bool) -> None:
     if as_json:
         from dataclasses import asdict
 
-        found: dict[str, Any] = {name: own and asdict(own) for name, own in examine_families()}
-        print(json.dumps(found, indent=2))
+        reports: dict[str, Any] = {
+            name: examination and asdict(examination) for name, examination in examine_families()
+        }
+        print(json.dumps(reports, indent=2))
         return
     from rich.table import Table
 
     table = Table("family", "pixels", "canvas", "way", "gradient", "shared", "off by", box=None, padding=(0, 1, 0, 0))
     reasons = []
-    for name, own in examine_families():
-        if own is None:
+    for name, examination in examine_families():
+        if examination is None:
             table.add_row(name, "not examined")
             reasons.append(f"{name} needs {', '.join(FAMILIES[name].missing)}.")
             continue
-        layout, canvas, way, gradient, _, deviation = own.cells
+        layout, canvas, way, gradient, _, deviation = examination.cells
         shape = layout.partition(" + ")[0].strip("`")
-        table.add_row(name, shape, canvas, way, gradient, "no" if own.not_shared else "yes", deviation)
-        if own.not_shared:
-            reasons.append(f"{name} computes a prompt anew for each response: {_plainly(own.not_shared)}.")
+        table.add_row(name, shape, canvas, way, gradient, "no" if examination.not_shared else "yes", deviation)
+        if examination.not_shared:
+            reasons.append(f"{name} computes a prompt anew for each response: {_plainly(examination.not_shared)}.")
     console = screen()
     console.print(table)
     for reason in reasons:

@@ -25,10 +25,10 @@ def init(
     if recipe is None:
         say("\n".join(choices()))
         return
-    found = find(recipe)
-    file = Path(f"{found.name}.yaml") if file is None else file
-    _write(file, found.text(str(file)))
-    say(f"Wrote {file}: {found.title}.\nTrain it with:\n  {found.command(str(file))}")
+    chosen = find(recipe)
+    file = Path(f"{chosen.name}.yaml") if file is None else file
+    _write(file, chosen.text(str(file)))
+    say(f"Wrote {file}: {chosen.title}.\nTrain it with:\n  {chosen.command(str(file))}")
 
 
 def _write(file: Path, text: str) -> None:

@@ -81,7 +81,7 @@ def policy_config(
     from saei.config.overrides import command_line, load_config, nested
 
     folder = Path(os.path.expanduser(model))
-    if not in_a_run(model):
+    if not belongs_to_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
     from saei.config import consent
     from saei.config.overrides import merge
@@ -131,11 +131,11 @@ def model_path(model: str) -> str:
     from saei.engine import checkpoint
 
     folder = Path(os.path.expanduser(model))
-    is_run = in_a_run(model) and _run_of(folder) == folder
+    is_run = belongs_to_run(model) and _run_of(folder) == folder
     return str(checkpoint.latest(folder / "checkpoints")) if is_run else model
 
 
-def in_a_run(model: str) -> bool:
+def belongs_to_run(model: str) -> bool:
     """Return whether a model is a run's, which has a configuration."""
     return os.path.isfile(_run_of(Path(os.path.expanduser(model))) / "config.yaml")
 

@@ -24,7 +24,7 @@ MAY_CHANGE = (
 """Where a run goes on, how long, and what is kept of it; what makes it another experiment may not."""
 
 
-def continued(
+def resumed_run(
     folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
     """Return a run and its configuration, with what was asked to change and may.
@@ -40,8 +40,8 @@ def continued(
     from saei.runtime.run_dir import RunDir
 
     run, config = RunDir.open(folder, trust=trust)
-    asked = validate(merge(RunConfig, dump(config), command_line(layers, assignments)))
-    different = changed(dump(config), dump(asked))
+    changed_config = validate(merge(RunConfig, dump(config), command_line(layers, assignments)))
+    different = changed(dump(config), dump(changed_config))
     refused = [path for path in different if path not in MAY_CHANGE]
     if refused:
         raise ConfigError(
@@ -51,10 +51,10 @@ def continued(
         )
     start = checkpoint.start_of(run, config)
     done = 0 if start is None else checkpoint.step_of(start)
-    if done >= asked.training.steps:
+    if done >= changed_config.training.steps:
         raise ConfigError(
             "A run that goes on has steps left.",
-            reason=f"{folder} has done {done} of {asked.training.steps}.",
+            reason=f"{folder} has done {done} of {changed_config.training.steps}.",
             remedy=f"Train on with --steps, for example --steps {2 * done}.",
         )
-    return run, asked
+    return run, changed_config

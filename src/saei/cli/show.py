@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
+from textwrap import dedent, indent
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +18,15 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from saei.cli.fields import FieldRow
+
+_DIRECTIVE = re.compile(r"^\.\. (?:code-block|code|sourcecode)::[ ]*(\w*)\n((?:[ ]*\n|[ ]+.*(?:\n|$))*)", re.MULTILINE)
+_LITERAL = re.compile(r"(?<=\S)::\n\n((?:[ ]*\n|[ ]{2,}.*(?:\n|$))+)")
+_ADMONITION = re.compile(r"^\.\. (note|warning|tip|important)::[ ]*(.*\n(?:[ ]*\n|[ ]+.*(?:\n|$))*)", re.MULTILINE)
+_ROLE = re.compile(r":(?:[a-z]+:)*[a-z]+:`~?([^`<]+?)(?: <[^>]*>)?`")
+_LINK = re.compile(r"`([^`<]+?) <([^>]+)>`__?")
+_SECTIONS = "Args|Attributes|Examples?|Keyword Args|Notes?|Raises|References|Returns|See Also|Warnings?|Yields"
+_SECTION = re.compile(rf"^({_SECTIONS}):\n((?:[ ]*\n|[ ]+.*(?:\n|$))+)", re.MULTILINE)
+_ITEM = re.compile(r"^(\*{0,2}\w+)(?: \([^)]*\))?:[ ]", re.MULTILINE)
 
 
 def show(
@@ -30,17 +42,17 @@ def show(
 
     for each in plugin or []:
         load_plugin(each)
-    known = [entry for each in ([kind] if kind else KINDS) for entry in entries(each)]
+    entries_of_kind = [entry for each in ([kind] if kind else KINDS) for entry in entries(each)]
     sections = {} if kind else SECTIONS
-    found = [load(entry.kind, entry.name) for entry in known if entry.name == name]
-    if not found and name not in sections:
+    strategies = [load(entry.kind, entry.name) for entry in entries_of_kind if entry.name == name]
+    if not strategies and name not in sections:
         raise ConfigError(
             f"'{name}' is no registered {kind or 'strategy'}" + ("." if kind else " and no section."),
-            remedy=nearest(name, {entry.name for entry in known} | set(sections)),
+            remedy=nearest(name, {entry.name for entry in entries_of_kind} | set(sections)),
         )
     if name in sections:
         _print(name, "section of the configuration", sections[name], field_rows(sections[name]))
-    for strategy in found:
+    for strategy in strategies:
         _print(name, strategy.kind, strategy, field_rows(strategy.Config))
 
 
@@ -48,8 +60,6 @@ def _print(name: str, what: str, documented: type, rows: Sequence[FieldRow]) -> 
     from rich.markdown import Markdown
     from rich.table import Table
     from rich.text import Text
-
-    from saei.cli.docstrings import as_markdown
 
     console = screen()
     console.print(Text.assemble((printable(name), "bold"), f"  {what}"))
@@ -70,3 +80,34 @@ def _with_code(text: str) -> Text:
 
     parts = text.split("`")
     return Text.assemble(*((part, "markdown.code" if number % 2 else "") for number, part in enumerate(parts)))
+
+
+def as_markdown(documented: object) -> str:
+    """Return what a docstring says before and beside its fields, as Markdown.
+
+    reStructuredText's code blocks, roles, links and notes become Markdown's, and Google's sections paragraphs with a
+    title. ``Attributes`` is left out: a config's fields are listed apart.
+    """
+    text = inspect.getdoc(documented) or ""
+    text = _DIRECTIVE.sub(lambda match: _fenced(match[2], match[1]), text)
+    text = _LITERAL.sub(lambda match: ":\n\n" + _fenced(match[1]), text)
+    text = _ADMONITION.sub(lambda match: f"**{match[1].capitalize()}:** {dedent(match[2]).strip()}\n\n", text)
+    text = _ROLE.sub(r"`\1`", text)
+    text = _LINK.sub(r"[\1](\2)", text)
+    text = _SECTION.sub(_section, text)
+    return text.strip()
+
+
+def _fenced(block: str, language: str = "") -> str:
+    return f"```{language}\n{dedent(block).strip()}\n```\n\n"
+
+
+def _section(match: re.Match[str]) -> str:
+    """Return a section's title and text; each of its items, if it has any, is one of a list."""
+    if match[1] == "Attributes":
+        return ""
+    body = dedent(match[2]).strip()
+    if _ITEM.match(body):
+        items = re.split(r"\n(?=\S)", body)
+        body = "\n".join("- " + indent(re.sub(r"\n\s*", "\n", item), "  ").strip() for item in items)
+    return f"**{match[1]}:**\n\n{body}\n\n"

@@ -126,9 +126,9 @@ def train(
             reason=f"{'--config' if config else '--plugin'} was given.",
             remedy="Leave it out.",
         )
-    from saei.cli.resume import continued
+    from saei.cli.resume import resumed_run
 
-    run, resolved = continued(resume, layers, set_ or [], trust=trust)
+    run, resolved = resumed_run(resume, layers, set_ or [], trust=trust)
     start(resolved, run, plain=plain)
 
 
@@ -145,16 +145,16 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     from saei.engine import Trainer
     from saei.engine.display import LiveDisplay, PlainDisplay
     from saei.runtime.interrupt import Interrupted
-    from saei.runtime.processes import leave
+    from saei.runtime.processes import destroy_process_group
 
     live = sys.stderr.isatty() and not plain
     trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
     folder = trainer.run.path
-    said = None
+    message = None
     try:
         trainer.train()
     except Interrupted as stopped:
-        said = str(stopped)
+        message = str(stopped)
     except KeyboardInterrupt:
         _say_how_to_go_on("Stopped at once.", folder, again)
         sys.exit(130)
@@ -162,9 +162,9 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
         _say_how_to_go_on("An error ended the run; it is named below.", folder, again)
         raise
     del trainer
-    leave()
-    if said is not None:
-        _say_how_to_go_on(said, folder, again)
+    destroy_process_group()
+    if message is not None:
+        _say_how_to_go_on(message, folder, again)
         sys.exit(130)
     _say(f"Done: {folder}")
     return folder
@@ -199,13 +199,17 @@ def _say(text: str) -> None:
         say(text, error=True)
 
 
-def _say_how_to_go_on(said: str, folder: Path, again: str) -> None:
+def _say_how_to_go_on(reason: str, folder: Path, command: str) -> None:
     from saei.engine import checkpoint
 
-    found = checkpoint.found(folder / "checkpoints")
-    if again:
-        how = f"Go on:\n  {again}"
+    checkpoints = checkpoint.found(folder / "checkpoints")
+    if command:
+        how = f"Go on:\n  {command}"
     else:
-        newest = f"is of step {checkpoint.step_of(found[-1])}" if found else "would be its first: it begins again"
+        newest = (
+            f"is of step {checkpoint.step_of(checkpoints[-1])}"
+            if checkpoints
+            else "would be its first: it begins again"
+        )
         how = f"The newest checkpoint {newest}.\nGo on:\n  saei train --resume {folder}"
-    _say(f"{said} {how}")
+    _say(f"{reason} {how}")

@@ -45,10 +45,10 @@ def explain(root: type[BaseModel], data: Mapping[str, Any], errors: list[Any]) -
         if place.topic:
             topics[f"`saei show {place.topic}`"] = None
     problems = []
-    for path, said in lines.items():
-        if len(said) > MOST_MESSAGES:
-            said[MOST_MESSAGES:] = [f"And {len(said) - MOST_MESSAGES} more."]
-        problems.append(f"{path}: {' Or: '.join(said)}" if path else " ".join(said))
+    for path, messages in lines.items():
+        if len(messages) > MOST_MESSAGES:
+            messages[MOST_MESSAGES:] = [f"And {len(messages) - MOST_MESSAGES} more."]
+        problems.append(f"{path}: {' Or: '.join(messages)}" if path else " ".join(messages))
     if len(problems) > MOST_LINES:
         problems[MOST_LINES:] = [f"And {len(problems) - MOST_LINES} more."]
     return ConfigError("\n".join(problems), remedy=f"The fields: {', '.join(topics)}." if topics else "")
@@ -70,10 +70,10 @@ def _message(item: Any, place: _Place) -> str:
 
 
 def _where_interventions_are(place: _Place) -> str:
-    section, own = place.section, place.path.rpartition(".")[0]
+    section, prefix = place.section, place.path.rpartition(".")[0]
     for field in section.model_fields if section else ():
         if section and strategy_kind(section, field) == "sampler":
-            return f"That of the sampler that this one draws with stands at `{own}.{field}.intervention`."
+            return f"That of the sampler that this one draws with stands at `{prefix}.{field}.intervention`."
     return "Only samplers that intervene have an `intervention`, such as `mixed`."
 
 

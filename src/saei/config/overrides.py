@@ -52,7 +52,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def together(
+def combine(
     settings: Iterable[Mapping[str, Any]], *, where: str, last_wins: bool = False, paths: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Return what several settings of one layer say, the same in whatever order they stand.
@@ -71,26 +71,26 @@ def together(
     whole: dict[str, Any] = {}
     for setting in settings:
         for key, value in setting.items():
-            both = (whole[key], value) if key in whole else ()
-            if any(isinstance(one, Mapping) for one in both):
+            values = (whole[key], value) if key in whole else ()
+            if any(isinstance(each, Mapping) for each in values):
                 # A strategy's name stands for its type.
-                mappings = [{"type": one} if isinstance(one, str) else one for one in both]
-                if not all(isinstance(one, Mapping) for one in mappings):
-                    raise _dropped(where, (*paths, key), *both)
-                value = together(mappings, where=where, last_wins=last_wins, paths=(*paths, key))
-            elif both and both[0] != value and not last_wins:
+                mappings = [{"type": each} if isinstance(each, str) else each for each in values]
+                if not all(isinstance(each, Mapping) for each in mappings):
+                    raise _dropped(where, (*paths, key), *values)
+                value = combine(mappings, where=where, last_wins=last_wins, paths=(*paths, key))
+            elif values and values[0] != value and not last_wins:
                 raise ConfigError(
                     f"{where} sets each field once.",
-                    reason=f"{'.'.join((*paths, key))} is {shown(repr(both[0]))} and {shown(repr(value))}.",
+                    reason=f"{'.'.join((*paths, key))} is {shown(repr(values[0]))} and {shown(repr(value))}.",
                     remedy="Leave one of them out.",
                 )
             whole[key] = value
     return whole
 
 
-def _dropped(where: str, path: tuple[str, ...], *both: Any) -> ConfigError:
+def _dropped(where: str, path: tuple[str, ...], *values: Any) -> ConfigError:
     name = ".".join(path)
-    below, value = both if isinstance(both[0], Mapping) else both[::-1]
+    below, value = values if isinstance(values[0], Mapping) else values[::-1]
     return ConfigError(
         "No setting drops another.",
         reason=f"{where} sets {name} to {shown(repr(value))} and also {name}.{next(iter(below), '')}.",
@@ -105,7 +105,7 @@ def command_line(flags: Iterable[Mapping[str, Any]], assignments: Iterable[str])
         ConfigError: If one of them would drop another.
     """
     where = "The command line"
-    return together([*flags, *map(parse_assignment, assignments)], where=where, last_wins=True)
+    return combine([*flags, *map(parse_assignment, assignments)], where=where, last_wins=True)
 
 
 def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def load_config(
         PluginLoadError: If a requested plugin does not import.
     """
     written = [nested(key, value) for key, value in read_yaml(file).items()] if file else []
-    below = together(written, where=str(file))
+    below = combine(written, where=str(file))
     above = command_line(flags, assignments)
     requested = [
         *_plugins([below], file.parent if file else Path()),

@@ -30,6 +30,7 @@ KINDS: Mapping[str, str] = {
     "attack": "saei.attacks",
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",
+    "decoder": "saei.decoders",
     "objective": "saei.objectives",
     "advantage": "saei.advantages",
     "weight": "saei.weights",
@@ -86,10 +87,10 @@ def register(cls: S) -> S:
             remedy='Derive from an abstract class of saei and nest a Config with `type: Literal["name"] = "name"`.',
         )
     key = (cls.kind, cls.name())
-    mine = _target(cls)
-    others = [entry for entry in entries(cls.kind) if entry.name == key[1] and entry.target != mine]
+    target = _target(cls)
+    others = [entry for entry in entries(cls.kind) if entry.name == key[1] and entry.target != target]
     if others:
-        raise _duplicate(cls.kind, key[1], {others[0].origin, cls.__module__}, [others[0].target, mine])
+        raise _duplicate(cls.kind, key[1], {others[0].origin, cls.__module__}, [others[0].target, target])
     _registered[key] = cls
     return cls
 
@@ -100,15 +101,15 @@ def entries(kind: str) -> list[Entry]:
     Raises:
         ConfigError: If two distributions claim the same name.
     """
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for entry in _installed_entries(kind):
-        other = found.setdefault(entry.name, entry)
+        other = by_name.setdefault(entry.name, entry)
         if other.origin != entry.origin or other.target != entry.target:
             raise _duplicate(kind, entry.name, {other.origin, entry.origin}, [other.target, entry.target])
     for (registered_kind, name), cls in _registered.items():
         if registered_kind == kind:
-            found[name] = Entry(kind, name, cls.__module__, _target(cls))
-    return sorted(found.values(), key=lambda entry: entry.name)
+            by_name[name] = Entry(kind, name, cls.__module__, _target(cls))
+    return sorted(by_name.values(), key=lambda entry: entry.name)
 
 
 def load(kind: str, name: str) -> type[Strategy]:
@@ -228,6 +229,7 @@ OptionalSelectorField = Annotated[
 ]
 AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeValidator(resolve("attack"))]
 SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
+DecoderField = Annotated[SerializeAsAny[StrategyConfig], Open("decoder"), BeforeValidator(resolve("decoder"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
 AdvantageField = Annotated[SerializeAsAny[StrategyConfig], Open("advantage"), BeforeValidator(resolve("advantage"))]

@@ -127,23 +127,25 @@ class Strategy:
         super().__init_subclass__(**kwargs)
         if "Config" not in cls.__dict__:
             return
-        own = cls.Config
+        config = cls.Config
         # A named Config may be left behind; the fields of the abstract one are read by the abstract class.
         bases = [base for base in cls.__mro__[1:] if issubclass(base, Strategy)]
         parent = next(base.Config for base in bases if base.Config.model_fields["type"].annotation is str)
-        if not (isinstance(own, type) and issubclass(own, parent)):
+        if not (isinstance(config, type) and issubclass(config, parent)):
             raise TypeError(f"{cls.__qualname__}.Config must derive from {parent.__qualname__}, whose fields are read.")
-        if "strategy" in own.__dict__ and own.strategy is not cls:
-            raise TypeError(f"{cls.__qualname__}.Config must be a class of its own, not {own.strategy.__qualname__}'s.")
-        if not own.model_config.get("frozen") or own.model_config.get("extra") != "forbid":
+        if "strategy" in config.__dict__ and config.strategy is not cls:
+            raise TypeError(
+                f"{cls.__qualname__}.Config must be a class of its own, not {config.strategy.__qualname__}'s."
+            )
+        if not config.model_config.get("frozen") or config.model_config.get("extra") != "forbid":
             raise TypeError(f"{cls.__qualname__}.Config must be frozen and forbid unknown fields.")
-        annotation = own.model_fields["type"].annotation
+        annotation = config.model_fields["type"].annotation
         if annotation is str:  # an abstract class that only shares fields
             return
         names = get_args(annotation)
-        if get_origin(annotation) is not Literal or len(names) != 1 or own.model_fields["type"].default != names[0]:
+        if get_origin(annotation) is not Literal or len(names) != 1 or config.model_fields["type"].default != names[0]:
             raise TypeError(f'{cls.__qualname__}.Config needs `type: Literal["name"] = "name"`.')
-        own.strategy = cls
+        config.strategy = cls
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
         if config is None:
@@ -202,9 +204,13 @@ def _lay_over(default: Section, value: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(default, StrategyConfig) and value.get("type", default.type) != default.type:
         return value
     filled: dict[str, Any] = {name: getattr(default, name) for name in type(default).model_fields}
-    for name, own in value.items():
+    for name, field_value in value.items():
         old = filled.get(name)
-        filled[name] = _lay_over(old, own) if isinstance(own, Mapping) and isinstance(old, Section) else own
+        filled[name] = (
+            _lay_over(old, field_value)
+            if isinstance(field_value, Mapping) and isinstance(old, Section)
+            else field_value
+        )
     return filled
 
 
@@ -261,7 +267,7 @@ def typed(value: Any, default: str | None) -> dict[str, Any] | None:
 
 def field_docs(config: type[BaseModel]) -> dict[str, str]:
     """Return what the ``Attributes`` sections of a config's docstrings say about its fields."""
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for cls in reversed(config.__mro__):
         name = None
         _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
@@ -269,9 +275,9 @@ def field_docs(config: type[BaseModel]) -> dict[str, str]:
             start = re.match(r"    (\w+): (.*)", line)
             if start:
                 name = start[1]
-                found[name] = start[2]
+                docs[name] = start[2]
             elif name and line.startswith("        "):
-                found[name] += " " + line.strip()
+                docs[name] += " " + line.strip()
             else:
                 name = None
-    return found
+    return docs

@@ -109,8 +109,8 @@ def reason_of(error: Exception) -> str:
         return f"it is not UTF-8 at byte {error.start}"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        said = " ".join(filter(None, (error.context, error.problem)))
-        return f"line {mark.line + 1}, column {mark.column + 1}: {shown(said, 200)}"
+        problem = " ".join(filter(None, (error.context, error.problem)))
+        return f"line {mark.line + 1}, column {mark.column + 1}: {shown(problem, 200)}"
     return shown(str(error).rstrip("."), 200)
 
 

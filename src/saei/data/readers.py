@@ -45,13 +45,13 @@ def read_files(files: Sequence[Path], where: str) -> Rows:
     return READERS[files[0].suffix](files, where)
 
 
-def unreadable(where: str, reason: str, remedy: str) -> DataError:
+def unreadable_error(where: str, reason: str, remedy: str) -> DataError:
     """Return the error of a data set that cannot be read."""
     reason = reason.rstrip(".")
     return DataError("The data set has to be readable.", reason=f"{where}: {reason}.", remedy=remedy)
 
 
-def root(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """Return what went wrong first; ``datasets`` wraps it in an error that only says that there was one."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -71,7 +71,7 @@ def _texts(
             try:
                 content = file.read_bytes()
             except OSError as error:
-                raise unreadable(str(file), root(error), "Check the file and who may read it.") from error
+                raise unreadable_error(str(file), root_cause(error), "Check the file and who may read it.") from error
             _check_text(content, str(file))
             digest.update(hashlib.sha256(content).digest())
             more, names = read(content.removeprefix(b"\xef\xbb\xbf"), str(file))
@@ -90,15 +90,17 @@ def _check_text(content: bytes, where: str) -> None:
     """
     head = content[:512].lstrip().lower()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise unreadable(where, "it is UTF-16", _AS_UTF8)
+        raise unreadable_error(where, "it is UTF-16", _AS_UTF8)
     if head.startswith((b"<!doctype", b"<html")):
-        raise unreadable(where, "it is a web page", "Fetch the file itself; such a page often says what went wrong.")
+        raise unreadable_error(
+            where, "it is a web page", "Fetch the file itself; such a page often says what went wrong."
+        )
     _check_pointer(head, where)
 
 
 def _check_pointer(head: bytes, where: str) -> None:
     if head.startswith(b"version https://git-lfs"):
-        raise unreadable(where, "it is a pointer of Git LFS, not the file", "Fetch the file with `git lfs pull`.")
+        raise unreadable_error(where, "it is a pointer of Git LFS, not the file", "Fetch the file with `git lfs pull`.")
 
 
 def _csv(content: bytes, where: str) -> tuple[list[Cells | BadRow], list[str] | None]:
@@ -116,14 +118,16 @@ def _csv(content: bytes, where: str) -> tuple[list[Cells | BadRow], list[str] | 
     heading = next(records, [""])
     if isinstance(heading, BadRow) or not _is_unicode(heading):
         reason = heading.reason if isinstance(heading, BadRow) else "is not UTF-8"
-        raise unreadable(where, f"its heading {reason}", _AS_UTF8 if reason == "is not UTF-8" else _CLOSE)
+        raise unreadable_error(where, f"its heading {reason}", _AS_UTF8 if reason == "is not UTF-8" else _CLOSE)
     heading = [name.strip() for name in heading]
     named = [name for name in heading if name]
     if not named:
-        raise unreadable(where, "its first line names no column", 'Write a heading, such as "image,question,answer".')
+        raise unreadable_error(
+            where, "its first line names no column", 'Write a heading, such as "image,question,answer".'
+        )
     if len(set(named)) < len(named):
         twice = next(name for name in named if named.count(name) > 1)
-        raise unreadable(where, f"two columns are called '{shown(twice)}'", "Rename one of them.")
+        raise unreadable_error(where, f"two columns are called '{shown(twice)}'", "Rename one of them.")
     return [_csv_row(fields, heading, separator) for fields in records], named
 
 
@@ -182,7 +186,7 @@ def _json_lines(content: bytes, where: str) -> tuple[list[Cells | BadRow], list[
     if rows and all(isinstance(row, BadRow) for row in rows):
         first = rows[0]
         assert isinstance(first, BadRow)
-        raise unreadable(where, f"no line is a row; the first {first.reason}", first.remedy)
+        raise unreadable_error(where, f"no line is a row; the first {first.reason}", first.remedy)
     return rows, None
 
 
@@ -208,16 +212,16 @@ def _json(content: bytes, where: str) -> tuple[list[Cells | BadRow], list[str] |
     try:
         value = _parsed(content)
     except UnicodeDecodeError as error:
-        raise unreadable(where, "it is not UTF-8", _AS_UTF8) from error
+        raise unreadable_error(where, "it is not UTF-8", _AS_UTF8) from error
     except (ValueError, RecursionError) as error:
         lines = [line for line in content.split(b"\n") if line.strip()]
         if len(lines) > 1 and isinstance(_json_row(lines[0]), Mapping):
             return _json_lines(content, where)
         whole = "It has to be a list of objects, with a comma between them and a bracket behind the last."
-        raise unreadable(where, f"it is no JSON ({shown(str(error), 100)})", whole) from error
+        raise unreadable_error(where, f"it is no JSON ({shown(str(error), 100)})", whole) from error
     rows = [_object(row) for row in (value if isinstance(value, list) else [value])]
     if rows and all(isinstance(row, BadRow) for row in rows):
-        raise unreadable(where, f"it holds {_kind(value)} and no object", "It has to be a list of objects.")
+        raise unreadable_error(where, f"it holds {_kind(value)} and no object", "It has to be a list of objects.")
     return rows, None
 
 
@@ -246,8 +250,8 @@ def _parquet(files: Sequence[Path], where: str) -> Rows:
     except Exception as error:  # Arrow, the file system and `datasets` raise errors of all kinds
         if "corresponds to no data" in str(error):  # how `datasets` says that a table has no rows
             return TextRows([], "", [])
-        raise unreadable(
-            where, root(error), "Write it anew with columns of text, numbers and images, and leave others out."
+        raise unreadable_error(
+            where, root_cause(error), "Write it anew with columns of text, numbers and images, and leave others out."
         ) from error
     return ArrowRows(rows)
 
@@ -264,12 +268,14 @@ def _check_parquet(file: Path) -> None:
             opened.seek(max(0, file.stat().st_size - len(_MAGIC)))
             tail = opened.read()
     except OSError as error:
-        raise unreadable(str(file), root(error), "Check the file and who may read it.") from error
+        raise unreadable_error(str(file), root_cause(error), "Check the file and who may read it.") from error
     _check_pointer(head, str(file))
     if not head.startswith(_MAGIC):
-        raise unreadable(str(file), "it is no Parquet file", "Rename it with its own ending, or write it as Parquet.")
+        raise unreadable_error(
+            str(file), "it is no Parquet file", "Rename it with its own ending, or write it as Parquet."
+        )
     if tail != _MAGIC:
-        raise unreadable(str(file), "its end is missing", "Copy or fetch it again: it was cut on the way.")
+        raise unreadable_error(str(file), "its end is missing", "Copy or fetch it again: it was cut on the way.")
 
 
 READERS: Mapping[str, Callable[[Sequence[Path], str], Rows]] = {

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from saei.data.hub import hub_rows
-from saei.data.readers import READERS, read_files, root, unreadable
+from saei.data.readers import READERS, read_files, root_cause, unreadable_error
 from saei.data.rows import ArrowRows, Cells, Rows
 from saei.errors import DataError
 
@@ -109,8 +109,8 @@ def _on_hub(source: Source, split: str, optional: bool, limit: int | None) -> Ta
     except Exception as error:  # `datasets`, the hub and the network raise errors of all kinds
         if optional and "Unknown split" in str(error):
             return None
-        missing = f"{root(error)}. There is no {Path(source.path).absolute()} either"
-        raise unreadable(where, missing, _hub_remedy(source, str(error))) from error
+        missing = f"{root_cause(error)}. There is no {Path(source.path).absolute()} either"
+        raise unreadable_error(where, missing, _hub_remedy(source, str(error))) from error
     return replace(_checked(ArrowRows(rows), split, where, roots), revision=revision)
 
 
@@ -179,7 +179,7 @@ def _read(files: list[Path], folder: Path, split: str) -> Table:
     first = files[0]
     where = str(first) if len(files) == 1 else str(first.with_name(f"{_split_of(first)}-*{first.suffix}"))
     if first.suffix not in READERS:
-        raise unreadable(where, f"a {first.suffix or 'nameless'} file is none of {', '.join(READERS)}", USUAL)
+        raise unreadable_error(where, f"a {first.suffix or 'nameless'} file is none of {', '.join(READERS)}", USUAL)
     return _checked(read_files(files, where), split, where, tuple(dict.fromkeys((first.parent, folder))))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saei.config.overrides import assigned
 from saei.config.run import RunConfig
-from saei.diagnostics.cost import Way, keep_memory, peak_growth, race, ratio
+from saei.diagnostics.cost import Workload, peak_growth, ratio, retain_freed_memory, time_in_turns
 from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine import Trainer
 from saei.errors import ConfigError
@@ -54,7 +54,7 @@ class Sizes:
         prompts: Of a training step.
         responses: To each prompt; half of them are attacked, and adversarial in SaEI's step.
         tokens: Of every response.
-        rounds: In each of which every way runs once.
+        rounds: In each round every workload runs once.
     """
 
     side: int = 256
@@ -84,7 +84,7 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
             reason=f"The sampler is '{config.sampler.type}', with {sizes.responses} responses.",
             remedy="Choose the sampler `mixed`.",
         )
-    keep_memory()
+    retain_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             step_config(config, side=sizes.side, prompts=sizes.prompts, tokens=sizes.tokens, folder=Path(folder))
@@ -94,13 +94,15 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         view = policy.view(trainer.task.example(0))
         responses = draw_responses(policy, sizes.responses, sizes.tokens)
         mixed = assigned(config, plan.settings_for(sizes.responses)).sampler
-        ways = passes(policy, view, responses, Intervention(plan.intervening[0].intervention))
-        ways |= step_ways(trainer, {PLAIN_STEP: Clean(Clean.Config(n=sizes.responses)), SAEI_STEP: mixed.build()})
+        workloads = passes(policy, view, responses, Intervention(plan.intervening[0].intervention))
+        workloads |= step_workloads(
+            trainer, {PLAIN_STEP: Clean(Clean.Config(n=sizes.responses)), SAEI_STEP: mixed.build()}
+        )
         if not policy.shared_prefix:
-            ways = {name: way for name, way in ways.items() if name not in (ATTACK, SHARED)}
-        # Before the race: memory is measured in forked processes, which have to come before any backward pass.
-        memory = {name: peak_growth(way, policy.device) for name, way in ways.items()}
-        seconds = race(ways, sizes.rounds, policy.device)
+            workloads = {name: workload for name, workload in workloads.items() if name not in (ATTACK, SHARED)}
+        # Memory first: it is measured in forked processes, which have to come before any backward pass.
+        memory = {name: peak_growth(workload, policy.device) for name, workload in workloads.items()}
+        seconds = time_in_turns(workloads, sizes.rounds, policy.device)
     return {
         "model": config.model.path,
         "parameters": sum(parameter.numel() for parameter in policy.model.parameters()),
@@ -121,7 +123,9 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def passes(policy: Policy, view: View, responses: Sequence[Response], intervention: Intervention) -> dict[str, Way]:
+def passes(
+    policy: Policy, view: View, responses: Sequence[Response], intervention: Intervention
+) -> dict[str, Workload]:
     """Return the passes of a step by name; half of the responses are attacked."""
     half = responses[: len(responses) // 2]
 
@@ -164,8 +168,8 @@ def shared_prefix(policy: Policy, shared: bool) -> Iterator[None]:
         policy.shared_prefix = before
 
 
-def step_ways(trainer: Trainer, samplers: dict[str, Sampler]) -> dict[str, Way]:
-    """Return whole training steps of one trainer, one way per sampler."""
+def step_workloads(trainer: Trainer, samplers: dict[str, Sampler]) -> dict[str, Workload]:
+    """Return whole training steps of one trainer, one workload per sampler."""
 
     def step(sampler: Sampler) -> None:
         trainer.sampler = sampler

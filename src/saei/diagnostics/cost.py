@@ -12,56 +12,56 @@ from pathlib import Path
 
 import torch
 
-Way = Callable[[], object]
+Workload = Callable[[], object]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _TOP_PAD = 64 * 2**20
 
 
-def keep_memory() -> bool:
-    """Tell glibc's allocator to keep what was freed, and return whether there is one that listens.
+def retain_freed_memory() -> bool:
+    """Tell glibc's allocator to keep freed memory, and return whether this system has that allocator.
 
-    Without it a tensor above some size costs a page fault per page each time it is made, so that of two ways the one
-    with the larger tensors pays for the allocator and not for its arithmetic.
+    Without it every large tensor costs a page fault per page each time it is made. Of two workloads the one with the
+    larger tensors would then pay for the allocator, not for its arithmetic.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another libc, or Windows, which takes no None
         return False
-    return all(mallopt(option, value) for option, value in _KEPT)
+    return all(mallopt(option, value) for option, value in _RETAIN)
 
 
-_KEPT = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _TOP_PAD))
+_RETAIN = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _TOP_PAD))
 
 
-def seconds_of(way: Way, device: torch.device) -> float:
-    """Return what one call takes: process CPU time on a CPU, wall time on an accelerator that is waited for."""
+def seconds_of(workload: Workload, device: torch.device) -> float:
+    """Return how long one call takes: process CPU time on a CPU, else wall time until the accelerator is done."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     start = clock()
-    way()
+    workload()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - start
 
 
-def race(ways: Mapping[str, Way], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Return the seconds of every way, once a round, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def time_in_turns(workloads: Mapping[str, Workload], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the seconds of every workload, once a round, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in workloads}
     for number in range(rounds + 1):
-        for name, way in ways.items():
-            spent = seconds_of(way, device)
+        for name, workload in workloads.items():
+            spent = seconds_of(workload, device)
             if number:
                 seconds[name].append(spent)
     return seconds
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """Return the median over rounds of one way's seconds by another's."""
+    """Return the median over rounds of one workload's seconds by another's."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def peak_growth(way: Way, device: torch.device) -> int | None:
-    """Return by how many bytes memory grows at its peak while a way runs once; None where it cannot be told.
+def peak_growth(workload: Workload, device: torch.device) -> int | None:
+    """Return by how many bytes memory grows at its peak while a workload runs once; None where it cannot be told.
 
     On an accelerator it is the memory of tensors. On a CPU it is the resident set, of a forked process that ends with
     the call: what ran before leaves nothing behind that would be used again. Call it before any backward pass of this
@@ -70,7 +70,7 @@ def peak_growth(way: Way, device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        way()
+        workload()
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu" or sys.platform != "linux":
         return None
@@ -81,7 +81,7 @@ def peak_growth(way: Way, device: torch.device) -> int | None:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # else the peak is what this process had before it was forked
             before = _kilobytes("VmRSS")
-            way()
+            workload()
             os.write(send, str(_kilobytes("VmHWM") - before).encode())
         finally:
             os._exit(0)

@@ -98,8 +98,8 @@ def slope(value: Callable[[float], float], steps: tuple[float, ...] = STEPS[torc
 
     Large steps feel the curvature, small ones the float32 in which some models norm and attend whatever their type.
     """
-    found = [(value(step) - value(-step)) / (2 * step) for step in steps]
-    return min(itertools.pairwise(found), key=lambda pair: abs(pair[0] - pair[1]))[1]
+    derivatives = [(value(step) - value(-step)) / (2 * step) for step in steps]
+    return min(itertools.pairwise(derivatives), key=lambda pair: abs(pair[0] - pair[1]))[1]
 
 
 @contextmanager
@@ -108,15 +108,15 @@ def weights_in(model: Any, precision: torch.dtype) -> Iterator[None]:
 
     No value may be lost on the way, so the type has to be at least as precise as theirs.
     """
-    tensors = [one for one in (*model.parameters(), *model.buffers()) if one.is_floating_point()]
-    before = [one.dtype for one in tensors]
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    before = [tensor.dtype for tensor in tensors]
     try:
-        for one in tensors:
-            one.data = one.data.to(precision)
+        for tensor in tensors:
+            tensor.data = tensor.data.to(precision)
         yield
     finally:
-        for one, dtype in zip(tensors, before, strict=True):
-            one.data = one.data.to(dtype)
+        for tensor, dtype in zip(tensors, before, strict=True):
+            tensor.data = tensor.data.to(dtype)
 
 
 def _gradient_deviation(policy: Policy, view: View, responses: list[Response], precision: torch.dtype) -> float:
@@ -129,18 +129,18 @@ def _gradient_deviation(policy: Policy, view: View, responses: list[Response], p
             return scores.logp_NT.sum()[None]
 
         gradient = example_gradients(total, start, (0,) * len(start))
-        if not any(bool(own.any()) for own in gradient):
+        if not any(bool(gradient_of_canvas.any()) for gradient_of_canvas in gradient):
             raise ModelError(
                 "What a policy says has to depend on the pixels.",
                 reason="Their gradient is zero everywhere.",
                 remedy="Look for a projector or a gate whose weights are all zero: it lets no picture through.",
             )
         rng = np.random.default_rng(0)
-        along = [g.sign().where(g != 0, 1.0) * torch.from_numpy(rng.random(g.shape) < 0.5).to(g) for g in gradient]
-        ours = sum(float((g * direction).sum()) for g, direction in zip(gradient, along, strict=True))
+        directions = [g.sign().where(g != 0, 1.0) * torch.from_numpy(rng.random(g.shape) < 0.5).to(g) for g in gradient]
+        ours = sum(float((g * direction).sum()) for g, direction in zip(gradient, directions, strict=True))
 
         def value(step: float) -> float:
-            moved = tuple(canvas + step * direction for canvas, direction in zip(start, along, strict=True))
+            moved = tuple(canvas + step * direction for canvas, direction in zip(start, directions, strict=True))
             return float(total(moved).detach())
 
         expected = slope(value, STEPS[precision])
@@ -148,18 +148,18 @@ def _gradient_deviation(policy: Policy, view: View, responses: list[Response], p
 
 
 def _shared_deviation(policy: Policy, views: list[View], responses: list[list[Response]]) -> float:
-    found = []
+    results = []
     try:
         for shared in (True, False):
             policy.shared_prefix = shared
             point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
             scores = policy.score(views, responses, wrt={"pixels": point}, with_entropy=False)
             logp_M = torch.cat([score.logp_NT.flatten() for score in scores])
-            gradient = torch.cat([own.flatten() for own in torch.autograd.grad(logp_M.sum(), point)])
-            found.append((logp_M.detach(), gradient / gradient.abs().max()))
+            gradient = torch.cat([grad.flatten() for grad in torch.autograd.grad(logp_M.sum(), point)])
+            results.append((logp_M.detach(), gradient / gradient.abs().max()))
     finally:
         policy.shared_prefix = True
-    return max(float((ours - plain).abs().max()) for ours, plain in zip(*found, strict=True))
+    return max(float((ours - plain).abs().max()) for ours, plain in zip(*results, strict=True))
 
 
 def _picture(height: int, width: int) -> Image.Image:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from saei.config.run import RunConfig
 from saei.diagnostics.shape_only import ShapeOnlyMode
-from saei.diagnostics.sizing import kept_bytes
+from saei.diagnostics.sizing import saved_tensor_bytes
 from saei.diagnostics.synthetic import draw_responses
 from saei.interventions import Intervention
 from saei.interventions.context import StepContext, Supply
@@ -100,10 +100,10 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
     attack = 0
     for arm in plan.intervening:
         apply = partial(Intervention(arm.intervention).apply, [view], [clean], step, supply)
-        attack = max(attack, kept_bytes(apply, policy.model))
+        attack = max(attack, saved_tensor_bytes(apply, policy.model))
     parts = _by_update_view(plan, clean, rest)
     views = [view] * len(parts)
-    update = kept_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
+    update = saved_tensor_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
     sample = together * cache_bytes(policy, view, config.sampling.max_new_tokens)
     return Footprint(attack, update, sample, len(view.prompt_ids_P), policy.image_tokens(view))
 
@@ -139,10 +139,15 @@ def cache_bytes(policy: Policy, view: View, tokens: int) -> int:
     pixels = policy.pixels.inputs([view.canvases])
     cache = policy.module({**prompt_arguments(rows), "use_cache": True, **pixels}).cache
     prompt = len(view.prompt_ids_P)
-    held = {id(one): one for layer in cache.layers for one in tree_leaves(vars(layer)) if isinstance(one, Tensor)}
+    states = {
+        id(tensor): tensor
+        for layer in cache.layers
+        for tensor in tree_leaves(vars(layer))
+        if isinstance(tensor, Tensor)
+    }
     return sum(
-        one.nbytes * (prompt + tokens) // prompt if one.ndim == 4 and one.shape[2] == prompt else one.nbytes
-        for one in held.values()
+        tensor.nbytes * (prompt + tokens) // prompt if tensor.ndim == 4 and tensor.shape[2] == prompt else tensor.nbytes
+        for tensor in states.values()
     )
 
 

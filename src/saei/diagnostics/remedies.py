@@ -43,9 +43,9 @@ def remedies(
 
     def total(config: RunConfig, footprint: Footprint) -> int:
         memory = memory_of(load_outline(config.model), reference=reference and config.model.lora is None)
-        return replace(memory, kept=footprint.of_step(config)).total
+        return replace(memory, activations=footprint.of_step(config)).total
 
-    found: list[Remedy] = []
+    cheaper: list[Remedy] = []
     least = total(config, footprint)
     for assignments in _changes(config):
         try:
@@ -54,14 +54,14 @@ def remedies(
                 data = merge(RunConfig, data, parse_assignment(assignment))
             changed = validate(data)
             again = changed.model.gradient_checkpointing != config.model.gradient_checkpointing
-            kept = counted(changed) if again else footprint
-            needed = total(changed, kept)
+            new_footprint = counted(changed) if again else footprint
+            needed = total(changed, new_footprint)
         except SaeiError:  # such as for want of peft
             continue
         if needed < least:
-            config, footprint, least = changed, kept, needed
-            found.append(Remedy(assignments, needed))
-    return found
+            config, footprint, least = changed, new_footprint, needed
+            cheaper.append(Remedy(assignments, needed))
+    return cheaper
 
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, ...]]:

@@ -34,16 +34,20 @@ class ShapeOnlyMode(TorchDispatchMode):
         """Return an operation's result, or zeros of its shape."""
         kwargs = dict(kwargs or {})
         name = func._schema.name.partition("::")[2]
-        known = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        if func.is_view or not (name in _DRAWN or any(one.untyped_storage()._cdata in self._storages for one in known)):
+        tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+        if func.is_view or not (
+            name in _DRAWN or any(tensor.untyped_storage()._cdata in self._storages for tensor in tensors)
+        ):
             return func(*args, **kwargs)
         if name.endswith("_"):  # in place
             self._mark(args[0])
             return args[0]
         shapes = None if func._schema.is_mutable else _shapes(func, args, kwargs)
-        if shapes is None or not all(one.is_floating_point() for one in tree_leaves(shapes) if isinstance(one, Tensor)):
+        if shapes is None or not all(
+            tensor.is_floating_point() for tensor in tree_leaves(shapes) if isinstance(tensor, Tensor)
+        ):
             return func(*args, **kwargs)
-        return tree_map_only(Tensor, lambda one: self._mark(_zeros(one)), shapes)
+        return tree_map_only(Tensor, lambda tensor: self._mark(_zeros(tensor)), shapes)
 
     def _mark(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -53,7 +57,7 @@ class ShapeOnlyMode(TorchDispatchMode):
 
 def _shapes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return what an operation gives on the meta device, None where it needs more than shapes."""
-    args, kwargs = tree_map_only(Tensor, lambda one: one.to("meta"), (args, kwargs))
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("meta")}
     try:

@@ -29,19 +29,19 @@ class Memory:
         gradients: Of what is trained.
         optimizer: AdamW's two moments of what is trained.
         reference: A second model, where the objective needs one.
-        kept: What the largest pass of a step keeps: for its backward pass, or the cache of sampling.
+        activations: What the largest pass of a step keeps: for its backward pass, or the cache of sampling.
     """
 
     weights: int
     gradients: int
     optimizer: int
     reference: int = 0
-    kept: int = 0
+    activations: int = 0
 
     @property
     def total(self) -> int:
         """The sum."""
-        return sum(getattr(self, own.name) for own in fields(self))
+        return sum(getattr(self, part.name) for part in fields(self))
 
 
 def memory_of(model: nn.Module, *, reference: bool = False) -> Memory:
@@ -59,19 +59,19 @@ def memory_of(model: nn.Module, *, reference: bool = False) -> Memory:
     return Memory(weights, trained, 2 * trained, weights if reference else 0)
 
 
-def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
+def saved_tensor_bytes(work: Callable[[], object], model: nn.Module) -> int:
     """Return how many bytes autograd keeps until some work begins its first backward pass, or ends.
 
     The model's own tensors are left aside. Counted by storage, so that views of one tensor count once; what is counted
     is not really kept, so the work may be larger than the memory.
     """
-    own = {one.untyped_storage()._cdata for one in (*model.parameters(), *model.buffers())}
-    kept: dict[int, tuple[StorageWeakRef, int]] = {}  # a reference, so that no other storage gets its number
+    model_storages = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, tuple[StorageWeakRef, int]] = {}  # a reference, so that no other storage gets its number
 
     def pack(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        if storage._cdata not in model_storages:
+            saved[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
     def unpack(packed: None) -> Tensor:
         raise _BackwardError
@@ -81,7 +81,7 @@ def kept_bytes(work: Callable[[], object], model: nn.Module) -> int:
             work()
     except _BackwardError:
         pass
-    return sum(size for _, size in kept.values())
+    return sum(size for _, size in saved.values())
 
 
 class _BackwardError(Exception):
@@ -95,7 +95,7 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type != "cpu" or sys.platform != "linux":
         return None
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return min([1024 * int(lines["MemAvailable"].split()[0]), *_left_to_the_container()])
+    return min([1024 * int(lines["MemAvailable"].split()[0]), *_container_limits()])
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
@@ -108,12 +108,12 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
         work()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device))
-    seen = _peak_is_reset() if device.type == "cpu" else False
+    watched = _peak_is_reset() if device.type == "cpu" else False
     work()
-    return _resident_peak() if seen else None
+    return _resident_peak() if watched else None
 
 
-def _left_to_the_container() -> list[int]:
+def _container_limits() -> list[int]:
     """Return what a container's limit leaves, an empty list where there is none."""
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     try:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from saei.config.run import EvaluationConfig, OutputConfig, RunConfig
+from saei.config.run import RunConfig
+from saei.config.sections import EvaluationConfig, OutputConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Split, Task
 from saei.policy import Policy
@@ -65,10 +66,13 @@ def draw_responses(policy: Policy, count: int, tokens: int) -> list[Response]:
     generator = torch.Generator().manual_seed(0)
     assert policy.distribution.banned_V is not None
     allowed = (~policy.distribution.banned_V).nonzero()[:, 0].cpu()
-    drawn = allowed[torch.randint(len(allowed), (count, tokens), generator=generator)].to(policy.device)
+    ids_NT = allowed[torch.randint(len(allowed), (count, tokens), generator=generator)].to(policy.device)
     entropy_NT = torch.rand(count, tokens, generator=generator).to(policy.device)
     zeros_T = torch.zeros(tokens, device=policy.device)
-    return [Response(ids_T, "", zeros_T, own, truncated=True) for ids_T, own in zip(drawn, entropy_NT, strict=True)]
+    return [
+        Response(ids_T, "", zeros_T, entropy_T, truncated=True)
+        for ids_T, entropy_T in zip(ids_NT, entropy_NT, strict=True)
+    ]
 
 
 def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:

@@ -1,6 +1,11 @@
-"""Tiny policies of any family: random weights, some ten thousand parameters, the real processor."""
+"""Tiny policies of every family, and the table of what the library makes of them.
+
+A tiny policy has random weights, some ten thousand parameters, and the real processor of its family.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from tokenizers import AddedToken
@@ -9,7 +14,11 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.utils import is_torchvision_available
 
 from saei.builtin.vocabulary import END, PAD, build_tokenizer
-from saei.diagnostics.zoo import Family
+from saei.config.sections import SamplingConfig
+from saei.data.templates import ThinkBoxed
+from saei.diagnostics.examination import TOKENS, Examination, examine
+from saei.diagnostics.zoo import FAMILIES, Family
+from saei.policy import Policy
 from saei.policy.load.processors import compose
 from saei.policy.load.untrained import SPREAD, scatter
 from saei.policy.load.weights import Parts
@@ -19,6 +28,8 @@ TEMPLATE = (
     "{% for part in message.content %}{% if part.type == 'image' %}PLACEHOLDER{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+HEADINGS = ["family", "pixel inputs of one picture", "canvas", "its way", "gradient off by", "shared prefix", "off by"]
 
 
 def tiny_parts(family: Family, seed: int = 0, spread: float = SPREAD) -> Parts:
@@ -45,6 +56,34 @@ def tiny_parts(family: Family, seed: int = 0, spread: float = SPREAD) -> Parts:
         scatter(model, spread)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return Parts(model, tokenizer, image_processor, tokenizer.chat_template, processor=processor)
+
+
+def examine_families() -> Iterator[tuple[str, Examination | None]]:
+    """Examine a tiny policy of each family; None where its processor needs a package that is missing."""
+    for name, family in FAMILIES.items():
+        if family.missing:
+            yield name, None
+        else:
+            policy = Policy(tiny_parts(family), ThinkBoxed(), sampling=SamplingConfig(max_new_tokens=TOKENS))
+            yield name, examine(policy)
+
+
+def family_row(name: str, examination: Examination | None) -> list[str]:
+    """Return the cells of a family's row."""
+    return [
+        name,
+        *([f"needs {', '.join(FAMILIES[name].missing)}", *[""] * 5] if examination is None else examination.cells),
+    ]
+
+
+def family_table() -> str:
+    """Return the table of families in Markdown."""
+    rows = [
+        HEADINGS,
+        ["---"] * len(HEADINGS),
+        *(family_row(name, examination) for name, examination in examine_families()),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")
 
 
 def _tokenizer(family: Family) -> PreTrainedTokenizerFast:

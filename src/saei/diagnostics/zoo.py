@@ -1,4 +1,8 @@
-"""The families that saei is tested with, as tiny models: real classes whose sizes alone are invented."""
+"""The families that saei is tested with, as tiny models: real classes whose sizes alone are invented.
+
+The file is long because it is a table: each family is one entry of ``FAMILIES``, and most lines are fields of its
+configuration as transformers names them.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from saei.config.run import RunConfig
 from saei.errors import CheckpointError
 from saei.policy import Policy
-from saei.runtime.checksums import WITHOUT_IT, verify_checksums, write_checksums
+from saei.runtime.checksums import REMEDY, verify_checksums, write_checksums
 from saei.runtime.processes import Processes
 from saei.runtime.run_dir import ENGINE, RunDir
 
@@ -160,7 +160,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(
             "A checkpoint's trainer.pt has to be readable.",
             reason=f"{checkpoint}: {type(error).__name__}: {error}.",
-            remedy=WITHOUT_IT,
+            remedy=REMEDY,
         ) from error
     return dict(state)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saei.config.run import OptimizerConfig, TrainingConfig
+from saei.config.sections import OptimizerConfig, TrainingConfig
 
 
 class Schedule:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from saei.config.run import RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import SamplingConfig
 from saei.config.strategy import observe_all, restore, state_of
 from saei.data.base import Task, Template, check_data
 from saei.engine import checkpoint
@@ -31,7 +32,9 @@ from saei.intake.stream import ViewStream
 from saei.objectives.advantages.base import train_group
 from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.policy.load.weights import BUILTIN_FOLDERS, Parts, load_parts
+from saei.policy.decoder import DecoderGaps
+from saei.policy.load.location import BUILTIN_FOLDERS
+from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
 from saei.runtime.interrupt import Interrupted, StopRequest
@@ -107,6 +110,8 @@ class Trainer:
         )
         parts = load_parts(model) if parts is None else parts
         self.policy = Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
+        self._decoder_gaps = DecoderGaps(config.training.max_decoder_gap)
+        self.policy.decoder, self.policy.on_decoded = config.decoder.build(), self._decoder_gaps
         AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
         self.accelerator = Accelerator(
             mixed_precision=config.training.mixed_precision,
@@ -289,7 +294,7 @@ class Trainer:
                 return scan(self.task, self.policy, "train", reward=self.reward, cache=CACHE, on_progress=on_progress)
 
         found = ScanResult("train", self.processes.once(looked))
-        self.stream.admit("train", found.looked)
+        self.stream.admit("train", found.reports)
         return found
 
     def _notes(self) -> list[str]:
@@ -375,6 +380,8 @@ class Trainer:
                 pooled = [reward for part in rewards for own in part for reward in own]
                 train_groups = [train_group(one, self.objective.advantage, pooled) for one in kept]
                 found |= self.updater.run(train_groups, step=step, progress=progress)
+                self.policy.weights_changed()
+        found |= self._decoder_gaps.metrics(self.processes)
         for strategy in self._stateful.values():
             observe_all(strategy, found)
         self.step += 1

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config.run import TrainingConfig
+from saei.config.sections import TrainingConfig
 from saei.engine.metrics import UpdateLog
 from saei.engine.schedule import Schedule
 from saei.engine.update_rows import (

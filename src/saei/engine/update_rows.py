@@ -89,7 +89,7 @@ def score_rows(
 ) -> RowScores:
     """Score every response of some groups under its update view, by the policy's passes over whole views.
 
-    The rows are those of ``rows_of`` each group, one group after the other. A view is opened once for all responses
+    The rows are those of ``rows_of`` each group, one group after the other. A view is computed once for all responses
     that are trained under it, and not at all if there are none.
     """
     rows = [row for group in groups for row in rows_of(group)]

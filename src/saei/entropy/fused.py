@@ -116,7 +116,7 @@ class Kernel:
             rest_m1 = p_mV.scatter_(-1, ids_m1, 0.0).sum(-1, keepdim=True)
             if self.banned_V is not None:
                 rest_m1.masked_fill_(self.banned_V[ids_m1], 0.0)
-            slopes["logp"] = _at_hidden(p_mV.scatter_(-1, ids_m1, -rest_m1), weight_Vd) / -self.temperature
+            slopes["logp"] = at_hidden(p_mV.scatter_(-1, ids_m1, -rest_m1), weight_Vd) / -self.temperature
             p_mV.scatter_(-1, ids_m1, drawn_m1)
         if self.with_entropy:
             if own_mV is not logp_mV:
@@ -126,7 +126,7 @@ class Kernel:
             statistics["entropy"] = entropy_m
             if "entropy" in slopes_of:
                 slope_mV = terms_mV.addcmul_(p_mV, entropy_m[:, None])
-                slopes["entropy"] = _at_hidden(slope_mV, weight_Vd) / -self.entropy_temperature
+                slopes["entropy"] = at_hidden(slope_mV, weight_Vd) / -self.entropy_temperature
         return statistics, slopes
 
 
@@ -166,7 +166,7 @@ class _Fused(torch.autograd.Function):
         return grad_Md, None, None, None, None, None
 
 
-def _at_hidden(slope_mV: Tensor, weight_Vd: Tensor) -> Tensor:
+def at_hidden(slope_mV: Tensor, weight_Vd: Tensor) -> Tensor:
     """Return slopes at the hidden states from those at the logits, by a product in the head's own type.
 
     Differences are taken before: of a slope that is made from rounded parts nothing would be left at a confident token.

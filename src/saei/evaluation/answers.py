@@ -8,7 +8,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.policy import Policy
 from saei.rewards.base import Attempt, Reward
 from saei.runtime.processes import Processes

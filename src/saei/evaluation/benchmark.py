@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import ModelConfig, RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.base import Task
 from saei.data.table_task import TableTask
 from saei.errors import ConfigError, DataError
 from saei.evaluation.drawing import Answering, Move, Plan
 from saei.evaluation.metrics import mean
-from saei.evaluation.records import Record, items
+from saei.evaluation.records import Record, by_example
 from saei.evaluation.statistics.pass_at import RULE, chosen_ks
 from saei.evaluation.statistics.scores import Score, all_scores
 from saei.evaluation.store import EvaluationDir, default_dir, model_settings
@@ -26,8 +27,8 @@ GENERATED = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What an evaluation is asked to do.
+class EvaluationRequest:
+    """How many examples and responses an evaluation takes, and where its answers go.
 
     Attributes:
         examples: How many of the first examples; None for all.
@@ -52,7 +53,7 @@ class Benchmark:
     Args:
         config: Model, task, template and reward.
         sampling: How responses are drawn.
-        asked: What to do.
+        request: What to do.
 
     Raises:
         SaeiError: If the data cannot be used, or options do not fit each other.
@@ -63,21 +64,21 @@ class Benchmark:
         reward: What grades.
     """
 
-    def __init__(self, config: RunConfig, sampling: SamplingConfig, asked: Asked) -> None:
-        self._ks = chosen_ks(asked.pass_at, asked.responses)
-        check_draws(asked.responses, sampling.temperature)
-        self.config, self.sampling, self._asked = config, sampling, asked
+    def __init__(self, config: RunConfig, sampling: SamplingConfig, request: EvaluationRequest) -> None:
+        self._ks = chosen_ks(request.pass_at, request.responses)
+        check_draws(request.responses, sampling.temperature)
+        self.config, self.sampling, self._request = config, sampling, request
         self.task = config.task.build()
         self.reward = config.reward.build()
         size = self.task.size("eval")
-        count = min(asked.examples or size, size) if size is not None else asked.examples or GENERATED
-        self._plan = Plan(count, asked.responses, asked.seed, asked.batch)
+        count = min(request.examples or size, size) if size is not None else request.examples or GENERATED
+        self._plan = Plan(count, request.responses, request.seed, request.batch)
         self.settings = _settings(config, sampling, self.task, self._plan)
 
     @property
     def folder(self) -> Path:
         """The folder asked for, or one named after the settings."""
-        return self._asked.output or default_dir(self.settings, self.config.output.root)
+        return self._request.output or default_dir(self.settings, self.config.output.root)
 
     def load(self, model: ModelConfig | None = None) -> Policy:
         """Return the policy, or that of another model in its place.
@@ -126,15 +127,15 @@ class Benchmark:
             spent = folder.result()["time"]
         reporting = self.task.reporting
         result = {
-            "scores": [_plain(one) for one in all_scores(items(records), reporting.score, self._ks)],
+            "scores": [_plain(record) for record in all_scores(by_example(records), reporting.score, self._ks)],
             "agreement": reporting.agreement,
             "notes": _notes(records, self._ks, len(left_out)),
-            "examples": len({one.number for one in records}),
+            "examples": len({record.number for record in records}),
             "answers": len(records),
             "left_out": len(left_out),
-            "length": mean([float(one.tokens) for one in records]),
-            "truncated": mean([float(one.truncated) for one in records]),
-            "unreadable": mean([float(one.answer is None) for one in records]),
+            "length": mean([float(record.tokens) for record in records]),
+            "truncated": mean([float(record.truncated) for record in records]),
+            "unreadable": mean([float(record.answer is None) for record in records]),
             "time": spent,
             "versions": versions(),
             "commit": getattr(policy.model.config, "_commit_hash", None),
@@ -147,7 +148,7 @@ class Benchmark:
 def run_benchmark(
     config: RunConfig,
     sampling: SamplingConfig,
-    asked: Asked,
+    request: EvaluationRequest,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -157,14 +158,14 @@ def run_benchmark(
     Args:
         config: Model, task, template and reward.
         sampling: How responses are drawn.
-        asked: What to do.
+        request: What to do.
         on_progress: Called with how many of how many examples are done.
         note: Is told what the user should know.
 
     Raises:
         SaeiError: If data or model cannot be used, or the folder belongs to another evaluation.
     """
-    benchmark = Benchmark(config, sampling, asked)
+    benchmark = Benchmark(config, sampling, request)
     for text in benchmark.task.notes():
         note(text)
     folder = EvaluationDir(benchmark.folder)
@@ -214,11 +215,11 @@ def _notes(records: Sequence[Record], ks: Sequence[int], left_out: int) -> list[
     notes = []
     if ks:
         notes.append(f"pass@k is unbiased, and takes {RULE}.")
-    if any(one.approximate for one in records):
+    if any(record.approximate for record in records):
         notes.append("Scores marked ~ are approximate.")
-    if any(one.parts.get("judged") for one in records):
+    if any(record.parts.get("judged") for record in records):
         notes.append("A judge model decided on some answers; their lines have the part `judged`.")
-    unavailable = sum(bool(one.parts.get("judge_unavailable")) for one in records)
+    unavailable = sum(bool(record.parts.get("judge_unavailable")) for record in records)
     if unavailable:
         notes.append(f"The judge gave no opinion on {unavailable} answers, which count as wrong; `reason` says why.")
     if left_out:

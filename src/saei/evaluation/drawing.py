@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import torch
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.data.base import Task
 from saei.errors import DataError
 from saei.evaluation.records import Record, record

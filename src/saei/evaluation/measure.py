@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from saei.config.run import RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import SamplingConfig
 from saei.data.base import check_data
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.answers import answer

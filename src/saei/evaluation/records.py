@@ -1,4 +1,4 @@
-"""What is kept of every answer of an evaluation, and how the answers to one example belong together."""
+"""What is stored of every answer of an evaluation, and the answers grouped by example."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Record:
 
 
 def record(number: int, n: int, example: Example, response: Response, grade: Grade, reporting: Reporting) -> Record:
-    """Return what is kept of response ``n`` to the example of a number."""
+    """Return what is stored of response ``n`` to example ``number``."""
     meta = example.meta
     return Record(
         number=number,
@@ -76,7 +76,7 @@ def record(number: int, n: int, example: Example, response: Response, grade: Gra
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ExampleAnswers:
     """The answers to one example.
 
     Attributes:
@@ -96,30 +96,30 @@ class Item:
     approximate: bool
 
     @property
-    def right(self) -> int:
+    def correct_count(self) -> int:
         """How many responses are right."""
         return sum(self.correct)
 
     @property
-    def share(self) -> float:
+    def accuracy(self) -> float:
         """The share of right responses."""
-        return self.right / len(self.correct)
+        return self.correct_count / len(self.correct)
 
 
-def items(records: Iterable[Record]) -> list[Item]:
-    """Return the examples of all answers, in the order of their numbers."""
-    ordered = sorted(records, key=lambda one: (one.number, one.response))
-    found = []
-    for number, own in groupby(ordered, key=lambda one: one.number):
-        answers = list(own)
+def by_example(records: Iterable[Record]) -> list[ExampleAnswers]:
+    """Return the answers grouped by example, in the order of the examples' numbers."""
+    ordered = sorted(records, key=lambda record: (record.number, record.response))
+    examples = []
+    for number, group in groupby(ordered, key=lambda record: record.number):
+        answers = list(group)
         first = answers[0]
-        correct = tuple(one.correct for one in answers)
-        found.append(Item(number, correct, first.groups, first.together, first.cluster, first.approximate))
-    return found
+        correct = tuple(record.correct for record in answers)
+        examples.append(ExampleAnswers(number, correct, first.groups, first.together, first.cluster, first.approximate))
+    return examples
 
 
 def _labels(value: Any) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+    return [str(label) for label in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _cluster(meta: Meta, keys: tuple[str, ...]) -> str | None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saei.config.overrides import changed
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
 from saei.intake.scan import DROPPED, ExampleReport
-from saei.runtime.files import check_folder, disk_errors, readable, write_whole
+from saei.runtime.files import check_folder, disk_errors, safe_name, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.run_dir import RunDir, read_jsonl
 
@@ -136,7 +136,10 @@ class EvaluationDir:
             CheckpointError: If the disk refuses, or another process took the folder over.
         """
         self.lock.check()
-        for name, lines in ((DROPPED, [asdict(one) for one in left_out]), (ANSWERS, [asdict(one) for one in records])):
+        for name, lines in (
+            (DROPPED, [asdict(report) for report in left_out]),
+            (ANSWERS, [asdict(record) for record in records]),
+        ):
             if lines:
                 with self._disk(name), (self.path / name).open("a", encoding="ascii") as file:
                     file.write(_text(lines))
@@ -149,7 +152,10 @@ class EvaluationDir:
         Raises:
             CheckpointError: If the disk refuses.
         """
-        for name, lines in ((DROPPED, [asdict(one) for one in left_out]), (ANSWERS, [asdict(one) for one in records])):
+        for name, lines in (
+            (DROPPED, [asdict(report) for report in left_out]),
+            (ANSWERS, [asdict(record) for record in records]),
+        ):
             if (self.path / name).exists():
                 self._replace(name, _text(lines))
 
@@ -164,10 +170,10 @@ class EvaluationDir:
     def _read(self, name: str) -> dict[str, Any]:
         file = self.path / name
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError(f"its content is no mapping but {type(found).__name__}")
-            return found
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"its content is no mapping but {type(content).__name__}")
+            return content
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"The folder of a complete evaluation has {SETTINGS}, {ANSWERS} and {RESULT}.",
@@ -204,7 +210,7 @@ def default_dir(settings: Mapping[str, Any], root: Path) -> Path:
     """Return a folder below ``root`` whose name tells benchmark and model and changes with every setting."""
     model = "-".join(Path(settings["model"]["path"]).parts[-3:]).strip("/").replace("-checkpoints-", "-")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return root / "eval" / f"{readable(settings['task']['type'])}-{readable(model)}-{digest}"
+    return root / "eval" / f"{safe_name(settings['task']['type'])}-{safe_name(model)}-{digest}"
 
 
 def model_settings(model: ModelConfig) -> dict[str, Any]:
@@ -212,14 +218,14 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 
     What only decides how fast it is, such as the device, is left out.
     """
-    kept = model.model_dump(mode="json", include={"path", "revision", "dtype", "min_pixels", "max_pixels"})
+    settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "min_pixels", "max_pixels"})
     folder = Path(os.path.expanduser(model.path))
     if folder.is_dir():
-        kept["path"] = str(folder.absolute())
+        settings["path"] = str(folder.absolute())
         names = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".json"))
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in names]
-        kept["files"] = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
-    return kept | {"base": base_of(kept["path"])}
+        settings["files"] = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
+    return settings | {"base": base_of(settings["path"])}
 
 
 def base_of(path: str) -> str:
@@ -237,8 +243,8 @@ def finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
-    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _text(lines: Sequence[Mapping[str, Any]]) -> str:

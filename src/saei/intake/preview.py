@@ -57,7 +57,7 @@ def preview(policy: Policy, view: View) -> Preview:
     )
 
 
-def previewed(
+def preview_examples(
     task: Task, policy: Policy, split: Split, *, reward: Reward, indices: Sequence[int], count: int
 ) -> tuple[list[Preview], ScanResult]:
     """Return the first usable examples and what all are like, each image decoded once.
@@ -70,20 +70,20 @@ def previewed(
         indices: Which examples are looked at.
         count: How many are shown.
     """
-    shown: list[Preview] = []
-    looked: list[ExampleReport] = []
+    previews: list[Preview] = []
+    reports: list[ExampleReport] = []
     for index in indices:
-        if len(shown) == count:
+        if len(previews) == count:
             break
         try:
             view = inspect_example(task, policy, index, split, reward=reward)
         except DataError as error:
-            looked.append(left_out(index, error))
+            reports.append(left_out(index, error))
         else:
-            shown.append(preview(policy, view))
-            looked.append(ExampleReport(index, tokens=len(view.prompt_ids_P)))
-    rest = scan(task, policy, split, reward=reward, indices=indices[len(looked) :])
-    return shown, ScanResult(split, [*looked, *rest])
+            previews.append(preview(policy, view))
+            reports.append(ExampleReport(index, tokens=len(view.prompt_ids_P)))
+    rest = scan(task, policy, split, reward=reward, indices=indices[len(reports) :])
+    return previews, ScanResult(split, [*reports, *rest])
 
 
 def prompt_text(policy: Policy, ids: list[int]) -> str:

@@ -72,18 +72,18 @@ def scan(
     """
     size = task.size(split)
     assert size is not None or indices is not None, "a task without end has no last example"
-    chosen = list(range(size or 0)) if indices is None else list(indices)
-    file = None if cache is None else cache / f"{_key(task, policy, split, chosen, reward)}.json"
+    numbers = list(range(size or 0)) if indices is None else list(indices)
+    file = None if cache is None else cache / f"{_key(task, policy, split, numbers, reward)}.json"
     if file is not None and file.is_file():
         return [ExampleReport(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
-    found = []
+    reports = []
     with ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as threads:
-        for one in threads.map(lambda index: _look(task, policy, index, split, reward), chosen):
-            found.append(one)
-            on_progress(len(found), len(chosen))
+        for report in threads.map(lambda index: _look(task, policy, index, split, reward), numbers):
+            reports.append(report)
+            on_progress(len(reports), len(numbers))
     if file is not None:
-        _write(file, found)
-    return found
+        _write(file, reports)
+    return reports
 
 
 def check_end(task: Task) -> None:
@@ -105,22 +105,22 @@ class ScanResult:
     """All of a split's examples, looked at."""
 
     split: Split
-    looked: Sequence[ExampleReport]
+    reports: Sequence[ExampleReport]
 
     @property
     def dropped(self) -> list[ExampleReport]:
         """Those that are left out."""
-        return [one for one in self.looked if one.rule]
+        return [report for report in self.reports if report.rule]
 
     def note(self) -> str:
         """Return how many were left out, and why."""
         why = " ".join(f"{count}: {rule}" for rule, count in self.rules().most_common())
-        found = f"{len(self.dropped)} of {len(self.looked)} {self.split} examples are left out"
-        return f"{found}, listed in {DROPPED}. {why}" if why else f"{found}."
+        summary = f"{len(self.dropped)} of {len(self.reports)} {self.split} examples are left out"
+        return f"{summary}, listed in {DROPPED}. {why}" if why else f"{summary}."
 
     def rules(self) -> Counter[str]:
         """Return how many examples break each rule."""
-        return Counter(one.rule for one in self.dropped)
+        return Counter(report.rule for report in self.dropped)
 
     def check(self) -> None:
         """Check that an example is left.
@@ -128,10 +128,10 @@ class ScanResult:
         Raises:
             DataError: If none can be used.
         """
-        if len(self.dropped) == len(self.looked):
+        if len(self.dropped) == len(self.reports):
             raise DataError(
                 "Some examples have to be usable.",
-                reason=f"None of {len(self.looked)} is; the first: {self.dropped[0].report}",
+                reason=f"None of {len(self.reports)} is; the first: {self.dropped[0].report}",
                 remedy="Mend them, or name other columns.",
             )
 
@@ -141,7 +141,7 @@ class ScanResult:
         Raises:
             CheckpointError: If the disk refuses.
         """
-        lines = [json.dumps({"split": self.split, **asdict(one)}) + "\n" for one in self.dropped]
+        lines = [json.dumps({"split": self.split, **asdict(report)}) + "\n" for report in self.dropped]
         with disk_errors("A run lists what it leaves out.", folder / DROPPED, "Free some space and start anew."):
             write_whole(folder / DROPPED, "".join(lines))
 
@@ -160,13 +160,13 @@ def _look(task: Task, policy: Policy, index: int, split: Split, reward: Reward |
         return left_out(index, error)
 
 
-def _key(task: Task, policy: Policy, split: Split, chosen: Sequence[int], reward: Reward | None) -> str:
+def _key(task: Task, policy: Policy, split: Split, numbers: Sequence[int], reward: Reward | None) -> str:
     """Return a name that changes with whatever the result depends on."""
     parts: dict[str, Any] = {
         "data": task.fingerprint(split),
         "split": split,
         "reward": None if reward is None else reward.config.model_dump(mode="json"),
-        "chosen": [len(chosen), hashlib.sha256(repr(chosen).encode()).hexdigest()],
+        "chosen": [len(numbers), hashlib.sha256(repr(numbers).encode()).hexdigest()],
         "template": policy.template.config.model_dump(mode="json"),
         "chat_template": policy.parts.chat_template or policy.tokenizer.chat_template,
         "tokenizer": hashlib.sha256(repr(sorted(policy.tokenizer.get_vocab().items())).encode()).hexdigest(),
@@ -177,9 +177,9 @@ def _key(task: Task, policy: Policy, split: Split, chosen: Sequence[int], reward
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _write(file: Path, found: Sequence[ExampleReport]) -> None:
+def _write(file: Path, reports: Sequence[ExampleReport]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps([asdict(one) for one in found]))
+        write_whole(file, json.dumps([asdict(report) for report in reports]))
     except OSError:  # a cache that cannot be written only costs time
         return

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.config.strategy import Strategy
 from saei.errors import ModelError, TrainingError
 from saei.policy.module import Distribution
 from saei.policy.scoring import Scores
+from saei.runtime.processes import Processes
 from saei.types import Response, ResponsePrefix, View
 
 if TYPE_CHECKING:
@@ -88,14 +89,17 @@ class Decoder(Strategy, ABC):
 
         Args:
             policy: The policy whose weights the decoder has.
-            request: The views, how many responses each gets, and how they are drawn.
+            request: The views, how many responses each gets, and how they are drawn; called under ``no_grad``.
 
         Raises:
             ModelError: If the decoder reads a prompt differently than the policy.
         """
 
-    def sync(self) -> None:
-        """Forget what belongs to earlier weights; called before the first draw after the weights changed."""
+    def sync(self, policy: Policy) -> None:
+        """Take over the policy's weights and forget what earlier ones made.
+
+        It is called before the first draw after the weights changed.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,40 @@ def check_gap(gap: DecoderGap, limit: float) -> None:
             "those before temperature and banned tokens (vLLM: --logprobs-mode processed_logprobs). A larger limit "
             "helps only where half precision alone makes this difference.",
         )
+
+
+class DecoderGaps:
+    """Takes note of how far a decoder elsewhere is from the policy, and stops the run where that is too far.
+
+    Args:
+        limit: Largest median difference of one draw, in nats.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._gaps: list[DecoderGap] = []
+
+    def __call__(self, responses: Sequence[Sequence[Response]], scores: Sequence[Scores]) -> None:
+        """Compare a draw with its scores.
+
+        Raises:
+            TrainingError: If they are too far apart.
+        """
+        gap = decoder_gap(responses, scores)
+        if gap is not None:
+            self._gaps.append(gap)
+            check_gap(gap, self._limit)
+
+    def metrics(self, processes: Processes) -> dict[str, float]:
+        """Return the mean of the draws' medians and the largest gap since the last call, of all processes."""
+        gaps = [gap for part in processes.gather(self._gaps) for gap in part]
+        self._gaps = []
+        if not gaps:
+            return {}
+        return {
+            "decoder_gap": sum(gap.median for gap in gaps) / len(gaps),
+            "decoder_gap_max": max(gap.largest for gap in gaps),
+        }
 
 
 def check_prompt(view: View, decoder_ids: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.entropy.token_entropy import entropy_of, token_entropy
 from saei.policy.module import Distribution, NextToken
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.policy.backbone import find_readout, pixel_dtype
@@ -266,7 +266,7 @@ class Policy:
     def sync_decoder(self) -> None:
         """Tell the decoder that the weights changed, if they did since it last drew."""
         if self._decoder_is_stale:
-            self.decoder.sync()
+            self.decoder.sync(self)
             self._decoder_is_stale = False
 
     def without_adapter(self) -> Policy:

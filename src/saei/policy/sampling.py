@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.errors import ConfigError
 from saei.policy.decoder import Completion, DrawRequest
 from saei.policy.scoring import score

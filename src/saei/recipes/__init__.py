@@ -1,4 +1,4 @@
-"""Ready configurations for known data sets and models, each value with whose it is."""
+"""Ready configurations for known data sets and models, each value with its source."""
 
 from saei.recipes.recipe import Recipe, choices, find, recipes
 

@@ -16,10 +16,10 @@ from saei.recipes.values import (
     DATA,
     HARDWARE,
     METHODS,
-    OF_BOTH,
     OURS,
     PAPER,
     SIZES,
+    SPECIFIC,
     ZERO_STAGE,
     Value,
 )
@@ -82,12 +82,12 @@ class Recipe:
             COMMON,
             METHODS[self.method].values,
             DATA[self.data].values,
-            OF_BOTH.get((self.data, self.method), ()),
+            SPECIFIC.get((self.data, self.method), ()),
         )
-        found: dict[str, Value] = {}
-        for value in (one for layer in layers for one in layer):
-            found[value.path] = value
-        return dict(sorted(found.items(), key=lambda item: SECTIONS.index(item[0].partition(".")[0])))
+        by_path: dict[str, Value] = {}
+        for layer in layers:
+            by_path |= {value.path: value for value in layer}
+        return dict(sorted(by_path.items(), key=lambda item: SECTIONS.index(item[0].partition(".")[0])))
 
     def text(self, file: str) -> str:
         """Return the file's text, YAML with a comment behind each value.
@@ -109,15 +109,15 @@ class Recipe:
         for name, value in tree.items():
             if isinstance(value, Value):
                 written = write_yaml(value.value, flow=True).split("\n")[0]
-                yield f"{f'{indent}{name}: {written}':<{COMMENT_COLUMN}}  # {self._whose(value)}"
+                yield f"{f'{indent}{name}: {written}':<{COMMENT_COLUMN}}  # {self._source(value)}"
             else:
                 yield f"{indent}{name}:"
                 yield from self._lines(value, indent + "  ")
 
-    def _whose(self, value: Value) -> str:
-        """Return whose a value is; what another project's is in a recipe of SaEI is assumed."""
-        known = value.whose.startswith((PAPER, OURS, ASSUMED))
-        return value.whose if known or self.method != "saei" else f"{ASSUMED}: {value.whose}"
+    def _source(self, value: Value) -> str:
+        """Return where a value comes from; in a recipe of SaEI a value of another project is an assumption."""
+        known = value.source.startswith((PAPER, OURS, ASSUMED))
+        return value.source if known or self.method != "saei" else f"{ASSUMED}: {value.source}"
 
 
 def recipes() -> list[Recipe]:

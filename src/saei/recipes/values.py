@@ -1,4 +1,4 @@
-"""The values of the recipes and whose they are; each stands here once.
+"""The values of the recipes and where they come from; each stands here once.
 
 The paper (SaEI, arXiv 2512.10414) leaves most settings open. NoisyRollout (arXiv 2504.13055) draws as many responses,
 so its scripts stand in; a value that does so is called assumed in the recipes of SaEI. What is EasyR1's is from its
@@ -22,12 +22,12 @@ class Value:
     Attributes:
         path: Dotted; its first word may be an alias, such as ``attack``.
         value: What YAML holds.
-        whose: The comment: the paper, a project, ours, or assumed, and what else there is to say.
+        source: The comment: the paper, a project, ours, or assumed, and what else there is to say.
     """
 
     path: str
     value: Any
-    whose: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ METHODS: Mapping[str, Part] = {
     ),
 }
 
-OF_BOTH: Mapping[tuple[str, str], tuple[Value, ...]] = {
+SPECIFIC: Mapping[tuple[str, str], tuple[Value, ...]] = {
     ("geometry3k", "noisyrollout"): (
         Value("attack.t0", 500, "NoisyRollout"),
         Value("strength.coef", 30, "NoisyRollout"),

@@ -1,4 +1,4 @@
-"""Runs side by side: a table and a picture."""
+"""Runs and evaluations side by side: tables and pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saei.evaluation.metrics import mean
+from saei.evaluation.statistics.comparison import RunSet
+from saei.evaluation.statistics.pass_at import chosen_ks, pass_at
 from saei.runtime.files import replacing
 from saei.runtime.run_dir import RunDir
 
@@ -65,6 +68,43 @@ def rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
         first, last = curve.points[0], curve.points[-1]
         table.append((curve.label, *(f"{_text(first[metric])} → {_text(last[metric])}" for metric, _, _ in PANELS)))
     return table
+
+
+def pass_curve(run_set: RunSet) -> dict[int, list[float]]:
+    """Return pass@k of each run of a set, by k; empty for one response each."""
+    n = min(len(example.correct) for run in run_set.runs for example in run.examples)
+    return {
+        k: [
+            mean([pass_at(k, len(example.correct), example.correct_count) for example in run.examples])
+            for run in run_set.runs
+        ]
+        for k in chosen_ks((), n)
+    }
+
+
+def draw_pass_curves(run_sets: Sequence[RunSet], file: Path, title: str) -> None:
+    """Draw the mean pass@k curve of each set, its runs as thin lines, and write a PNG.
+
+    The curves show whether a method widens what can be solved, or only sharpens it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for number, run_set in enumerate(run_sets):
+        colour, curve = COLOURS[number % len(COLOURS)], pass_curve(run_set)
+        if len(run_set.runs) > 1:
+            axis.plot(list(curve), list(curve.values()), color=colour, alpha=0.25, linewidth=0.8)
+        axis.plot(list(curve), [mean(values) for values in curve.values()], "o-", color=colour, label=run_set.name)
+    axis.set_xscale("log", base=2)
+    axis.set(title=title, xlabel="k", ylabel="pass@k")
+    axis.set_ylim(0, 1.02)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=130)
 
 
 def _text(value: float | None) -> str:

@@ -96,18 +96,18 @@ def _curves(axis: Any, panel: Panel, curves: Sequence[Curve]) -> None:
 def _example(part: Any, story: Story) -> None:
     """Show a group of the last step: the views, the question, and what each run answered to the clean one."""
     pictures, text = part.subfigures(2, 1, height_ratios=(1, 1.1))
-    shown = _views(story.runs[-1][1])
-    for axis, (name, image) in zip(pictures.subplots(1, max(2, len(shown))), shown.items(), strict=False):
+    views = _views(story.runs[-1][1])
+    for axis, (name, image) in zip(pictures.subplots(1, max(2, len(views))), views.items(), strict=False):
         axis.imshow(image, interpolation="nearest")
         axis.set_title(name, fontsize=9)
     for axis in pictures.axes:
         axis.set_axis_off()
     lines: list[str] = []
     for label, folder in story.runs:
-        kept = read_jsonl(folder / "samples.jsonl")
-        if not kept:
+        samples = read_jsonl(folder / "samples.jsonl")
+        if not samples:
             continue
-        last = next(line for line in kept if line["step"] == kept[-1]["step"])
+        last = next(line for line in samples if line["step"] == samples[-1]["step"])
         lines = lines or [f"“{last['question']}”  Right: {last['answer']}", ""]
         lines += [f"{label}, last step:", *textwrap.wrap(_printable(last["text"]), 44), ""]
     text.text(0.02, 0.98, "\n".join(lines), va="top", fontsize=8.5, family="monospace", parse_math=False)
@@ -120,4 +120,4 @@ def _printable(text: str) -> str:
 
 def _views(run: Path) -> dict[str, Image.Image]:
     """Return the views of the first group that the last evaluation step kept, by origin."""
-    return {one.origin: Image.open(file).convert("RGB") for one, file in last_pictures(run).items()}
+    return {view.origin: Image.open(file).convert("RGB") for view, file in last_pictures(run).items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from saei.errors import CheckpointError
 
 CHECKSUMS = "checksums.json"
-WITHOUT_IT = (
+REMEDY = (
     "Delete this checkpoint; the run then goes on from the one before. Without one before, start a new run, under "
     "another name."
 )
@@ -80,5 +80,5 @@ def _damaged(folder: Path, reason: str) -> CheckpointError:
     return CheckpointError(
         "A checkpoint's files have to be those that were written.",
         reason=f"{folder}: {reason}.",
-        remedy=f"{WITHOUT_IT} If you changed a file on purpose, delete its {CHECKSUMS}.",
+        remedy=f"{REMEDY} If you changed a file on purpose, delete its {CHECKSUMS}.",
     )

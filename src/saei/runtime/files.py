@@ -30,7 +30,7 @@ def slug(text: str, width: int = 64) -> str:
         text: Such as the id of an example, in which anything may stand.
         width: Longest name, at least 16 characters.
     """
-    safe = readable(text, 4 * width)
+    safe = safe_name(text, 4 * width)
     stem = safe.lower().partition(".")[0]
     if (
         safe == text == text.lower()
@@ -43,7 +43,7 @@ def slug(text: str, width: int = 64) -> str:
     return f"{safe[: width - 13].rstrip('-._')}-{digest}".lstrip("-")
 
 
-def readable(text: str, width: int = 100) -> str:
+def safe_name(text: str, width: int = 100) -> str:
     """Return what of a text is safe in a name of a file, for names that are made different by something else."""
     plain = unicodedata.normalize("NFKD", text[:width]).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:width]

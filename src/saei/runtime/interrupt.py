@@ -20,12 +20,12 @@ class StopRequest:
     delivers no signals, nothing is installed.
 
     Args:
-        heard: Called at the first signal, to tell the user that it was heard.
+        on_signal: Called at the first signal, to tell the user that it arrived.
     """
 
-    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_signal: Callable[[], None] = lambda: None) -> None:
         self.requested = False
-        self._heard = heard
+        self._on_signal = on_signal
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -44,4 +44,4 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._heard()
+        self._on_signal()

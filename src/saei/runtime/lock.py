@@ -195,12 +195,12 @@ def _lost(file: Path, token: str) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     """Return what a lock says; nothing where there is none, one that is being written, or one that is damaged."""
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    whole = isinstance(found, dict) and {"host", "since", "token"} <= found.keys()
-    process = found.get("process") if whole else None
-    return found if isinstance(process, int) and 0 < process < 2**31 else {}
+    whole = isinstance(content, dict) and {"host", "since", "token"} <= content.keys()
+    process = content.get("process") if whole else None
+    return content if isinstance(process, int) and 0 < process < 2**31 else {}
 
 
 def _this_process() -> dict[str, Any]:

@@ -81,10 +81,10 @@ class Processes:
                 result = work()
             except SaeiError as error:
                 result = error
-        found = self.gather(result)[0]
-        if isinstance(found, SaeiError):
-            raise found
-        return result if self.main else found  # type: ignore[no-any-return]  # it went through a pickle
+        outcome = self.gather(result)[0]
+        if isinstance(outcome, SaeiError):
+            raise outcome
+        return result if self.main else outcome  # type: ignore[no-any-return]  # it went through a pickle
 
     def alone(self, module: Any) -> AbstractContextManager[Any]:
         """Return a context in which backward passes through a prepared module wait for no other process."""
@@ -157,8 +157,8 @@ def processes_of(accelerator: Any, config: RunConfig) -> Processes:
     return Processes(count, accelerator.process_index)
 
 
-def leave() -> None:
-    """Take leave of the other processes; nothing may hold a prepared module any more.
+def destroy_process_group() -> None:
+    """End the process group of several processes; nothing may hold a prepared module any more.
 
     Threads of the process group need the interpreter's lock to free the tensors of their last messages. A group that a
     wrapped module holds last is freed under that lock and waits for them for ever; threads of one that is left to the

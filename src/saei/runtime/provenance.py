@@ -29,22 +29,22 @@ def provenance(config: RunConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the distributions that decide results."""
-    found = {"python": platform.python_version()}
+    recorded = {"python": platform.python_version()}
     for name in RECORDED:
         try:
-            found[name] = version(name)
+            recorded[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return recorded
 
 
 def git_revision() -> str | None:
     """Return the commit of the working folder, None outside of a checkout."""
     try:
-        said = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return said.stdout.strip() or None
+    return git.stdout.strip() or None
 
 
 def _parts(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, str]]]:

@@ -166,7 +166,9 @@ class RunDir:
         Raises:
             CheckpointError: If the disk refuses.
         """
-        with disk_errors("A run writes a line of metrics at every step.", self.path / "metrics.jsonl", self._again):
+        with disk_errors(
+            "A run writes a line of metrics at every step.", self.path / "metrics.jsonl", self._disk_remedy
+        ):
             self._append("metrics.jsonl", metrics)
 
     def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
@@ -212,17 +214,17 @@ class RunDir:
         """
         broken = 0
         for file in (self.path / "metrics.jsonl", self.path / "samples.jsonl"):
-            with disk_errors("A run that goes on drops what it will write again.", file, self._again):
+            with disk_errors("A run that goes on drops what it will write again.", file, self._disk_remedy):
                 if not file.exists():
                     continue
                 lines = list(json_lines(file.read_bytes()))
-                kept = [line for line, value in lines if value is not None and _step_of(value) <= step]
-                write_whole(file, b"".join(line + b"\n" for line in kept))
+                remaining = [line for line, value in lines if value is not None and _step_of(value) <= step]
+                write_whole(file, b"".join(line + b"\n" for line in remaining))
                 broken += sum(value is None for _, value in lines[:-1])  # the last one is cut off where a process died
         return broken
 
     @property
-    def _again(self) -> str:
+    def _disk_remedy(self) -> str:
         """What to do when the disk refused."""
         return (
             f"Free some space and go on with `saei train --resume {self.path}`, from the newest checkpoint; without "

@@ -68,9 +68,9 @@ class Trackers:
 
         self._file, self._note = folder / FILE, note
         self._open: dict[str, Any] = {}
-        known = _read(self._file)
-        self._id = str(known.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:16])
-        self._logged: dict[str, int] = dict(known.get("logged") or {})
+        record = _read(self._file)
+        self._id = str(record.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:16])
+        self._logged: dict[str, int] = dict(record.get("logged") or {})
         for name in config.output.trackers:
             tracker_class = LOGGER_TYPE_TO_CLASS[name]
             try:
@@ -128,10 +128,10 @@ class Trackers:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
+        record = json.loads(file.read_bytes())
     except (OSError, ValueError):  # a new run, or a file that no process finished
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, bool | int | float | str]:

@@ -12,6 +12,7 @@ A check builds the strategy of a config and raises an ``AssertionError`` that na
 from saei.testing.attacks import check_attack
 from saei.testing.criteria import check_criterion
 from saei.testing.data import check_reward, check_task, check_template
+from saei.testing.decoders import check_decoder
 from saei.testing.objective_parts import check_advantage, check_weight
 from saei.testing.objectives import check_objective, check_term
 from saei.testing.rules import registered
@@ -23,6 +24,7 @@ __all__ = [
     "check_advantage",
     "check_attack",
     "check_criterion",
+    "check_decoder",
     "check_gate",
     "check_guard",
     "check_objective",

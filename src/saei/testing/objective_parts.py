@@ -45,7 +45,6 @@ def check_weight(subject: Strategy | StrategyConfig) -> None:
             weight_RT = _weigh(weight, batch)
         unchanged = all(torch.equal(tensor, getattr(batch, field)) for field, tensor in before.items())
         require(unchanged, name, "the update batch is left as it was")
-        require(weight_RT.shape == batch.mask_RT.shape, name, "there is one weight per token")
         counted_RT = weight_RT[batch.mask_RT]
         require(bool(counted_RT.isfinite().all()), name, "weights are finite")
         require(bool((counted_RT >= 0).all()), name, "no weight is negative")
@@ -134,13 +133,14 @@ def _batches(weight: Weight) -> list[UpdateBatch]:
 
 
 def _weigh(weight: Weight, batch: UpdateBatch, progress: float = 0.0) -> Tensor:
+    name = weight.name()
     try:
         with torch.no_grad():
-            return weight.weigh(batch, progress=progress, generator=seeded())
+            weight_RT = weight.weigh(batch, progress=progress, generator=seeded())
     except KeyError as error:
-        raise AssertionError(
-            f"{weight.name()}: the rule is broken that it reads only what its needs declare."
-        ) from error
+        raise AssertionError(f"{name}: the rule is broken that it reads only what its needs declare.") from error
+    require(weight_RT.shape == batch.mask_RT.shape, name, "there is one weight per token")
+    return weight_RT
 
 
 def _flat(values: Advantages) -> Tensor:

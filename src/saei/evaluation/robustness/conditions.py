@@ -11,7 +11,7 @@ import torch
 
 from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.entropy.selectors.all import All
 from saei.interventions.context import StepContext
 from saei.interventions.criteria import NLL, Entropy

@@ -10,14 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import ModelConfig, RunConfig, SamplingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig, SamplingConfig
 from saei.errors import ConfigError
-from saei.evaluation.benchmark import Asked, Benchmark
+from saei.evaluation.benchmark import Benchmark, EvaluationRequest
 from saei.evaluation.drawing import Move
-from saei.evaluation.records import items
+from saei.evaluation.records import by_example
 from saei.evaluation.robustness.conditions import STEPS, Condition, ConditionIntervention, conditions
 from saei.evaluation.robustness.fixed_set import FixedSet
-from saei.evaluation.statistics.comparison import Evaluated, Side, contrasts
+from saei.evaluation.statistics.comparison import EvaluatedRun, RunSet, contrasts
 from saei.evaluation.store import EvaluationDir, finite, model_settings
 from saei.policy import Policy
 from saei.runtime.files import disk_errors, write_whole
@@ -54,7 +55,7 @@ class RobustnessSettings:
 def run_robust(
     config: RunConfig,
     sampling: SamplingConfig,
-    asked: Asked,
+    request: EvaluationRequest,
     robustness: RobustnessSettings,
     *,
     on_progress: Callable[[int, int], None],
@@ -65,7 +66,7 @@ def run_robust(
     Args:
         config: Model, task, template and reward.
         sampling: How responses are drawn.
-        asked: What to do.
+        request: What to do.
         robustness: Which conditions.
         on_progress: Called with how many of how many examples of a condition are done.
         note: Is told what the user should know.
@@ -73,41 +74,41 @@ def run_robust(
     Raises:
         SaeiError: If data or a model cannot be used, or a folder belongs to another evaluation.
     """
-    benchmark = Benchmark(config, sampling, asked)
+    benchmark = Benchmark(config, sampling, request)
     for text in benchmark.task.notes():
         note(text)
-    home = asked.output or benchmark.folder.with_name(f"{benchmark.folder.name}-robust")
+    root = request.output or benchmark.folder.with_name(f"{benchmark.folder.name}-robust")
     policy = benchmark.load()
     base = _base(benchmark, robustness.base) if robustness.base else None
-    found, notes = [], dict[str, None]()  # most notes are the same under each condition
+    evaluated, notes = [], dict[str, None]()  # most notes are the same under each condition
     for condition in conditions(robustness.radii, robustness.base):
-        folder = EvaluationDir(home / condition.name)
-        way = _settings(condition, config, base)
-        folder.begin({**benchmark.settings, "condition": way})
+        folder = EvaluationDir(root / condition.name)
+        condition_settings = _settings(condition, config, base)
+        folder.begin({**benchmark.settings, "condition": condition_settings})
         with folder.lock:
             note(f"{condition.name}: {folder.path}")
             attacked = base.policy if base and condition.base else policy
-            move: Move = ConditionIntervention(condition, attacked, benchmark.reward, sampling, asked.seed)
+            move: Move = ConditionIntervention(condition, attacked, benchmark.reward, sampling, request.seed)
             if condition.base:
-                move = FixedSet(_shared(condition, benchmark, way), policy, attacked, move)
+                move = FixedSet(_shared_folder(condition, benchmark, condition_settings), policy, attacked, move)
             notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, on_progress=on_progress)["notes"])
-        found.append((condition, Evaluated(condition.name, "", items(folder.records()))))
-    sides = [Side(condition.name, [one]) for condition, one in found]
+        evaluated.append((condition, EvaluatedRun(condition.name, "", by_example(folder.records()))))
+    run_sets = [RunSet(condition.name, [run]) for condition, run in evaluated]
     result = {
-        "clean": found[0][1].accuracy,
-        "approximate": any(one.approximate for one in found[0][1].items),
+        "clean": evaluated[0][1].accuracy,
+        "approximate": any(run.approximate for run in evaluated[0][1].examples),
         "conditions": [
             {"radius": str(condition.radius), **asdict(contrast), "accuracy": contrast.accuracies[1]}
-            for (condition, _), contrast in zip(found[1:], contrasts(sides[0], sides[1:]), strict=True)
+            for (condition, _), contrast in zip(evaluated[1:], contrasts(run_sets[0], run_sets[1:]), strict=True)
         ],
         "attack": f"PGD, {STEPS} steps of a quarter of the radius, no random start",
         "agreement": benchmark.task.reporting.agreement,
         "notes": [NOTE, *notes],
         "settings": benchmark.settings,
-        "folder": str(home),
+        "folder": str(root),
     }
-    with disk_errors("The conditions of an evaluation end in one result.", home / RESULT, "Free some space, repeat."):
-        write_whole(home / RESULT, json.dumps(finite(result), indent=2))
+    with disk_errors("The conditions of an evaluation end in one result.", root / RESULT, "Free some space, repeat."):
+        write_whole(root / RESULT, json.dumps(finite(result), indent=2))
     return result
 
 
@@ -138,8 +139,8 @@ def _settings(condition: Condition, config: RunConfig, base: _Base | None) -> di
     }
 
 
-def _shared(condition: Condition, benchmark: Benchmark, way: Mapping[str, Any]) -> Path:
+def _shared_folder(condition: Condition, benchmark: Benchmark, condition_settings: Mapping[str, Any]) -> Path:
     """Return the folder of the pictures that all policies share whose evaluations would make the same."""
-    known = [benchmark.settings[name] for name in ("task", "data", "template", "reward")] + [way]
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    parts = [benchmark.settings[name] for name in ("task", "data", "template", "reward")] + [condition_settings]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return benchmark.config.output.root / "attacked" / f"{condition.name}-{digest}"

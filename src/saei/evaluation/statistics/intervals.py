@@ -1,4 +1,4 @@
-"""Confidence intervals of means and shares, and an exact test of paired differences."""
+"""Confidence intervals of means and shares, and the p values of tests on paired differences."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CONFIDENCE = 0.95
 """Of all intervals."""
 
 POWER = 0.8
-"""Of a test that finds a difference."""
+"""The probability with which a test finds a difference, where the least detectable difference is given."""
 
 MOST_FLIPS = 20
-"""Differences up to which all sign patterns are looked at."""
+"""Up to so many differences all sign patterns are enumerated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +48,51 @@ def proportion_interval(successes: int, trials: int) -> Interval:
     """Return the exact (Clopper-Pearson) interval of a share; no trial leaves it between 0 and 1."""
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
-    found = binomtest(successes, trials).proportion_ci(confidence_level=CONFIDENCE, method="exact")
-    return Interval(successes / trials, float(found.low), float(found.high))
+    exact = binomtest(successes, trials).proportion_ci(confidence_level=CONFIDENCE, method="exact")
+    return Interval(successes / trials, float(exact.low), float(exact.high))
 
 
 def mcnemar(better: int, worse: int, count: int) -> tuple[Interval, float]:
-    """Return the difference of two paired shares with its interval, and the p value of the test that this belongs to.
+    """Return the difference of two paired shares with its 95 % interval, and the p value of McNemar's exact test.
+
+    The test asks whether as many pairs got better as got worse. The interval is a product of two exact
+    (Clopper-Pearson) intervals: of the share of better ones among the pairs that changed, mapped to [-1, 1], and of the
+    share of pairs that changed. It excludes 0 exactly where p is below .05, and it covers at least 95 %.
 
     Args:
         better: Pairs of which only the second is right.
-        worse: Pairs of which only the first is.
+        worse: Pairs of which only the first is right.
         count: All pairs.
-
-    The test is McNemar's: whether ``better`` is half of the pairs that changed. The interval is that of the share of
-    better ones among these, from -1 to 1, times that of the share that changed, both exact (Clopper-Pearson). It leaves
-    out 0 exactly where p is below .05, and covers at least 95 %, since both would have to be wrong.
     """
     changed = better + worse
     wins, share = proportion_interval(better, changed), proportion_interval(changed, count)
     low, high = 2 * wins.low - 1, 2 * wins.high - 1
-    found = Interval(
+    interval = Interval(
         (better - worse) / count,
         low * (share.low if low > 0 else share.high),
         high * (share.high if high > 0 else share.low),
     )
-    return found, float(binomtest(better, changed).pvalue) if changed else 1.0
+    return interval, float(binomtest(better, changed).pvalue) if changed else 1.0
 
 
-def equal_differences(same: float, count: int) -> tuple[Interval, float]:
-    """Return the interval of a mean of differences that are all the same, and its p value.
+def constant_difference(difference: float, count: int) -> tuple[Interval, float]:
+    """Return the 95 % interval of a mean difference when all ``count`` observed differences are equal, and the p value.
 
-    Without a spread there is no t-interval. Differences lie between -1 and 1, and other ones may be as frequent as an
-    exact interval allows after ``count`` without any; the interval is where the mean would then be. p is the level at
-    which that interval reaches 0: ``2 (1 + |same|) ** -count``, for 1 and -1 that of McNemar's test.
+    Equal values have no spread, so there is no t-interval. But other examples may have another difference. After
+    ``count`` equal ones, their share is at most the upper end of the exact (Clopper-Pearson) interval of 0 in
+    ``count``. The ends of the interval are the means if that share of examples had the difference -1, or 1.
+
+    Args:
+        difference: What each observed difference is, between -1 and 1.
+        count: How many there are.
+
+    Returns:
+        The interval; and p, the level at which it reaches 0: ``2 (1 + |difference|) ** -count``. For a difference of 1
+        or -1 this is the p value of McNemar's test. Source: original.
     """
-    others = proportion_interval(0, count).high
-    found = Interval(same, same - others * (same + 1), same + others * (1 - same))
-    return found, min(1.0, 2 * (1 + abs(same)) ** -count)
+    unlike = proportion_interval(0, count).high
+    interval = Interval(difference, difference - unlike * (difference + 1), difference + unlike * (1 - difference))
+    return interval, min(1.0, 2 * (1 + abs(difference)) ** -count)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -96,7 +104,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
         ValueError: For more than ``MOST_FLIPS`` differences.
     """
     if len(differences) > MOST_FLIPS:
-        raise ValueError(f"All sign patterns are looked at: {MOST_FLIPS} differences at most.")
+        raise ValueError(f"All sign patterns are enumerated: {MOST_FLIPS} differences at most.")
     observed = abs(sum(differences)) * (1 - 1e-12)  # sums of the same numbers in another order differ by rounding
     patterns = itertools.product((1, -1), repeat=len(differences))
     sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
@@ -118,7 +126,7 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[Hashable]) ->
     count = len(sums)
     if count == 1:
         return Interval(mean, -math.inf, math.inf)
-    variance = count / (count - 1) * math.fsum(one * one for one in sums.values()) / len(values) ** 2
+    variance = count / (count - 1) * math.fsum(value * value for value in sums.values()) / len(values) ** 2
     half = float(t.ppf((1 + CONFIDENCE) / 2, df=count - 1)) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half)
 
@@ -133,22 +141,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def t_test_p(found: Interval, count: int) -> float:
+def t_test_p(interval: Interval, count: int) -> float:
     """Return the two-sided p value of Student's t-test for a mean of 0, from the interval of ``count`` values."""
     if count < 2:
         return 1.0
-    half = found.high - found.mean
+    half = interval.high - interval.mean
     if half == 0:
-        return float(found.mean == 0)
-    return 2 * float(t.sf(abs(found.mean) / half * t.ppf((1 + CONFIDENCE) / 2, df=count - 1), df=count - 1))
+        return float(interval.mean == 0)
+    return 2 * float(t.sf(abs(interval.mean) / half * t.ppf((1 + CONFIDENCE) / 2, df=count - 1), df=count - 1))
 
 
-def detectable(found: Interval, count: int) -> float:
+def detectable(interval: Interval, count: int) -> float:
     """Return the true mean that a t-test of ``count`` values of this spread finds with a probability of ``POWER``.
 
     An approximation by two quantiles of Student's t.
     """
     if count < 2:
         return math.inf
-    limit, more = (float(t.ppf(share, df=count - 1)) for share in ((1 + CONFIDENCE) / 2, POWER))
-    return (found.high - found.low) / 2 * (1 + more / limit)
+    limit, power_quantile = (float(t.ppf(share, df=count - 1)) for share in ((1 + CONFIDENCE) / 2, POWER))
+    return (interval.high - interval.low) / 2 * (1 + power_quantile / limit)

@@ -18,13 +18,13 @@ def pass_at(k: int, n: int, right: int) -> float:
     return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def chosen_ks(asked: Sequence[int], n: int) -> tuple[int, ...]:
+def chosen_ks(requested: Sequence[int], n: int) -> tuple[int, ...]:
     """Return the k to report for n responses: those asked for, by default the powers of two up to n/2.
 
     Raises:
         ConfigError: If one of them is too large for n.
     """
-    ks = sorted(set(asked)) or [2**power for power in range(n.bit_length()) if 2 ** (power + 1) <= n]
+    ks = sorted(set(requested)) or [2**power for power in range(n.bit_length()) if 2 ** (power + 1) <= n]
     if ks and not (ks[0] >= 1 and 2 * ks[-1] <= n):
         raise ConfigError(
             f"pass@k takes {RULE}.",

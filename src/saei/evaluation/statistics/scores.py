@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from saei.evaluation.metrics import mean
-from saei.evaluation.records import Item
+from saei.evaluation.records import ExampleAnswers
 from saei.evaluation.statistics.intervals import Interval, clustered_interval, mean_interval, proportion_interval
 from saei.evaluation.statistics.pass_at import pass_at
 
@@ -36,25 +36,25 @@ class Score:
     approximate: bool
 
 
-def all_scores(items: Sequence[Item], name: str, ks: Sequence[int] = ()) -> list[Score]:
+def all_scores(examples: Sequence[ExampleAnswers], name: str, ks: Sequence[int] = ()) -> list[Score]:
     """Return the scores of an evaluation: over all, together, by each grouping, and pass@k.
 
     Args:
-        items: At least one example, each with as many responses.
+        examples: At least one example, each with as many responses.
         name: What the share of right answers is called.
         ks: For which k pass@k is reported.
     """
-    found = [_score(name, items, [one.share for one in items])]
-    found += [_together(score, items) for score in items[0].together]
+    scores = [_score(name, examples, [example.accuracy for example in examples])]
+    scores += [_together(score, examples) for score in examples[0].together]
     for k in ks:
-        values = [pass_at(k, len(one.correct), one.right) for one in items]
-        found.append(_score(f"pass@{k}", items, values))
-    for by in dict.fromkeys(key for one in items for key in one.groups):
-        labels = sorted({label for one in items for label in one.groups.get(by, ())})
+        values = [pass_at(k, len(example.correct), example.correct_count) for example in examples]
+        scores.append(_score(f"pass@{k}", examples, values))
+    for by in dict.fromkeys(key for example in examples for key in example.groups):
+        labels = sorted({label for example in examples for label in example.groups.get(by, ())})
         for label in labels:
-            own = [one for one in items if label in one.groups.get(by, ())]
-            found.append(_score(name, own, [one.share for one in own], by, label))
-    return found
+            members = [example for example in examples if label in example.groups.get(by, ())]
+            scores.append(_score(name, members, [example.accuracy for example in members], by, label))
+    return scores
 
 
 def share_interval(values: Sequence[float], clusters: Sequence[str | None]) -> tuple[Interval, str, int]:
@@ -88,24 +88,26 @@ def _independent(clusters: Sequence[str | None]) -> int:
     return len(set(clusters) - {None}) + sum(label is None for label in clusters)
 
 
-def _score(name: str, items: Sequence[Item], values: Sequence[float], by: str = "", group: str = "") -> Score:
-    found, method, clusters = share_interval(values, [one.cluster for one in items])
-    approximate = any(one.approximate for one in items)
-    return Score(name, by, group, found, method, len(values), clusters, approximate)
+def _score(
+    name: str, examples: Sequence[ExampleAnswers], values: Sequence[float], by: str = "", group: str = ""
+) -> Score:
+    interval, method, clusters = share_interval(values, [example.cluster for example in examples])
+    approximate = any(example.approximate for example in examples)
+    return Score(name, by, group, interval, method, len(values), clusters, approximate)
 
 
-def _together(name: str, items: Sequence[Item]) -> Score:
+def _together(name: str, examples: Sequence[ExampleAnswers]) -> Score:
     """Return the mean share of responses in which all answers of a group are right, response by response."""
-    groups: dict[str, list[Item]] = {}
-    for one in items:
-        key = one.together[name]
+    groups: dict[str, list[ExampleAnswers]] = {}
+    for example in examples:
+        key = example.together[name]
         if key is not None:
-            groups.setdefault(key, []).append(one)
-    values = [mean([float(all(answers)) for answers in _by_response(own)]) for own in groups.values()]
-    found, method, clusters = share_interval(values, [own[0].cluster for own in groups.values()])
-    approximate = any(one.approximate for own in groups.values() for one in own)
-    return Score(name, "", "", found, method, len(values), clusters, approximate)
+            groups.setdefault(key, []).append(example)
+    values = [mean([float(all(answers)) for answers in _by_response(members)]) for members in groups.values()]
+    interval, method, clusters = share_interval(values, [members[0].cluster for members in groups.values()])
+    approximate = any(example.approximate for members in groups.values() for example in members)
+    return Score(name, "", "", interval, method, len(values), clusters, approximate)
 
 
-def _by_response(items: Sequence[Item]) -> Iterable[tuple[bool, ...]]:
-    return zip(*(one.correct for one in items), strict=True)
+def _by_response(examples: Sequence[ExampleAnswers]) -> Iterable[tuple[bool, ...]]:
+    return zip(*(example.correct for example in examples), strict=True)

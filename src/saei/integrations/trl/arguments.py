@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saei.config.run import EvaluationConfig, RunConfig, TrainingConfig
+from saei.config.run import RunConfig
+from saei.config.sections import EvaluationConfig, TrainingConfig
 from saei.errors import ConfigError
 from saei.integrations.vllm.engine import check_installed
 from saei.objectives.advantages.group_relative import GroupRelative
@@ -137,6 +138,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     for arm in plan.arms:
         if arm.beta:
             yield f"{arm.setting('beta')} {arm.beta}"
+    if config.decoder.type != "native":
+        yield f"decoder '{config.decoder.type}' (its own vLLM draws where TRL's use_vllm says so)"
     if objective.type not in LOSSES or not isinstance(objective, ClippedSurrogate.Config):
         yield f"objective '{objective.type}'"
         return

@@ -35,9 +35,9 @@ class Colocated(Decoder):
         with _awake(self._generation):
             return self._vllm.draw(policy, request)
 
-    def sync(self) -> None:
+    def sync(self, policy: Policy) -> None:
         """Drop what is cached: TRL drops prompts alone, not what was computed of pictures."""
-        self._vllm.sync()
+        self._vllm.sync(policy)
 
 
 class Served(Decoder):
@@ -70,7 +70,7 @@ class Served(Decoder):
         )
         return [[next(drawn) for _ in range(count)] for count in counts]
 
-    def sync(self) -> None:
+    def sync(self, policy: Policy) -> None:
         """Leave the server's caches to TRL, which drops prompts; there is no call for pictures."""
 
 

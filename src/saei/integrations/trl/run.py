@@ -84,7 +84,7 @@ class TRLRun:
                 sifted = ScanResult(
                     "train", scan(task, policy, "train", reward=reward, cache=CACHE, on_progress=on_progress)
                 )
-            stream.admit("train", sifted.looked)
+            stream.admit("train", sifted.reports)
         sampler.check(policy, stream.preflight())
         config = config.model_copy(update={"task": task.pinned()})
         state.wait_for_everyone()

@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
-from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
+from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.errors import ConfigError, DataError

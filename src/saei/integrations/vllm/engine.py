@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.config.run import SamplingConfig
+from saei.config.sections import SamplingConfig
 from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.policy.decoder import Completion, Decoder, DrawRequest, check_prompt
@@ -50,7 +50,7 @@ class VLLM(Decoder):
             completions[number] = [_completion(sequence) for sequence in output.outputs]
         return completions
 
-    def sync(self) -> None:
+    def sync(self, policy: Policy) -> None:
         """Drop cached prompts, processed pictures and image embeddings; each has a cache of its own."""
         self._llm.reset_prefix_cache()
         self._llm.reset_mm_cache()

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from saei.config.run import LoraConfig
+from saei.config.sections import LoraConfig
 from saei.config.yaml import write_yaml
 from saei.errors import ModelError
 from saei.policy.load.parts import anatomy

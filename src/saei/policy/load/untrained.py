@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saei.config.run import ModelConfig
+from saei.config.sections import ModelConfig
 
 SPREAD = 1.0
 """Standard deviation of weights times the root of their inputs: neither blind to the picture nor chaotic."""

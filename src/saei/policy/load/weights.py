@@ -5,25 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from saei.config.run import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
-from saei.data.hub import hub_answers
+from saei.config.sections import ModelConfig
 from saei.errors import ConfigError, ModelError, SaeiError, out_of_memory
-from saei.policy.load.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter, saved_adapter
+from saei.policy.load.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter
 from saei.policy.load.checkpointing import checkpoint_layers
+from saei.policy.load.location import locate, model_path
 from saei.policy.load.parts import freeze
 from saei.policy.load.patches import use_patch_products
 from saei.policy.load.processors import check_limits, has_limits, load_processor
 from saei.policy.load.untrained import META, Untrained, build
 from saei.runtime.checksums import verify_checksums
-
-BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
-"""Folders of the models that ship with the package, below ``saei/builtin``."""
 
 SMALL = 10_000_000
 """Parameters below which operations are too short for several threads: waiting for each other costs more."""
@@ -70,7 +66,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     from transformers.utils import logging
 
     asked = config
-    config, path, saved = _found(config)
+    config, path, saved = locate(config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     _refuse_quantised(config, path)
@@ -100,49 +96,11 @@ def load_outline(config: ModelConfig, untrained: Untrained | None = None) -> Any
     Raises:
         ModelError: If there is no such model or it cannot be trained as the configuration says.
     """
-    config, path, _ = _found(config)
+    config, path, _ = locate(config)
     _refuse_quantised(config, path)
     model = _built(config, path, META, untrained or Untrained())
     _prepared(config, model)
     return model
-
-
-def has_weights(config: ModelConfig) -> bool:
-    """Return whether a model's weights are on this machine: in its folder, or in the hub's local cache.
-
-    Raises:
-        ModelError: If there is no such model.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    path = _reachable(config)
-    if Path(path).is_dir():
-        return any(file.suffix in (".safetensors", ".bin") for file in Path(path).iterdir())
-    names = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-    return any(isinstance(try_to_load_from_cache(path, name, revision=config.revision), str) for name in names)
-
-
-def _found(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
-    """Return the model itself with its folder or hub id, and the adapter if that is what was asked for."""
-    path = _reachable(config)
-    if config.revision is not None and Path(model_path(config)).expanduser().is_dir():
-        raise ModelError(
-            "A revision is one of a hub's model.",
-            reason=f"model.revision is '{config.revision}', and '{config.path}' is on this machine.",
-            remedy="Leave model.revision out, or set it to null.",
-        )
-    saved = saved_adapter(path, config.revision)
-    if saved is None:
-        return config, path, None
-    base = config.model_copy(update={"path": saved.base, "revision": saved.base_revision})
-    base_path = _base_of(saved, base)
-    if saved_adapter(base_path, base.revision) is not None:
-        raise ModelError(
-            "An adapter belongs to a model, not to another adapter.",
-            reason=f"{saved.path}/adapter_config.json names '{saved.base}', which is one itself.",
-            remedy="Merge that one into its model with peft's merge_and_unload, save the model, and name it there.",
-        )
-    return base, base_path, saved
 
 
 def _of_a_model(name: str) -> bool:
@@ -205,40 +163,6 @@ def _adapted(config: ModelConfig, model: Any, saved: SavedAdapter | None, path: 
     return model, None
 
 
-def _reachable(config: ModelConfig) -> str:
-    """Return a folder, or a hub id if the hub answers; without it, the folder of the hub's local cache.
-
-    Asked first, because transformers retries each file of a hub out of reach for a quarter of a minute.
-
-    Raises:
-        ModelError: If it is none of these.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    path = os.path.expanduser(model_path(config))
-    if os.path.isdir(path):
-        return path
-    if path.startswith(("/", ".")) or path.count("/") > 1:
-        raise _not_found(config, "there is no such folder")
-    if hub_answers():
-        return path
-    cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
-    if not isinstance(cached, str):
-        raise _not_found(config, "there is no such folder, and the hub cannot be reached for a model of that id")
-    return str(Path(cached).parent)
-
-
-def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:
-    try:
-        return _reachable(config)
-    except ModelError as error:
-        raise ModelError(
-            "An adapter needs the model that it belongs to.",
-            reason=error.reason,
-            remedy=f"Correct base_model_name_or_path in {saved.path}/adapter_config.json.",
-        ) from error
-
-
 def _refuse_quantised(config: ModelConfig, path: str) -> None:
     """Refuse a checkpoint of quantised weights: they have no gradient, and no small step fits between two of them."""
     from transformers import PreTrainedConfig
@@ -270,12 +194,6 @@ def _set_threads(config: ModelConfig, model: Any) -> None:
         torch.set_num_threads(config.threads)
     elif sum(parameter.numel() for parameter in model.parameters()) < SMALL:
         torch.set_num_threads(1)
-
-
-def model_path(config: ModelConfig) -> str:
-    """Return the folder or hub id of a model, built-in ones resolved."""
-    folder = BUILTIN_FOLDERS.get(config.path)
-    return config.path if folder is None else str(files("saei") / "builtin" / folder)
 
 
 def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
@@ -325,14 +243,6 @@ def device_of(config: ModelConfig) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _not_found(config: ModelConfig, reason: str) -> ModelError:
-    return ModelError(
-        "model.path has to name a model.",
-        reason=f"'{config.path}': {reason}.",
-        remedy="Give `builtin`, a folder written by save_pretrained, or the id of a hub that can be reached.",
-    )
 
 
 def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:

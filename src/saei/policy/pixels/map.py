@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ PIXELS = "pixel_values"
 """What models and processors call the input that comes from pixels."""
 
 LEVELS = 256
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Rows and columns of a canvas: ``(top, bottom, left, right)``."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,7 +54,7 @@ class PixelMap:
         shape: Shape of the output.
         extras: The processor's further outputs, such as ``image_grid_thw``.
         std_C11: The model's standard deviation per channel, in units of the [0, 1] range.
-        used: For each canvas the rows and columns that reach the output: ``(top, bottom, left, right)``.
+        used: For each canvas the rows and columns that reach the output.
     """
 
     stages: tuple[Stage, ...]
@@ -62,7 +66,7 @@ class PixelMap:
     shape: torch.Size
     extras: Mapping[str, Tensor]
     std_C11: Tensor
-    used: tuple[tuple[int, int, int, int], ...]
+    used: tuple[Box, ...]
 
     def __call__(self, canvases: Sequence[Tensor]) -> Tensor:
         """Return the output for ``[C, H, W]`` canvases, differentiable in them."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from saei.errors import ModelError
-from saei.policy.pixels.map import LEVELS, PIXELS, PixelMap, Stage
+from saei.policy.pixels.map import LEVELS, PIXELS, Box, PixelMap, Stage
 from saei.policy.pixels.resizing import Planes, Resize, picture, resizes
 
 Process: TypeAlias = Callable[[Sequence[Image.Image]], Mapping[str, Tensor]]
@@ -175,7 +175,7 @@ def _output(black: _Pass, white: _Pass, digits: Sequence[_Pass], blocks: _Blocks
     )
 
 
-def _used(shown: Sequence[Tensor], total: int, blocks: _Blocks) -> tuple[tuple[int, int, int, int], ...]:
+def _used(shown: Sequence[Tensor], total: int, blocks: _Blocks) -> tuple[Box, ...]:
     reached = torch.zeros(total, dtype=torch.bool)
     for numbers in shown:
         reached[numbers] = True

@@ -34,7 +34,7 @@ def expression(answer: str, key: AnswerKey) -> Verdict | AlgebraQuestion:
     given, wanted = parse_quantity(answer), None if equation else parse_quantity(key.gold)
     if given is not None and wanted is not None:
         return same_quantity(given, wanted, key)
-    reason = unfit(normalized)
+    reason = unfit_for_algebra(normalized)
     if reason:
         return Verdict(False, reason)
     left, right = gold if equation else conclusion(gold), conclusion(normalized)
@@ -52,7 +52,7 @@ def expression(answer: str, key: AnswerKey) -> Verdict | AlgebraQuestion:
     return AlgebraQuestion(_for_algebra(gold), _for_algebra(normalized))
 
 
-def unfit(normalized: str) -> str:
+def unfit_for_algebra(normalized: str) -> str:
     """Return why a normalized answer is not worth algebra, an empty text if it is."""
     if not normalized:
         return "an empty answer"

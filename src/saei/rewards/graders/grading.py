@@ -9,7 +9,7 @@ from saei.errors import DataError, shown
 from saei.rewards.graders import quantities, words
 from saei.rewards.graders.answer_types import answer_key
 from saei.rewards.graders.base import MAX_LENGTH, AlgebraQuestion, AnswerKey, AnswerType, Verdict, bad_gold_error
-from saei.rewards.graders.expressions import expression, unfit
+from saei.rewards.graders.expressions import expression, unfit_for_algebra
 from saei.rewards.graders.lists import grade_list, split_items
 from saei.rewards.graders.normalize import normalize
 from saei.rewards.graders.workers import TIME_LIMIT_S, workers
@@ -120,5 +120,5 @@ def _gold_problem(key: AnswerKey) -> str:
         return "" if split_items(normalize(gold)) else "it has no items"
     if key.type == "expression" and quantities.parse_quantity(gold) is None:
         normalized = normalize(gold)
-        return unfit(normalized) or workers.unreadable(normalized)
+        return unfit_for_algebra(normalized) or workers.unreadable(normalized)
     return ""

@@ -1,4 +1,4 @@
-"""Reading the sides of a comparison from the folders of evaluations."""
+"""Reading the sets of runs that are compared from the folders of their evaluations."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from saei.config.overrides import changed
 from saei.errors import CheckpointError, ConfigError
-from saei.evaluation.records import items
-from saei.evaluation.statistics.comparison import Evaluated, Side
+from saei.evaluation.records import by_example
+from saei.evaluation.statistics.comparison import EvaluatedRun, RunSet
 from saei.evaluation.store import SETTINGS, EvaluationDir
 
 OF_THE_POLICY = ("model", "seed")
 """Settings in which the evaluations of a comparison may differ."""
 
 
-def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
-    """Return one side per pattern of folders, such as ``runs/eval/grpo-*``, and the settings that all share.
+def read_run_sets(patterns: Sequence[str]) -> tuple[list[RunSet], dict[str, Any]]:
+    """Return one set of runs per pattern of folders, such as ``runs/eval/grpo-*``, and the settings that all share.
 
     Raises:
         ConfigError: If a pattern fits no evaluation, or evaluations differ in more than the policy.
@@ -27,28 +27,30 @@ def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
     """
     if len(patterns) < 2:
         raise ConfigError(
-            "--compare takes two sides or more; the first is what the others are compared with.",
+            "--compare takes two folders or patterns or more; the others are compared with the first.",
             reason=f"Got {len(patterns)}.",
             remedy='For example saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*".',
         )
     twice = next((pattern for pattern in patterns if patterns.count(pattern) > 1), None)
     if twice is not None:
         raise ConfigError(
-            "A side is compared with others.", reason=f"'{twice}' is given twice.", remedy="Leave one of them out."
+            "Each folder or pattern is given once.",
+            reason=f"'{twice}' is given twice.",
+            remedy="Leave one of them out.",
         )
-    sides: list[Side] = []
+    run_sets: list[RunSet] = []
     common: dict[str, Any] = {}
     for pattern in patterns:
         runs = []
         for folder in _folders(pattern):
             settings = folder.settings()
             folder.result()  # which is there once all is answered
-            mine = {key: value for key, value in settings.items() if key not in OF_THE_POLICY}
-            common = common or mine
-            different = changed(common, mine)
+            comparable = {key: value for key, value in settings.items() if key not in OF_THE_POLICY}
+            common = common or comparable
+            different = changed(common, comparable)
             if different:
                 raise ConfigError(
-                    "Evaluations are compared that differ in nothing but the policy.",
+                    "Evaluations that are compared differ in nothing but the policy.",
                     reason=f"{folder.path} has other {', '.join(different)} than the first.",
                     remedy="Evaluate with the same settings, or leave it out.",
                 )
@@ -59,18 +61,18 @@ def read_sides(patterns: Sequence[str]) -> tuple[list[Side], dict[str, Any]]:
                     reason=f"{folder.path / SETTINGS} does not.",
                     remedy="Evaluate anew, into another --output.",
                 )
-            runs.append(Evaluated(str(folder.path), str(model["base"]), items(folder.records())))
-        sides.append(Side(pattern, runs))
-    return sides, common
+            runs.append(EvaluatedRun(str(folder.path), str(model["base"]), by_example(folder.records())))
+        run_sets.append(RunSet(pattern, runs))
+    return run_sets, common
 
 
 def _folders(pattern: str) -> list[EvaluationDir]:
-    found = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
-    folders = [EvaluationDir(path) for path in found if (path / SETTINGS).is_file()]
+    paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern)))]
+    folders = [EvaluationDir(path) for path in paths if (path / SETTINGS).is_file()]
     if not folders:
         raise ConfigError(
-            "A side of a comparison is a folder of an evaluation, or a quoted pattern of several.",
-            reason=f"'{pattern}' fits {len(found)} paths, none of them with {SETTINGS}.",
+            "--compare takes folders of evaluations, or quoted patterns of several.",
+            reason=f"'{pattern}' matches {len(paths)} paths, none of them with {SETTINGS}.",
             remedy="Look below runs/eval, or evaluate with `saei eval --benchmark`.",
         )
     return folders

@@ -1,4 +1,4 @@
-"""Responses of a bare model and their grades: what a gate looks at."""
+"""Responses of a bare model, and their grades: what a base is measured by."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def respond(
 @torch.no_grad()
 def next_token(model: Any, tools: Tools, examples: Sequence[Example], begin: str) -> Tensor:
     """Return ``[R, V]`` probabilities of the token that follows ``begin`` in a response to each example."""
-    found: list[Tensor] = [torch.empty(0)] * len(examples)
+    probabilities: list[Tensor] = [torch.empty(0)] * len(examples)
     for rows, prompt_RP in _batches(tools, examples, begin):
         output = model(**tools.inputs(model, [examples[i] for i in rows], prompt_RP), logits_to_keep=1)
         for i, probability_V in zip(rows, output.logits[:, -1].softmax(-1), strict=True):
-            found[i] = probability_V
-    return torch.stack(found)
+            probabilities[i] = probability_V
+    return torch.stack(probabilities)
 
 
 def _batches(tools: Tools, examples: Sequence[Example], begin: str) -> list[tuple[list[int], Tensor]]:

@@ -1,0 +1,286 @@
+"""The sections of a run's configuration that are no strategies: model, sampling, optimiser, training, output."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+
+from saei.config.strategy import Section
+from saei.errors import nearest, shown
+
+MAX_AREA = 2**30
+"""Pixels of a picture, beyond what any vision tower sees."""
+
+MOST_STEPS = 10_000_000
+MOST_TOKENS = 2**20
+COLDEST = 0.001
+DEVICES = ("auto", "cpu", "cuda", "hpu", "mlu", "mps", "musa", "npu", "xpu")
+
+BUILTIN = "builtin"
+BUILTIN_LOCK_IN = "builtin:lock-in"
+
+LONGEST_NAME = 200
+"""Bytes of a run's name in UTF-8; file systems take 255, and some files are named after it."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on frozen weights (arXiv 2106.09685), through peft.
+
+    Attributes:
+        rank: Rank of an adapter; peft's ``r``.
+        alpha: What an adapter adds is scaled by ``alpha / rank``; peft's ``lora_alpha``.
+        dropout: peft's ``lora_dropout``. Only 0: the policy never leaves eval mode, so that the distribution that is
+            sampled is the one that is trained.
+        target_modules: Linear layers that get an adapter, by the end of their names, such as ``q_proj``; None for all
+            of them. They are looked for in the language model, without its output layer.
+        vision: Look for them in the vision tower and the projector, too.
+    """
+
+    rank: int = Field(default=8, ge=1, le=16_384)
+    alpha: float = Field(default=16.0, gt=0.0, le=1e6)
+    dropout: NonNegativeFloat = 0.0
+    target_modules: tuple[str, ...] | None = None
+    vision: bool = False
+
+    @field_validator("dropout")
+    @classmethod
+    def _no_dropout(cls, dropout: float) -> float:
+        if dropout > 0:
+            raise ValueError(
+                "The distribution that is sampled has to be the one that is trained, so the policy never leaves eval "
+                "mode, where dropout does nothing. Leave model.lora.dropout at 0; a smaller model.lora.rank or "
+                "optimizer.weight_decay keeps an adapter small"
+            )
+        return dropout
+
+
+class ModelConfig(Section):
+    """Which policy is trained.
+
+    Attributes:
+        path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), a local folder or a hub id of a
+            Hugging Face image-text-to-text model, or of a peft adapter to one: with ``lora`` it is trained on,
+            without it is merged into the weights.
+        revision: Hub revision; pinned revisions are recorded with the run.
+        dtype: Type of the weights; ``auto`` takes the checkpoint's.
+        device: ``auto`` takes an accelerator when there is one.
+        attention: Attention implementation of transformers.
+        freeze: Parts that are not trained: the ``vision`` tower, the ``projector`` from its features to the language
+            model, the ``language`` model with its embeddings and output layer.
+        lora: Train low-rank adapters instead of the weights; None trains the weights.
+        gradient_checkpointing: Parts whose layers keep their inputs, keys and values alone and are computed again in
+            backward passes, of the attack as of the update: less memory for more time.
+        shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
+            row per response.
+        threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
+            torch's own number for others.
+        min_pixels: Smallest image area after resizing; None for the checkpoint's. Where a processor has no such limit,
+            pictures are scaled before it sees them; one that makes something else of them is refused.
+        max_pixels: Largest image area after resizing, likewise. An original picture that is attacked itself, because
+            the processor makes several of it, is scaled down to 4194304 where this is None.
+    """
+
+    path: str = Field(default=BUILTIN, min_length=1)
+    revision: str | None = Field(default=None, min_length=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    freeze: tuple[Literal["vision", "projector", "language"], ...] = ()
+    lora: LoraConfig | None = None
+    gradient_checkpointing: tuple[Literal["vision", "language"], ...] = ()
+    shared_prefix: bool = True
+    threads: int | None = Field(default=None, ge=1, le=4096)
+    min_pixels: int | None = Field(default=None, ge=1, le=MAX_AREA)
+    max_pixels: int | None = Field(default=None, ge=1, le=MAX_AREA)
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        kind, colon, number = device.partition(":")
+        if kind not in DEVICES or (colon and (kind == "auto" or not re.fullmatch(r"\d{1,3}", number))):
+            raise ValueError(
+                "A device is a kind, with a number where there are several, such as cuda:0. "
+                f"{nearest(kind, DEVICES)} Got {shown(repr(device))}"
+            )
+        return device
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.freeze and self.lora is not None:
+            raise ValueError(
+                "Under model.lora all weights are frozen and only adapters are trained. Leave model.freeze out; "
+                "model.lora.vision and model.lora.target_modules say where adapters are."
+            )
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"The smallest area of a picture is at most the largest, and model.min_pixels is {self.min_pixels}, "
+                f"model.max_pixels {self.max_pixels}. Lower the one or raise the other."
+            )
+        if set(self.freeze) == {"vision", "projector", "language"}:
+            raise ValueError("Something has to be trained. Leave a part out of model.freeze, or set model.lora.")
+        return self
+
+
+class SamplingConfig(Section):
+    """How responses are drawn.
+
+    Attributes:
+        temperature: τ of the sampling distribution; 0 is greedy and only for evaluation.
+        max_new_tokens: Longest response, the end-of-sequence token included.
+        max_prompt_tokens: Examples with a longer prompt, image tokens included, are left out; None takes what fits
+            the model's context.
+        top_p: Nucleus; only for evaluation, since it changes the policy that the update assumes.
+        top_k: Only for evaluation, likewise.
+    """
+
+    temperature: float = Field(default=1.0, ge=0.0, le=100.0)
+    max_new_tokens: int = Field(default=48, ge=1, le=MOST_TOKENS)
+    max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_or_warm(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(
+                f"Logits are divided by the temperature, which overflows below {COLDEST}. 0 is greedy, in evaluations"
+            )
+        return temperature
+
+
+class EntropyConfig(Section):
+    """Which distribution the criterion's entropy is taken of.
+
+    Attributes:
+        temperature: ``sampling`` is the policy as it samples; a number divides the logits instead.
+    """
+
+    temperature: Literal["sampling"] | Annotated[float, Field(ge=COLDEST, le=100.0)] = "sampling"
+
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: Learning rate, after warm-up.
+        weight_decay: Decoupled weight decay.
+        betas: Decay of the first and of the second moment.
+        max_grad_norm: Gradients are scaled down to this norm.
+        schedule: How the learning rate falls after warm-up, over the planned optimiser steps: dropped groups make it
+            no slower.
+        warmup_steps: Planned optimiser steps over which it rises from 0.
+    """
+
+    lr: float = Field(default=3e-4, gt=0.0, le=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=100.0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
+
+
+class TrainingConfig(Section):
+    """How long and in which portions.
+
+    Attributes:
+        steps: Training steps; each draws ``prompts_per_step`` groups.
+        prompts_per_step: Groups a step, over all processes.
+        ppo_epochs: Passes over a step's groups.
+        updates_per_batch: Optimiser steps in each epoch. The groups are split into that many nearly equal parts, in a
+            new order in each epoch; where dropped groups leave fewer than that, the last parts are empty and passed
+            over, and the schedule goes on as planned.
+        micro_groups: Groups per forward and backward pass of a process, None for all of the update batch's.
+        mixed_precision: Accelerate's autocast.
+        max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
+            of 64, up to half.
+        max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
+            were 64.
+        max_empty_steps: Steps in a row without a group to train on, since all were dropped, after which the run stops.
+        max_decoder_gap: Where another program draws the responses (such as vLLM), the median difference, in nats,
+            between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
+            to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
+        sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
+            used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
+    """
+
+    steps: int = Field(default=80, ge=1, le=MOST_STEPS)
+    prompts_per_step: int = Field(default=8, ge=1, le=65_536)
+    ppo_epochs: int = Field(default=1, ge=1, le=1000)
+    updates_per_batch: int = Field(default=1, ge=1, le=65_536)
+    micro_groups: int | None = Field(default=None, ge=1, le=65_536)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_empty_steps: int = Field(default=10, ge=1, le=1_000_000)
+    max_decoder_gap: PositiveFloat = 0.05
+    sift: bool = False
+
+    @model_validator(mode="after")
+    def _a_group_for_each_update(self) -> Self:
+        if self.updates_per_batch > self.prompts_per_step:
+            raise ValueError(
+                f"Each optimiser step needs a group: updates_per_batch is {self.updates_per_batch}, "
+                f"prompts_per_step {self.prompts_per_step}. Lower the one or raise the other."
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """What is measured while training, on examples of the ``eval`` split, always on the clean view.
+
+    Attributes:
+        every: Steps between evaluations; the first is before training, the last after it.
+        examples: Examples of the accuracy evaluation.
+        responses: Responses per example of the accuracy evaluation, at the training temperature.
+        probe_examples: Examples of the collapse probe, the same for every method and run.
+        probe_responses: Fresh responses per probe example, at temperature 1 over the full vocabulary.
+        adversarial_images: Adversarial images kept as PNG per evaluation.
+    """
+
+    every: int = Field(default=10, ge=1, le=MOST_STEPS)
+    examples: int = Field(default=64, ge=1, le=1_000_000)
+    responses: int = Field(default=4, ge=1, le=4096)
+    probe_examples: int = Field(default=16, ge=1, le=1_000_000)
+    probe_responses: int = Field(default=12, ge=1, le=4096)
+    adversarial_images: int = Field(default=2, ge=0, le=10_000)
+
+
+class OutputConfig(Section):
+    """Where a run writes.
+
+    Attributes:
+        root: Folder of all runs.
+        name: Folder of this run below ``root``, one name without slashes; None makes one from task, sampler and time.
+        checkpoint_every: Steps between checkpoints; the last step always has one.
+        keep_checkpoints: Newest checkpoints kept.
+        trackers: Accelerate's trackers, such as ``tensorboard`` or ``wandb``.
+        project: What trackers that know projects file the run under; None takes ``WANDB_PROJECT`` of the environment,
+            else ``saei``.
+    """
+
+    root: Path = Path("runs")
+    name: str | None = None
+    checkpoint_every: int = Field(default=20, ge=1, le=MOST_STEPS)
+    keep_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
+    trackers: tuple[str, ...] = ()
+    project: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, name: str | None) -> str | None:
+        if name is None:
+            return name
+        bad = name in ("", ".", "..") or any(sign in '/\\:*?"<>|' or not sign.isprintable() for sign in name)
+        if bad or len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+            raise ValueError(
+                f"A run's name is that of one folder below output.root: no slashes or other signs that file systems "
+                f"refuse, at most {LONGEST_NAME} bytes. Got '{shown(name)}'. Folders above it go into output.root."
+            )
+        return name
