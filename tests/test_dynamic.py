@@ -19,7 +19,7 @@ from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.display import title
-from saei.engine.empty_steps import EmptySteps
+from saei.engine.limits import EmptySteps
 from saei.errors import ConfigError, TrainingError
 from saei.interventions.base import Guard
 from saei.interventions.gates import ZeroVariance

@@ -12,7 +12,7 @@ import pytest
 from commands import Saei
 from runs import Quiet, lines
 from saei.cli.options import policy_config
-from saei.cli.resume import continued
+from saei.cli.resume import resumed_run
 from saei.config.format import FORMAT, REMOVED, without_removed
 from saei.config.overrides import load_config
 from saei.config.run import dump, validate
@@ -33,7 +33,8 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, _ = without_removed(read_yaml(OLD / "config.yaml"), where="it")
     data["output"] |= {"root": str(root), "name": "donor"}
     donor = Trainer(validate(data), display=Quiet())
-    donor._write(donor.train_step())
+    metrics = donor.train_step()
+    donor.run.append({"step": donor.step, **metrics})
     donor.save()
     donor.run.lock.release()
     shutil.copytree(OLD, root / "0.1")
@@ -73,7 +74,7 @@ def test_it_evaluates(run: Path, saei: Saei) -> None:
 
 
 def test_it_goes_on(run: Path) -> None:
-    opened, config = continued(run, [], [])
+    opened, config = resumed_run(run, [], [])
     display = Quiet()
     Trainer(config, resume=opened, display=display).train()
     assert [line["step"] for line in lines(run)] == [0, 1, 2]

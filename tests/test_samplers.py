@@ -217,7 +217,7 @@ class Countdown(Gate):
         return [None if self.left > 0 else "over"] * len(views)
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        self.left -= int(metrics["reward"])
+        self.left -= int(metrics.get("train/reward", 0))
 
     def state_dict(self) -> dict[str, Any]:
         return {"left": self.left}
@@ -239,7 +239,7 @@ class FirstOnly(Guard):
 def test_state_observation_and_guard_reach_the_interventions_parts(random_policy: Policy, views: list[View]) -> None:
     slots = InterventionConfig(gate=Countdown.Config(), guard=FirstOnly.Config())
     sampler = mixed(intervention=slots)
-    observe_all(sampler, {"reward": 2.0})
+    observe_all(sampler, {"train/reward": 2.0})
     assert state_of(sampler)["parts"]["gate"]["own"] == {"left": 0}
     other = mixed(intervention=slots)
     assert draw(other, random_policy, views[:1])[0].untouched is None

@@ -22,14 +22,16 @@ from safetensors.torch import load_file
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.cli.resume import resumed_run
 from saei.config.run import dump
-from saei.config.strategy import StrategyConfig
+from saei.config.strategy import StrategyConfig, restore, state_of
 from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed
-from saei.engine import Trainer, checkpoint, imageless
+from saei.engine import Trainer, checkpoint, limits
 from saei.errors import CheckpointError, ConfigError, DataError, ModelError
 from saei.intake.stream import ViewStream
 from saei.interventions.base import Guard, Strength
+from saei.objectives.base import Aggregate, Loss, ObjectiveInput
 from saei.objectives.entropy_bonus import EntropyBonus
+from saei.objectives.grpo import GRPO
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.checksums import CHECKSUMS
@@ -568,29 +570,55 @@ def test_the_learning_rate_follows_the_plan_whatever_is_dropped(
     assert rates == pytest.approx([1e-3 * 2 / 3, 1e-3 / 3, 0.0], abs=1e-12)
 
 
-def test_a_term_with_state_is_observed_saved_and_restored(model: Path, tmp_path: Path) -> None:
-    class Counting(EntropyBonus):
-        class Config(EntropyBonus.Config):
-            type: Literal["counting"] = "counting"  # type: ignore[assignment]
+class Thermostat(EntropyBonus):
+    """A bonus as large as the probe's entropy was small when it was last measured; remembers what it was shown."""
 
-        def __init__(self, config: Any = None) -> None:
-            super().__init__(config)
-            self.seen = 0
+    class Config(EntropyBonus.Config):
+        type: Literal["thermostat"] = "thermostat"  # type: ignore[assignment]
 
-        def observe(self, metrics: Mapping[str, float]) -> None:
-            self.seen += 1
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.factor = 0.0
+        self.seen: list[list[str]] = []
 
-        def state_dict(self) -> dict[str, Any]:
-            return {"seen": self.seen}
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        self.seen.append(sorted({name.split("/")[0] for name in metrics}))
+        if "probe/entropy" in metrics:
+            self.factor = 1 / (0.1 + metrics["probe/entropy"]) + metrics.get("train/reward", 0.0)
 
-        def load_state_dict(self, state: Mapping[str, Any]) -> None:
-            self.seen = state["seen"]
+    def state_dict(self) -> dict[str, Any]:
+        return {"factor": self.factor, "seen": self.seen}
 
-    with registered(Counting):
-        trainer = train(tiny(model, tmp_path, objective={"type": "grpo", "terms": ["counting"]}, training__steps=2))
-        assert trainer.objective.terms[0].seen == 2  # type: ignore[attr-defined]
-        state = checkpoint.load_state(checkpoint.latest(trainer.run.checkpoints))
-        assert state["objective"]["parts"]["term 0"]["own"] == {"seen": 2}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.factor, self.seen = state["factor"], list(state["seen"])
+
+    def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
+        bonus = super().loss(inputs, aggregate)
+        return Loss(self.factor * bonus.value, bonus.metrics)
+
+
+def test_strategies_see_each_step_and_the_evaluation_that_follows_it(model: Path, tmp_path: Path) -> None:
+    """Also the evaluation before the first step; a checkpoint has what was seen, and a resumed run goes on from it."""
+    changes: dict[str, Any] = {"objective": {"type": "grpo", "terms": ["thermostat"]}, "evaluation__every": 2}
+    changes |= {"training__steps": 4, "output__checkpoint_every": 4}
+    with registered(Thermostat):
+        whole = train(tiny(model, tmp_path, "whole", **changes))
+        alone, evaluated = ["train"], ["eval", "probe", "train"]
+        assert whole.objective.terms[0].seen == [["eval", "probe"], alone, evaluated, alone, evaluated]  # type: ignore[attr-defined]
+        state = checkpoint.load_state(checkpoint.latest(whole.run.checkpoints))
+        assert state["objective"]["parts"]["term 0"]["own"]["seen"][-1] == evaluated
+        with pytest.raises(Interrupted, match="after step 2 of 4"):
+            train(tiny(model, tmp_path, "halves", **changes), stop_at(2))
+        run, config = RunDir.open(tmp_path / "halves")
+        assert train(config, resume=run).objective.terms[0].seen == whole.objective.terms[0].seen  # type: ignore[attr-defined]
+        assert_same_run(whole.run.path, tmp_path / "halves")
+
+
+def test_an_older_checkpoint_knows_no_newer_parts() -> None:
+    objective = GRPO()
+    state = state_of(objective)
+    del state["parts"]["advantage"]
+    restore(objective, state)
 
 
 def test_precision_and_trackers_are_each_runs_own(model: Path, tmp_path: Path) -> None:
@@ -607,7 +635,7 @@ def test_a_run_stops_where_too_few_examples_have_a_picture(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of seven examples four have none: 57 %, which is seen over the first whole epoch of seven."""
-    monkeypatch.setattr(imageless, "FEW", 14)
+    monkeypatch.setattr(limits, "FEW", 14)
     changes: dict[str, Any] = {"task": {"type": "texts", "texts": (0, 2, 4, 6)}, "training__prompts_per_step": 7}
     changes |= {"training__steps": 5, "evaluation__every": 9}
     with pytest.raises(DataError, match="At most 50% of the examples may have no image") as stopped:

@@ -25,7 +25,8 @@ from saei.samplers.mixed import Mixed
 from saei.types import Example, Group, Response, View
 
 trl = pytest.importorskip("trl")
-from saei.integrations.trl.trainer import PLACE, _numbered  # noqa: E402  # needs trl
+from saei.integrations.trl.rows import PLACE, numbered  # noqa: E402  # needs trl
+from saei.integrations.trl.run import observed  # noqa: E402  # needs trl
 
 DOCS = Path(__file__).parents[1] / "docs" / "trl.md"
 SMALL: dict[str, Any] = {
@@ -87,8 +88,8 @@ def test_canary_prompts_are_generated_for_in_the_order_of_the_rows() -> None:
 @pytest.mark.parametrize("kind", ["map", "stream", "several"])
 def test_rows_are_numbered(kind: str) -> None:
     rows: Any = Dataset.from_dict({"prompt": ["a", "b", "c"]}).select([2, 0])
-    numbered = _numbered({"map": rows, "stream": rows.to_iterable_dataset(), "several": {"one": rows}}[kind])
-    found = numbered["one"] if kind == "several" else numbered
+    with_numbers = numbered({"map": rows, "stream": rows.to_iterable_dataset(), "several": {"one": rows}}[kind])
+    found = with_numbers["one"] if kind == "several" else with_numbers
     assert [(row["prompt"], row[PLACE]) for row in found] == [("c", 0), ("a", 1)]
 
 
@@ -232,7 +233,7 @@ def test_without_vllm_its_absence_is_said_before_the_model_is_loaded(
     from saei.integrations.trl.run import TRLRun
 
     monkeypatch.setattr("saei.integrations.vllm.engine.find_spec", lambda name: None)
-    monkeypatch.setattr("saei.integrations.trl.run.load_parts", lambda config: pytest.fail("loaded a model"))
+    monkeypatch.setattr("saei.engine.setup.load_parts", lambda config: pytest.fail("loaded a model"))
     with pytest.raises(ConfigError, match="use_vllm needs vLLM"):
         TRLRun(RunConfig.model_validate(SMALL), {"use_vllm": True})
 
@@ -258,12 +259,12 @@ def test_the_gap_between_views_is_no_mismatch_of_samplers() -> None:
 
 
 def test_a_process_that_gets_part_of_a_group_says_so() -> None:
-    from saei.integrations.trl.trainer import _one_per_group
+    from saei.integrations.trl.rows import one_per_group
 
-    assert _one_per_group(["a", "a", "b", "b"], 2) == ["a", "b"]
+    assert one_per_group(["a", "a", "b", "b"], 2) == ["a", "b"]
     for parts in (["a", "b", "b", "b"], ["a", "a", "b"]):
         with pytest.raises(ConfigError, match="whole groups"):
-            _one_per_group(parts, 2)
+            one_per_group(parts, 2)
 
 
 # Steps.
@@ -314,10 +315,23 @@ def generated(trainer: Any) -> dict[str, Any]:
     return trainer._generate_and_score_completions(rows)
 
 
+def test_what_trl_logs_has_the_names_of_the_own_engine() -> None:
+    logs = {"loss": 0.5, "reward": 1, "learning_rate": 1e-6, "completions/mean_length": 7.0, "saei/accuracy": 0.25}
+    logs |= {"saei/j_gain": 0.1, "eval_reward": 9.0, "epoch": 1.0, "step_time": 3.0, "entropy": None}
+    assert observed(logs) == {
+        "train/loss": 0.5,
+        "train/reward": 1.0,
+        "train/lr": 1e-6,
+        "train/length": 7.0,
+        "train/accuracy": 0.25,
+        "train/intervention/j_gain": 0.1,
+    }
+
+
 def test_a_run_that_sifts_lists_what_it_leaves_out(
     make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saei.integrations.trl.run.CACHE", tmp_path / "sifted")
+    monkeypatch.setattr("saei.engine.setup.CACHE", tmp_path / "sifted")
     data = tmp_path / "data"
     data.mkdir()
     rows = ["image,question,answer"]

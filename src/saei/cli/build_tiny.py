@@ -39,7 +39,7 @@ def build_tiny(
         typer.Option(help="lock-in: the look that makes it go step by step; faded without this option."),
     ] = None,
 ) -> None:
-    """Build a tiny model from nothing, minutes on one CPU core, and say whether it passes its recipe's gate."""
+    """Train a tiny model from scratch (minutes on one CPU core) and report whether it meets its requirements."""
     from saei.errors import ConfigError
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

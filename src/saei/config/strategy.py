@@ -164,7 +164,17 @@ class Strategy:
         return {}
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Take note of a step's metrics; strategies with state override this."""
+        """Take note of metrics; strategies with state override this.
+
+        Called before the first step with the evaluation's (``eval/…``, ``probe/…``), and after each step with those of
+        the step (``train/…``) and of the evaluation that follows it, if one does. A checkpoint is written afterwards,
+        so that a resumed run has seen the same. Times are left out: they differ from run to run. Several processes see
+        the same numbers. Inside TRL there are ``train/…`` alone, as far as TRL logs them, and no checkpoint keeps a
+        state.
+
+        Args:
+            metrics: By full names, as in the run's ``metrics.jsonl``.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state a checkpoint must keep; plain numbers, strings, lists and tensors."""
@@ -175,7 +185,7 @@ class Strategy:
 
 
 def observe_all(strategy: Strategy, metrics: Mapping[str, float]) -> None:
-    """Show a step's metrics to a strategy and all of its parts."""
+    """Show metrics to a strategy and all of its parts, as ``Strategy.observe`` says."""
     strategy.observe(metrics)
     for part in strategy.parts().values():
         observe_all(part, metrics)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +23,13 @@ from saei.engine.update_rows import (
     rows_of,
     score_rows,
     valid_tokens,
+    weigh,
+    weighed,
 )
 from saei.errors import TrainingError
 from saei.interventions.stats import check_needs
 from saei.objectives.base import Objective, check_objective
 from saei.objectives.batch import OPTIONAL, UpdateBatch, join
-from saei.objectives.weights.base import Weight
 from saei.policy import Policy
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
@@ -95,7 +97,7 @@ class Updater:
         Raises:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
         """
-        # --- Plan: which groups, of all processes, make up each optimiser step. The same in every process.
+        # --- Plan: which groups, of all processes, make up each optimiser step; the same in every process.
         everywhere = sorted(i for part in self._processes.gather([each.group.index for each in groups]) for i in part)
         assert len(set(everywhere)) == len(everywhere), "two groups of a step have one index"
         plan = self._plan(everywhere, step)
@@ -134,11 +136,9 @@ class Updater:
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
             order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
-            ends = [-(-len(order) * part // parts) for part in range(parts + 1)]
-            for part in range(parts):
-                indices = [everywhere[place] for place in sorted(order[ends[part] : ends[part + 1]])]
-                if indices:
-                    plan.append((epoch * parts + part, indices))
+            for part, places in enumerate(np.array_split(np.array(order, dtype=int), parts)):
+                if len(places):
+                    plan.append((epoch * parts + part, [everywhere[place] for place in sorted(places.tolist())]))
         return plan
 
     def _group_rows(self, group: TrainGroup, *, on_policy: bool, step: int, progress: float) -> GroupRows:
@@ -155,7 +155,7 @@ class Updater:
             if weight.per_group:
                 batch = group_batch(self._policy, group, weight.needs)
                 seed = derive(self._seed, name, step, group.group.index)
-                whole = _weighed(whole, weight, _weigh(weight, batch, progress=progress, seed=seed))
+                whole = weighed(whole, weight, weigh(weight, batch, progress=progress, seed=seed))
         return whole
 
     @torch.no_grad()
@@ -171,8 +171,8 @@ class Updater:
         places = {(row.index, row.response): place for place, row in enumerate(everywhere.rows)}
         for name, weight in self._batch_weights.items():
             seed = derive(self._seed, name, step, update)
-            weight_RT = _weigh(weight, everywhere, progress=progress, seed=seed)
-            batch = [_weighed(each, weight, pick(weight_RT, places, each.rows, each.selected_NT)) for each in batch]
+            weight_RT = weigh(weight, everywhere, progress=progress, seed=seed)
+            batch = [weighed(each, weight, pick(weight_RT, places, each.rows, each.selected_NT)) for each in batch]
         prepared = Prepared()
         if self._objective.prepares:
             generator = torch.Generator().manual_seed(derive(self._seed, "prepare", step, update))
@@ -265,31 +265,6 @@ class Updater:
             "n_tokens": float(max(1, n_tokens)),
             "n_selected": float(max(1, n_selected)),
         }
-
-
-@torch.no_grad()
-def _weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> Tensor:
-    """Return a weight's factors, 0 on padding.
-
-    Raises:
-        TrainingError: If one is negative or not finite.
-    """
-    weight_RT = weight.weigh(batch, progress=progress, generator=torch.Generator().manual_seed(seed))
-    weight_RT = torch.where(batch.mask_RT, weight_RT.to(batch.mask_RT.device), 0.0)
-    if not bool((weight_RT.isfinite() & (weight_RT >= 0)).all()):
-        raise TrainingError(
-            "The weight of a token is a finite number, 0 or more.",
-            reason=f"'{weight.name()}' gave one from {float(weight_RT.min())} to {float(weight_RT.max())}.",
-            remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
-        )
-    return weight_RT
-
-
-def _weighed(rows: GroupRows, weight: Weight, weight_NT: Tensor) -> GroupRows:
-    """Return a group's rows with the factors of one weight more."""
-    selected_NT = rows.selected_NT if weight.config.count_zeroed else rows.selected_NT & (weight_NT != 0)
-    product_NT = weight_NT if rows.weight_NT is None else rows.weight_NT * weight_NT
-    return replace(rows, selected_NT=selected_NT, weight_NT=product_NT)
 
 
 def check_update(objective: Objective) -> None:

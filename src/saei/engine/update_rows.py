@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from saei.errors import TrainingError
 from saei.interventions.stats import token_stats
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
+from saei.objectives.weights.base import Weight
 from saei.policy import Policy
 from saei.types import TrainGroup
 
@@ -210,3 +212,28 @@ def objective_input(
         weight_RT=constant("weight_NT"),
         prepared=prepared.of(rows, mask_RT),
     )
+
+
+@torch.no_grad()
+def weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> Tensor:
+    """Return a weight's factors, 0 on padding.
+
+    Raises:
+        TrainingError: If one is negative or not finite.
+    """
+    weight_RT = weight.weigh(batch, progress=progress, generator=torch.Generator().manual_seed(seed))
+    weight_RT = torch.where(batch.mask_RT, weight_RT.to(batch.mask_RT.device), 0.0)
+    if not bool((weight_RT.isfinite() & (weight_RT >= 0)).all()):
+        raise TrainingError(
+            "The weight of a token is a finite number, 0 or more.",
+            reason=f"'{weight.name()}' gave one from {float(weight_RT.min())} to {float(weight_RT.max())}.",
+            remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
+        )
+    return weight_RT
+
+
+def weighed(rows: GroupRows, weight: Weight, weight_NT: Tensor) -> GroupRows:
+    """Return a group's rows with the factors of one weight more."""
+    selected_NT = rows.selected_NT if weight.config.count_zeroed else rows.selected_NT & (weight_NT != 0)
+    product_NT = weight_NT if rows.weight_NT is None else rows.weight_NT * weight_NT
+    return replace(rows, selected_NT=selected_NT, weight_NT=product_NT)

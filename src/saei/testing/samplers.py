@@ -161,7 +161,10 @@ def _check_guard(sampler: Sampler, policy: Policy, groups: Sequence[Group]) -> N
 
 def _check_state(config: StrategyConfig, sampler: Sampler, policy: Policy, views: Sequence[View]) -> None:
     """A sampler restored from its state goes on as the one that was never stopped."""
-    observe_all(sampler, {"reward": 0.5, "entropy": 0.1, "clean/accuracy": 1.0})
+    observe_all(sampler, {"eval/accuracy": 0.5, "probe/entropy": 0.2})  # before the first step
+    step = {"train/reward": 0.5, "train/entropy": 0.1, "train/clean/accuracy": 1.0}
+    observe_all(sampler, step)
+    observe_all(sampler, {**step, "eval/accuracy": 0.75, "probe/entropy": 0.1})
     file = io.BytesIO()
     torch.save(state_of(sampler), file)
     file.seek(0)

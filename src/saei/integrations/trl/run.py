@@ -14,22 +14,19 @@ from datasets import Dataset, Features, Image, List, Value
 from transformers import TrainerCallback
 
 from saei.config.run import RunConfig, dump
-from saei.data.base import Template, check_data
+from saei.config.strategy import observe_all
+from saei.data.base import Template
 from saei.engine.display import PlainDisplay
+from saei.engine.setup import Strategies, build_strategies, check_output, load_policy, notes_of, open_data
 from saei.errors import ConfigError
-from saei.intake.scan import CACHE, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.integrations.trl.arguments import grpo_arguments
 from saei.integrations.trl.trainer import GRPOConfig, SaeiGRPOTrainer
 from saei.integrations.vllm.engine import check_installed
-from saei.policy import Policy
-from saei.policy.load.weights import load_parts
 from saei.rewards.base import Attempt, Reward
-from saei.runtime.files import check_folder
-from saei.runtime.progress import progress
+from saei.runtime.processes import Processes
 from saei.runtime.run_dir import RunDir
-from saei.runtime.seeds import derive, seed_globals
-from saei.runtime.trackers import check_trackers, project_of
+from saei.runtime.trackers import project_of
 from saei.types import Example
 
 FEATURES = {
@@ -60,60 +57,38 @@ class TRLRun:
                 reason=f"{state.num_processes} were launched, and the run has no name.",
                 remedy="Give --name.",
             )
-        RunDir.check_new(config)
-        check_trackers(config.output.trackers)
         # All that can be refused is, before a model is loaded or a folder made.
+        check_output(config)
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
         if extra.get("use_vllm"):
             check_installed()
-        check_folder(config.output.root)
-        template: Template = config.template.build()
-        task, reward, sampler = config.task.build(), config.reward.build(), config.sampler.build()
-        check_data(task, ("train",))
-        seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
-        parts = load_parts(config.model)
-        policy = Policy.around(parts, config.model, template, sampling=config.sampling, entropy=config.entropy)
-        stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
-        sifted = None
-        if config.training.sift:
-            check_end(task)
-            with (
-                state.main_process_first(),
-                progress("Looking at the data") as on_progress,
-            ):  # the others find it remembered
-                sifted = ScanResult(
-                    "train", scan(task, policy, "train", reward=reward, cache=CACHE, on_progress=on_progress)
-                )
-            stream.admit("train", sifted.reports)
-        sampler.check(policy, stream.preflight())
-        config = config.model_copy(update={"task": task.pinned()})
-        state.wait_for_everyone()
-        if state.is_main_process:
-            self.run = RunDir.create(config, engine="trl")
-        else:
-            assert config.output.name is not None
-            self.run = RunDir(config.output.root / config.output.name)
+        strategies = build_strategies(config, splits=("train",))
+        policy = load_policy(config, strategies.template)
+        processes = Processes(state.num_processes, state.process_index)
+        data = open_data(config, strategies, policy, processes, shared=False)
+        config = config.model_copy(update={"task": strategies.task.pinned()})
+        self.run = processes.once(lambda: RunDir.create(config, engine="trl"))
         self._config = config
         arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
         with state.main_process_first():
-            examples = _dataset(stream, template, config, self.run.path / "examples")
-        self._notes = [*task.notes(), *stream.unreported()]
-        if sifted is not None:
-            self._notes.append(sifted.note())
-            if state.is_main_process:
-                sifted.write(self.run.path)
+            examples = _dataset(data.stream, strategies.template, config, self.run.path / "examples")
+        self._notes = notes_of(config, strategies.task, policy, data)
+        scanned = data.scanned
+        if scanned is not None:
+            processes.once(lambda: scanned.write(self.run.path))
+        parts = policy.parts
         self.trainer = SaeiGRPOTrainer(
-            sampler=sampler,
+            sampler=strategies.sampler,
             parts=parts,
             model_config=config.model,
             entropy=config.entropy,
             max_decoder_gap=config.training.max_decoder_gap,
             model=parts.adapter or parts.model,
-            reward_funcs=_reward(reward, set(policy.eos_ids.tolist())),
+            reward_funcs=_reward(strategies.reward, set(policy.eos_ids.tolist())),
             args=GRPOConfig(**arguments),
             train_dataset=examples,
             processing_class=policy.processor,
-            callbacks=[_Record(self.run)],
+            callbacks=[_Record(self.run, strategies)],
         )
 
     def train(self) -> Path:
@@ -182,12 +157,50 @@ def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
     return graded
 
 
-class _Record(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Writes what TRL logs into the run's metrics."""
+SAME = {
+    "reward": "reward",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "lr",
+    "entropy": "entropy",
+    "frac_reward_zero_std": "zero_variance",
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "truncated",
+    "saei/accuracy": "accuracy",
+    "saei/untouched": "untouched",
+    "saei/decoder_gap": "decoder_gap",
+    "saei/decoder_gap_max": "decoder_gap_max",
+}
+"""What TRL and this engine log, by the names that saei's own engine has for it."""
 
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
+
+def observed(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return what TRL logged about a training step, by the full names that strategies see in saei's own engine.
+
+    What is reported of an intervention is ``train/intervention/<name>``; what saei has no name for is left out, and so
+    are the numbers of TRL's own evaluation.
+    """
+    metrics = {}
+    for name, value in logs.items():
+        if name.startswith("eval_") or not isinstance(value, int | float):
+            continue
+        if name in SAME:
+            metrics[f"train/{SAME[name]}"] = float(value)
+        elif name.startswith("saei/"):
+            metrics[f"train/intervention/{name.removeprefix('saei/')}"] = float(value)
+    return metrics
+
+
+class _Record(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Writes what TRL logs into the run's metrics, and shows it to the strategies with state."""
+
+    def __init__(self, run: RunDir, strategies: Strategies) -> None:
+        self._run, self._stateful = run, strategies.stateful
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             self._run.append({"step": state.global_step, **logs})
+        metrics = observed(logs or {})
+        if metrics:
+            for strategy in self._stateful.values():
+                observe_all(strategy, metrics)

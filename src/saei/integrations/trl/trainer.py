@@ -8,22 +8,20 @@ Old, current and reference log-probabilities all follow those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from datasets import Dataset, IterableDataset
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 from trl.models import unwrap_model_for_generation
 
 from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
-from saei.config.strategy import StrategyConfig
-from saei.data.base import Template
 from saei.errors import ConfigError, DataError
 from saei.integrations.trl.arguments import check_arguments
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
+from saei.integrations.trl.rows import PLACE, GivenMessages, example_of, numbered, one_per_group
 from saei.integrations.vllm.engine import dtype_name
 from saei.interventions.context import StepContext
 from saei.policy import Policy, Scores
@@ -33,13 +31,9 @@ from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
-from saei.types import Example, Group, Response, View
+from saei.types import Group, Response, View
 
 __all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
-
-
-PLACE = "saei_index"
-"""Column of the prepared data sets with each row's number, which is the index of the row's views."""
 
 
 class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
@@ -87,7 +81,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._rollouts = (-1, 0)  # the optimiser step, and which of its rollouts
         for name in ("train_dataset", "eval_dataset"):
             if kwargs.get(name) is not None:
-                kwargs[name] = _numbered(kwargs[name])
+                kwargs[name] = numbered(kwargs[name])
         args = kwargs.get("args") or GRPOConfig()
         check_arguments(args)
         colocated = args.use_vllm and args.vllm_mode == "colocate"
@@ -145,11 +139,11 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         """Draw the groups of this process; called by TRL inside ``_generate``."""
         training = self.model.training
         sampler = self._sampler if training else Clean(Clean.Config(n=self.num_generations_eval))
-        asked = _one_per_group(prompts, sampler.group_size)
+        asked = one_per_group(prompts, sampler.group_size)
         with self._whole_model() as policy:
             policy.weights_changed()  # TRL sends them to vLLM right before
             places = self._places[:: sampler.group_size]
-            views = [policy.view(_example(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
+            views = [policy.view(example_of(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
             for view, prompt in zip(views, asked, strict=True):
                 self._check_prompt(view, prompt)
             groups = sampler.draw(views, self._context(policy), None)
@@ -180,7 +174,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
 
     def _policy(self) -> Policy:
         sampling = SamplingConfig(temperature=self.args.temperature, max_new_tokens=self.args.max_completion_length)
-        policy = Policy.around(self._parts, self._model_config, _Given(), sampling=sampling, entropy=self._entropy)
+        template = GivenMessages()
+        policy = Policy.around(self._parts, self._model_config, template, sampling=sampling, entropy=self._entropy)
         if self._decoder is not None:
             policy.decoder, policy.on_decoded = self._decoder, self._compare
         # The model's passes alone: pixels, their gradient among them, are float32 in every precision.
@@ -240,59 +235,3 @@ def _engine_arguments(**arguments: Any) -> Iterator[None]:
         yield
     finally:
         vllm_generation.LLM = constructor
-
-
-class _Given(Template):
-    """The messages that the data set holds."""
-
-    class Config(StrategyConfig):
-        """No fields."""
-
-        type: Literal["given"] = "given"
-
-    config: Config
-
-    def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return them, pictures as placeholders; of an example that is no conversation, its question."""
-        asked = {"role": "user", "content": [{"type": "text", "text": example.question}]}
-        return list(example.meta.get("messages", [asked]))
-
-
-def _numbered(rows: Any) -> Any:
-    """Return a data set, or several by name, with the number of each row; one of another library as it is."""
-    if isinstance(rows, Mapping):
-        return {name: _numbered(own) for name, own in rows.items()}
-    if isinstance(rows, Dataset):
-        return rows.add_column(PLACE, list(range(len(rows))))
-    if isinstance(rows, IterableDataset):
-        return rows.map(lambda row, number: {PLACE: number}, with_indices=True)
-    return rows
-
-
-def _example(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:
-    """Return a conversation of TRL's as an example."""
-    pictures, messages = [], []
-    for message in prompt:
-        parts = message["content"]
-        if isinstance(parts, str):
-            parts = [{"type": "text", "text": parts}]
-        pictures += [part["image"] for part in parts if part["type"] == "image"]
-        kept = [{"type": "image"} if part["type"] == "image" else part for part in parts]
-        messages.append({"role": message["role"], "content": kept})
-    return Example(str(number), "", "", tuple(pictures), {"messages": messages})
-
-
-def _one_per_group(prompts: Sequence[Any], size: int) -> list[Any]:
-    """Return each group's prompt.
-
-    Raises:
-        ConfigError: If this process was not given whole groups.
-    """
-    groups = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    if any(len(group) < size or any(prompt != group[0] for prompt in group) for group in groups):
-        raise ConfigError(
-            "Every process draws and attacks whole groups.",
-            reason=f"The {len(prompts)} prompts of this one are not groups of {size}.",
-            remedy=f"Make per_device_train_batch_size x steps_per_generation a multiple of {size}.",
-        )
-    return [group[0] for group in groups]

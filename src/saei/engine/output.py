@@ -1,0 +1,67 @@
+"""What a run writes as it goes: metrics, to its folder and to trackers, and samples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from saei.config.run import RunConfig
+from saei.engine.display import Display
+from saei.engine.samples import keep_samples
+from saei.runtime.processes import Processes
+from saei.runtime.run_dir import RunDir
+from saei.runtime.trackers import Trackers
+from saei.types import ScoredGroup
+
+
+class RunOutput:
+    """Writes a run's folder and shows its metrics; of several processes the first writes.
+
+    Args:
+        run: The run.
+        config: Its configuration.
+        display: Where progress is shown.
+        processes: Those that train together.
+    """
+
+    def __init__(self, run: RunDir, config: RunConfig, display: Display, processes: Processes) -> None:
+        self._run, self._config, self._display, self._processes = run, config, display, processes
+        self._trackers: Trackers | None = None
+
+    def open(self) -> None:
+        """Start the trackers."""
+        self._processes.once(self._open)
+
+    def _open(self) -> None:
+        if self._config.output.trackers:
+            self._trackers = Trackers(self._run.path, self._config, self._display.note)
+
+    def close(self) -> None:
+        """Finish the trackers, if they were started."""
+        if self._trackers is not None:
+            self._trackers.finish()
+            self._trackers = None
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write and show the metrics of a step.
+
+        Args:
+            step: Steps done.
+            metrics: By full names.
+        """
+        self._processes.once(lambda: self._write(step, metrics))
+        self._display.step(step, metrics)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.lock.check()
+        self._run.append({"step": step, **metrics})
+        if self._trackers is not None:
+            self._trackers.log(metrics, step)
+
+    def samples(self, step: int, scored: Sequence[ScoredGroup]) -> None:
+        """Keep a few groups to be looked at; a disk that refuses them costs the pictures, not the run."""
+        if not self._processes.main:
+            return
+        try:
+            keep_samples(self._run, step, scored, images=self._config.evaluation.adversarial_images)
+        except OSError as error:
+            self._display.note(f"The samples of step {step} are not kept: {self._run.path}: {error.strerror}.")

@@ -1,0 +1,203 @@
+"""What happens before the first step, whichever engine trains: strategies, policy and data, each checked in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saei.config.run import RunConfig
+from saei.config.strategy import Strategy
+from saei.data.base import Split, Task, Template, check_data
+from saei.engine.update import check_update
+from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
+from saei.intake.stream import ViewStream
+from saei.objectives.base import Objective
+from saei.policy import Policy
+from saei.policy.load.location import BUILTIN_FOLDERS
+from saei.policy.load.weights import Parts, load_parts
+from saei.rewards.base import Reward
+from saei.runtime.files import check_folder
+from saei.runtime.processes import Processes, claim_device, launch_options, processes_of
+from saei.runtime.progress import progress
+from saei.runtime.run_dir import RunDir
+from saei.runtime.seeds import derive, seed_globals
+from saei.runtime.trackers import check_trackers
+from saei.samplers.base import Sampler
+
+LARGE = 50_000_000
+TINY_LR = 1e-4
+"""Parameters from which a learning rate of this size is probably a built-in default that was forgotten."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Strategies:
+    """The pluggable parts of a run, built and checked as far as that takes no model."""
+
+    task: Task
+    template: Template
+    reward: Reward
+    sampler: Sampler
+    objective: Objective
+
+    @property
+    def stateful(self) -> dict[str, Strategy]:
+        """Those that see metrics and whose state a checkpoint keeps, by the name that it has there."""
+        return {"sampler": self.sampler, "objective": self.objective, "reward": self.reward}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Data:
+    """Where views come from, with the look that was taken at all examples before; None if there was none."""
+
+    stream: ViewStream
+    scanned: ScanResult | None
+
+
+def check_output(config: RunConfig, *, new: bool = True) -> None:
+    """Refuse a run that could not write what it is to write.
+
+    Raises:
+        SaeiError: If the folder cannot be made, a new run's exists, or a tracker is not installed.
+    """
+    if new:
+        RunDir.check_new(config)
+        check_folder(config.output.root)
+    check_trackers(config.output.trackers)
+
+
+def build_strategies(config: RunConfig, splits: Sequence[Split] = ("train", "eval")) -> Strategies:
+    """Build a run's strategies and refuse whatever in them and in the data needs no weights to be refused.
+
+    Args:
+        config: The run's configuration.
+        splits: The splits of the task that the run reads.
+
+    Raises:
+        SaeiError: Naming what cannot work.
+    """
+    strategies = Strategies(
+        task=config.task.build(),
+        template=config.template.build(),
+        reward=config.reward.build(),
+        sampler=config.sampler.build(),
+        objective=config.objective.build(),
+    )
+    if config.training.sift:
+        check_end(strategies.task)
+    check_update(strategies.objective)
+    check_data(strategies.task, splits)
+    return strategies
+
+
+def load_policy(
+    config: RunConfig, template: Template, *, checkpoint: Path | None = None, parts: Parts | None = None
+) -> Policy:
+    """Load the policy of a run onto this process's own device.
+
+    Args:
+        config: The run's configuration.
+        template: How examples are asked.
+        checkpoint: The checkpoint whose weights take the place of the configured model's.
+        parts: The model's parts where they are loaded already.
+
+    Raises:
+        ModelError: If the model or its processors do not load.
+    """
+    claim_device()
+    seed_globals(derive(config.seed, "adapter"))  # fresh adapters are drawn from the global generator
+    model = config.model
+    if checkpoint is not None:
+        model = model.model_copy(update={"path": str(checkpoint), "revision": None})
+    parts = load_parts(model) if parts is None else parts
+    return Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
+
+
+def load_reference(config: RunConfig, policy: Policy, accelerator: Any) -> Policy:
+    """Return the policy that a run began with: under LoRA the same model with its adapters switched off.
+
+    Args:
+        config: The run's configuration.
+        policy: The policy that is trained.
+        accelerator: Accelerate's, which prepares a model of its own.
+    """
+    if config.model.lora is not None:
+        return policy.without_adapter()
+    reference = Policy.load(config.model, policy.template, sampling=config.sampling, entropy=config.entropy)
+    reference.module = accelerator.prepare_model(reference.module, evaluation_mode=True)
+    return reference
+
+
+def start_processes(config: RunConfig, device: torch.device) -> tuple[Any, Processes]:
+    """Return accelerate's accelerator, and the processes that were launched together, of which this is one.
+
+    Args:
+        config: The run's configuration.
+        device: Where the policy's weights are.
+
+    Raises:
+        ConfigError: If the run cannot be done so.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # precision is a process-wide state, which an earlier run has set
+    accelerator = Accelerator(
+        mixed_precision=config.training.mixed_precision, cpu=device.type == "cpu", **launch_options()
+    )
+    return accelerator, processes_of(accelerator, config)
+
+
+def open_data(
+    config: RunConfig, strategies: Strategies, policy: Policy, processes: Processes, *, shared: bool = True
+) -> Data:
+    """Open the stream of training views, and look at its first examples, or at all of them where the run sifts.
+
+    Args:
+        config: The run's configuration.
+        strategies: The run's strategies; the sampler is checked against the policy and a first view.
+        policy: Makes the views.
+        processes: Those that train together; the first looks for all of them.
+        shared: The stream of each gives it its share of the examples; False gives each all.
+
+    Raises:
+        SaeiError: If too many of the examples cannot be used, or the sampler cannot work with this policy.
+    """
+    task, reward = strategies.task, strategies.reward
+    stream = ViewStream(
+        task,
+        policy,
+        seed=config.seed,
+        max_bad_share=config.training.max_bad_share,
+        reward=reward,
+        processes=processes if shared else None,
+    )
+
+    def look_at_all() -> list[ExampleReport]:
+        with progress("Looking at the data") as on_progress:
+            return scan(task, policy, "train", reward=reward, cache=CACHE, on_progress=on_progress)
+
+    scanned = None
+    if config.training.sift:
+        scanned = ScanResult("train", processes.once(look_at_all))
+        stream.admit("train", scanned.reports)
+    strategies.sampler.check(policy, stream.preflight())
+    return Data(stream, scanned)
+
+
+def notes_of(config: RunConfig, task: Task, policy: Policy, data: Data) -> list[str]:
+    """Return what the user should know before training starts."""
+    notes = list(policy.parts.notes) if config.model.path not in BUILTIN_FOLDERS else []
+    notes += task.notes()
+    if data.scanned is not None:
+        notes.append(data.scanned.note())
+    size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
+    if size > LARGE and config.optimizer.lr >= TINY_LR:
+        notes.append(
+            f"optimizer.lr={config.optimizer.lr:g} suits the built-in model; {size / 1e6:.0f} million "
+            "parameters are usually trained at about 1e-6: --set optimizer.lr=1e-6."
+        )
+    return notes + data.stream.unreported()

@@ -1,0 +1,148 @@
+"""Where a run is: all that a checkpoint keeps besides the weights, and how a run goes on from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from saei.config.run import RunConfig
+from saei.config.strategy import Strategy, restore, state_of
+from saei.engine import checkpoint
+from saei.engine.limits import EmptySteps, Imageless
+from saei.errors import CheckpointError, DataError, TrainingError, cause_of
+from saei.intake.stream import ViewStream
+from saei.policy import Policy
+from saei.runtime.processes import Processes
+from saei.runtime.run_dir import RunDir
+
+
+class RunState:
+    """How far a run is, and the state of whatever has one.
+
+    Args:
+        config: The run's configuration.
+        strategies: Strategies with state, by the name that they have in a checkpoint.
+        stream: The stream of views, which has a position.
+        optimizer: Prepared by the accelerator.
+        processes: Those that train together; a checkpoint keeps the states of all.
+
+    Attributes:
+        step: Steps done.
+        budget: Responses sampled for training so far, over all processes.
+        imageless: Counts groups without an image.
+        empty_steps: Counts steps without a group to train on.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        strategies: Mapping[str, Strategy],
+        stream: ViewStream,
+        optimizer: Any,
+        processes: Processes,
+    ) -> None:
+        self._strategies, self._stream, self._optimizer = strategies, stream, optimizer
+        self._processes = processes
+        self._keep = config.output.keep_checkpoints
+        self.step = 0
+        self.budget = 0
+        self.imageless = Imageless(config.training.max_untouched)
+        self.empty_steps = EmptySteps(config.training.max_empty_steps)
+
+    def problem(self) -> DataError | TrainingError | None:
+        """Return why the run should stop, None while it should not."""
+        return self.imageless.problem() or self.empty_steps.problem()
+
+    def collect(self) -> dict[str, Any]:
+        """Return everything but the weights and the optimizer's moments."""
+        of_this_process = {name: state_of(strategy) for name, strategy in self._strategies.items()}
+        first, *others = self._processes.gather(of_this_process)
+        return {
+            "step": self.step,
+            "stream": self._stream.state_dict(),
+            "budget": self.budget,
+            "imageless": self.imageless.state_dict(),
+            "empty_steps": self.empty_steps.state_dict(),
+            "others": others,
+            **first,
+        }
+
+    def save(self, run: RunDir, policy: Policy, state: Mapping[str, Any] | None = None) -> Path:
+        """Write a checkpoint and return its folder.
+
+        Args:
+            run: The run.
+            policy: Its weights are those of the state.
+            state: What ``collect`` returned; None for the present state.
+
+        Raises:
+            CheckpointError: If the disk refuses, or a state could not be read back.
+        """
+        whole = {**(self.collect() if state is None else state), "optimizer": self._optimizer.state_dict()}
+        step, folder = whole["step"], run.checkpoints
+        return self._processes.once(lambda: checkpoint.save(folder, step, policy, whole, keep=self._keep))
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: If it is damaged, or belongs to another model.
+        """
+        state = checkpoint.load_state(folder)
+        try:
+            self._optimizer.load_state_dict(state["optimizer"])
+            for parameter, moments in self._optimizer.state.items():  # AdamW loads moments of any shape
+                if moments["exp_avg"].shape != parameter.shape:
+                    raise ValueError(f"{list(moments['exp_avg'].shape)} moments for {list(parameter.shape)} weights")
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                "A checkpoint has to belong to the model that is trained.",
+                reason=f"{folder}: {error}.",
+                remedy="Resume the run that wrote it.",
+            ) from error
+        self._stream.load_state_dict(state["stream"])
+        of_this_process = checkpoint.state_of_rank(state, list(self._strategies), self._processes)
+        for name, strategy in self._strategies.items():
+            restore(strategy, of_this_process[name])
+        self.budget = int(state["budget"])
+        self.imageless.load_state_dict(state["imageless"])
+        self.empty_steps.load_state_dict(state.get("empty_steps", {"in_a_row": 0}))
+        self.step = int(state["step"])
+
+    @contextmanager
+    def saved_on_failure(self, run: RunDir, policy: Policy, updates: Callable[[], int]) -> Iterator[None]:
+        """Around a step: where it fails before its update, write the checkpoint that the step began from.
+
+        Most failures are those of other people's code: a reward, a task, a sampler. All steps before are kept so, and
+        the step is done again, bit for bit, once the code is mended. Several processes write none, since the others
+        wait in the middle of theirs.
+
+        Args:
+            run: The run.
+            policy: The policy that is trained.
+            updates: Returns how many optimiser steps were begun: the weights are still those before.
+
+        Raises:
+            TrainingError: If that code asked the process to exit.
+        """
+        before = copy.deepcopy(self.collect()) if self._processes.count == 1 else None
+        updates_before = updates()
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # whatever that code raises; it is raised on
+            if before is not None and updates() == updates_before:
+                written = map(checkpoint.step_of, checkpoint.found(run.checkpoints))
+                if before["step"] not in (0, *written):
+                    with suppress(CheckpointError):  # what the step raised says more than a full disk
+                        self.save(run, policy, before)
+            if isinstance(error, SystemExit):
+                raise TrainingError(
+                    "Only the user ends a run.",
+                    reason=f"{cause_of(error)}.",
+                    remedy="Take the call of sys.exit out of that code, and resume the run.",
+                ) from error
+            raise
