@@ -13,7 +13,7 @@ from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
 from saei.config.sections import SamplingConfig
 from saei.entropy.selectors.all import All
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.intervention import Intervention, InterventionConfig
 from saei.policy import Policy
@@ -96,13 +96,8 @@ class ConditionIntervention:
         """Return the views moved; those without a picture as they are."""
         if self._condition.kind == "clean":
             return list(views)
-        ctx = SamplingContext(
-            self._policy,
-            lambda _, responses: [],
-            0.0,
-            GroupSources(self._seed, "noise"),
-        )
-        outcomes = self._intervention.apply(views, [[response] for response in self._responses(views)], ctx)
+        step = StepContext(self._policy, 0.0, GroupSources(self._seed, "noise"))
+        outcomes = self._intervention.apply(views, [[response] for response in self._responses(views)], step)
         return [outcome.view for outcome in outcomes]
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
