@@ -13,7 +13,8 @@ def test_it_runs_from_file_to_gradient(capsys: pytest.CaptureFixture[str]) -> No
     text = PAGE.read_text(encoding="utf-8")
     code = ""
     for block in re.finditer(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
-        code += "\n" * (text.count("\n", 0, block.start(1)) - code.count("\n")) + block[1]  # errors name the page's lines
+        line = text.count("\n", 0, block.start(1))
+        code += "\n" * (line - code.count("\n")) + block[1]  # an error names the page's line
     names: dict[str, object] = {"__name__": "__main__"}
     exec(compile(code, str(PAGE), "exec"), names)
     assert "metrics" in names
