@@ -57,6 +57,7 @@ def test_every_page_is_about_a_kind() -> None:
             "selector",
             "attack",
             "sampler",
+            "statistic",
             "objective",
             "advantage",
             "weight",

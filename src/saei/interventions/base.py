@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saei.config.strategy import Strategy
 from saei.interventions.context import SamplingContext
+from saei.need import Need
 from saei.policy import Scores
 from saei.types import Response, ScoredGroup, View
 
@@ -18,12 +19,20 @@ class Criterion(Strategy, ABC):
     """What an attack raises, as a value per token. To add one, implement ``per_token``."""
 
     kind: ClassVar[str] = "criterion"
-    with_entropy: ClassVar[bool] = False
-    """Whether ``per_token`` reads ``Scores.entropy_NT``."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Keys of ``Scores.statistics`` that ``per_token`` reads; log-probabilities are there in any case."""
+        return frozenset()
 
     @abstractmethod
     def per_token(self, scores: Scores) -> Tensor:
-        """Return ``[N, T]`` differentiable values, in nats."""
+        """Return ``[N, T]`` differentiable values, in nats.
+
+        Args:
+            scores: The clean responses under the moved view, which is their own here, and in ``scores.statistics``
+                what the criterion needs; on tokens that are not selected all of it is 0.
+        """
 
     def value(self, scores: Scores, selected_NT: Tensor, *, pooled: bool) -> Tensor:
         """Return J of one group.
@@ -54,6 +63,11 @@ class Gate(Strategy, ABC):
 
     kind: ClassVar[str] = "gate"
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What ``opens`` asks of ``ctx.statistics``."""
+        return frozenset()
+
     @abstractmethod
     def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
         """Return whether a group is attacked.
@@ -69,6 +83,11 @@ class Guard(Strategy, ABC):
     """Looks at a scored group before its advantages are taken. To add one, implement ``inspect``."""
 
     kind: ClassVar[str] = "guard"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What ``inspect`` asks of ``ctx.statistics``."""
+        return frozenset()
 
     @abstractmethod
     def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from saei.need import Need
 from saei.policy import Policy
 from saei.types import Grade, Response, View
 
@@ -50,6 +52,22 @@ class SamplingContext:
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
         return self.sources(view)
+
+    def statistics(
+        self, needs: Collection[Need], view: View, responses: Sequence[Response], *, clean: View | None = None
+    ) -> dict[Need, Tensor]:
+        """Return what a part needs to know about the responses that were drawn from a view, ``[N, T]`` each.
+
+        Args:
+            needs: What is asked for, without gradient; gates and guards declare it in their ``needs``.
+            view: The view.
+            responses: The responses.
+            clean: The clean view of its group, None if it is the clean one.
+        """
+        (found,) = self.policy.statistics(
+            needs, [view], [responses], clean=None if clean is None else [clean], drawn=True
+        )
+        return found
 
     def varies(self, grades: Sequence[Grade]) -> bool:
         """Return whether a group's grades differ, so that it teaches something: in being right, or in the reward.

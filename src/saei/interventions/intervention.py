@@ -18,9 +18,10 @@ from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength
 from saei.interventions.context import SamplingContext
 from saei.interventions.originals import redrawing
-from saei.interventions.stats import check_needs, token_stats
+from saei.interventions.stats import token_stats
 from saei.policy import Policy
 from saei.policy.pixels.space import GRID
+from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
 from saei.types import Response, View
 
@@ -71,7 +72,7 @@ class Intervention:
         config: The slots.
 
     Raises:
-        ConfigError: If the attack cannot move pixels, or nothing fills a need of the selector.
+        ConfigError: If the attack cannot move pixels, or nothing fills a need of selector, criterion, gate or guard.
     """
 
     def __init__(self, config: InterventionConfig | None = None) -> None:
@@ -82,7 +83,8 @@ class Intervention:
         self.strength: Strength = self.config.strength.build()
         self.gate: Gate = self.config.gate.build()
         self.guard: Guard = self.config.guard.build()
-        check_needs(self.selector.needs)
+        for asker, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
+            check_needs(asker.needs, f"The {asker.kind} '{asker.name()}'", policies=("current",), grad=grad)
         if "pixels" not in self.attack.spaces:
             raise ConfigError(
                 "An image intervention needs an attack on pixels.",
@@ -216,8 +218,10 @@ class _GroupCriterion:
             self._views,
             self._responses,
             wrt={"pixels": point},
-            with_entropy=criterion.with_entropy or reselect,
+            with_entropy=reselect,
             selected=None if reselect else self.selected,
+            needs=criterion.needs,
+            clean=self._views,
         )
         values = []
         for number, own in enumerate(scores):

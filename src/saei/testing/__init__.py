@@ -19,6 +19,7 @@ from saei.testing.rules import registered
 from saei.testing.samplers import check_sampler
 from saei.testing.selectors import check_selector
 from saei.testing.slots import check_gate, check_guard, check_strength
+from saei.testing.statistics import check_statistic
 
 __all__ = [
     "check_advantage",
@@ -31,6 +32,7 @@ __all__ = [
     "check_reward",
     "check_sampler",
     "check_selector",
+    "check_statistic",
     "check_strength",
     "check_task",
     "check_template",
