@@ -87,7 +87,8 @@ def criteria(
 
     found = {}
     for name, own in views.items():
-        found[name] = [value(*pair) for pair in zip(policy.score(own, responses), chosen, strict=True)]
+        scores = policy.score(own, responses, needs=intervention.criterion.needs)
+        found[name] = [value(*pair) for pair in zip(scores, chosen, strict=True)]
     return found
 
 

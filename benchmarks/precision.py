@@ -60,7 +60,7 @@ def gradients(
 ) -> list[Tensor]:
     """Return for each prompt the criterion's gradient at its picture."""
     point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
-    scores = policy.score(views, responses, wrt={"pixels": point})
+    scores = policy.score(views, responses, wrt={"pixels": point}, needs=intervention.criterion.needs)
     values = [
         intervention.criterion.value(score, selected_NT, pooled=intervention.selector.pooled)
         for score, selected_NT in zip(scores, chosen, strict=True)
