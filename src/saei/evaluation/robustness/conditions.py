@@ -107,8 +107,8 @@ class ConditionIntervention:
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
         """Return the response to each view that the attack is on."""
-        source = torch.Generator().manual_seed(0)
-        drawn = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=source)
+        sources = [torch.Generator() for _ in views]  # greedy decoding draws nothing from them
+        drawn = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=sources)
         own = [responses[0] for responses in drawn]
         if self._condition.kind != "gold":
             return own
