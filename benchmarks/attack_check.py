@@ -28,7 +28,7 @@ from saei.evaluation.answers import Answered, answer
 from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention, InterventionConfig
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.interventions.stats import token_stats
 from saei.policy import Policy, Scores
 from saei.policy.pixels.space import to_image
@@ -62,12 +62,12 @@ def through_png(policy: Policy, view: View) -> View:
 
 
 def moved_views(
-    attacks: dict[str, Intervention], views: Sequence[View], responses: Sequence[list[Response]], ctx: SamplingContext
+    attacks: dict[str, Intervention], views: Sequence[View], responses: Sequence[list[Response]], step: StepContext
 ) -> dict[str, list[View]]:
     """Return the clean views and what each intervention makes of them, through PNG files."""
-    moved = {name: [out.view for out in own.apply(views, responses, ctx)] for name, own in attacks.items()}
+    moved = {name: [out.view for out in own.apply(views, responses, step)] for name, own in attacks.items()}
     return {
-        name: [through_png(ctx.policy, view) for view in own] for name, own in {"clean": list(views), **moved}.items()
+        name: [through_png(step.policy, view) for view in own] for name, own in {"clean": list(views), **moved}.items()
     }
 
 
@@ -128,16 +128,16 @@ def check(config: RunConfig, step: Fraction, prompts: int, fresh: int) -> dict[s
         "attack": Intervention(InterventionConfig(attack={"type": "pgd", "step": step})),
         "random signs": Intervention(InterventionConfig(attack={"type": "noise", "radius": step})),
     }
-    ctx = SamplingContext(policy, lambda *_: [], progress=0.0, sources=GroupSources(config.seed))
+    step_context = StepContext(policy, progress=0.0, sources=GroupSources(config.seed))
     kinds = ("clean", *attacks)
     attacked: dict[str, list[float]] = {name: [] for name in kinds}
     others: dict[str, list[float]] = {name: [] for name in kinds}
     answered: dict[str, list[Answered]] = {name: [] for name in kinds}
     for start in track(range(0, prompts, BATCH), "prompts", transient=True):
         views = [policy.view(task.example(index, "eval")) for index in range(start, min(start + BATCH, prompts))]
-        drawn = policy.sample(views, [2 * ATTACKED] * len(views), generators=ctx.generators(views))
+        drawn = policy.sample(views, [2 * ATTACKED] * len(views), generators=step_context.generators(views))
         seen, unseen = [own[:ATTACKED] for own in drawn], [own[ATTACKED:] for own in drawn]
-        moved = moved_views(attacks, views, seen, ctx)
+        moved = moved_views(attacks, views, seen, step_context)
         for table, responses in ((attacked, seen), (others, unseen)):
             for name, values in criteria(policy, attacks["attack"], moved, responses).items():
                 table[name] += values

@@ -33,7 +33,7 @@ from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import TokenStats
 from saei.entropy.token_entropy import token_entropy
 from saei.interventions import Intervention
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.policy import Policy
 from saei.policy.load.patches import use_patch_products
 from saei.policy.load.weights import Parts
@@ -150,8 +150,7 @@ def ways_of(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]
 
     def attack() -> None:
         policy.shared_prefix = True
-        ctx = SamplingContext(policy, no_grades, progress=0.0, sources=GroupSources(0))
-        intervention.apply([view], [half], ctx)
+        intervention.apply([view], [half], StepContext(policy, 0.0, GroupSources(0)))
 
     def naive() -> None:
         model.requires_grad_(False)

@@ -23,7 +23,6 @@ from saei.testing import (
     check_template,
     registered,
 )
-from saei.types import ScoredGroup
 
 CHECKS: dict[str, Callable[[Any], None]] = {
     "gate": check_gate,
@@ -54,20 +53,34 @@ def asks(*parts: dict[str, str]) -> Callable[..., Any]:
     return lambda self, example: [{"role": "user", "content": list(parts)}]
 
 
+SAID: list[str | None] = []
+
+
+def forgets_what_it_said(self: Any, views: Any, *_: Any) -> list[str | None]:
+    SAID.append(None)
+    return [None if len(SAID) % 2 else "no"] * len(views)
+
+
 @pytest.mark.parametrize(
     ("check", "base", "method", "function", "rule"),
     [
         (check_strength, Strength, "at", lambda self, progress: 0.5 - progress, "not negative"),
         (check_strength, Strength, "at", lambda self, progress: float("nan"), "not negative"),
-        (check_gate, Gate, "opens", lambda self, view, responses, ctx: 1, "True or False"),
-        (check_gate, Gate, "opens", lambda self, view, responses, ctx: random.random() < 2, "global random state"),
+        (check_gate, Gate, "leave_alone", lambda self, views, *_: [True] * len(views), "None or a reason in a word"),
+        (check_gate, Gate, "leave_alone", lambda self, views, *_: ["a b"] * len(views), "None or a reason in a word"),
+        (check_gate, Gate, "leave_alone", lambda self, views, *_: [None], "says something of each group"),
+        (check_gate, Gate, "leave_alone", lambda self, views, *_: [None] * max(1, len(views)), "may have no group"),
+        (check_gate, Gate, "leave_alone", forgets_what_it_said, "get the same answer"),
         (
-            check_guard,
-            Guard,
-            "inspect",
-            lambda self, scored, ctx: ScoredGroup(scored.group, scored.grades[:1]),
-            "one grade per response",
+            check_gate,
+            Gate,
+            "leave_alone",
+            lambda self, views, *_: [None if random.random() < 2 else "no"] * len(views),
+            "global random state",
         ),
+        (check_guard, Guard, "drop", lambda self, scored, *_: [{4: "last"} for _ in scored], "by their numbers"),
+        (check_guard, Guard, "drop", lambda self, scored, *_: [{0: ""} for _ in scored], "a reason in a word"),
+        (check_guard, Guard, "drop", lambda self, scored, *_: [{}], "says something of each group"),
         (check_reward, AccuracyFormat, "grade", lambda self, example, text, truncated=False: 1 / 0, "never raises"),
         (
             check_reward,

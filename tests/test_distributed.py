@@ -73,12 +73,15 @@ class Some(Guard):
 
         type: Literal["mine/some"] = "mine/some"
 
-    def inspect(self, scored, ctx):
-        number = int(scored.group.example.id.rsplit("-", 1)[1])
+    def drop(self, scored, step, supply):
         world, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
-        with Path(f"looked-{world}-{rank}.txt").open("a") as file:
-            file.write(f"{number} {max(map(len, scored.group.responses))}\\n")
-        return None if number in (1, 6, 7) else scored
+        dropped = []
+        for one in scored:
+            number = int(one.group.example.id.rsplit("-", 1)[1])
+            with Path(f"looked-{world}-{rank}.txt").open("a") as file:
+                file.write(f"{number} {max(map(len, one.group.responses))}\\n")
+            dropped.append(one.all_dropped("numbered") if number in (1, 6, 7) else {})
+        return dropped
 '''
 SETTINGS = {
     "reward.type": "mine/checksum",

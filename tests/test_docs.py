@@ -58,6 +58,8 @@ def test_every_page_is_about_a_kind() -> None:
             "attack",
             "sampler",
             "statistic",
+            "gate",
+            "guard",
             "objective",
             "advantage",
             "weight",

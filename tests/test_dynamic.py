@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,7 @@ from saei.rewards.sum import Sum
 from saei.runtime.interrupt import Interrupted
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
-from saei.samplers.base import SamplingContext
+from saei.samplers.base import StepContext, Supply
 from saei.samplers.clean import Clean
 from saei.samplers.dynamic import Dynamic
 from saei.samplers.mixed import Mixed
@@ -62,8 +61,8 @@ class LastOut(Guard):
     class Config(StrategyConfig):
         type: Literal["last-out"] = "last-out"
 
-    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup:
-        return scored.keep(range(len(scored.grades) - 1))
+    def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[dict[int, str]]:
+        return [{len(one.grades) - 1: "last"} for one in scored]
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +94,8 @@ class Stream:
         self.asked.append(n)
         return self.take(n)
 
-    def context(self) -> SamplingContext:
-        return SamplingContext(self.policy, grade, 0.0, GroupSources(0), more=self.more)
+    def step(self) -> tuple[StepContext, Supply]:
+        return StepContext(self.policy, 0.0, GroupSources(0)), Supply(grade, self.more)
 
 
 def grade(view: View, responses: Sequence[Response]) -> list[Grade]:
@@ -110,10 +109,11 @@ def dynamic(of: Any = None, **fields: Any) -> Dynamic:
 
 def drawn(stream: Stream, sampler: Dynamic, first: int = 3) -> tuple[str, str]:
     """Return the examples of all groups, and of those that the guard keeps."""
-    ctx = stream.context()
-    groups = sampler.draw(stream.take(first), ctx)
+    step, supply = stream.step()
+    groups = sampler.draw(stream.take(first), step, supply)
     scored = [ScoredGroup(group, tuple(grade(group.views[0], group.responses))) for group in groups]
-    kept = [one for one in scored if sampler.guard(one, ctx)]
+    dropped = sampler.guard(scored, step, supply)
+    kept = [one for one, drops in zip(scored, dropped, strict=True) if one.without(drops).grades]
     return "".join(group.example.id for group in groups), "".join(one.group.example.id for one in kept)
 
 
@@ -146,13 +146,16 @@ def test_under_a_graded_reward_groups_vary_in_the_reward(random_policy: Policy) 
     sampler = dynamic(max_rounds=1)
     for is_graded, kept in ((True, "b"), (False, "")):
         stream = Stream(random_policy, "abc")
-        ctx = replace(stream.context(), grade=graded, graded=is_graded)
-        groups = sampler.draw(stream.take(3), ctx)
+        step, supply = stream.step()[0], Supply(graded, stream.more, graded=is_graded)
+        groups = sampler.draw(stream.take(3), step, supply)
         scored = [ScoredGroup(group, tuple(graded(group.views[0], group.responses))) for group in groups]
-        assert "".join(one.group.example.id for one in scored if sampler.guard(one, ctx)) == kept
-        assert [ZeroVariance().opens(group.views[0], group.responses, ctx) for group in groups] == [
-            group.example.id != kept for group in groups
-        ]
+        dropped = sampler.guard(scored, step, supply)
+        assert "".join(one.group.example.id for one, drops in zip(scored, dropped, strict=True) if not drops) == kept
+        assert all(drops == dict.fromkeys(range(2), "no-variance") for drops in dropped if drops)
+        reasons = ZeroVariance().leave_alone(
+            [group.views[0] for group in groups], [group.responses for group in groups], step, supply
+        )
+        assert reasons == ["varies" if group.example.id == kept else None for group in groups]
 
 
 class Rough(Picky):
@@ -190,14 +193,12 @@ def test_a_sum_is_graded_as_its_first_reward_is() -> None:
 def test_the_inner_sampler_is_asked_for_everything_else(random_policy: Policy, bars: Bars) -> None:
     slots = {"gate": "zero-variance", "guard": "last-out"}
     sampler = dynamic(Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 3, "intervention": slots}))
-    assert sampler.group_size == 5
+    assert sampler.plan().group_size == 5
     assert state_of(sampler)["parts"]["of"]["parts"].keys() == state_of(sampler.of)["parts"].keys() != set()
     stream = Stream(random_policy, "A")
-    (group,) = sampler.draw(stream.take(1), stream.context())
+    (group,) = sampler.draw(stream.take(1), *stream.step())
     scored = ScoredGroup(group, tuple(grade(group.views[0], group.responses)))
-    kept = sampler.guard(scored, stream.context())
-    assert kept is not None
-    assert len(kept.grades) == 4
+    assert sampler.guard([scored], *stream.step()) == [{4: "last"}]
     check_sampler(sampler, random_policy, [random_policy.view(bars.example(i)) for i in range(2)])
 
 

@@ -121,7 +121,7 @@ def test_group_metrics_by_hand() -> None:
     found = group_metrics(
         [
             scored([True, True, True], selected=4.0),
-            scored([False, False, False], "gate"),
+            scored([False, False, False], "varies"),
             scored([True, False, False], selected=2.0),
             scored([False, False, False], "empty"),
         ]
@@ -134,7 +134,7 @@ def test_group_metrics_by_hand() -> None:
     assert found["adversarial/entropy"] == 4.0
     assert found["clean/truncated"] == pytest.approx(2 / 10)
     assert (found["all_right"], found["all_wrong"], found["zero_variance"]) == (0.25, 0.5, 0.75)
-    assert (found["untouched"], found["untouched/gate"], found["untouched/empty"]) == (0.5, 0.25, 0.25)
+    assert (found["untouched"], found["untouched/varies"], found["untouched/empty"]) == (0.5, 0.25, 0.25)
     assert found["intervention/selected"] == 3.0
 
 

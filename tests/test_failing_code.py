@@ -148,8 +148,8 @@ def test_a_sampler_that_calls_exit_ends_with_an_error_and_keeps_the_run(train: C
         "class Leaver(Clean):\n"
         "    class Config(Clean.Config):\n"
         "        type: Literal['leaver'] = 'leaver'\n\n"
-        "    def draw(self, views, ctx):\n"
-        "        return super().draw(views, ctx) if ctx.progress < 0.3 else sys.exit('enough')\n"
+        "    def draw(self, views, step, supply):\n"
+        "        return super().draw(views, step, supply) if step.progress < 0.3 else sys.exit('enough')\n"
     )
     write(GOOD)
     said = train("one", "--plugin", "mine.py", "--sampler", "leaver")

@@ -22,7 +22,7 @@ from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.errors import DataError, ModelError
 from saei.interventions import Intervention, InterventionConfig
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.policy import Policy
 from saei.policy.load.checkpointing import checkpoint_layers
 from saei.policy.load.parts import Part
@@ -263,8 +263,8 @@ def test_the_attack_reaches_the_pixels(
     policy: Policy, views: list[View], responses: list[list[Response]], shared: bool
 ) -> None:
     intervention = Intervention(InterventionConfig.model_validate({"attack": {"type": "pgd", "step": "2/255"}}))
-    ctx = SamplingContext(policy, lambda view, own: [], 0.0, GroupSources(0))
-    outcomes = intervention.apply(views, responses, ctx)
+    step = StepContext(policy, 0.0, GroupSources(0))
+    outcomes = intervention.apply(views, responses, step)
     assert [outcome.untouched for outcome in outcomes] == [None, None, "no-image", None]
     for view, outcome in zip(views, outcomes, strict=True):
         for clean, moved in zip(view.canvases, outcome.view.canvases, strict=True):

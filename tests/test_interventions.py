@@ -27,7 +27,7 @@ from saei.entropy.selectors.base import Selector, TokenStats
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.base import Criterion
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
@@ -62,8 +62,8 @@ def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
 def apply(
     policy: Policy, views: list[View], responses: list[list[Response]], grade: Any = no_grades, **slots: Any
 ) -> list[Outcome]:
-    ctx = SamplingContext(policy, grade, 0.0, GroupSources(0))
-    return Intervention(InterventionConfig(**slots)).apply(views, responses, ctx)
+    step = StepContext(policy, 0.0, GroupSources(0))
+    return Intervention(InterventionConfig(**slots)).apply(views, responses, step, Supply(grade))
 
 
 def middle(response: Response) -> list[int]:
@@ -188,8 +188,8 @@ def test_a_criterion_may_be_the_distance_from_the_clean_view(
     found = {}
     for direction in ("raise", "lower"):
         config = InterventionConfig(criterion=Distance.Config(), attack={**attack, "direction": direction})
-        ctx = SamplingContext(random_policy, no_grades, 0.0, GroupSources(0, "sample"))
-        outcomes = Intervention(config).apply(views, responses, ctx)
+        step = StepContext(random_policy, 0.0, GroupSources(0, "sample"))
+        outcomes = Intervention(config).apply(views, responses, step)
         moved_views = [outcome.view for outcome in outcomes]
         of_views = random_policy.statistics([Need("kl", view="clean")], moved_views, responses, clean=views)
         found[direction] = float(torch.cat([own[Need("kl", view="clean")].flatten() for own in of_views]).sum())
@@ -409,12 +409,12 @@ def test_gates(random_policy: Policy, views: list[View], responses: list[list[Re
         outcomes = apply(random_policy, views, responses, grade, gate=gate, attack={"type": "noise"})
         return [outcome.untouched for outcome in outcomes]
 
-    assert reasons("zero-variance") == [None, "gate"]
+    assert reasons("zero-variance") == [None, "varies"]
     assert reasons("always") == [None, None]
     correct[id(views[0])] = [False, False, False]
-    assert reasons("zero-variance") == [None, "gate"]
+    assert reasons("zero-variance") == [None, "varies"]
     correct[id(views[0])] = [False, False, True]
-    assert reasons("zero-variance") == ["gate", "gate"]
+    assert reasons("zero-variance") == ["varies", "varies"]
 
 
 # The selection

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from groups import draw, no_grades
+from groups import draw
 from saei.attacks.base import BlockSpace, Space
 from saei.attacks.diffusion import DiffusionNoise, mixture
 from saei.config.overrides import load_config
 from saei.config.strategy import StrategyConfig
 from saei.interventions import Intervention, InterventionConfig
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.interventions.originals import redrawing
 from saei.interventions.strengths import Cosine, Linear, Sigmoid
 from saei.policy import Policy
@@ -62,9 +62,9 @@ def with_noise(image: Image.Image, t: int, seed: int = 0) -> Image.Image:
 
 
 def attacked(policy: Policy, view: View, progress: float = 0.0, **slots: Any) -> View:
-    ctx = SamplingContext(policy, no_grades, progress, GroupSources(0))
+    step = StepContext(policy, progress, GroupSources(0))
     responses = draw(policy, [view], [1], seed=1)
-    (outcome,) = Intervention(InterventionConfig(**slots)).apply([view], responses, ctx)
+    (outcome,) = Intervention(InterventionConfig(**slots)).apply([view], responses, step)
     return outcome.view
 
 
@@ -203,13 +203,12 @@ def test_linear_and_cosine() -> None:
 def test_noisy_groups(random_policy: Policy) -> None:
     view = random_policy.view(Example("p", "How many?", "1", (picture(),)))
     sampler = Noisy(Noisy.Config(n_clean=2, n_adversarial=3))
-    ctx = SamplingContext(random_policy, no_grades, 0.0, GroupSources(0))
-    (group,) = sampler.draw([view], ctx)
+    (group,) = sampler.draw([view], StepContext(random_policy, 0.0, GroupSources(0)), None)
     assert [own.origin for own in group.views] == [CLEAN, "noisy"]
     assert group.sampled_from == (0, 0, 1, 1, 1)
     assert group.updated_on == (0, 0, 0, 0, 0)
     spread = float((group.views[1].canvases[0] - view.canvases[0]).std())
-    (late,) = sampler.draw([view], SamplingContext(random_policy, no_grades, 1.0, GroupSources(0)))
+    (late,) = sampler.draw([view], StepContext(random_policy, 1.0, GroupSources(0)), None)
     assert float((late.views[1].canvases[0] - view.canvases[0]).std()) < 0.1 * spread  # t = 0 is left
 
 

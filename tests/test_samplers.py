@@ -25,11 +25,11 @@ from saei.interventions.gates import ZeroVariance
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.seeds import GroupSources
-from saei.samplers.base import Sampler, SamplingContext
+from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
 from saei.testing import check_sampler, registered
-from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
+from saei.types import CLEAN, Drops, Example, Grade, Group, Response, ScoredGroup, View, ViewWeight
 
 
 @pytest.fixture(scope="module", params=["qwen", "llava"])
@@ -49,7 +49,7 @@ def draw(
         (phases if phases is not None else []).append(name)
         return nullcontext()
 
-    return sampler.draw(views, SamplingContext(policy, grade, 0.0, GroupSources(0), phase))
+    return sampler.draw(views, StepContext(policy, 0.0, GroupSources(0), phase), Supply(grade))
 
 
 def mixed(n_clean: int = 2, n_adversarial: int = 3, **fields: Any) -> Mixed:
@@ -77,7 +77,7 @@ def test_mixed_groups(
     weight = {} if update_on == "sampled" else {"beta": 0.5, "weight_cap": 3.0}
     sampler = mixed(update_on=update_on, **weight)
     groups = draw(sampler, random_policy, views, phases=phases)
-    assert sampler.group_size == 5
+    assert sampler.plan().group_size == 5
     assert phases == ["sample", "attack", "sample"]
     for view, group in zip(views, groups, strict=True):
         assert group.views[0] is view
@@ -85,7 +85,9 @@ def test_mixed_groups(
         assert group.sampled_from == (0, 0, 1, 1, 1)
         assert group.updated_on == expected
         assert [group.origin(n) for n in range(5)] == [CLEAN] * 2 + ["adversarial"] * 3
-        assert (group.view_weight.beta, group.view_weight.cap) == ((0.5, 3.0) if weight else (0.0, 2.0))
+        off_view = [n for n in range(5) if group.sampled_from[n] != group.updated_on[n]]
+        assert bool(off_view) == bool(weight)
+        assert all((group.view_weight(n).beta, group.view_weight(n).cap) == (0.5, 3.0) for n in off_view)
         assert not torch.equal(group.views[1].canvases[0], view.canvases[0])
         with torch.no_grad():  # drawn from where they say, by the model's own forward
             for response, place in zip(group.responses, group.sampled_from, strict=True):
@@ -120,8 +122,9 @@ def test_views_that_would_be_the_same_are_made_once(
 ) -> None:
     sampler = mixed(n_adversarial=5, views=2, intervention=InterventionConfig.model_validate({"attack": attack}))
     made: list[Any] = []
-    apply = sampler.intervention.apply
-    sampler.intervention.apply = lambda *arguments: (made.append(1), apply(*arguments))[1]  # type: ignore[method-assign]
+    attacking = sampler.arms[0].intervention.attack
+    real = attacking.attack
+    attacking.attack = lambda *given, **rest: (made.append(1), real(*given, **rest))[1]  # type: ignore[method-assign]
     groups = draw(sampler, random_policy, views)
     assert len(made) == attacks
     for group in groups:
@@ -138,7 +141,7 @@ def test_a_group_left_alone_keeps_its_budget(random_policy: Policy, views: list[
 
     gate = InterventionConfig(gate=ZeroVariance.Config())
     groups = draw(mixed(update_on="perturbed", intervention=gate), random_policy, [text_only, *views], grade)
-    assert [group.untouched for group in groups] == ["no-image", "gate", None]
+    assert [group.untouched for group in groups] == ["no-image", "varies", None]
     for view, group in zip([text_only, views[0]], groups, strict=False):
         assert group.views == (view,)
         assert group.sampled_from == group.updated_on == (0,) * 5
@@ -201,7 +204,7 @@ def test_the_clean_responses_do_not_depend_on_the_attack(random_policy: Policy, 
 
 
 class Countdown(Gate):
-    """Opens while its count, lowered by each observation, lasts."""
+    """Attacks while its count, lowered by each observation, lasts."""
 
     class Config(StrategyConfig):
         type: Literal["countdown"] = "countdown"
@@ -210,8 +213,8 @@ class Countdown(Gate):
         super().__init__(config)
         self.left = 2
 
-    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
-        return self.left > 0
+    def leave_alone(self, views: Any, responses: Any, step: Any, supply: Any) -> list[str | None]:
+        return [None if self.left > 0 else "over"] * len(views)
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         self.left -= int(metrics.get("train/reward", 0))
@@ -229,8 +232,8 @@ class FirstOnly(Guard):
     class Config(StrategyConfig):
         type: Literal["first-only"] = "first-only"
 
-    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup:
-        return scored.keep([0, 1])
+    def drop(self, scored: Sequence[ScoredGroup], step: Any, supply: Any) -> list[dict[int, str]]:
+        return [dict.fromkeys(range(2, len(one.grades)), "late") for one in scored]
 
 
 def test_state_observation_and_guard_reach_the_interventions_parts(random_policy: Policy, views: list[View]) -> None:
@@ -242,11 +245,12 @@ def test_state_observation_and_guard_reach_the_interventions_parts(random_policy
     assert draw(other, random_policy, views[:1])[0].untouched is None
     restore(other, state_of(sampler))
     (group,) = draw(other, random_policy, views[:1])
-    assert group.untouched == "gate"
+    assert group.untouched == "over"
     scored = ScoredGroup(group, tuple(Grade(0.0, False) for _ in group.responses))
-    guarded = other.guard(scored, SamplingContext(random_policy, no_grades, 0.0, GroupSources(0)))
-    assert guarded is not None
-    assert len(guarded.grades) == len(guarded.group.responses) == 2
+    (drops,) = other.guard([scored], StepContext(random_policy, 0.0, GroupSources(0)), Supply(no_grades))
+    assert drops == {2: "late", 3: "late", 4: "late"}
+    left = scored.without(drops)
+    assert len(left.grades) == len(left.group.responses) == len(left.group.view_weights) == 2
     check_sampler(mixed(intervention=slots), random_policy, views)
 
 
@@ -279,17 +283,34 @@ class Liar(Clean):
 
     asked = 0
 
-    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+    def plan(self) -> SamplingPlan:
+        about, plan = self.config.about, super().plan()  # type: ignore[attr-defined]
+        if about == "no arms":
+            return replace(plan, arms=())
+        if about == "setting":
+            return replace(plan, arms=(replace(plan.arms[0], count="m"),))
+        return plan
+
+    def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
+        return [{9: "late"} if self.config.about == "drops" else {} for _ in scored]  # type: ignore[attr-defined]
+
+    def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         about, self.asked = self.config.about, self.asked + 1  # type: ignore[attr-defined]
         if about == "global randomness":
             torch.rand(1)
         if about == "parameters":
-            next(ctx.policy.module.parameters()).requires_grad_(False)
-        if about == "source":
-            ctx = replace(ctx, sources=lambda view, first=views[0], own=ctx.sources: own(first))
-        groups = super().draw(views, ctx)
+            next(step.policy.module.parameters()).requires_grad_(False)
+        if about == "source" and views:
+            step = replace(step, sources=lambda view, first=views[0], own=step.sources: own(first))
+        groups = super().draw(views, step, supply)
+        if about == "nothing" and not views:
+            groups = [None]  # type: ignore[list-item]
         if about == "size":
             groups = [replace(group, responses=group.responses[:1]) for group in groups]
+        if about == "weights":
+            groups = [replace(group, view_weights=(ViewWeight(),)) for group in groups]
+        if about == "new origin":
+            groups = [replace(group, views=(*group.views, replace(group.views[0], origin="new"))) for group in groups]
         if about == "order":
             groups = groups[::-1]
         if about == "origin":
@@ -315,11 +336,17 @@ class Liar(Clean):
     [
         ("global randomness", "global random state"),
         ("parameters", "requires_grad"),
-        ("size", "group_size responses"),
+        ("size", "as many responses as planned"),
+        ("weights", "one view weight per response"),
+        ("new origin", "origins are those of its plan"),
+        ("no arms", "begins with the clean arm"),
+        ("setting", "settings that its plan names"),
+        ("nothing", "that is given no view draws no group"),
+        ("drops", "by their numbers"),
         ("order", "first view is the one given"),
         ("origin", "drawn from"),
         ("grid", "8-bit picture"),
-        ("source", r"ctx\.generators"),
+        ("source", r"step\.generators"),
         ("state", "restored from its state"),
     ],
 )

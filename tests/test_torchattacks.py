@@ -15,7 +15,7 @@ import torchattacks
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from groups import draw, no_grades
+from groups import draw
 from saei.attacks.base import BlockSpace, Point, Space
 from saei.attacks.pgd import PGD
 from saei.attacks.torchattacks import ALLOWED, REFUSED, Torchattacks
@@ -23,7 +23,7 @@ from saei.config.run import validate
 from saei.data.bars import Bars
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.policy import Policy
 from saei.runtime.seeds import GroupSources
 from saei.testing import check_attack
@@ -202,8 +202,8 @@ def test_groups_are_attacked_one_at_a_time(random_policy: Policy, bars: Bars, mo
 
     monkeypatch.setattr(random_policy, "score", spy)
     config = InterventionConfig(attack=Torchattacks.Config(name="MIFGSM", steps=2))
-    ctx = SamplingContext(random_policy, no_grades, 0.0, GroupSources(0))
-    outcomes = Intervention(config).apply(views, responses, ctx)
+    step = StepContext(random_policy, 0.0, GroupSources(0))
+    outcomes = Intervention(config).apply(views, responses, step)
     assert scored == [1] * 4  # two steps of each of two groups
     stronger = InterventionConfig(attack=Torchattacks.Config(name="FGSM", steps=None, eps=Fraction(2, 255)))
     for outcome, view in zip(outcomes, views, strict=True):
@@ -212,8 +212,8 @@ def test_groups_are_attacked_one_at_a_time(random_policy: Policy, bars: Bars, mo
         moved = outcome.view.canvases[0]
         assert torch.equal(moved, (moved * 255).round() / 255)
         assert not torch.equal(moved, view.canvases[0])
-    fast = Intervention(stronger).apply(views, responses, ctx)
-    ours = Intervention(InterventionConfig(attack=PGD.Config())).apply(views, responses, ctx)
+    fast = Intervention(stronger).apply(views, responses, step)
+    ours = Intervention(InterventionConfig(attack=PGD.Config())).apply(views, responses, step)
     assert all(torch.equal(a.view.canvases[0], b.view.canvases[0]) for a, b in zip(fast, ours, strict=True))
 
 

@@ -115,7 +115,7 @@ def test_tensorboard_has_every_step_once_and_all_settings(model: Path, tmp_path:
             if value.tag == "_hparams_/session_start_info":
                 hyperparameters.add(value.metadata.plugin_data.content)
     assert scalars["train/reward"] == [1, 2, 3, 4, 5]
-    assert scalars["train/untouched/gate"] == [1, 2, 3, 4, 5]
+    assert scalars["train/untouched/empty"] == [1, 2, 3, 4, 5]
     assert scalars["probe/entropy"] == [0, 2, 4, 5]
     (content,) = hyperparameters
     for name in (b"sampler.intervention.attack.step", b"2/255", b"optimizer.lr", b"plugins"):

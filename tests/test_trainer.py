@@ -7,7 +7,7 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,7 +29,6 @@ from saei.engine import Trainer, checkpoint, limits
 from saei.errors import CheckpointError, ConfigError, DataError, ModelError
 from saei.intake.stream import ViewStream
 from saei.interventions.base import Guard, Strength
-from saei.interventions.context import SamplingContext
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.objectives.grpo import GRPO
@@ -38,7 +37,7 @@ from saei.policy.load.weights import Parts
 from saei.runtime.checksums import CHECKSUMS
 from saei.runtime.interrupt import Interrupted, StopRequest
 from saei.runtime.run_dir import RunDir
-from saei.types import Example, ScoredGroup
+from saei.types import Drops, Example, ScoredGroup
 
 
 class Small(Task):
@@ -535,19 +534,15 @@ def test_dropped_groups_are_counted_and_not_trained_on(model: Path, tmp_path: Pa
         class Config(StrategyConfig):
             type: Literal["dropping"] = "dropping"
 
-        calls = 0
-
-        def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
-            self.calls += 1
-            if share == 1.0:
-                return scored.keep([])
-            return None if self.calls % 2 else scored
+        def drop(self, scored: Sequence[ScoredGroup], step: Any, supply: Any) -> list[Drops]:
+            dropped = [one.all_dropped("every") for one in scored]
+            return dropped if share == 1.0 else [{} if n % 2 else drops for n, drops in enumerate(dropped)]
 
     with registered(Dropping):
         changes: dict[str, Any] = {"sampler__intervention": {"guard": "dropping"}, "training__steps": 1}
         trainer = train(tiny(model, tmp_path, **changes))
     line = lines(trainer.run.path)[1]
-    assert line["train/dropped"] == share
+    assert line["train/dropped"] == line["train/dropped/every"] == share
     assert ("train/loss" in line) == (share < 1)
     unmoved = load_file(model / "model.safetensors")
     moved = load_file(checkpoint.latest(trainer.run.checkpoints) / "model.safetensors")
@@ -564,11 +559,8 @@ def test_the_learning_rate_follows_the_plan_whatever_is_dropped(
         class Config(StrategyConfig):
             type: Literal["dropping"] = "dropping"
 
-        calls = 0
-
-        def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
-            self.calls += 1
-            return scored if self.calls % 2 < kept else None
+        def drop(self, scored: Sequence[ScoredGroup], step: Any, supply: Any) -> list[Drops]:
+            return [{} if n < kept else one.all_dropped("late") for n, one in enumerate(scored)]
 
     changes: dict[str, Any] = {"sampler__intervention": {"guard": "dropping"}, "optimizer__schedule": "linear"}
     changes |= {"training__updates_per_batch": updates_per_batch, "training__ppo_epochs": ppo_epochs}

@@ -81,7 +81,7 @@ def make(policy: Policy, bars: Bars) -> Callable[..., list[TrainGroup]]:
                 responses=(*drawn[2 * number], *drawn[2 * number + 1]),
                 sampled_from=(0, 0, 1, 1),
                 updated_on=updated_on[update_on],
-                view_weight=ViewWeight(beta, cap),
+                view_weights=(ViewWeight(beta, cap),) * 4,
             )
             groups.append(TrainGroup(ScoredGroup(group, (Grade(0.0, False),) * 4), ADVANTAGES[number]))
         return groups
@@ -149,7 +149,8 @@ def weights_by_hand(policy: Policy, group: Group, n: int) -> Tensor:
     with torch.no_grad():
         old_T = token_logp(policy, group.views[group.updated_on[n]], response)
         drawn_T = token_logp(policy, group.views[group.sampled_from[n]], response)
-    return (group.view_weight.beta * (old_T - drawn_T)).exp().clamp_max(group.view_weight.cap)
+    weight = group.view_weight(n)
+    return (weight.beta * (old_T - drawn_T)).exp().clamp_max(weight.cap)
 
 
 def brute_force(
@@ -368,7 +369,7 @@ def test_reference_and_entropy_terms(
             for n, response in enumerate(one.group.responses):
                 view = one.group.views[1]
                 gap_T = token_logp(reference, view, response) - token_logp(policy, view, response)
-                full = replace(one.group, view_weight=ViewWeight(1.0, 2.0))
+                full = replace(one.group, view_weights=(ViewWeight(1.0, 2.0),) * 4)
                 k3.append((weights_by_hand(policy, full, n) * (gap_T.exp() - 1 - gap_T)).mean())
                 distribution = torch.distributions.Categorical(logits=own_forward(policy, view, response))
                 entropy.append(distribution.entropy().mean())

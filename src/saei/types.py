@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
-UNTOUCHED = ("gate", "no-image", "empty")
-"""Reasons for which an intervention leaves a group alone."""
+UNTOUCHED = ("no-image", "empty")
+"""Reasons for which an intervention leaves a group alone, besides those of gates."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -151,8 +151,9 @@ class Group:
         responses: N responses, in the order clean first.
         sampled_from: For each response the index of the view it was drawn from.
         updated_on: For each response the index of the view it is trained under.
-        view_weight: How the gap between those two views weighs the loss.
-        untouched: Why the intervention left this group alone (one of ``UNTOUCHED``), or None.
+        view_weights: For each response how the gap between those two views weighs the loss; empty where it does not.
+        untouched: Why all interventions left this group alone, None where one did not: one of ``UNTOUCHED``, or what
+            a gate says, such as ``varies``.
         metrics: Numbers that the sampler and the intervention report about this group.
     """
 
@@ -161,7 +162,7 @@ class Group:
     responses: tuple[Response, ...]
     sampled_from: tuple[int, ...]
     updated_on: tuple[int, ...]
-    view_weight: ViewWeight = field(default_factory=ViewWeight)
+    view_weights: tuple[ViewWeight, ...] = ()
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -173,6 +174,10 @@ class Group:
     def origin(self, n: int) -> str:
         """Return the origin of the view that response ``n`` was drawn from."""
         return self.views[self.sampled_from[n]].origin
+
+    def view_weight(self, n: int) -> ViewWeight:
+        """Return how the gap between its views weighs response ``n``."""
+        return self.view_weights[n] if self.view_weights else ViewWeight()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -202,7 +207,7 @@ class ScoredGroup:
     grades: tuple[Grade, ...]
 
     def keep(self, numbers: Sequence[int]) -> ScoredGroup:
-        """Return the group with only these responses, for guards."""
+        """Return the group with only these responses."""
         group = self.group
         return ScoredGroup(
             replace(
@@ -210,6 +215,7 @@ class ScoredGroup:
                 responses=tuple(group.responses[n] for n in numbers),
                 sampled_from=tuple(group.sampled_from[n] for n in numbers),
                 updated_on=tuple(group.updated_on[n] for n in numbers),
+                view_weights=tuple(group.view_weight(n) for n in numbers),
             ),
             tuple(self.grades[n] for n in numbers),
         )
@@ -218,6 +224,18 @@ class ScoredGroup:
     def rewards(self) -> tuple[float, ...]:
         """The N rewards."""
         return tuple(grade.reward for grade in self.grades)
+
+    def without(self, drops: Drops) -> ScoredGroup:
+        """Return the group without what is dropped, of which nothing may be left."""
+        return self.keep([n for n in range(len(self.grades)) if n not in drops]) if drops else self
+
+    def all_dropped(self, reason: str) -> Drops:
+        """Return the drops of the whole group."""
+        return dict.fromkeys(range(len(self.grades)), reason)
+
+
+Drops: TypeAlias = Mapping[int, str]
+"""The responses of a scored group that are not trained on, by number, and in a word why: ``{3: "too-long"}``."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -107,27 +107,12 @@ def doctor(
 
 
 def _with_responses(config: RunConfig, responses: int | None) -> RunConfig:
-    """Return the configuration with another number of responses, half of them adversarial where the sampler mixes."""
-    from saei.config.overrides import merge, nested
-    from saei.config.run import RunConfig, dump, validate
-    from saei.errors import ConfigError
-    from saei.samplers.dynamic import drawing
+    """Return the configuration with another number of responses, shared out as they are."""
+    from saei.config.overrides import assigned
 
     if responses is None:
         return config
-    path, sampler = drawing(config.sampler)
-    fields = type(sampler).model_fields
-    if "n_adversarial" in fields:
-        update = {"n_clean": responses - responses // 2, "n_adversarial": responses // 2}
-    elif "n" in fields:
-        update = {"n": responses}
-    else:
-        raise ConfigError(
-            "--responses is for samplers that draw a fixed number.",
-            reason=f"The sampler is '{sampler.type}'.",
-            remedy=f"Set its own fields by --set {path}.….",
-        )
-    return validate(merge(RunConfig, dump(config), nested(path, update)))
+    return assigned(config, config.sampler.build().plan().settings_for(responses))
 
 
 def _show(diagnosis: Diagnosis) -> None:

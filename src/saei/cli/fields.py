@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from saei.config.strategy import StrategyConfig, field_docs, section_of, strategy_kind
+from saei.config.strategy import StrategyConfig, field_docs, item_section, section_of, strategy_kind
 
 
 class FieldRow(NamedTuple):
@@ -29,7 +29,7 @@ class FieldRow(NamedTuple):
 def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | None = None) -> list[FieldRow]:
     """Return one row per field; an inner section's fields stand under its path, ``type`` is left out.
 
-    A section that may be None has a row of its own before them.
+    A section that may be None, and a mapping of sections, has a row of its own before them.
 
     Args:
         section: The section or a strategy's config.
@@ -48,6 +48,9 @@ def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | N
             rows.append(FieldRow(prefix + name, _default(field, value), meaning))
         if inner is not None:
             rows += field_rows(inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None)
+        item = item_section(field.annotation)
+        if item is not None:
+            rows += field_rows(item, f"{prefix}{name}.NAME.")
     return rows
 
 

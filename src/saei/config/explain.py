@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from saei.config.format import REMOVED
 from saei.config.registry import entries, load
-from saei.config.strategy import Open, default_type, section_of, strategy_kind, typed
+from saei.config.strategy import Open, default_type, item_section, section_of, strategy_kind, typed
 from saei.errors import ConfigError, nearest, shown
 
 MOST_LINES = 16
@@ -80,11 +80,14 @@ def _where_interventions_are(place: _Place) -> str:
 def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Place:
     """Follow a location through sections and strategies, as far as it names fields."""
     section: type[BaseModel] | None = root
+    items: type[BaseModel] | None = None
     topic, path, item_kind = "", [], None
     for word in loc:
         data = _below(data, word)
         if isinstance(word, int):
             kind, default = item_kind, None
+        elif items is not None:  # the word is a name in a mapping of sections
+            kind, section, items = None, items, None
         elif section is None:
             break
         elif word not in section.model_fields:
@@ -94,7 +97,7 @@ def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Pl
             kind, default = strategy_kind(section, word), default_type(section, word)
             annotation = section.model_fields[word].annotation
             item_kind = _item_kind(annotation)
-            section = section_of(annotation)
+            section, items = section_of(annotation), item_section(annotation)
             topic = topic or (word if section else "")
         path.append(str(word))
         if kind:

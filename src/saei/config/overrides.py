@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from saei.config.registry import load, load_plugin
-from saei.config.run import RunConfig, validate
-from saei.config.strategy import default_type, section_of, strategy_kind, type_of, typed
+from saei.config.registry import entries, load, load_plugin
+from saei.config.run import RunConfig, dump, validate
+from saei.config.strategy import default_type, item_section, section_of, strategy_kind, type_of, typed
 from saei.config.yaml import MAX_DEPTH, parse_value, read_yaml
 from saei.errors import ConfigError, shown
 
@@ -117,20 +117,36 @@ def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, 
             continue
         kind = strategy_kind(section, key)
         if kind is None:
-            inner = section_of(section.model_fields[key].annotation)
+            annotation = section.model_fields[key].annotation
+            inner, item = section_of(annotation), item_section(annotation)
+            below = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
             if inner is not None and isinstance(value, Mapping):
-                below = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
                 value = merge(inner, _mapping(below), value)
+            elif item is not None and isinstance(value, Mapping):
+                value = _merge_items(item, _mapping(below), value)
             merged[key] = value
             continue
         default = default_type(section, key)
         current = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
         below = typed(current, default)
         above = typed(value, default and type_of(current, default))
-        if below is None or above is None or below.get("type") != above.get("type"):
-            merged[key] = value if above is None else above
-        else:
-            merged[key] = merge(load(kind, above["type"]).Config, below, above)
+        if above is None:
+            merged[key] = value
+            continue
+        same = below is not None and below.get("type") == above.get("type")
+        underneath = below if same and below is not None else {}
+        if above["type"] in [entry.name for entry in entries(kind)]:
+            above = dict(load(kind, above["type"]).Config.placed(above, underneath))
+        merged[key] = merge(load(kind, above["type"]).Config, underneath, above) if same else above
+    return merged
+
+
+def _merge_items(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one layer of a mapping of sections over another, name by name."""
+    merged = dict(base)
+    for name, value in over.items():
+        below = merged.get(name, {})
+        merged[name] = merge(section, _mapping(below), value) if isinstance(value, Mapping) else value
     return merged
 
 
@@ -162,6 +178,15 @@ def load_config(
     if requested:
         data["plugins"] = list(dict.fromkeys(requested))
     return validate(data)
+
+
+def assigned(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
+    """Return a configuration with some of its fields set, as by ``--set``.
+
+    Raises:
+        ConfigError: If a field is wrong.
+    """
+    return validate(merge(RunConfig, dump(config), command_line((), assignments)))
 
 
 def _plugins(layers: Iterable[Mapping[str, Any]], home: Path) -> list[str]:

@@ -99,6 +99,16 @@ class StrategyConfig(Section):
         """Return a new strategy with this config."""
         return self.strategy(self)
 
+    @classmethod
+    def placed(cls, above: Mapping[str, Any], below: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a layer of a configuration sets, where it belongs; most strategies leave it as it is.
+
+        Args:
+            above: The layer's fields.
+            below: Those of the layers below it.
+        """
+        return above
+
 
 class Strategy:
     """Base of every pluggable part; one abstract class per kind derives from it.
@@ -229,6 +239,13 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
         if rest:
             return None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def item_section(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that each value of a mapping holds; None for any other field."""
+    if get_origin(annotation) in (dict, Mapping):
+        return section_of(get_args(annotation)[1])
+    return None
 
 
 def default_type(section: type[BaseModel], field: str) -> str | None:

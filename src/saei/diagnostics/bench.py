@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saei.config.overrides import assigned
 from saei.config.run import RunConfig
 from saei.diagnostics.cost import Workload, peak_growth, ratio, retain_freed_memory, time_in_turns
 from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine import Trainer
 from saei.errors import ConfigError
 from saei.interventions import Intervention
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.policy import Policy
 from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
-from saei.samplers.mixing import Mixing
 from saei.types import Grade, Response, View
 
 SCORE = "score half of the responses, one row each"
@@ -77,9 +77,10 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
     Raises:
         SaeiError: If the model or the configuration cannot be used.
     """
-    if not isinstance(config.sampler, Mixing.Config) or sizes.responses < 2:
+    plan = config.sampler.build().plan()
+    if plan.rounds > 1 or len(plan.intervening) != 1 or sizes.responses < 2:
         raise ConfigError(
-            "The benchmark needs a sampler with an intervention and two responses at least.",
+            "The benchmark needs a sampler with one intervention that draws once a step, and two responses at least.",
             reason=f"The sampler is '{config.sampler.type}', with {sizes.responses} responses.",
             remedy="Choose the sampler `mixed`.",
         )
@@ -92,11 +93,8 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         policy.never_end()
         view = policy.view(trainer.task.example(0))
         responses = draw_responses(policy, sizes.responses, sizes.tokens)
-        adversarial = sizes.responses // 2
-        mixed = config.sampler.model_copy(
-            update={"n_clean": sizes.responses - adversarial, "n_adversarial": adversarial}
-        )
-        workloads = passes(policy, view, responses, Intervention(config.sampler.intervention))
+        mixed = assigned(config, plan.settings_for(sizes.responses)).sampler
+        workloads = passes(policy, view, responses, Intervention(plan.intervening[0].intervention))
         workloads |= step_workloads(
             trainer, {PLAIN_STEP: Clean(Clean.Config(n=sizes.responses)), SAEI_STEP: mixed.build()}
         )
@@ -133,8 +131,8 @@ def passes(
 
     def attack(shared: bool) -> None:
         with shared_prefix(policy, shared):
-            ctx = SamplingContext(policy, _no_grades, 0.0, GroupSources(0, "bench"))
-            intervention.apply([view], [half], ctx)
+            step = StepContext(policy, 0.0, GroupSources(0, "bench"))
+            intervention.apply([view], [half], step, Supply(_no_grades))
 
     def update(shared: bool) -> None:
         with shared_prefix(policy, shared):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,15 +16,14 @@ from saei.diagnostics.shape_only import ShapeOnlyMode
 from saei.diagnostics.sizing import saved_tensor_bytes
 from saei.diagnostics.synthetic import draw_responses
 from saei.interventions import Intervention
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.policy import Policy
 from saei.policy.load.untrained import Untrained
 from saei.policy.load.weights import load_parts
 from saei.policy.module import PolicyModule
 from saei.policy.rows import prompt_arguments, prompt_row, stack
 from saei.runtime.seeds import GroupSources
-from saei.samplers.dynamic import drawing
-from saei.samplers.mixing import Mixing
+from saei.samplers.base import SamplingPlan
 from saei.types import Example, Grade, Response, View
 
 
@@ -52,10 +53,9 @@ class Footprint:
         groups = config.training.prompts_per_step
         update_batch = -(-groups // config.training.updates_per_batch)
         updated = min(config.training.micro_groups or update_batch, update_batch)
-        attacked = groups
-        _, sampler = drawing(config.sampler)
-        if isinstance(sampler, Mixing.Config):
-            attacked = min(sampler.intervention.micro_groups or groups, groups)
+        interventions = [arm.intervention for arm in config.sampler.build().plan().intervening]
+        together = [each.micro_groups or groups for each in interventions if each is not None]
+        attacked = min(max(together, default=groups), groups)
         return max(self.attack * attacked, self.update * updated, self.sample * groups)
 
 
@@ -90,25 +90,40 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         config: The run's configuration.
         example: What it looks at.
     """
-    _, sampler = drawing(config.sampler)
+    plan = config.sampler.build().plan()
     with_entropy = any(need.statistic == "entropy" and need.grad for need in config.objective.build().needs)
     view = policy.view(example)
-    responses = draw_responses(policy, sampler.build().group_size, config.sampling.max_new_tokens)
-    views, parts, attack, together = [view], [responses], 0, len(responses)
-    if isinstance(sampler, Mixing.Config):
-        clean, rest = responses[: sampler.n_clean], responses[sampler.n_clean :]
-        together = max(len(clean), len(rest))
-        ctx = SamplingContext(policy, _no_grades, 0.0, GroupSources(0, "footprint"))
-        intervention = Intervention(sampler.intervention)
-        attack = saved_tensor_bytes(lambda: intervention.apply([view], [clean], ctx), policy.model)
-        intervened = [rest[number :: sampler.views] for number in range(min(sampler.views, len(rest)))]
-        if sampler.update_on == "sampled":
-            views, parts = [view] * (1 + len(intervened)), [clean, *intervened]
-        elif sampler.update_on == "perturbed":
-            views, parts = [view] * len(intervened), [[*clean, *intervened[0]], *intervened[1:]]
+    responses = draw_responses(policy, plan.group_size, config.sampling.max_new_tokens)
+    clean, rest = responses[: plan.arms[0].responses], responses[plan.arms[0].responses :]
+    together = max(len(clean), len(rest)) if plan.intervening else len(responses)
+    step, supply = StepContext(policy, 0.0, GroupSources(0, "footprint")), Supply(_no_grades)
+    attack = 0
+    for arm in plan.intervening:
+        apply = partial(Intervention(arm.intervention).apply, [view], [clean], step, supply)
+        attack = max(attack, saved_tensor_bytes(apply, policy.model))
+    parts = _by_update_view(plan, clean, rest)
+    views = [view] * len(parts)
     update = saved_tensor_bytes(lambda: _update(policy, views, parts, with_entropy), policy.model)
     sample = together * cache_bytes(policy, view, config.sampling.max_new_tokens)
     return Footprint(attack, update, sample, len(view.prompt_ids_P), policy.image_tokens(view))
+
+
+def _by_update_view(plan: SamplingPlan, clean: Sequence[Response], rest: Sequence[Response]) -> list[list[Response]]:
+    """Return a group's responses by the view that they are trained under."""
+    on_clean_view, on_others, others = list[Response](), list[list[Response]](), iter(rest)
+    perturbed = False
+    for arm in plan.arms[1:]:
+        drawn = list(islice(others, arm.responses))
+        by_view = [drawn[number :: arm.views] for number in range(min(arm.views, len(drawn)))]
+        if arm.update_on == "clean":
+            on_clean_view += drawn
+            continue
+        if arm.update_on == "perturbed" and not perturbed:
+            by_view[0], perturbed = [*clean, *by_view[0]], True
+        on_others += by_view
+    if not perturbed:
+        on_clean_view = [*clean, *on_clean_view]
+    return [part for part in (on_clean_view, *on_others) if part]
 
 
 @torch.no_grad()

@@ -11,8 +11,6 @@ from saei.diagnostics.footprint import Footprint
 from saei.diagnostics.sizing import memory_of
 from saei.errors import SaeiError
 from saei.policy.load.weights import load_outline
-from saei.samplers.dynamic import drawing
-from saei.samplers.mixing import Mixing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,14 @@ def remedies(
 def _changes(config: RunConfig) -> Iterator[tuple[str, ...]]:
     """Return what may be set, together what helps only together: the larger of two passes counts."""
     groups = config.training.prompts_per_step
-    path, sampler = drawing(config.sampler)
     fewer = []
     if groups > 1 and config.training.micro_groups != 1:
         fewer.append("training.micro_groups=1")
-    if groups > 1 and isinstance(sampler, Mixing.Config) and sampler.intervention.micro_groups != 1:
-        fewer.append(f"{path}.intervention.micro_groups=1")
+    fewer += [
+        f"{arm.setting('intervention')}.micro_groups=1"
+        for arm in config.sampler.build().plan().intervening
+        if groups > 1 and arm.intervention is not None and arm.intervention.micro_groups != 1
+    ]
     if fewer:
         yield tuple(fewer)
     if set(config.model.gradient_checkpointing) != {"vision", "language"}:

@@ -141,8 +141,8 @@ def _cells(metrics: Mapping[str, float]) -> list[str]:
 
 def title(config: RunConfig) -> str:
     """Say in two lines what is trained on what and how."""
-    intervention = getattr(config.sampler, "intervention", None)
-    how = f" ({intervention.selector.type} + {intervention.attack.type})" if intervention else ""
+    made = [arm.intervention for arm in config.sampler.build().plan().arms if arm.intervention is not None]
+    how = f" ({', '.join(f'{each.selector.type} + {each.attack.type}' for each in made)})" if made else ""
     return (
         f"Training {config.model.path} on {config.task.type}: {config.training.steps} steps of "
         f"{config.training.prompts_per_step} prompts, seed {config.seed}\n"

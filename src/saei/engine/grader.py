@@ -24,7 +24,7 @@ class StepGrader:
         self._grades: dict[_Key, Grade] = {}
 
     def __call__(self, view: View, responses: Sequence[Response]) -> Sequence[Grade]:
-        """Return the grades of a view's responses, for ``SamplingContext.grade``."""
+        """Return the grades of a view's responses, for ``Supply.grade``."""
         self._grade((view, one) for one in responses)
         return [self._grades[_key(view, one)] for one in responses]
 

@@ -14,7 +14,7 @@ from saei.evaluation.metrics import mean
 from saei.need import Need
 from saei.policy import Policy
 from saei.runtime.processes import Processes
-from saei.types import CLEAN, UNTOUCHED, Group, ScoredGroup
+from saei.types import CLEAN, UNTOUCHED, Drops, Group, ScoredGroup
 
 T = TypeVar("T")
 
@@ -66,6 +66,24 @@ def group_metrics(
     found["untouched"] = sum(left_alone.values()) / groups
     reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
     return found | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
+
+
+def drop_metrics(scored: Sequence[ScoredGroup], dropped: Sequence[Drops], processes: Processes) -> dict[str, float]:
+    """Return the share of the step's responses that is not trained on, and of that what each reason makes up.
+
+    Args:
+        scored: This process's groups.
+        dropped: For each group the responses that are dropped, and why.
+        processes: The processes whose groups are meant, all.
+    """
+    responses = processes.total(sum(len(one.grades) for one in scored))
+    reasons = Counter(
+        reason
+        for of_process in processes.gather([reason for drops in dropped for reason in drops.values()])
+        for reason in of_process
+    )
+    shares = {f"dropped/{reason}": count / responses for reason, count in sorted(reasons.items())}
+    return {"dropped": reasons.total() / responses, **shares}
 
 
 def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:

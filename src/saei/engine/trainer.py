@@ -17,7 +17,7 @@ from saei.engine import checkpoint
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.grader import StepGrader
 from saei.engine.held_out import HeldOutEvaluation
-from saei.engine.metrics import group_metrics, view_divergence
+from saei.engine.metrics import drop_metrics, group_metrics, view_divergence
 from saei.engine.output import RunOutput
 from saei.engine.schedule import Schedule
 from saei.engine.setup import (
@@ -39,7 +39,7 @@ from saei.runtime.launcher import first_process
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources, derive, seed_globals
 from saei.runtime.stopwatch import PHASES, Stopwatch
-from saei.samplers.base import SamplingContext
+from saei.samplers.base import StepContext, Supply
 from saei.types import View
 
 
@@ -214,17 +214,14 @@ class Trainer:
 
         # --- Draw. This process takes its share of the examples; the sampler draws responses from their clean views,
         #     and from the views that it makes of them.
-        context = SamplingContext(
+        context = StepContext(
             policy=self.policy,
-            grade=grader,
             progress=progress,
             sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
-            more=take,
-            total=self.processes.total,
-            graded=self.reward.graded,
         )
-        groups = self.sampler.draw(take(config.training.prompts_per_step), context)
+        supply = Supply(grade=grader, more=take, total=self.processes.total, graded=self.reward.graded)
+        groups = self.sampler.draw(take(config.training.prompts_per_step), context, supply)
         for report in self.stream.unreported():
             self.display.note(report)
         sampled = self.processes.total(sum(len(group.responses) for group in groups))
@@ -244,10 +241,10 @@ class Trainer:
                 self._output.samples(step + 1, scored)
 
         # --- Guards drop groups, or some of their responses.
-        guarded = [self.sampler.guard(each, context) for each in scored]
-        remaining = [each for each in guarded if each is not None and each.grades]
+        dropped = self.sampler.guard(scored, context, supply)
+        metrics |= drop_metrics(scored, dropped, self.processes)
+        remaining = [left for each, drops in zip(scored, dropped, strict=True) if (left := each.without(drops)).grades]
         rewards = self.processes.gather([each.rewards for each in remaining])
-        metrics["dropped"] = 1 - sum(map(len, rewards)) / n_groups
         note = state.empty_steps.note(step + 1, empty=not any(rewards))
         if note is not None:
             self.display.note(note)

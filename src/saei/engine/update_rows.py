@@ -220,7 +220,7 @@ def objective_input(
     off_view = [
         seen != drawn for group in groups for seen, drawn in zip(group.updated_on, group.sampled_from, strict=True)
     ]
-    weights = [group.view_weight for group in groups for _ in group.responses]
+    weights = [group.view_weight(n) for group in groups for n in range(len(group.responses))]
 
     def column(values: Sequence[float | bool], dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)

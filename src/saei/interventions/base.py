@@ -9,10 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from saei.config.strategy import Strategy
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.need import Need
 from saei.policy import Scores
-from saei.types import Response, ScoredGroup, View
+from saei.types import Drops, Response, ScoredGroup, View
 
 
 class Criterion(Strategy, ABC):
@@ -59,36 +59,55 @@ class Strength(Strategy, ABC):
 
 
 class Gate(Strategy, ABC):
-    """Decides which groups are attacked. To add one, implement ``opens``."""
+    """Decides which groups are attacked. To add one, implement ``leave_alone``."""
 
     kind: ClassVar[str] = "gate"
+    needs_supply: ClassVar[bool] = True
+    """Whether it asks ``Supply``; one that does not is open to engines that have none."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What ``opens`` asks of ``ctx.statistics``."""
+        """What ``leave_alone`` asks of ``step.statistics``."""
         return frozenset()
 
     @abstractmethod
-    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
-        """Return whether a group is attacked.
+    def leave_alone(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> Sequence[str | None]:
+        """Return for each group None, or in a word why it is left alone; metrics count groups by these reasons.
+
+        Called once in every process for all groups that are drawn together and have something to move, of which a
+        process may have none.
 
         Args:
-            view: The group's clean view.
-            responses: The responses drawn from it.
-            ctx: The step; ``ctx.grade(view, responses)`` grades them.
+            views: The groups' clean views.
+            responses: For each the responses drawn from it.
+            step: The policy and the circumstances.
+            supply: ``supply.grade(view, responses)`` grades a group; None where there is none, if ``needs_supply`` is
+                False.
         """
 
 
 class Guard(Strategy, ABC):
-    """Looks at a scored group before its advantages are taken. To add one, implement ``inspect``."""
+    """Looks at the scored groups before advantages are taken. To add one, implement ``drop``."""
 
     kind: ClassVar[str] = "guard"
+    needs_supply: ClassVar[bool] = True
+    """Whether it has to be asked at all: TRL has no place for it."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What ``inspect`` asks of ``ctx.statistics``."""
+        """What ``drop`` asks of ``step.statistics``."""
         return frozenset()
 
     @abstractmethod
-    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
-        """Return the group as it is to be trained on, ``scored.keep(...)`` for fewer responses, None to drop it."""
+    def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> Sequence[Drops]:
+        """Return for each group the responses that are not trained on, by number, and in a word why.
+
+        Called once in every process for all scored groups of the step, of which a process may have none. A group all
+        of whose responses are dropped is dropped itself. Metrics count responses by these reasons.
+        """

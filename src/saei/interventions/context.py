@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from saei.need import Need
 from saei.policy import Policy
 from saei.types import Grade, Response, View
+
+N = TypeVar("N", int, float)
 
 
 def _untimed(name: str) -> AbstractContextManager[Any]:
@@ -23,31 +25,33 @@ def _no_more(n: int) -> Sequence[View]:
     return ()
 
 
+class Total(Protocol):
+    """Adds up a number over all processes."""
+
+    def __call__(self, number: N, /) -> N:
+        """Return the sum of every process's number; all of them have to call it equally often."""
+
+
+def _of_one_process(number: N) -> N:
+    return number
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class SamplingContext:
-    """The policy and the circumstances of one step.
+class StepContext:
+    """The policy and the circumstances of one step, which every engine can give.
 
     Attributes:
         policy: The current policy.
-        grade: Grades a view's responses; no response of a step is graded twice.
         progress: Share of the training done, in [0, 1].
         sources: Each group's own source of randomness, on the CPU, by one of its views; see ``GroupSources``. Whatever
             belongs to a group is drawn from it, so that results do not depend on which process draws which groups.
-        phase: ``with ctx.phase("attack"):`` accounts the time spent inside.
-        more: ``ctx.more(n)`` moves on in the examples and returns up to n further clean views; of several processes,
-            which all have to ask for the same n, each gets its share.
-        total: ``ctx.total(number)`` adds up a number over all processes, which all have to call it equally often.
-        graded: The reward is a number between right and wrong, so that groups vary in it and not in being right.
+        phase: ``with step.phase("attack"):`` accounts the time spent inside.
     """
 
     policy: Policy
-    grade: Callable[[View, Sequence[Response]], Sequence[Grade]]
     progress: float
     sources: Callable[[View], torch.Generator]
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
-    more: Callable[[int], Sequence[View]] = field(default=_no_more)
-    total: Callable[[int], int] = field(default=int)
-    graded: bool = False
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
@@ -69,17 +73,51 @@ class SamplingContext:
         )
         return found
 
+    def generators(self, views: Sequence[View]) -> list[torch.Generator]:
+        """Return the source of randomness of each view's group."""
+        return [self.sources(view) for view in views]
+
+    def states(self, views: Sequence[View]) -> list[bytes]:
+        """Return the states of the views' sources of randomness; equal ones tell that nothing was drawn between."""
+        return [self.sources(view).get_state().numpy().tobytes() for view in views]
+
+    def sample(self, views: Sequence[View], counts: Sequence[int]) -> list[list[Response]]:
+        """Draw responses to views of any groups, each from its group's source of randomness.
+
+        Args:
+            views: What the policy looks at; there may be none.
+            counts: How many responses each view gets.
+        """
+        if not views:
+            return []
+        with self.phase("sample"):
+            return self.policy.sample(views, counts, generators=self.generators(views))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Supply:
+    """What saei's own loop can give besides, while it draws; TRL cannot, since it grades and counts afterwards.
+
+    A strategy that asks for it says so, and is refused where there is none: see ``Gate.needs_supply`` and
+    ``SamplingPlan.needs_supply``.
+
+    Attributes:
+        grade: Grades a view's responses; no response of a step is graded twice.
+        more: ``supply.more(n)`` moves on in the examples and returns up to n further clean views; of several
+            processes, which all have to ask for the same n, each gets its share.
+        total: ``supply.total(number)`` adds up a number over all processes, which all have to call it equally often.
+            A running state that comes from such totals is the same in every process, and goes on in any number of them.
+        graded: The reward is a number between right and wrong, so that groups vary in it and not in being right.
+    """
+
+    grade: Callable[[View, Sequence[Response]], Sequence[Grade]]
+    more: Callable[[int], Sequence[View]] = field(default=_no_more)
+    total: Total = field(default=_of_one_process)
+    graded: bool = False
+
     def varies(self, grades: Sequence[Grade]) -> bool:
         """Return whether a group's grades differ, so that it teaches something: in being right, or in the reward.
 
         A reward that is right or wrong is counted on being right, since its format part would hide that it is neither.
         """
         return len({grade.reward if self.graded else grade.correct for grade in grades}) > 1
-
-    def states(self, views: Sequence[View]) -> list[bytes]:
-        """Return the states of the views' sources of randomness; equal ones tell that nothing was drawn between."""
-        return [self.generator_of(view).get_state().numpy().tobytes() for view in views]
-
-    def generators(self, views: Sequence[View]) -> list[torch.Generator]:
-        """Return the source of randomness of each view's group."""
-        return [self.sources(view) for view in views]

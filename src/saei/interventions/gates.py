@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Gate
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.types import Response, View
 
 
@@ -20,10 +20,17 @@ class Always(Gate):
         type: Literal["always"] = "always"
 
     config: Config
+    needs_supply: ClassVar[bool] = False
 
-    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
-        """Return True."""
-        return True
+    def leave_alone(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> list[str | None]:
+        """Leave none alone."""
+        return [None] * len(views)
 
 
 class ZeroVariance(Gate):
@@ -40,6 +47,14 @@ class ZeroVariance(Gate):
 
     config: Config
 
-    def opens(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> bool:
-        """Return whether the grades do not vary."""
-        return not ctx.varies(ctx.grade(view, responses))
+    def leave_alone(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> list[str | None]:
+        """Leave those alone whose grades vary: ``varies``."""
+        assert supply is not None
+        grades = map(supply.grade, views, responses)
+        return ["varies" if supply.varies(of_group) else None for of_group in grades]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Guard
-from saei.interventions.context import SamplingContext
-from saei.types import ScoredGroup
+from saei.interventions.context import StepContext, Supply
+from saei.types import Drops, ScoredGroup
 
 
 class NoGuard(Guard):
@@ -19,7 +20,8 @@ class NoGuard(Guard):
         type: Literal["none"] = "none"
 
     config: Config
+    needs_supply: ClassVar[bool] = False
 
-    def inspect(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup:
-        """Return the group unchanged."""
-        return scored
+    def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
+        """Drop nothing."""
+        return [{} for _ in scored]

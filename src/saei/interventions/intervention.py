@@ -16,7 +16,7 @@ from saei.entropy.selectors.base import Selector
 from saei.entropy.selectors.summary import selection_summary
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.interventions.originals import redrawing
 from saei.interventions.stats import token_stats
 from saei.policy import Policy
@@ -56,7 +56,7 @@ class Outcome:
 
     Attributes:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
-        untouched: Why it was left alone: ``gate``, ``no-image`` or ``empty`` (nothing to select); else None.
+        untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or what the gate says; else None.
         metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
     """
 
@@ -105,55 +105,109 @@ class Intervention:
         if view.canvases:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
-            ctx = SamplingContext(policy, lambda _, responses: [], 0.0, GroupSources(0, "check"))
-            self._attack([view], [[response]], ctx)
+            step = StepContext(policy, 0.0, GroupSources(0, "check"))
+            self._attack([view], [[response]], step)
 
     def apply(
-        self, views: Sequence[View], responses: Sequence[Sequence[Response]], ctx: SamplingContext
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None = None,
     ) -> list[Outcome]:
         """Return for each clean view the view that the remaining responses are drawn from.
 
         Args:
             views: One clean view per group.
             responses: For each view the responses drawn from it.
-            ctx: The policy that drew them, and the circumstances of the step.
+            step: The policy that drew them, and the circumstances.
+            supply: What the gate may ask for; None where it asks for nothing.
         """
-        outcomes: list[Outcome | None] = []
-        for view, own in zip(views, responses, strict=True):
-            reason = self._leave_alone(view, own, ctx)
-            outcomes.append(Outcome(view, reason) if reason else None)
-        open_groups = [number for number, outcome in enumerate(outcomes) if outcome is None]
-        size = self.config.micro_groups or max(1, len(open_groups))
+        return [outcomes[0] for outcomes in self.apply_repeatedly(views, responses, step, supply, times=1)]
+
+    def apply_repeatedly(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+        *,
+        times: int,
+    ) -> list[list[Outcome]]:
+        """Return several outcomes for each clean view, a single one where further ones would be the same.
+
+        They would be where the gate leaves the group alone, and where selector and attack drew nothing at random, which
+        the group's source of randomness tells.
+
+        Args:
+            views: As for ``apply``, like the other arguments.
+            responses: Likewise.
+            step: Likewise.
+            supply: Likewise.
+            times: Most outcomes of each group.
+        """
+        reasons = self._reasons_to_leave_alone(views, responses, step, supply)
+        outcomes = [[Outcome(view, reason)] if reason else [] for view, reason in zip(views, reasons, strict=True)]
+        moving = [number for number, reason in enumerate(reasons) if reason is None]
+        for _ in range(times):
+            before = step.states([views[number] for number in moving])
+            self._attack_in_batches(moving, views, responses, step, outcomes)
+            after = step.states([views[number] for number in moving])
+            moving = [number for number, old, new in zip(moving, before, after, strict=True) if old != new]
+        return outcomes
+
+    def _reasons_to_leave_alone(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> list[str | None]:
+        reasons: list[str | None] = [
+            "no-image" if not view.canvases else "empty" if not any(map(len, drawn)) else None
+            for view, drawn in zip(views, responses, strict=True)
+        ]
+        movable = [number for number, reason in enumerate(reasons) if reason is None]
+        # Asked also where there is none: what a gate asks of all processes, all of them have to answer.
+        verdicts = self.gate.leave_alone(
+            [views[number] for number in movable], [responses[number] for number in movable], step, supply
+        )
+        for number, reason in zip(movable, verdicts, strict=True):
+            reasons[number] = reason
+        return reasons
+
+    def _attack_in_batches(
+        self,
+        numbers: Sequence[int],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        outcomes: Sequence[list[Outcome]],
+    ) -> None:
+        """Attack some of the groups, ``micro_groups`` at once, and add to their outcomes."""
+        size = self.config.micro_groups or max(1, len(numbers))
         if not self.attack.jointly:
             size = 1
-        for start in range(0, len(open_groups), size):
-            batch = open_groups[start : start + size]
-            attacked = self._attack([views[i] for i in batch], [responses[i] for i in batch], ctx)
+        for start in range(0, len(numbers), size):
+            batch = numbers[start : start + size]
+            attacked = self._attack([views[n] for n in batch], [responses[n] for n in batch], step)
             for number, outcome in zip(batch, attacked, strict=True):
-                outcomes[number] = outcome
-        return [outcome for outcome in outcomes if outcome is not None]
-
-    def _leave_alone(self, view: View, responses: Sequence[Response], ctx: SamplingContext) -> str | None:
-        if not view.canvases:
-            return "no-image"
-        if not any(len(response) for response in responses):
-            return "empty"
-        return None if self.gate.opens(view, responses, ctx) else "gate"
+                outcomes[number].append(outcome)
 
     def _attack(
-        self, views: Sequence[View], responses: Sequence[Sequence[Response]], ctx: SamplingContext
+        self, views: Sequence[View], responses: Sequence[Sequence[Response]], step: StepContext
     ) -> list[Outcome]:
         # Empty responses have nothing to teach the criterion and are left out of it.
         spoken = [[response for response in own if len(response)] for own in responses]
-        criterion = _GroupCriterion(self, views, spoken, ctx)
+        criterion = _GroupCriterion(self, views, spoken, step)
         point: Point = tuple(canvas for view in views for canvas in view.canvases)
         if any(bool(selected_NT.any()) for selected_NT in criterion.selected):
             point = self.attack.attack(
                 criterion,
                 point,
-                space=self._space(views, ctx),
-                progress=ctx.progress,
-                generators=ctx.generators(views),
+                space=self._space(views, step),
+                progress=step.progress,
+                generators=step.generators(views),
             )
         moved = iter(point)
         outcomes = []
@@ -166,13 +220,13 @@ class Intervention:
             outcomes.append(Outcome(moved_view, metrics=criterion.metrics(number) | _distance(view, moved_view)))
         return outcomes
 
-    def _space(self, views: Sequence[View], ctx: SamplingContext) -> Space:
-        scale = self.strength.at(ctx.progress)
+    def _space(self, views: Sequence[View], step: StepContext) -> Space:
+        scale = self.strength.at(step.progress)
         blocks, examples = [], []
         for number, view in enumerate(views):
-            pixels, images = ctx.policy.pixels, view.example.images
+            pixels, images = step.policy.pixels, view.example.images
             std_C11 = pixels.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in view.canvases)).std_C11
-            units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11.to(ctx.policy.device)}
+            units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11.to(step.policy.device)}
             for place in range(len(view.canvases)):
                 redraw = redrawing(pixels, images, place)
                 blocks.append(BlockSpace(units=units, scale=scale, grid=GRID, redraw=redraw))
@@ -197,14 +251,14 @@ class _GroupCriterion:
         intervention: Intervention,
         views: Sequence[View],
         responses: Sequence[Sequence[Response]],
-        ctx: SamplingContext,
+        step: StepContext,
     ) -> None:
         self._intervention = intervention
         self._views = views
         self._responses = responses
-        self._ctx = ctx
+        self._step = step
         self._stats = [
-            token_stats(ctx.policy, view, own, intervention.selector.needs)
+            token_stats(step.policy, view, own, intervention.selector.needs)
             for view, own in zip(views, responses, strict=True)
         ]
         self.selected = [self._select(number) for number in range(len(views))]
@@ -214,7 +268,7 @@ class _GroupCriterion:
     def __call__(self, point: Point) -> Tensor:
         """Return ``J_B``, one value per group, differentiable in the point's blocks."""
         criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
-        scores = self._ctx.policy.score(
+        scores = self._step.policy.score(
             self._views,
             self._responses,
             wrt={"pixels": point},
@@ -247,6 +301,6 @@ class _GroupCriterion:
     def _select(self, number: int) -> Tensor:
         return self._intervention.selector.select(
             self._stats[number],
-            progress=self._ctx.progress,
-            generator=self._ctx.generator_of(self._views[number]),
+            progress=self._step.progress,
+            generator=self._step.generator_of(self._views[number]),
         )

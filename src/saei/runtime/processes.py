@@ -18,6 +18,7 @@ from saei.config.run import RunConfig
 from saei.errors import ConfigError, SaeiError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. Responses and rewards take unequal time; NCCL's own 10 minutes are short."""
@@ -56,7 +57,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def total(self, number: int) -> int:
+    def total(self, number: N) -> N:
         """Return the sum of every process's number."""
         return sum(self.gather(number))
 

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,9 @@ def _parts(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, str]]]:
     if isinstance(value, Section):
         for name in type(value).model_fields:
             yield from _parts(getattr(value, name), f"{path}.{name}" if path else name)
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _parts(inner, f"{path}.{name}")
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             yield from _parts(inner, f"{path}.{number}")

@@ -4,36 +4,137 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
 
 from saei.config.strategy import Strategy
-from saei.interventions.context import SamplingContext
+from saei.errors import ConfigError
+from saei.interventions import InterventionConfig
+from saei.interventions.context import StepContext, Supply
 from saei.policy import Policy
-from saei.types import Group, ScoredGroup, View
+from saei.types import CLEAN, Drops, Group, ScoredGroup, View
 
-__all__ = ["Sampler", "SamplingContext"]
-
+__all__ = ["PlannedArm", "Sampler", "SamplingPlan", "StepContext", "Supply"]
 
 MOST_RESPONSES = 4096
 """Responses of one group from one kind of view; far beyond what a step can hold."""
 
+UpdateOn: TypeAlias = Literal["sampled", "clean", "perturbed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArm:
+    """Responses of a group that are drawn alike.
+
+    Attributes:
+        origin: Origin of the views that they are drawn from.
+        responses: How many; of a group that the intervention leaves alone they come from the clean view.
+        views: How many views share them, at most.
+        update_on: The view that they are trained under: ``sampled``, the one they were drawn from; ``clean``; or
+            ``perturbed``, theirs, which the clean responses are trained under, too.
+        beta: Exponent of the view weight.
+        intervention: How the views are made; None for the clean view and for views that are made in another way.
+        path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
+        count: Name of the setting there that is ``responses``; empty where there is none.
+    """
+
+    origin: str
+    responses: int
+    views: int = 1
+    update_on: UpdateOn = "sampled"
+    beta: float = 0.0
+    intervention: InterventionConfig | None = None
+    path: str = ""
+    count: str = ""
+
+    def setting(self, name: str) -> str:
+        """Return the path of one of its settings, as ``--set`` takes it: ``sampler.intervention``."""
+        return ".".join(filter(None, ("sampler", self.path, name)))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """What a sampler will do in every step, for all who have to know it beforehand and must not ask its class.
+
+    Attributes:
+        arms: The clean one first.
+        needs_supply: Path below the sampler's, and name, of each part that cannot do without ``Supply``.
+        rounds: How often groups may be drawn in a step, at most.
+    """
+
+    arms: tuple[PlannedArm, ...]
+    needs_supply: tuple[tuple[str, str], ...] = ()
+    rounds: int = 1
+
+    @property
+    def group_size(self) -> int:
+        """Responses per group, whatever the views."""
+        return sum(arm.responses for arm in self.arms)
+
+    @property
+    def intervening(self) -> tuple[PlannedArm, ...]:
+        """The arms with an intervention."""
+        return tuple(arm for arm in self.arms if arm.intervention is not None)
+
+    def below(self, path: str) -> SamplingPlan:
+        """Return the plan as that of a sampler whose settings stand at a path below another's."""
+        return replace(
+            self,
+            arms=tuple(replace(arm, path=_joined(path, arm.path)) for arm in self.arms),
+            needs_supply=tuple((_joined(path, where), name) for where, name in self.needs_supply),
+        )
+
+    def settings_for(self, responses: int) -> list[str]:
+        """Return the assignments that give groups another size, shared out as now.
+
+        Raises:
+            ConfigError: If an arm's number of responses is no setting.
+        """
+        if not all(arm.count for arm in self.arms):
+            raise ConfigError(
+                "Only a sampler whose plan names the settings of its numbers of responses can be given others.",
+                reason=f"Its plan has {', '.join(f'{arm.responses} {arm.origin}' for arm in self.arms)}.",
+                remedy="Set the sampler's own fields by --set.",
+            )
+        before, total = 0, self.group_size
+        assignments = []
+        for arm in self.arms:
+            # Rounded up, so that of halves the clean one is the larger.
+            start, end = (-(-responses * n // total) for n in (before, before + arm.responses))
+            assignments.append(f"{arm.setting(arm.count)}={end - start}")
+            before += arm.responses
+        return assignments
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
 
 class Sampler(Strategy, ABC):
-    """Draws groups. To add one, implement ``draw`` and ``group_size``."""
+    """Draws groups. To add one, implement ``draw`` and ``plan``."""
 
     kind: ClassVar[str] = "sampler"
 
-    @property
     @abstractmethod
+    def plan(self) -> SamplingPlan:
+        """Return what it will do; the same all the time."""
+
+    @abstractmethod
+    def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
+        """Return one group per clean view, each with as many responses as planned.
+
+        The groups stand in the order of their views: the given ones, then those that ``supply.more`` was asked for.
+
+        Args:
+            views: Clean views, of which a process may have none.
+            step: The policy and the circumstances of the step.
+            supply: Further examples, grades, totals over processes; None where there is none, if the plan needs none.
+        """
+
+    @property
     def group_size(self) -> int:
         """Responses per group, whatever the views."""
-
-    @abstractmethod
-    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
-        """Return one group per clean view, each with ``group_size`` responses.
-
-        The groups stand in the order of their views: the given ones, then those that ``ctx.more`` was asked for.
-        """
+        return self.plan().group_size
 
     def check(self, policy: Policy, view: View) -> None:
         """Find out on one view, before any long work, whether the sampler can do its work with this policy.
@@ -42,6 +143,11 @@ class Sampler(Strategy, ABC):
             ModelError: If it cannot.
         """
 
-    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
-        """Take a last look at a scored group before its advantages are taken; None drops it."""
-        return scored
+    def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
+        """Return for each of the step's scored groups the responses that are not trained on, and why."""
+        return [{} for _ in scored]
+
+
+def clean_arm(responses: int, count: str) -> PlannedArm:
+    """Return the arm of the clean view, whose number of responses is the sampler's setting ``count``."""
+    return PlannedArm(CLEAN, responses, count=count)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from saei.config.strategy import StrategyConfig
-from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingContext
+from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingPlan, StepContext, Supply, clean_arm
 from saei.types import Group, View
 
 
@@ -27,16 +27,15 @@ class Clean(Sampler):
 
     config: Config
 
-    @property
-    def group_size(self) -> int:
-        """``n``."""
-        return self.config.n
+    def plan(self) -> SamplingPlan:
+        """Return one arm, the clean one."""
+        return SamplingPlan((clean_arm(self.config.n, "n"),))
 
-    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+    def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return one group per view."""
         n = self.config.n
-        with ctx.phase("sample"):
-            drawn = ctx.policy.sample(views, [n] * len(views), generators=ctx.generators(views))
+        drawn = step.sample(views, [n] * len(views))
         return [
-            Group(view.example, (view,), tuple(own), (0,) * n, (0,) * n) for view, own in zip(views, drawn, strict=True)
+            Group(view.example, (view,), tuple(responses), (0,) * n, (0,) * n)
+            for view, responses in zip(views, drawn, strict=True)
         ]

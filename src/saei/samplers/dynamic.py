@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from saei.config.registry import SamplerField
 from saei.config.strategy import Strategy, StrategyConfig
-from saei.interventions import InterventionConfig
 from saei.policy import Policy
-from saei.samplers.base import Sampler, SamplingContext
-from saei.types import Group, ScoredGroup, View
+from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply
+from saei.types import Drops, Group, ScoredGroup, View
 
 
 class Dynamic(Sampler):
@@ -46,55 +46,46 @@ class Dynamic(Sampler):
                 )
             return self
 
-        @property
-        def intervention(self) -> InterventionConfig | None:
-            """The other sampler's intervention, None if it has none."""
-            return getattr(self.of, "intervention", None)
-
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
         self.of: Sampler = self.config.of.build()
 
-    @property
-    def group_size(self) -> int:
-        """The other sampler's."""
-        return self.of.group_size
+    def plan(self) -> SamplingPlan:
+        """Return the other sampler's, in several rounds."""
+        plan = self.of.plan().below("of")
+        needs = (("", self.name()), *plan.needs_supply)
+        return replace(plan, needs_supply=needs, rounds=self.config.max_rounds * plan.rounds)
 
-    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+    def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return all groups that were drawn, also those that ``guard`` will drop."""
-        groups = self.of.draw(views, ctx)
-        missing = ctx.total(len(views) - self._varying(groups, ctx))
+        assert supply is not None
+        groups = self.of.draw(views, step, supply)
+        missing = supply.total(len(views) - self._varying(groups, step, supply))
         for _ in range(self.config.max_rounds - 1):
-            further = ctx.more(missing) if missing else ()
-            if not ctx.total(len(further)):
+            further = supply.more(missing) if missing else ()
+            if not supply.total(len(further)):
                 break
-            drawn = self.of.draw(further, ctx) if further else []
-            missing -= ctx.total(self._varying(drawn, ctx))
+            drawn = self.of.draw(further, step, supply)  # also of none, for what it asks of all processes
+            missing -= supply.total(self._varying(drawn, step, supply))
             groups += drawn
         return groups
 
-    def _varying(self, groups: Sequence[Group], ctx: SamplingContext) -> int:
-        with ctx.phase("reward"):
-            return sum(ctx.varies(ctx.grade(group.views[0], group.responses)) for group in groups)
+    def _varying(self, groups: Sequence[Group], step: StepContext, supply: Supply) -> int:
+        with step.phase("reward"):
+            return sum(supply.varies(supply.grade(group.views[0], group.responses)) for group in groups)
 
     def check(self, policy: Policy, view: View) -> None:
         """Ask the other sampler."""
         self.of.check(policy, view)
 
-    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
-        """Drop a group without variance; ask the other sampler about the rest."""
-        return self.of.guard(scored, ctx) if ctx.varies(scored.grades) else None
+    def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
+        """Drop groups without variance; ask the other sampler about the rest."""
+        varying = [one for one in scored if supply.varies(one.grades)]
+        others = iter(self.of.guard(varying, step, supply))
+        return [next(others) if supply.varies(one.grades) else one.all_dropped("no-variance") for one in scored]
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the other sampler."""
         return {"of": self.of}
-
-
-def drawing(sampler: StrategyConfig) -> tuple[str, StrategyConfig]:
-    """Return the sampler that draws, inside those that wrap another, and its path in a run's configuration."""
-    path = "sampler"
-    while isinstance(sampler, Dynamic.Config):
-        path, sampler = f"{path}.of", sampler.of
-    return path, sampler

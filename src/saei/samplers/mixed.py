@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from saei.samplers.mixing import Mixing
+from saei.samplers.mixing import ArmSampler, Mixing, OneArmConfig, one_arm
 
 
 class Mixed(Mixing):
     """Half of the responses from the clean view, half from an adversarial one: SaEI's sampling (arXiv 2512.10414)."""
 
-    class Config(Mixing.Config):
-        """The fields of every mixing sampler."""
+    class Config(OneArmConfig):
+        """The fields of the samplers with one arm."""
 
         type: Literal["mixed"] = "mixed"
 
     config: Config
+
+    def make_arms(self) -> tuple[ArmSampler, ...]:
+        """Return the one."""
+        return one_arm(self.config)

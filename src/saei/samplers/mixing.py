@@ -1,156 +1,310 @@
-"""What samplers share that mix clean and intervened responses in one group."""
+"""What samplers share that mix clean and intervened responses in one group: arms, and how they are drawn."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import count
-from typing import Literal, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from saei.config.strategy import Strategy, StrategyConfig
+from saei.config.strategy import Section, Strategy, StrategyConfig
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.policy import Policy
-from saei.samplers.base import MOST_RESPONSES, Sampler, SamplingContext
-from saei.types import Group, Response, ScoredGroup, View, ViewWeight
+from saei.samplers.base import (
+    MOST_RESPONSES,
+    PlannedArm,
+    Sampler,
+    SamplingPlan,
+    StepContext,
+    Supply,
+    UpdateOn,
+    clean_arm,
+)
+from saei.types import Drops, Group, Response, ScoredGroup, View, ViewWeight
+
+
+class Arm(Section):
+    """Responses from views that one intervention makes.
+
+    Attributes:
+        n: How many.
+        views: Intervened views per group, which share them; more than one differ only where the selector or the
+            attack is random, and where neither is, one is made for all.
+        intervention: How those views are made.
+        update_on: View of the update. ``sampled``: each response under the view it was drawn from, the literal
+            reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout (arXiv 2504.13055).
+            ``perturbed``: the clean responses, too, under the (first) intervened view.
+        beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
+        weight_cap: Largest view weight.
+    """
+
+    n: int = Field(default=6, ge=1, le=MOST_RESPONSES)
+    views: int = Field(default=1, ge=1, le=MOST_RESPONSES)
+    intervention: InterventionConfig = InterventionConfig()
+    update_on: UpdateOn = "sampled"
+    beta: float = Field(default=0.0, ge=0.0, le=100.0)
+    weight_cap: float = Field(default=2.0, gt=0.0, le=1e6)
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Self:
+        check_arm(self, counted="n", path="")
+        return self
+
+
+def check_arm(arm: Arm | OneArmConfig, *, counted: str, path: str) -> None:
+    """Check an arm's settings against each other, for validators of configs.
+
+    Args:
+        arm: The settings.
+        counted: The one that is the number of responses.
+        path: Of the settings, with a dot behind it, for errors.
+
+    Raises:
+        ValueError: If a view would have no response, or a setting no effect.
+    """
+    responses = getattr(arm, counted)
+    if arm.views > responses:
+        raise ValueError(
+            f"Each intervened view answers at least once: {arm.views} views share {responses} "
+            f"responses. Lower views, or raise {counted}."
+        )
+    if arm.beta and arm.update_on == "sampled":
+        raise ValueError(
+            "beta weighs responses that are trained under another view than the one they were drawn from, "
+            f"and with update_on sampled there are none. Set {path}update_on to clean or perturbed, or beta "
+            "to 0."
+        )
+    if not arm.beta and arm.weight_cap != type(arm).model_fields["weight_cap"].default:
+        raise ValueError("weight_cap bounds the view weight, which is 1 where beta is 0. Set one, too.")
+
+
+class OneArmConfig(StrategyConfig):
+    """Fields of the samplers that mix clean responses with those of one arm.
+
+    Attributes:
+        n_clean: Responses from the clean view; the attack's criterion is taken over these.
+        n_adversarial: Responses from intervened views.
+        views: Intervened views per group, which share ``n_adversarial``; more than one differ only where the
+            selector or the attack is random, and where neither is, one is made for all.
+        intervention: How those views are made.
+        update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
+            literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
+            (arXiv 2504.13055). ``perturbed``: all under the intervened view.
+        beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
+        weight_cap: Largest view weight.
+    """
+
+    n_clean: int = Field(default=6, ge=1, le=MOST_RESPONSES)
+    n_adversarial: int = Field(default=6, ge=1, le=MOST_RESPONSES)
+    views: int = Field(default=1, ge=1, le=MOST_RESPONSES)
+    intervention: InterventionConfig = InterventionConfig()
+    update_on: UpdateOn = "sampled"
+    beta: float = Field(default=0.0, ge=0.0, le=100.0)
+    weight_cap: float = Field(default=2.0, gt=0.0, le=1e6)
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Self:
+        check_arm(self, counted="n_adversarial", path="sampler.")
+        return self
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ArmSampler:
+    """An arm at work.
+
+    Attributes:
+        plan: What it will do.
+        weight: How the gap between views weighs its responses.
+        intervention: Makes its views.
+        name: Its name among several arms, which is its views' origin; None for the only one of a sampler.
+    """
+
+    plan: PlannedArm
+    weight: ViewWeight
+    intervention: Intervention
+    name: str | None = None
+
+    def intervene(
+        self, views: Sequence[View], clean: Sequence[Sequence[Response]], step: StepContext, supply: Supply | None
+    ) -> list[list[Outcome]]:
+        """Return what becomes of each group's views, of which there are one at least."""
+        made = self.intervention.apply_repeatedly(views, clean, step, supply, times=self.plan.views)
+        return [[self._named(outcome) for outcome in outcomes] for outcomes in made]
+
+    def _named(self, outcome: Outcome) -> Outcome:
+        """Return an outcome whose view has the arm's name as its origin."""
+        if self.name is None or outcome.untouched:
+            return outcome
+        return replace(outcome, view=replace(outcome.view, origin=self.name))
+
+    def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
+        """Return what its guard drops: of several arms' responses its own, else any of the group's."""
+        dropped = self.intervention.guard.drop(scored, step, supply)
+        if self.name is None:
+            return list(dropped)
+        return [
+            {n: reason for n, reason in drops.items() if one.group.origin(n) == self.name}
+            for one, drops in zip(scored, dropped, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Part:
+    """Responses of a group that were drawn from one view.
+
+    Attributes:
+        responses: Drawn from it.
+        sampled_from: The view's number in the group.
+        updated_on: The number of the view that they are trained under.
+        weight: How the gap between the two weighs them.
+    """
+
+    responses: Sequence[Response]
+    sampled_from: int
+    updated_on: int
+    weight: ViewWeight
 
 
 class Mixing(Sampler):
-    """Some responses from the clean view, the others from views that an intervention made from them.
+    """Some responses from the clean view, the others from views that interventions made from it.
 
-    A group that the intervention leaves alone draws its remaining responses from the clean view: the budget is
-    kept and the case is counted.
+    A group that an intervention leaves alone draws that arm's responses from the clean view: the budget is kept and
+    the case is counted. To add one, implement ``make_arms``.
     """
 
-    class Config(StrategyConfig):
-        """Fields of every mixing sampler.
-
-        Attributes:
-            n_clean: Responses from the clean view; the attack's criterion is taken over these.
-            n_adversarial: Responses from intervened views.
-            views: Intervened views per group, which share ``n_adversarial``; more than one differ only where the
-                selector or the attack is random, and where neither is, one is made for all.
-            intervention: How those views are made.
-            update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
-                literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
-                (arXiv 2504.13055). ``perturbed``: all under the intervened view.
-            beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
-            weight_cap: Largest view weight.
-        """
-
-        n_clean: int = Field(default=6, ge=1, le=MOST_RESPONSES)
-        n_adversarial: int = Field(default=6, ge=1, le=MOST_RESPONSES)
-        views: int = Field(default=1, ge=1, le=MOST_RESPONSES)
-        intervention: InterventionConfig = InterventionConfig()
-        update_on: Literal["sampled", "clean", "perturbed"] = "sampled"
-        beta: float = Field(default=0.0, ge=0.0, le=100.0)
-        weight_cap: float = Field(default=2.0, gt=0.0, le=1e6)
-
-        @model_validator(mode="after")
-        def _a_response_from_each_view(self) -> Self:
-            if self.views > self.n_adversarial:
-                raise ValueError(
-                    f"Each intervened view answers at least once: {self.views} views share {self.n_adversarial} "
-                    "responses. Lower views, or raise n_adversarial."
-                )
-            return self
-
-        @model_validator(mode="after")
-        def _each_has_an_effect(self) -> Self:
-            if self.beta and self.update_on == "sampled":
-                raise ValueError(
-                    "beta weighs responses that are trained under another view than the one they were drawn from, "
-                    "and with update_on sampled there are none. Set sampler.update_on to clean or perturbed, or beta "
-                    "to 0."
-                )
-            if not self.beta and self.weight_cap != type(self).model_fields["weight_cap"].default:
-                raise ValueError("weight_cap bounds the view weight, which is 1 where beta is 0. Set one, too.")
-            return self
-
-    config: Config
+    n_clean: int
+    """Responses from the clean view; the criteria of the attacks are taken over these."""
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
-        self.intervention = Intervention(self.config.intervention)
+        self.n_clean: int = self.config.n_clean
+        self.arms = self.make_arms()
 
-    @property
-    def group_size(self) -> int:
-        """``n_clean + n_adversarial``."""
-        return self.config.n_clean + self.config.n_adversarial
+    @abstractmethod
+    def make_arms(self) -> tuple[ArmSampler, ...]:
+        """Return the arms, one at least."""
 
-    def draw(self, views: Sequence[View], ctx: SamplingContext) -> list[Group]:
+    def plan(self) -> SamplingPlan:
+        """Return the clean arm and the others."""
+        needs = [
+            (f"{arm.plan.path}.intervention.{slot}".lstrip("."), part.name())
+            for arm in self.arms
+            for slot, part in (("gate", arm.intervention.gate), ("guard", arm.intervention.guard))
+            if part.needs_supply
+        ]
+        return SamplingPlan((clean_arm(self.n_clean, "n_clean"), *(arm.plan for arm in self.arms)), tuple(needs))
+
+    def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return one group per view, clean responses first."""
-        policy, config = ctx.policy, self.config
-        with ctx.phase("sample"):
-            clean = policy.sample(views, [config.n_clean] * len(views), generators=ctx.generators(views))
-        with ctx.phase("attack"):
-            outcomes = self._intervene(views, clean, ctx)
-        shares = [share for own in outcomes for share in _shares(config.n_adversarial, len(own))]
-        intervened = [outcome.view for own in outcomes for outcome in own]
-        with ctx.phase("sample"):
-            drawn = iter(policy.sample(intervened, shares, generators=ctx.generators(intervened)))
+        clean = step.sample(views, [self.n_clean] * len(views))
+        with step.phase("attack"):
+            made_by_arm = [arm.intervene(views, clean, step, supply) for arm in self.arms]
+        # All views of all arms are drawn from together. Of each group: for each arm its outcomes, in order.
+        made = [list(zip(self.arms, outcomes, strict=True)) for outcomes in zip(*made_by_arm, strict=True)]
+        intervened = [outcome.view for of_group in made for _, outcomes in of_group for outcome in outcomes]
+        shares = [
+            share
+            for of_group in made
+            for arm, outcomes in of_group
+            for share in nearly_equal_parts(arm.plan.responses, len(outcomes))
+        ]
+        drawn = iter(step.sample(intervened, shares))
         return [
-            self._group(view, own, clean_responses, [next(drawn) for _ in own])
-            for view, own, clean_responses in zip(views, outcomes, clean, strict=True)
+            self._group(
+                view,
+                clean_responses,
+                [(arm, outcome, next(drawn)) for arm, outcomes in of_group for outcome in outcomes],
+            )
+            for view, clean_responses, of_group in zip(views, clean, made, strict=True)
         ]
 
-    def _intervene(
-        self, views: Sequence[View], clean: Sequence[Sequence[Response]], ctx: SamplingContext
-    ) -> list[list[Outcome]]:
-        """Return the outcomes of each group's intervened views; a single one where further views would be the same.
-
-        They would be where selector and attack drew nothing at random, which the group's source of randomness tells.
-        """
-        before = ctx.states(views)
-        outcomes = [[first] for first in self.intervention.apply(views, clean, ctx)]
-        random = [n for n, (old, new) in enumerate(zip(before, ctx.states(views), strict=True)) if old != new]
-        for _ in range(self.config.views - 1 if random else 0):
-            further = self.intervention.apply([views[n] for n in random], [clean[n] for n in random], ctx)
-            for n, outcome in zip(random, further, strict=True):
-                outcomes[n].append(outcome)
-        return outcomes
-
     def _group(
-        self, view: View, outcomes: Sequence[Outcome], clean: list[Response], drawn: list[list[Response]]
+        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[ArmSampler, Outcome, list[Response]]]
     ) -> Group:
-        numbers = count(1)
-        places = [0 if outcome.untouched else next(numbers) for outcome in outcomes]
-        by_place = sorted(zip(places, drawn, strict=True), key=lambda pair: pair[0])
-        attacked = [outcome for outcome in outcomes if not outcome.untouched]
-        sampled_from = (*((0,) * len(clean)), *(place for place, own in by_place for _ in own))
-        updated_on = {
-            "sampled": sampled_from,
-            "clean": (0,) * len(sampled_from),
-            "perturbed": tuple(max(place, min(1, len(attacked))) for place in sampled_from),
-        }[self.config.update_on]
+        """Return the group of a clean view.
+
+        Args:
+            clean_view: The group's first view.
+            clean: Responses to it.
+            drawn: For each arm's views in turn what became of the view, and the responses to it.
+        """
+        views, parts = [clean_view], []
+        of_clean_view, clean_updated_on, clean_weight = list(clean), 0, ViewWeight()
+        for arm, outcome, responses in drawn:
+            if outcome.untouched:  # the clean view answers in its place, so that groups keep their size
+                of_clean_view += responses
+                continue
+            number = len(views)
+            views.append(outcome.view)
+            parts.append(_Part(responses, number, 0 if arm.plan.update_on == "clean" else number, arm.weight))
+            if arm.plan.update_on == "perturbed" and clean_updated_on == 0:
+                clean_updated_on, clean_weight = number, arm.weight
+        parts.insert(0, _Part(of_clean_view, 0, clean_updated_on, clean_weight))
         return Group(
-            example=view.example,
-            views=(view, *(outcome.view for outcome in attacked)),
-            responses=(*clean, *(response for _, own in by_place for response in own)),
-            sampled_from=sampled_from,
-            updated_on=updated_on,
-            view_weight=ViewWeight(self.config.beta, self.config.weight_cap),
-            untouched=None if attacked else outcomes[0].untouched,
-            metrics=_mean([outcome.metrics for outcome in attacked]),
+            example=clean_view.example,
+            views=tuple(views),
+            responses=tuple(response for part in parts for response in part.responses),
+            sampled_from=tuple(part.sampled_from for part in parts for _ in part.responses),
+            updated_on=tuple(part.updated_on for part in parts for _ in part.responses),
+            view_weights=tuple(part.weight for part in parts for _ in part.responses),
+            untouched=drawn[0][1].untouched if len(views) == 1 else None,
+            metrics=_metrics([(arm, outcome) for arm, outcome, _ in drawn]),
         )
 
     def check(self, policy: Policy, view: View) -> None:
-        """Find out whether the attack reaches the pixels."""
-        self.intervention.check(policy, view)
+        """Find out whether each attack reaches what it moves."""
+        for arm in self.arms:
+            arm.intervention.check(policy, view)
 
-    def guard(self, scored: ScoredGroup, ctx: SamplingContext) -> ScoredGroup | None:
-        """Ask the intervention's guard."""
-        return self.intervention.guard.inspect(scored, ctx)
+    def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
+        """Ask each arm's guard; of two that drop a response the first one's reason counts."""
+        dropped: list[dict[int, str]] = [{} for _ in scored]
+        for arm in self.arms:
+            for whole, drops in zip(dropped, arm.drop(scored, step, supply), strict=True):
+                whole |= {n: reason for n, reason in drops.items() if n not in whole}
+        return [*dropped]
 
     def parts(self) -> Mapping[str, Strategy]:
-        """Return the intervention's slots."""
-        return self.intervention.parts()
+        """Return the interventions' slots; of named arms under their names."""
+        return {
+            slot if arm.name is None else f"{arm.name}.{slot}": part
+            for arm in self.arms
+            for slot, part in arm.intervention.parts().items()
+        }
 
 
-def _shares(total: int, parts: int) -> list[int]:
+def one_arm(config: OneArmConfig) -> tuple[ArmSampler, ...]:
+    """Return the only arm of a sampler with these settings."""
+    intervention = Intervention(config.intervention)
+    plan = PlannedArm(
+        origin=intervention.attack.origin,
+        responses=config.n_adversarial,
+        views=config.views,
+        update_on=config.update_on,
+        beta=config.beta,
+        intervention=config.intervention,
+        count="n_adversarial",
+    )
+    return (ArmSampler(plan, ViewWeight(config.beta, config.weight_cap), intervention),)
+
+
+def nearly_equal_parts(total: int, parts: int) -> list[int]:
     """Split a number into nearly equal parts, larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]} if metrics else {}
+def _metrics(outcomes: Sequence[tuple[ArmSampler, Outcome]]) -> dict[str, float]:
+    """Return the means over an arm's views; of named arms under their names, with whether they were left alone."""
+    metrics: dict[str, float] = {}
+    for arm in dict.fromkeys(arm for arm, _ in outcomes):
+        own = [outcome for other, outcome in outcomes if other is arm]
+        attacked = [outcome.metrics for outcome in own if not outcome.untouched]
+        prefix = "" if arm.name is None else f"{arm.name}/"
+        if attacked:
+            means = {name: sum(each[name] for each in attacked) / len(attacked) for name in attacked[0]}
+            metrics |= {f"{prefix}{name}": value for name, value in means.items()}
+        if arm.name is not None:
+            metrics[f"{prefix}untouched"] = float(not attacked)
+    return metrics

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions import InterventionConfig
-from saei.samplers.mixing import Mixing
+from saei.samplers.base import UpdateOn
+from saei.samplers.mixing import ArmSampler, Mixing, OneArmConfig, one_arm
 
 
 class Noisy(Mixing):
@@ -16,13 +17,17 @@ class Noisy(Mixing):
     1e-3 besides: ``objective.terms=[entropy-bonus]``.
     """
 
-    class Config(Mixing.Config):
-        """The fields of every mixing sampler."""
+    class Config(OneArmConfig):
+        """The fields of the samplers with one arm."""
 
         type: Literal["noisy"] = "noisy"
         intervention: InterventionConfig = InterventionConfig.model_validate(
             {"attack": "diffusion-noise", "strength": "sigmoid"}
         )
-        update_on: Literal["sampled", "clean", "perturbed"] = "clean"
+        update_on: UpdateOn = "clean"
 
     config: Config
+
+    def make_arms(self) -> tuple[ArmSampler, ...]:
+        """Return the one."""
+        return one_arm(self.config)

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from saei.config.strategy import Strategy, StrategyConfig, observe_all, restore,
 from saei.policy import Policy
 from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
-from saei.samplers.base import Sampler, SamplingContext
+from saei.samplers.base import Sampler, StepContext, Supply
 from saei.testing.rules import config_of, random_state_untouched, require
+from saei.testing.slots import check_drops
 from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
 
 TOLERANCE = 1e-3
@@ -37,7 +39,7 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
     config = config_of(subject)
     sampler, name = config.build(), config.type
     require(isinstance(sampler, Sampler), name, "the config of a sampler builds a Sampler")
-    require(isinstance(sampler.group_size, int) and sampler.group_size > 0, name, "its group_size is a positive number")
+    _check_plan(sampler)
     views = [replace(view, index=place) for place, view in enumerate(views)]
     before = _state(policy)
     further: list[View] = []
@@ -45,13 +47,28 @@ def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
         groups = _draw(sampler, policy, views, further=further)
     _check_untouched(name, policy, before)
     looked_at = [*views, *further]
-    require(len(groups) == len(looked_at), name, "there is one group per view, those of ctx.more included")
+    require(len(groups) == len(looked_at), name, "there is one group per view, those of supply.more included")
+    require(_draw(config.build(), policy, []) == [], name, "a process that is given no view draws no group")
     for view, group in zip(looked_at, groups, strict=True):
         _check_group(sampler, policy, view, group)
-        _check_guard(sampler, policy, group)
+    _check_guard(sampler, policy, groups)
     require(_same(groups, _draw(config.build(), policy, views)), name, "the same arguments give the same groups")
     _check_sources(config, policy, views)
     _check_state(config, sampler, policy, views)
+
+
+def _check_plan(sampler: Sampler) -> None:
+    name, plan = sampler.name(), sampler.plan()
+    require(bool(plan.arms) and plan.arms[0].origin == CLEAN, name, "its plan begins with the clean arm")
+    sizes = all(type(arm.responses) is int and arm.responses > 0 and arm.views > 0 for arm in plan.arms)
+    require(sizes, name, "each arm of its plan has responses and views")
+    require(plan == sampler.plan(), name, "its plan is the same all the time")
+    if all(arm.count for arm in plan.arms):
+        settings = {"sampler": sampler.config.model_dump(mode="json")}
+        for assignment in plan.settings_for(plan.group_size):
+            path, value = assignment.split("=")
+            there: Any = reduce(lambda section, word: section.get(word, {}), path.split("."), settings)
+            require(there == int(value), name, "the settings that its plan names are its numbers of responses")
 
 
 def _draw(
@@ -70,7 +87,7 @@ def _draw(
         given.extend(fresh)
         return fresh
 
-    return sampler.draw(views, SamplingContext(policy, _grade, progress, GroupSources(2), more=more))
+    return sampler.draw(views, StepContext(policy, progress, GroupSources(2)), Supply(_grade, more))
 
 
 def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
@@ -78,7 +95,7 @@ def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]
     together = _draw(config.build(), policy, views)
     for view, group in zip(views, together, strict=False):
         alone = _draw(config.build(), policy, [view])[0]
-        rule = "what belongs to a group is drawn from ctx.generators(views) or ctx.generator_of(view)"
+        rule = "what belongs to a group is drawn from step.generators(views) or step.generator_of(view)"
         # Sums in another order may turn the sign of a gradient next to zero, seldom.
         require(_equal(group, alone, share=0.99), config.type, rule)
 
@@ -92,13 +109,15 @@ def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:
 def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> None:
     name = sampler.name()
     n = len(group.responses)
-    require(n == sampler.group_size, name, "a group has group_size responses")
+    require(n == sampler.plan().group_size, name, "a group has as many responses as planned")
     require(group.example is view.example and group.views[0] is view, name, "a group's first view is the one given")
     places = (group.sampled_from, group.updated_on)
     known = all(len(own) == n and all(0 <= place < len(group.views) for place in own) for own in places)
     require(known, name, "each response is sampled from one of the group's views and updated on one")
     origins = [group.origin(number) == CLEAN for number in range(n)]
     require(origins == sorted(origins, reverse=True), name, "clean responses come first")
+    weighed = len(group.view_weights) in (0, n)
+    require(weighed, name, "there is one view weight per response, or none")
     if group.untouched:
         require(set(group.sampled_from) == {0}, name, "an untouched group draws from the clean view only")
     numbers = all(isinstance(value, float) and math.isfinite(value) for value in group.metrics.values())
@@ -106,6 +125,8 @@ def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> 
     for other in group.views:
         _check_view(name, policy, view, other)
     _check_origin(name, policy, group)
+    planned = [arm.origin for arm in sampler.plan().arms]
+    require(all(view.origin in planned for view in group.views), name, "all origins are those of its plan")
 
 
 def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
@@ -131,14 +152,11 @@ def _check_origin(name: str, policy: Policy, group: Group) -> None:
             require(near, name, "a response has the log-probabilities of the view it says that it was drawn from")
 
 
-def _check_guard(sampler: Sampler, policy: Policy, group: Group) -> None:
-    scored = ScoredGroup(group, tuple(_grade(group.views[0], group.responses)))
-    kept = sampler.guard(scored, SamplingContext(policy, _grade, 0.0, GroupSources(2)))
-    if kept is None:
-        return
-    lengths = {len(kept.grades), len(kept.group.responses), len(kept.group.sampled_from), len(kept.group.updated_on)}
-    whole = kept.group.example is group.example and len(lengths) == 1
-    require(whole, sampler.name(), "the guard returns a scored group with one grade per response")
+def _check_guard(sampler: Sampler, policy: Policy, groups: Sequence[Group]) -> None:
+    scored = [ScoredGroup(group, tuple(_grade(group.views[0], group.responses))) for group in groups]
+    for given in (scored, scored[:1], []):
+        dropped = sampler.guard(given, StepContext(policy, 0.0, GroupSources(2)), Supply(_grade))
+        check_drops(sampler.name(), given, dropped)
 
 
 def _check_state(config: StrategyConfig, sampler: Sampler, policy: Policy, views: Sequence[View]) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Gate, Guard, Strength
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext, Supply
 from saei.runtime.seeds import GroupSources
 from saei.testing.rules import config_of, random_state_untouched, require
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, View
+
+RIGHT = ((True,) * 4, (True, False, True, False), (False,) * 4)
+"""Which responses of each of three groups are right."""
 
 
 def check_strength(subject: Strategy | StrategyConfig) -> None:
@@ -30,7 +36,7 @@ def check_strength(subject: Strategy | StrategyConfig) -> None:
 
 
 def check_gate(subject: Strategy | StrategyConfig) -> None:
-    """Check a gate: a yes or no that the same responses get again.
+    """Check a gate: for each group None or a reason, the same for the same responses.
 
     Raises:
         AssertionError: Naming the rule that is broken.
@@ -38,33 +44,53 @@ def check_gate(subject: Strategy | StrategyConfig) -> None:
     config = config_of(subject)
     require(isinstance(config.build(), Gate), config.type, "the config of a gate builds a Gate")
     view, responses = _drawn()
-    for right in ((True,) * 4, (True, False, True, False)):
-        with random_state_untouched(config.type):
-            answers = [config.build().opens(view, responses, _context(right)) for _ in range(2)]
-        require(all(type(answer) is bool for answer in answers), config.type, "a gate answers True or False")
-        require(answers[0] == answers[1], config.type, "the same responses get the same answer")
+    views = [replace(view, index=number) for number in range(len(RIGHT))]
+    with random_state_untouched(config.type):
+        verdicts = [config.build().leave_alone(views, [responses] * len(views), _step(), _supply()) for _ in range(2)]
+        of_none = config.build().leave_alone([], [], _step(), _supply())
+    require(all(len(each) == len(views) for each in verdicts), config.type, "a gate says something of each group")
+    named = all(reason is None or _is_a_word(reason) for reason in verdicts[0])
+    require(named, config.type, "a gate says None or a reason in a word")
+    require(list(verdicts[0]) == list(verdicts[1]), config.type, "the same responses get the same answer")
+    require(len(of_none) == 0, config.type, "a process may have no group")
 
 
 def check_guard(subject: Strategy | StrategyConfig) -> None:
-    """Check a guard: it returns None or a group of the same example with one grade per response.
+    """Check a guard: for each group the numbers of responses that it drops, each with a reason.
 
     Raises:
         AssertionError: Naming the rule that is broken.
     """
     config = config_of(subject)
-    guard = config.build()
-    require(isinstance(guard, Guard), config.type, "the config of a guard builds a Guard")
+    require(isinstance(config.build(), Guard), config.type, "the config of a guard builds a Guard")
     view, responses = _drawn()
     places = (0,) * len(responses)
-    for right in ((True,) * 4, (True, False, True, False)):
-        scored = ScoredGroup(Group(view.example, (view,), responses, places, places), _grades(right))
+    scored = [
+        ScoredGroup(Group(view.example, (replace(view, index=number),), responses, places, places), _grades(right))
+        for number, right in enumerate(RIGHT)
+    ]
+    for given in (scored, []):
         with random_state_untouched(config.type):
-            kept = guard.inspect(scored, _context(right))
-        if kept is not None:
-            group = kept.group
-            lengths = {len(kept.grades), len(group.responses), len(group.sampled_from), len(group.updated_on)}
-            whole = group.example is view.example and len(lengths) == 1
-            require(whole, config.type, "a guard returns a group of the same example with one grade per response")
+            dropped = config.build().drop(given, _step(), _supply())
+        check_drops(config.type, given, dropped)
+
+
+def check_drops(name: str, scored: Sequence[ScoredGroup], dropped: Sequence[Mapping[int, str]]) -> None:
+    """Check what a guard or sampler drops.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    require(len(dropped) == len(scored), name, "a guard says something of each group")
+    for one, drops in zip(scored, dropped, strict=True):
+        numbers = all(type(n) is int and 0 <= n < len(one.grades) for n in drops)
+        require(numbers, name, "a guard drops responses by their numbers")
+        require(all(map(_is_a_word, drops.values())), name, "a guard gives each drop a reason in a word")
+
+
+def _is_a_word(reason: object) -> bool:
+    """Return whether a reason can be a part of a metric's name."""
+    return isinstance(reason, str) and re.fullmatch(r"[\w.-]{1,60}", reason) is not None
 
 
 def _drawn() -> tuple[View, tuple[Response, ...]]:
@@ -79,6 +105,10 @@ def _grades(right: tuple[bool, ...]) -> tuple[Grade, ...]:
     return tuple(Grade(float(flag), flag, answer=str(flag)) for flag in right)
 
 
-def _context(right: tuple[bool, ...]) -> SamplingContext:
+def _step() -> StepContext:
     policy: Any = None  # what these slots see of a policy here; one that asks it is checked within its sampler
-    return SamplingContext(policy, lambda view, responses: _grades(right), 0.5, GroupSources(2))
+    return StepContext(policy, 0.5, GroupSources(2))
+
+
+def _supply() -> Supply:
+    return Supply(lambda view, responses: _grades(RIGHT[view.index]))

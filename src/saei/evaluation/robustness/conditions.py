@@ -13,7 +13,7 @@ from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
 from saei.config.sections import SamplingConfig
 from saei.entropy.selectors.all import All
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.intervention import Intervention, InterventionConfig
 from saei.policy import Policy
@@ -96,25 +96,20 @@ class ConditionIntervention:
         """Return the views moved; those without a picture as they are."""
         if self._condition.kind == "clean":
             return list(views)
-        ctx = SamplingContext(
-            self._policy,
-            lambda _, responses: [],
-            0.0,
-            GroupSources(self._seed, "noise"),
-        )
-        outcomes = self._intervention.apply(views, [[one] for one in self._responses(views)], ctx)
+        step = StepContext(self._policy, 0.0, GroupSources(self._seed, "noise"))
+        outcomes = self._intervention.apply(views, [[response] for response in self._responses(views)], step)
         return [outcome.view for outcome in outcomes]
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
         """Return the response to each view that the attack is on."""
         sources = [torch.Generator() for _ in views]  # greedy decoding draws nothing from them
-        drawn = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=sources)
-        own = [responses[0] for responses in drawn]
+        samples = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=sources)
+        greedy = [responses[0] for responses in samples]
         if self._condition.kind != "gold":
-            return own
+            return greedy
         return [
-            one if self._right(view.example, one.text) else self._gold(view.example)
-            for view, one in zip(views, own, strict=True)
+            response if self._right(view.example, response.text) else self._gold(view.example)
+            for view, response in zip(views, greedy, strict=True)
         ]
 
     def _gold(self, example: Example) -> Response:

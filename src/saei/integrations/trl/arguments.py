@@ -14,8 +14,6 @@ from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.kl import KL
 from saei.runtime.trackers import project_of
-from saei.samplers.clean import Clean
-from saei.samplers.mixing import Mixing
 
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
@@ -134,25 +132,24 @@ def _group_size(config: RunConfig) -> int:
 def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     """Yield each field that TRL cannot follow, with its value."""
     sampler, objective, training = config.sampler, config.objective, config.training
-    if not isinstance(sampler, Clean.Config | Mixing.Config):
-        yield f"sampler '{sampler.type}'"
+    plan = sampler.build().plan()
+    for path, name in plan.needs_supply:
+        yield f"{'.'.join(filter(None, ('sampler', path)))} '{name}'"
+    for arm in plan.arms:
+        if arm.beta:
+            yield f"{arm.setting('beta')} {arm.beta}"
     if config.decoder.type != "native":
         yield f"decoder '{config.decoder.type}' (its own vLLM draws where TRL's use_vllm says so)"
-    if isinstance(sampler, Mixing.Config):
-        if sampler.beta:
-            yield f"sampler.beta {sampler.beta}"
-        for slot, only in (("gate", "always"), ("guard", "none")):
-            found = getattr(sampler.intervention, slot).type
-            if found != only:
-                yield f"sampler.intervention.{slot} '{found}'"
     if objective.type not in LOSSES or not isinstance(objective, ClippedSurrogate.Config):
         yield f"objective '{objective.type}'"
         return
     terms = [term.type for term in objective.terms]
     if terms not in ([], ["kl"]):
         yield f"objective.terms {terms}"
-    if terms and isinstance(sampler, Mixing.Config) and sampler.update_on != "sampled":
-        yield f"objective.terms {terms} with sampler.update_on '{sampler.update_on}' (its KL takes no view weight)"
+    for arm in plan.arms if terms else ():
+        if arm.update_on != "sampled":
+            where = arm.setting("update_on")
+            yield f"objective.terms {terms} with {where} '{arm.update_on}' (its KL takes no view weight)"
     if objective.token_selector is not None:
         yield "objective.token_selector"
     if objective.weights:

@@ -23,7 +23,7 @@ from saei.integrations.trl.arguments import check_arguments
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
 from saei.integrations.trl.rows import PLACE, GivenMessages, example_of, numbered, one_per_group
 from saei.integrations.vllm.engine import dtype_name
-from saei.interventions.context import SamplingContext
+from saei.interventions.context import StepContext
 from saei.policy import Policy, Scores
 from saei.policy.decoder import Decoder, check_gap, decoder_gap
 from saei.policy.load.weights import Parts
@@ -31,7 +31,7 @@ from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
-from saei.types import Grade, Group, Response, View
+from saei.types import Group, Response, View
 
 __all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
 
@@ -106,8 +106,15 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         return (*drawn, self._seen, tool_images)
 
     def _check(self) -> None:
-        args, size = self.args, self._sampler.group_size
+        args, plan = self.args, self._sampler.plan()
+        size = plan.group_size
         rows = args.per_device_train_batch_size * args.steps_per_generation
+        if plan.needs_supply:
+            raise ConfigError(
+                "TRL grades responses after all of them are drawn, and trains on all of them.",
+                reason=f"Of the sampler's parts, {', '.join(name for _, name in plan.needs_supply)} would choose.",
+                remedy="Use the gate `always`, the guard `none`, and the samplers `clean`, `mixed`, `noisy` or `arms`.",
+            )
         whole = "Every process draws and attacks whole groups."
         if self.num_generations != size:
             raise ConfigError(
@@ -139,7 +146,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
             views = [policy.view(example_of(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
             for view, prompt in zip(views, asked, strict=True):
                 self._check_prompt(view, prompt)
-            groups = sampler.draw(views, self._context(policy))
+            groups = sampler.draw(views, self._context(policy), None)
         if training:
             self._log_groups(groups)
         seen = [group.views[where] for group in groups for where in group.updated_on]
@@ -175,13 +182,13 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         policy.module.forward = self.accelerator.autocast()(policy.module.forward)
         return policy
 
-    def _context(self, policy: Policy) -> SamplingContext:
+    def _context(self, policy: Policy) -> StepContext:
         """Return the circumstances of a rollout; groups draw by their rows, whichever process they are given to."""
         step = self.state.global_step
         self._rollouts = (step, self._rollouts[1] + 1) if self._rollouts[0] == step else (step, 0)
         purpose = "sample" if self.model.training else "evaluate"
         sources = GroupSources(self.args.seed, purpose, *self._rollouts)
-        return SamplingContext(policy, _no_grades, step / max(1, self.state.max_steps), sources)
+        return StepContext(policy, step / max(1, self.state.max_steps), sources)
 
     def _check_prompt(self, view: View, prompt: Any) -> None:
         """Hold our prompt against TRL's processor: its token types and pictures go with our ids."""
@@ -228,11 +235,3 @@ def _engine_arguments(**arguments: Any) -> Iterator[None]:
         yield
     finally:
         vllm_generation.LLM = constructor
-
-
-def _no_grades(view: View, responses: Sequence[Response]) -> Sequence[Grade]:
-    raise ConfigError(
-        "TRL grades responses after all of them are drawn.",
-        reason="A gate or sampler asked for grades before.",
-        remedy="Use the gate `always` and the samplers `clean`, `mixed` or `noisy`.",
-    )

@@ -1,0 +1,98 @@
+"""The general sampler: clean responses, and those of any number of arms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from saei.config.strategy import StrategyConfig
+from saei.errors import ConfigError, shown
+from saei.interventions import Intervention
+from saei.samplers.base import MOST_RESPONSES, PlannedArm
+from saei.samplers.mixing import Arm, ArmSampler, Mixing
+from saei.types import CLEAN, ViewWeight
+
+_NAME = re.compile("[a-z][a-z0-9_-]{0,40}")
+
+
+class Arms(Mixing):
+    """Some responses from the clean view, the others from any number of arms, each with an intervention of its own.
+
+    ``mixed`` and ``noisy`` are it with one arm. Here an arm's name is the origin of its views, and a guard drops
+    responses of its own arm alone. Source: original.
+    """
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            n_clean: Responses from the clean view; the criteria of the attacks are taken over these.
+            arms: The arms by name, such as ``{adversarial: {n: 4}, noisy: {n: 4, intervention: {attack: noise}}}``.
+        """
+
+        type: Literal["arms"] = "arms"
+        n_clean: int = Field(default=6, ge=1, le=MOST_RESPONSES)
+        arms: Mapping[str, Arm] = Field(min_length=1, max_length=16)
+
+        @field_validator("arms")
+        @classmethod
+        def _go_together(cls, arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
+            for name in arms:
+                if name == CLEAN or not _NAME.fullmatch(name):
+                    raise ValueError(
+                        f"An arm's name is the origin of its views: small letters, digits, - and _, and not {CLEAN}. "
+                        f"Got '{shown(name)}'."
+                    )
+            perturbed = [name for name, arm in arms.items() if arm.update_on == "perturbed"]
+            if len(perturbed) > 1:
+                raise ValueError(
+                    "With update_on perturbed the clean responses are trained under an arm's view, and they have one "
+                    f"such view: it is set in {', '.join(perturbed)}. Leave it in one of them."
+                )
+            return arms
+
+        @classmethod
+        def placed(cls, above: Mapping[str, Any], below: Mapping[str, Any]) -> Mapping[str, Any]:
+            """Put what is said of ``sampler.intervention`` into the only arm.
+
+            Raises:
+                ConfigError: If there are several.
+            """
+            if "intervention" not in above:
+                return above
+            rest = {key: value for key, value in above.items() if key != "intervention"}
+            names = list(dict.fromkeys(name for layer in (below, rest) for name in layer.get("arms") or {}))
+            if len(names) != 1:
+                raise ConfigError(
+                    "--attack, --selector and whatever else is said of one intervention reach a sampler with one arm.",
+                    reason=f"'arms' has {', '.join(names) or 'none'}.",
+                    remedy="Set each: "
+                    + ", ".join(f"--set sampler.arms.{name}.intervention.attack.type=…" for name in names or ["NAME"]),
+                )
+            (name,) = names
+            arms = dict(rest.get("arms") or {})
+            arms[name] = {**arms.get(name, {}), "intervention": above["intervention"]}
+            return {**rest, "arms": arms}
+
+    config: Config
+
+    def make_arms(self) -> tuple[ArmSampler, ...]:
+        """Return the arms by their names."""
+        return tuple(_arm(name, arm) for name, arm in self.config.arms.items())
+
+
+def _arm(name: str, arm: Arm) -> ArmSampler:
+    plan = PlannedArm(
+        origin=name,
+        responses=arm.n,
+        views=arm.views,
+        update_on=arm.update_on,
+        beta=arm.beta,
+        intervention=arm.intervention,
+        path=f"arms.{name}",
+        count="n",
+    )
+    return ArmSampler(plan, ViewWeight(arm.beta, arm.weight_cap), Intervention(arm.intervention), name)
