@@ -87,7 +87,8 @@ def criteria(
 
     found = {}
     for name, own in views.items():
-        scores = policy.score(own, responses, needs=intervention.criterion.needs)
+        needs = intervention.criterion.needs
+        scores = policy.score(own, responses, with_entropy=False, needs=needs, clean=views["clean"])
         found[name] = [value(*pair) for pair in zip(scores, chosen, strict=True)]
     return found
 

@@ -79,7 +79,8 @@ def examine(policy: Policy, precision: torch.dtype = torch.float64) -> Examinati
     ]
     views = [policy.view(example) for example in examples]
     short = policy.sampling.model_copy(update={"max_new_tokens": TOKENS})
-    responses = policy.sample(views, COUNTS, generators=torch.Generator().manual_seed(0), sampling=short)
+    sources = [torch.Generator().manual_seed(number) for number in range(len(views))]
+    responses = policy.sample(views, COUNTS, generators=sources, sampling=short)
     (canvas,) = views[0].canvases
     pixels = policy.pixels.map((canvas.shape[-2], canvas.shape[-1]))
     original = canvas.shape[-2:] == (examples[0].images[0].height, examples[0].images[0].width)
