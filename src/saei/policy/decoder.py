@@ -141,12 +141,12 @@ def check_gap(gap: DecoderGap, limit: float) -> None:
     """
     if gap.median > limit:
         raise TrainingError(
-            "A decoder has to draw from the policy that is trained.",
+            "A decoder must sample from the policy that is trained.",
             reason=f"The median difference between its log-probabilities and the policy's own is {gap.median:.3g} nats "
             f"on {gap.tokens} tokens, training.max_decoder_gap is {limit:g}.",
-            remedy="Likely causes: an update of the weights did not reach it, or not its cached prompts and pictures; "
-            "its processor makes other pixels of a picture; its weights are of another type; its log-probabilities are "
-            "those before temperature and banned tokens (vLLM: --logprobs-mode processed_logprobs). A larger limit "
+            remedy="Likely causes: updated weights did not reach it, or it kept cached prompts and pictures; its "
+            "processor produces different pixels; its weights have another dtype; its log-probabilities are those "
+            "before temperature and banned tokens (vLLM: --logprobs-mode processed_logprobs). A larger limit "
             "helps only where half precision alone makes this difference.",
         )
 
