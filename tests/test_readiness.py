@@ -88,13 +88,20 @@ CASES = [
             NO_PLUGIN,
             (("--plugin", "mine.py", "--selector", "psychic"), "'thoughts'"),
             (("--plugin", "mine.py", "--objective", "greedy"), "'more'"),
-            (("--output", "file"), "file is no folder"),
-            (("--output", "file/runs"), "file is no folder"),
+            (("--output", "file"), "file is not a folder"),
+            (("--output", "file/runs"), "file is not a folder"),
         )
     ),
     *(
         (("train", "--engine", "trl", "--sampler", "clean", "--set", "evaluation={}"), *case)
-        for case in (NO_DATA, NO_COLUMN, NO_REWARD, NO_DEVICE, NO_PLUGIN, (("--output", "file"), "file is no folder"))
+        for case in (
+            NO_DATA,
+            NO_COLUMN,
+            NO_REWARD,
+            NO_DEVICE,
+            NO_PLUGIN,
+            (("--output", "file"), "file is not a folder"),
+        )
     ),
     *((("eval",), *case) for case in (NO_DATA, NO_COLUMN, NO_REWARD, NO_DEVICE, NO_PLUGIN)),
     *(
@@ -102,7 +109,7 @@ CASES = [
         for case in (
             NO_REWARD,
             NO_DEVICE,
-            (("--output", "file"), "file is no folder"),
+            (("--output", "file"), "file is not a folder"),
             (("--output", "kept"), "settings of before"),
         )
     ),

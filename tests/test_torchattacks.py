@@ -227,7 +227,7 @@ def test_groups_are_attacked_one_at_a_time(random_policy: Policy, bars: Bars, mo
         ({"name": "TPGD"}, "a loss of its own"),
         ({"name": "Square"}, "decides nothing"),
         ({"name": "DIFGSM"}, "square"),
-        ({"name": "mifgsm"}, "'mifgsm' is no attack of torchattacks. Did you mean 'MIFGSM'"),
+        ({"name": "mifgsm"}, "'mifgsm' is not an attack of torchattacks. Did you mean 'MIFGSM'"),
         ({"name": "FGSM", "decay": 1, "steps": 3}, "FGSM has eps, and no decay, steps"),
         ({"name": "PGD", "eps": -1}, "greater than or equal to 0"),
         ({}, "required"),

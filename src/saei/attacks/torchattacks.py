@@ -43,7 +43,7 @@ _OWN_LOSS = "it follows a loss of its own and not the criterion"
 _SMOOTHED = "it averages probabilities over noisy copies, and a criterion has none"
 _SQUARE = "it makes pictures square, and a policy's may have any shape"
 _UNGUIDED = "it asks no criterion; `noise` has random perturbations"
-_WRAPPER = "it is no attack by itself"
+_WRAPPER = "it is not an attack by itself"
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("APGD", "APGDT", "AutoAttack", "CW", "DeepFool", "EADEN", "EADL1", "FAB"), _DECISION),
@@ -109,7 +109,7 @@ class Torchattacks(Attack):
                     f"torchattacks' {name} cannot serve: {REFUSED[name]}. Those that can: {', '.join(ALLOWED)}."
                 )
             if name not in ALLOWED:
-                raise ValueError(f"'{name}' is no attack of torchattacks. {nearest(name.upper(), ALLOWED)}")
+                raise ValueError(f"'{name}' is not an attack of torchattacks. {nearest(name.upper(), ALLOWED)}")
             return name
 
         @model_validator(mode="after")

@@ -36,7 +36,7 @@ PERTURBED = "Other pictures"
 
 
 def note(text: str) -> None:
-    """Say something that is no result."""
+    """Report something that is not a result."""
     say(text, error=True)
 
 

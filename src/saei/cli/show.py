@@ -47,7 +47,7 @@ def show(
     strategies = [load(entry.kind, entry.name) for entry in entries_of_kind if entry.name == name]
     if not strategies and name not in sections:
         raise ConfigError(
-            f"'{name}' is no registered {kind or 'strategy'}" + ("." if kind else " and no section."),
+            f"'{name}' is not a registered {kind or 'strategy'}" + ("." if kind else " and not a section."),
             remedy=nearest(name, {entry.name for entry in entries_of_kind} | set(sections)),
         )
     if name in sections:

@@ -230,7 +230,7 @@ def _scalar(node: ScalarNode, kind: str) -> str | int | float | bool | None:
         return int(text)
     if kind == "float" and (_FLOAT.fullmatch(text) or _INTEGER.fullmatch(text)):
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    raise _Refused(f"line {_line(node)}: {shown(text)} is no plain {shown(kind)}")
+    raise _Refused(f"line {_line(node)}: {shown(text)} is not a plain {shown(kind)}")
 
 
 def _line(node: Node) -> int:

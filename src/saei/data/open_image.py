@@ -63,7 +63,7 @@ def open_image(item: object, roots: Sequence[Path], max_pixels: int, *, where: s
         elif isinstance(item, str):
             image = Image.open(find_image(item, roots, where), formats=FORMATS)
         else:
-            raise TypeError(f"{type(item).__name__} is no image")
+            raise TypeError(f"{type(item).__name__} is not an image")
         if image.width * image.height > max_pixels:
             raise DataError(
                 f"An image may have {max_pixels} pixels at most.",

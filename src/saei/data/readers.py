@@ -159,7 +159,7 @@ def _records(lines: Sequence[str], separator: str) -> Iterator[list[str] | BadRo
             try:
                 fields = next(reader)
             except csv.Error as error:
-                yield BadRow(f"is no line of a CSV file ({error})", "Correct or remove it.")
+                yield BadRow(f"is not a line of a CSV file ({error})", "Correct or remove it.")
                 break
             if start + reader.line_num > len(lines):
                 yield BadRow("has a quotation mark that is never closed", _CLOSE)

@@ -172,7 +172,7 @@ class EvaluationDir:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
-                raise ValueError(f"its content is no mapping but {type(content).__name__}")
+                raise ValueError(f"its content is not a mapping but {type(content).__name__}")
             return content
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(

@@ -145,5 +145,5 @@ def find(name: str) -> Recipe:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean '{close[0]}'? " if close else ""
-        raise ConfigError(f"'{name}' is no recipe.", remedy=f"{hint}`saei init` says what a name is made of.")
+        raise ConfigError(f"'{name}' is not a recipe.", remedy=f"{hint}`saei init` says what a name is made of.")
     return known[name]

@@ -108,7 +108,7 @@ def check_folder(folder: Path) -> None:
     """
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
-        reason = f"{existing} is no folder"
+        reason = f"{existing} is not a folder"
     elif not os.access(existing, os.W_OK | os.X_OK):
         reason = f"{existing} cannot be written"
     else:

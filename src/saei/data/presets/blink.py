@@ -39,7 +39,7 @@ class BLINK(Preset):
         """Return the prompt, which has the options, the letter of the answer, and the images in their order."""
         letter = re.fullmatch(r"\(([A-Z])\)", row["answer"])
         if letter is None:
-            raise ValueError(f"answer '{row['answer']}' is no letter in brackets")
+            raise ValueError(f"answer '{row['answer']}' is not a letter in brackets")
         images = [image for name in IMAGES for image in image_of(row[name])]
         meta = {"answer_type": "letter", "choices": tuple(row["choices"]), "config": self.config.name}
         return TableExample(row["prompt"], letter[1], images, meta=meta)

@@ -27,7 +27,7 @@ class GivenMessages(Template):
     config: Config
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
-        """Return them, pictures as placeholders; of an example that is no conversation, its question."""
+        """Return them, pictures as placeholders; of an example that is not a conversation, its question."""
         asked = {"role": "user", "content": [{"type": "text", "text": example.question}]}
         return list(example.meta.get("messages", [asked]))
 

@@ -44,7 +44,7 @@ def rounded(normalized: str) -> str | None:
 
 
 def links(normalized: str) -> list[tuple[str, str]]:
-    """Return each link of a chain with the sign before it; none if the answer is no chain."""
+    """Return each link of a chain with the sign before it; none if the answer is not a chain."""
     if len(normalized) > MAX_LENGTH or not _EQUAL.search(normalized):
         return []
     parts = list(_split(normalized))

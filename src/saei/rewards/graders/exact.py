@@ -16,7 +16,7 @@ _CONTEXT = Context(prec=60, Emax=5000, Emin=-5000, traps=[InvalidOperation, Divi
 
 
 class NotANumberError(Exception):
-    """The text is no number of the forms that are read, or one too large to work out."""
+    """The text is not a number in one of the forms that are read, or one too large to work out."""
 
 
 def same(left: Real, right: Real) -> bool:

@@ -104,7 +104,7 @@ def _gold_problem(key: AnswerKey) -> str:
     if key.type == "letter":
         letter = words.letter_of(gold)
         if letter is None:
-            return "it is no single letter"
+            return "it is not a single letter"
         return "no option has this letter" if key.choices and ord(letter) - ord("A") >= len(key.choices) else ""
     if key.type == "choice":
         return "" if words.place_of(gold, key.choices) is not None else "it is none of the options' texts"
@@ -113,9 +113,9 @@ def _gold_problem(key: AnswerKey) -> str:
     if key.type in ("integer", "number"):
         quantity = quantities.parse_quantity(gold)
         if quantity is None:
-            return "it is no number"
+            return "it is not a number"
         whole = quantity.value.rational and quantity.value.number == int(quantity.value.number)
-        return "it is no whole number" if key.type == "integer" and not whole else ""
+        return "it is not a whole number" if key.type == "integer" and not whole else ""
     if key.type == "list":
         return "" if split_items(normalize(gold)) else "it has no items"
     if key.type == "expression" and quantities.parse_quantity(gold) is None:
