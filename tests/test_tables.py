@@ -80,7 +80,8 @@ CSV = {
     "dates and numbers": ("question,answer\na,2021-05-01\nb,1e5\nc,007\nd,NULL\n",
                           [("a", "2021-05-01"), ("b", "1e5"), ("c", "007"), ("d", "NULL")]),
     "NUL": ("question,answer\na\0b,1\nc,2\n", ["Column 'question' holds a NUL", ("c", "2")]),
-    "an enormous cell": ("question,answer\n" + "x" * 200_000 + ",1\nc,2\n", ["not a line of a CSV", ("c", "2")]),
+    "an enormous cell": ("question,answer\n" + "x" * 200_000 + ",1\nc,2\n",
+                         ["is not a line of a CSV file", ("c", "2")]),
 }  # fmt: skip
 
 
