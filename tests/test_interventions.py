@@ -605,3 +605,17 @@ def test_two_images_move_together(random_policy: Policy, bars: Bars) -> None:
     (outcome,) = apply(random_policy, [view], [own])
     for clean, canvas in zip(view.canvases, outcome.view.canvases, strict=True):
         assert float((canvas - clean).abs().median()) == pytest.approx(STEP, abs=1e-6)
+
+
+def test_a_step_tells_gates_what_they_need(random_policy: Policy, views: list[View]) -> None:
+    """What the sampling pass found out, and marks; a divergence between views where it is asked for."""
+    (responses,) = draw(random_policy, views[:1], [3])
+    step = StepContext(random_policy, progress=0.0, sources=GroupSources(0, "sample"))
+    found = step.statistics([Need("entropy"), Need("eos")], views[0], responses)
+    for n, response in enumerate(responses):
+        assert torch.equal(found[Need("entropy")][n, : len(response)], response.entropy_T)
+        assert torch.equal(found[Need("eos")][n, : len(response)], torch.isin(response.ids_T, random_policy.eos_ids))
+    from_clean = Need("kl", view="clean")
+    other = replace(views[0], canvases=(1 - views[0].canvases[0],))
+    apart = step.statistics([from_clean], views[0], responses, clean=other)[from_clean]
+    assert float(apart.max()) > 1e-4
