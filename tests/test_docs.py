@@ -53,6 +53,6 @@ def test_what_examples_import_exists(page: Path) -> None:
 def test_every_page_is_about_a_kind() -> None:
     assert (
         {page.stem for page in PAGES}
-        == {"selector", "attack", "sampler", "gate", "guard", "objective", "advantage", "weight", "task"}
+        == {"selector", "attack", "sampler", "gate", "guard", "surface", "objective", "advantage", "weight", "task"}
         <= set(KINDS)
     )

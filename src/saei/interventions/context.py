@@ -44,12 +44,14 @@ class StepContext:
         sources: Each group's own source of randomness, on the CPU, by one of its views; see ``GroupSources``. Whatever
             belongs to a group is drawn from it, so that results do not depend on which process draws which groups.
         phase: ``with step.phase("attack"):`` accounts the time spent inside.
+        traced: The step is recorded for people to look at: attacks keep an ``AttackTrace``.
     """
 
     policy: Policy
     progress: float
     sources: Callable[[View], torch.Generator]
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
+    traced: bool = False
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
