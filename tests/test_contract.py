@@ -21,6 +21,7 @@ from saei.entropy.selectors.band import Band, MiddleThird
 from saei.entropy.selectors.base import Selector
 from saei.entropy.selectors.random import Random
 from saei.entropy.selectors.topk import TopK
+from saei.need import Need
 from saei.testing import check_attack, check_selector, registered
 
 CHECKS: dict[str, Callable] = {"selector": check_selector, "attack": check_attack}
@@ -146,7 +147,7 @@ def ignores_exclude(self, stats, generator):
 
 
 def undeclared(self, stats, generator):
-    return self.candidates(stats) & ~stats.extra["eos"]
+    return self.candidates(stats) & ~stats.statistics[Need("eos")]
 
 
 def full_precision_only(self, stats, generator):
@@ -177,7 +178,7 @@ SELECTORS = {
 def test_the_honest_selectors_pass():
     check_selector(selector(honest))
     check_selector(selector(above_the_group, pooled=True))
-    check_selector(selector(undeclared, needs=frozenset({"eos", "template"})))
+    check_selector(selector(undeclared, needs=frozenset({Need("eos"), Need("template")})))
 
 
 @pytest.mark.parametrize(("config", "rule"), SELECTORS.values(), ids=SELECTORS)

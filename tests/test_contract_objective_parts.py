@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saei.config.strategy import StrategyConfig
+from saei.need import Need
 from saei.objectives.advantages.base import Advantage
 from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.batch import UpdateBatch
@@ -19,6 +20,8 @@ from saei.objectives.weights.base import Weight
 from saei.objectives.weights.selected import Selected
 from saei.testing import check_advantage, check_objective, check_weight, registered
 from saei.types import ScoredGroup
+
+ENTROPY, EOS, LOGP = (Need(name) for name in ("entropy", "eos", "logp"))
 
 
 @pytest.mark.parametrize("config", registered("advantage"), ids=lambda config: config.type)
@@ -60,20 +63,19 @@ class Draft(Weight):
     calls: ClassVar[int] = 0
 
     @property
-    def needs(self) -> frozenset[str]:
-        more = {"declares too much": {"old_logp"}, "reads an extra": set(), "groups": {"entropy"}}
-        return frozenset({"entropy", "eos"} | more.get(self.config.breach, set())) - (
-            {"eos"} if self.config.breach == "reads an extra" else set()
-        )
-
-    @property
-    def per_group(self) -> bool:  # type: ignore[override]
-        return self.config.breach == "groups"
+    def needs(self) -> frozenset[Need]:
+        own = {
+            "declares too much": {ENTROPY, EOS, Need("logp", policy="old")},
+            "reads undeclared": {ENTROPY},
+            "unknown need": {ENTROPY, EOS, Need("thoughts")},
+            "with gradient": {Need("entropy", grad=True), EOS},
+        }
+        return frozenset(own.get(self.config.breach, {ENTROPY, EOS}))
 
     def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
         breach = self.config.breach
-        assert batch.entropy_RT is not None
-        high_RT = batch.mask_RT & (batch.entropy_RT >= batch.entropy_RT[batch.mask_RT].mean()) | batch.extra["eos"]
+        entropy_RT = batch.statistics[ENTROPY]
+        high_RT = batch.mask_RT & (entropy_RT >= entropy_RT[batch.mask_RT].mean()) | batch.statistics[EOS]
         weight_RT = high_RT * (1 + batch.advantage_RT.abs())
         Draft.calls += 1
         return BREACHES.get(breach, lambda weight_RT, *_: weight_RT)(weight_RT, batch, progress, generator)
@@ -112,9 +114,10 @@ def test_the_sound_weight_keeps_the_contract() -> None:
 @pytest.mark.parametrize(
     ("breach", "rule"),
     [
-        ("groups", "groups one by one have none of"),
-        ("reads an extra", "reads only what its needs declare"),
-        ("declares too much", "what it declares as a need, it reads; without 'old_logp'"),
+        ("unknown need", "something fills its needs"),
+        ("with gradient", "something fills its needs"),
+        ("reads undeclared", "reads only what its needs declare"),
+        ("declares too much", r"what it declares as a need, it reads; without logp \(own view, old policy\)"),
         ("transposed", "one weight per token"),
         ("per response", "one weight per token"),
         ("infinite", "weights are finite"),
@@ -208,14 +211,14 @@ class Prepares(GRPO):
     calls: ClassVar[int] = 0
 
     @property
-    def batch_needs(self) -> frozenset[str]:
-        return frozenset({"thoughts"} if self.config.breach == "unknown need" else {"logp"})
+    def batch_needs(self) -> frozenset[Need]:
+        return frozenset({Need("thoughts") if self.config.breach == "unknown need" else LOGP})
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         breach = self.config.breach
-        assert batch.logp_RT is not None
+        logp_RT = batch.statistics[LOGP]
         Prepares.calls += 1
-        border = batch.logp_RT[batch.mask_RT].quantile(0.75)
+        border = logp_RT[batch.mask_RT].quantile(0.75)
         if breach == "writes":
             batch.mask_RT.fill_(True)
         elif breach == "global":
@@ -223,10 +226,10 @@ class Prepares(GRPO):
         elif breach == "stateful":
             border = border + Prepares.calls
         elif breach == "padding":
-            border = batch.logp_RT.mean()
+            border = logp_RT.mean()
         elif breach == "a row of its own":
             return {"border": border.expand(3)}
-        return {"border": border, "likely": (batch.logp_RT > border) & batch.mask_RT}
+        return {"border": border, "likely": (logp_RT > border) & batch.mask_RT}
 
     def policy_loss(self, inputs: Any) -> Any:
         loss = super().policy_loss(inputs)
@@ -241,7 +244,7 @@ def test_an_objective_that_prepares_keeps_the_contract() -> None:
 @pytest.mark.parametrize(
     ("breach", "rule"),
     [
-        ("unknown need", "batch_needs are among"),
+        ("unknown need", "something fills its needs"),
         ("writes", "the update batch is left as it was"),
         ("global", "the global random state"),
         ("stateful", "the same update batch prepares the same"),

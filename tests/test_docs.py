@@ -53,6 +53,18 @@ def test_what_examples_import_exists(page: Path) -> None:
 def test_every_page_is_about_a_kind() -> None:
     assert (
         {page.stem for page in PAGES}
-        == {"selector", "attack", "sampler", "gate", "guard", "surface", "objective", "advantage", "weight", "task"}
+        == {
+            "selector",
+            "attack",
+            "sampler",
+            "surface",
+            "gate",
+            "guard",
+            "statistic",
+            "objective",
+            "advantage",
+            "weight",
+            "task",
+        }
         <= set(KINDS)
     )

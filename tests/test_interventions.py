@@ -26,10 +26,12 @@ from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import Selector, TokenStats
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.interventions.base import Criterion
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.criteria import NLL, Entropy
 from saei.interventions.stats import token_stats
 from saei.interventions.strengths import Constant
+from saei.need import Need
 from saei.policy import Policy, Scores
 from saei.policy.load.parts import vision_tower
 from saei.policy.load.weights import Parts
@@ -111,8 +113,11 @@ def scores() -> Scores:
     """Three responses of 3, 2 and 1 tokens."""
     return Scores(
         logp_NT=torch.tensor([[-0.5, -4.0, -1.0], [-2.0, -3.0, 0.0], [-9.0, 0.0, 0.0]]),
-        entropy_NT=torch.tensor([[1.0, 2.0, 6.0], [0.5, 1.5, 0.0], [8.0, 0.0, 0.0]]),
+        entropy_NT=None,
         mask_NT=torch.tensor([[True, True, True], [True, True, False], [True, False, False]]),
+        statistics={
+            Need("entropy", grad=True): torch.tensor([[1.0, 2.0, 6.0], [0.5, 1.5, 0.0], [8.0, 0.0, 0.0]]),
+        },
     )
 
 
@@ -138,13 +143,69 @@ def test_contract(config: StrategyConfig) -> None:
 
 def test_the_contract_catches_a_criterion_that_reads_undeclared_entropies() -> None:
     class Sneaky(Entropy):
-        with_entropy: ClassVar[bool] = False
+        needs = frozenset()  # type: ignore[assignment]
 
         class Config(StrategyConfig):
             type: Literal["sneaky"] = "sneaky"
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="reads only what its needs declare"):
         check_criterion(Sneaky())
+
+
+def test_the_contract_catches_a_criterion_that_asks_for_what_it_does_not_read() -> None:
+    class Greedy(NLL):
+        needs = frozenset({Need("entropy", grad=True)})  # type: ignore[assignment]
+
+        class Config(StrategyConfig):
+            type: Literal["greedy"] = "greedy"
+
+    with pytest.raises(AssertionError, match="what it declares as a need, it reads"):
+        check_criterion(Greedy())
+
+
+class Distance(Criterion):
+    """How far the moved view is from the clean one: the divergence over the whole vocabulary."""
+
+    FROM_CLEAN: ClassVar[Need] = Need("kl", view="clean", grad=True)
+
+    class Config(StrategyConfig):
+        type: Literal["test/distance"] = "test/distance"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({self.FROM_CLEAN})
+
+    def per_token(self, scores: Scores) -> Tensor:
+        return scores.statistics[self.FROM_CLEAN]
+
+
+def test_a_criterion_may_be_the_distance_from_the_clean_view(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    """From a random start, where it is not at its minimum; J is what the clean and the moved distributions say."""
+    check_criterion(Distance.Config())
+    attack = {"type": "pgd", "steps": 3, "random_start": True}
+    found = {}
+    for direction in ("raise", "lower"):
+        config = InterventionConfig(criterion=Distance.Config(), attack={**attack, "direction": direction})
+        step = StepContext(random_policy, 0.0, GroupSources(0, "sample"))
+        outcomes = Intervention(config).apply(views, responses, step)
+        moved_views = [outcome.view for outcome in outcomes]
+        of_views = random_policy.statistics([Need("kl", view="clean")], moved_views, responses, clean=views)
+        found[direction] = float(torch.cat([own[Need("kl", view="clean")].flatten() for own in of_views]).sum())
+    assert found["raise"] > 1.5 * found["lower"] > 0
+
+
+@pytest.mark.parametrize("slot", ["selector", "criterion", "gate", "guard"])
+def test_a_slot_that_needs_what_nothing_fills_is_refused(slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = type(getattr(Intervention(), slot))
+    monkeypatch.setattr(cls, "needs", frozenset({Need("entrpy")}))
+    with pytest.raises(ConfigError, match=f"The {slot} '{cls.name()}' needs what nothing fills") as refused:
+        Intervention()
+    assert "entropy" in refused.value.remedy
+    monkeypatch.setattr(cls, "needs", frozenset({Need("logp", policy="reference")}))
+    with pytest.raises(ConfigError, match="there is no reference policy"):
+        Intervention()
 
 
 def test_the_contract_catches_a_criterion_that_mixes_responses() -> None:
@@ -409,38 +470,33 @@ def test_the_selection_is_frozen_unless_reselected(
 def test_token_statistics_of_hand_made_responses(random_policy: Policy) -> None:
     own = [spoken(random_policy, "<think> red </think> \\boxed{3}"), spoken(random_policy, "red < 3", end=False)]
     assert [len(response) for response in own] == [7, 3]
-    stats = token_stats(random_policy, NO_VIEW, own, frozenset({"eos", "template"}))
+    stats = token_stats(random_policy, NO_VIEW, own, frozenset({Need("eos"), Need("template")}))
     pad = [False] * 4
     assert stats.valid_NT.tolist() == [[True] * 7, [True] * 3 + pad]
-    assert stats.extra["eos"].tolist() == [[False] * 6 + [True], [False] * 7]
-    assert stats.extra["template"].tolist() == [
+    assert stats.statistics[Need("eos")].tolist() == [[False] * 6 + [True], [False] * 7]
+    assert stats.statistics[Need("template")].tolist() == [
         [True, False, True, True, False, True, False],  # <think>, red, </think>, \boxed{, 3, }, end
         [False] * 7,
     ]
     assert stats.entropy_NT.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 0, 0, 0, 0]]
     assert stats.logp_NT.tolist() == [[0, -1, -2, -3, -4, -5, -6], [0, -1, -2, 0, 0, 0, 0]]
     assert stats.ids_NT[0].tolist() == own[0].ids_T.tolist()
-    assert token_stats(random_policy, NO_VIEW, own, frozenset()).extra == {}
+    assert token_stats(random_policy, NO_VIEW, own, frozenset()).statistics == {}
 
 
 def test_every_occurrence_of_a_literal_is_template(random_policy: Policy) -> None:
     twice = spoken(random_policy, "\\boxed{3} red \\boxed{3}", end=False)
-    stats = token_stats(random_policy, NO_VIEW, [twice], frozenset({"template"}))
+    stats = token_stats(random_policy, NO_VIEW, [twice], frozenset({Need("template")}))
     box = [True, False, True]  # \boxed{, 3, }
-    assert stats.extra["template"].tolist() == [[*box, False, *box]]
+    assert stats.statistics[Need("template")].tolist() == [[*box, False, *box]]
 
 
 def test_spelled_literals_are_template_too(random_policy: Policy) -> None:
     ids = [id_ for text in ("<", "think", ">") for id_ in random_policy.tokenizer(text)["input_ids"]]
     ramp = torch.zeros(3)
     response = Response(torch.tensor(ids), "<think>", ramp, ramp, truncated=True)
-    stats = token_stats(random_policy, NO_VIEW, [response], frozenset({"template"}))
-    assert stats.extra["template"].tolist() == [[True, True, True]]
-
-
-def test_an_unknown_need_is_refused(random_policy: Policy) -> None:
-    with pytest.raises(ConfigError, match=r"need 'templates'.*Did you mean 'template'"):
-        token_stats(random_policy, NO_VIEW, [spoken(random_policy, "red")], frozenset({"templates"}))
+    stats = token_stats(random_policy, NO_VIEW, [response], frozenset({Need("template")}))
+    assert stats.statistics[Need("template")].tolist() == [[True, True, True]]
 
 
 # What must not happen
@@ -507,7 +563,7 @@ def test_an_attack_on_something_else_is_refused() -> None:
         def attack(self, criterion: Any, start: Point, **rest: Any) -> Point:
             return start
 
-    with pytest.raises(ConfigError, match="'elsewhere' works on embeddings"):
+    with pytest.raises(ConfigError, match="'elsewhere' moves in embeddings, not pixels"):
         Intervention(InterventionConfig(attack=Elsewhere.Config()))
 
 

@@ -10,14 +10,15 @@ from pydantic import ValidationError
 from torch.distributions import Categorical, kl_divergence
 
 from saei.config.strategy import StrategyConfig
+from saei.need import Need
 from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
 from saei.objectives.dapo import DAPO
 from saei.objectives.dr_grpo import DrGRPO
-from saei.objectives.entropy_bonus import EntropyBonus
+from saei.objectives.entropy_bonus import ENTROPY, EntropyBonus
 from saei.objectives.grpo import GRPO
 from saei.objectives.gspo import GSPO
-from saei.objectives.kl import KL
+from saei.objectives.kl import DIVERGENCE, KL, REFERENCE_LOGP
 from saei.objectives.view_weight import view_weight
 from saei.testing import check_objective, check_term, registered
 
@@ -122,7 +123,7 @@ class TestGRPO:
             [[1.0, 1.0], [1.1]],
             [1.0, 1.0],
             truncated_R=torch.tensor([True, False]),
-            entropy_RT=f64([[5.0, 5.0], [3.0, 9.0]]),
+            statistics={ENTROPY: f64([[5.0, 5.0], [3.0, 9.0]])},
         )
         bonus = {"type": "entropy-bonus", "coefficient": 0.1}
         kept = GRPO.Config(terms=(bonus,)).build().loss(inputs)
@@ -135,17 +136,21 @@ class TestGRPO:
         inputs = inputs_of(
             [[1.0, 1.0], [1.0]],
             [1.0, 1.0],
-            reference_logp_RT=f64([[-3.0, -3.0]] * 2),
             off_view_R=torch.tensor([True, True]),
             beta_R=f64([1.0, 1.0]),
         )
-        names = ("logp_RT", "old_logp_RT", "behaviour_logp_RT", "reference_logp_RT")
+        names = ("logp_RT", "old_logp_RT", "behaviour_logp_RT")
         wild = {name: torch.where(inputs.mask_RT, getattr(inputs, name).detach(), math.nan) for name in names}
         wild["logp_RT"].requires_grad_()
-        wild["entropy_RT"] = torch.where(inputs.mask_RT, f64(2.0), math.inf)
-        objective = GRPO.Config(terms=("kl", {"type": "kl", "bias_correction": True}, "entropy-bonus")).build()
-        loss = objective.loss(replace(inputs, **wild))
-        close(loss.value, -1.0 - 0.001 * 2.0)
+        statistics = {
+            ENTROPY: torch.where(inputs.mask_RT, f64(2.0), math.inf),
+            REFERENCE_LOGP: torch.where(inputs.mask_RT, f64(-3.0), math.nan),
+            DIVERGENCE: torch.where(inputs.mask_RT, f64(0.5), math.nan),
+        }
+        kl = ("kl", {"type": "kl", "bias_correction": True}, {"type": "kl", "estimate": "full"})
+        objective = GRPO.Config(terms=(*kl, "entropy-bonus")).build()
+        loss = objective.loss(replace(inputs, **wild, statistics=statistics))
+        close(loss.value, -1.0 - 0.001 * 2.0 + 0.01 * 0.5)
         assert all(values_R.isfinite().all() for values_R in loss.metrics.values())
         close(torch.autograd.grad(loss.value, wild["logp_RT"])[0], [[-0.25, -0.25], [-0.5, 0.0]])
 
@@ -191,7 +196,7 @@ class TestWeights:
             close(objective.loss(self.inputs(count_zeroed=count_zeroed)).value, -(mean + other) / 2)
 
     def test_terms_are_not_weighed(self):
-        inputs = replace(self.inputs(count_zeroed=False), entropy_RT=f64([[1.0, 2.0, 3.0], [4.0, 6.0, 9.0]]))
+        inputs = replace(self.inputs(count_zeroed=False), statistics={ENTROPY: f64([[1.0, 2.0, 3.0], [4.0, 6.0, 9.0]])})
         bonus = GRPO.Config(terms=({"type": "entropy-bonus", "coefficient": 0.1},)).build()
         close(bonus.loss(inputs).value - GRPO().loss(inputs).value, -0.1 * (2.0 + 5.0) / 2)
 
@@ -281,7 +286,7 @@ class TestGSPO:
 )
 def test_terms_weigh_tokens_as_the_objective_does_and_cover_them_all(objective, entropy):
     """The policy loss is left with nothing; the bonus still sees all four tokens of the two responses."""
-    inputs = inputs_of([[1.0] * 3, [1.0]], [1.0, 1.0], entropy_RT=f64([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]]))
+    inputs = inputs_of([[1.0] * 3, [1.0]], [1.0, 1.0], statistics={ENTROPY: f64([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]])})
     inputs = replace(inputs, selected_RT=torch.zeros_like(inputs.mask_RT), n_selected=1.0)
     bonus = {"type": "entropy-bonus", "coefficient": 0.1}
     close(objective.Config(terms=(bonus,)).build().loss(inputs).value, -0.1 * entropy)
@@ -336,14 +341,15 @@ class TestViewWeight:
 
 def one_row(inputs, row):
     names = [name for name in ObjectiveInput.__slots__ if isinstance(getattr(inputs, name), torch.Tensor)]
-    return replace(inputs, **{name: getattr(inputs, name)[row : row + 1] for name in names})
+    statistics = {need: values[row : row + 1] for need, values in inputs.statistics.items()}
+    return replace(inputs, **{name: getattr(inputs, name)[row : row + 1] for name in names}, statistics=statistics)
 
 
 class TestKL:
     def test_k3_by_hand(self):
         # reference / policy = 2 and 1/2: k3 = 2 - log 2 - 1 and 1/2 + log 2 - 1; their mean is 1/4.
         reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
-        inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)
+        inputs = inputs_of([[1.0, 1.0]], [1.0], statistics={REFERENCE_LOGP: reference_RT})
         loss = alone(KL.Config(coefficient=0.4).build())(inputs)
         close(loss.value, 0.4 * 0.25)
         close(loss.metrics["mean"], [0.25])
@@ -351,21 +357,26 @@ class TestKL:
 
     def test_k3_of_nearly_equal_policies_keeps_its_digits(self):
         # k3 is d² / 2 for small d: 5e-9, where float32 has no number between 1 and 1 + 1e-7.
-        inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=f64([[-3 + 2**-13, -3 - 2**-14]]))
-        fields = ("logp_RT", "old_logp_RT", "behaviour_logp_RT", "reference_logp_RT")
-        narrow = replace(inputs, **{name: getattr(inputs, name).detach().float() for name in fields})
+        reference_RT = f64([[-3 + 2**-13, -3 - 2**-14]])
+        inputs = inputs_of([[1.0, 1.0]], [1.0], statistics={REFERENCE_LOGP: reference_RT})
+        fields = ("logp_RT", "old_logp_RT", "behaviour_logp_RT")
+        narrow = replace(
+            inputs,
+            **{name: getattr(inputs, name).detach().float() for name in fields},
+            statistics={REFERENCE_LOGP: reference_RT.float()},
+        )
         exact, ours = (alone(KL())(one).metrics["mean"].double() for one in (inputs, narrow))
         assert 0 < exact < 1e-8
         torch.testing.assert_close(ours, exact, rtol=1e-3, atol=0)
 
     def test_covers_all_response_tokens_not_only_the_selected(self):
         reference_RT = f64([[-3 + math.log(2.0), -3 - math.log(2.0)]])
-        inputs = inputs_of([[1.0, 1.0]], [1.0], reference_logp_RT=reference_RT)
+        inputs = inputs_of([[1.0, 1.0]], [1.0], statistics={REFERENCE_LOGP: reference_RT})
         close(alone(KL())(replace(inputs, selected_RT=torch.tensor([[True, False]]))).value, 0.01 * 0.25)
 
     def test_bias_correction_multiplies_by_the_ratio(self):
         reference_RT = f64([[-3 + math.log(2.0) + math.log(1.5)]])
-        inputs = inputs_of([[1.5]], [1.0], reference_logp_RT=reference_RT)
+        inputs = inputs_of([[1.5]], [1.0], statistics={REFERENCE_LOGP: reference_RT})
         loss = alone(KL.Config(coefficient=1.0, bias_correction=True).build())
         k3 = 1.0 - math.log(2.0)
         close(loss(inputs).value, 1.5 * k3)
@@ -383,7 +394,7 @@ class TestKL:
             logp_RT=update.logits[:, None],
             old_logp_RT=update.logits[:, None],
             behaviour_logp_RT=behaviour.logits[:, None],
-            reference_logp_RT=reference.logits[:, None],
+            statistics={REFERENCE_LOGP: reference.logits[:, None]},
             off_view_R=torch.ones(6, dtype=torch.bool),
             beta_R=torch.full((6,), beta).double(),
             cap_R=torch.full((6,), 1e6).double(),
@@ -394,11 +405,26 @@ class TestKL:
         own_view = alone(KL())(replace(inputs, off_view_R=torch.zeros(6, dtype=torch.bool))).metrics["mean"]
         torch.testing.assert_close((update.probs * own_view).sum(), expected, rtol=1e-12, atol=1e-14)
 
+    def test_the_full_divergence_needs_no_weight(self):
+        divergence_RT = f64([[0.5, 1.5], [3.0, 9.0]]).requires_grad_()
+        inputs = inputs_of(
+            [[1.0, 1.0], [1.0]],
+            [0.0, 0.0],
+            statistics={DIVERGENCE: divergence_RT},
+            behaviour_logp_RT=f64([[-1.0, -1.0], [-9.0, 0.0]]),
+            off_view_R=torch.tensor([True, False]),
+        )
+        loss = alone(KL.Config(coefficient=0.4, estimate="full").build())(inputs)
+        close(loss.value, 0.4 * (1.0 + 3.0) / 2)
+        close(loss.metrics["mean"], [1.0, 3.0])
+        [slope] = torch.autograd.grad(loss.value, divergence_RT)
+        close(slope, [[0.1, 0.1], [0.2, 0.0]])
+
 
 class TestEntropyBonus:
     def test_by_hand(self):
         entropy_RT = f64([[1.0, 2.0, 3.0], [4.0, 100.0, 100.0]]).requires_grad_()
-        inputs = inputs_of([[1.0] * 3, [1.0]], [0.0, 0.0], entropy_RT=entropy_RT)
+        inputs = inputs_of([[1.0] * 3, [1.0]], [0.0, 0.0], statistics={ENTROPY: entropy_RT})
         loss = alone(EntropyBonus.Config(coefficient=0.5).build())(inputs)
         close(loss.value, -0.5 * (2.0 + 4.0) / 2)
         close(loss.metrics["mean"], [2.0, 4.0])
@@ -408,7 +434,7 @@ class TestEntropyBonus:
 
 def test_an_objective_needs_what_its_terms_need():
     assert GRPO().needs == frozenset()
-    assert GRPO.Config(terms=("kl", "entropy-bonus")).build().needs == {"reference", "entropy"}
+    assert GRPO.Config(terms=("kl", "entropy-bonus")).build().needs == {REFERENCE_LOGP, ENTROPY}
 
 
 @pytest.mark.parametrize("config", registered("objective"), ids=lambda config: config.type)
@@ -426,6 +452,12 @@ def test_a_corrected_kl_keeps_the_contract():
     check_term(KL.Config(bias_correction=True))
 
 
+def test_a_full_kl_keeps_the_contract():
+    check_term(KL.Config(estimate="full"))
+    with pytest.raises(ValidationError, match="bias_correction mends the k3 estimate"):
+        KL.Config(estimate="full", bias_correction=True)
+
+
 class Draft(Objective):
     """A sound objective; each breach below spoils one thing of it."""
 
@@ -438,7 +470,7 @@ class Draft(Objective):
 
     @property
     def needs(self):
-        declared = {"declares too much": {"entropy"}, "declares the unknown": {"logits"}}
+        declared = {"declares too much": {ENTROPY}, "declares the unknown": {Need("logits")}}
         return super().needs | declared.get(self.config.breach, set())
 
     def policy_loss(self, inputs):
@@ -449,7 +481,7 @@ class Draft(Objective):
         metrics_R = per_response(gain_RT.detach(), inputs.selected_RT)
         Draft.calls += 1
         if breach == "reads undeclared":
-            value = value + 0 * inputs.entropy_RT.sum()
+            value = value + 0 * inputs.statistics[ENTROPY].sum()
         elif breach == "per row":
             value = -gain_RT.sum(dim=1)
         elif breach == "infinite":
@@ -500,7 +532,7 @@ def test_the_sound_draft_keeps_the_contract():
     ("breach", "rule"),
     [
         ("declares too much", "what it declares as a need, it reads"),
-        ("declares the unknown", "needs are among"),
+        ("declares the unknown", "something fills its needs"),
         ("reads undeclared", "reads only inputs that its needs declare"),
         ("per row", "the loss is a scalar"),
         ("infinite", "the loss is finite"),
@@ -534,7 +566,7 @@ class Careless(Term):
         type: Literal["test/careless"] = "test/careless"
 
     def loss(self, inputs, aggregate):
-        return Loss(-aggregate(inputs.entropy_RT))
+        return Loss(-aggregate(inputs.statistics[ENTROPY]))
 
 
 def test_a_careless_term_is_named():

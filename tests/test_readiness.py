@@ -17,13 +17,14 @@ from saei.policy.load import weights as loading
 
 PLUGIN = """
 from typing import Literal
+from saei.need import Need
 from saei.entropy.selectors.base import Selector
 from saei.objectives.grpo import GRPO
 from saei.config.registry import register
 
 @register
 class Psychic(Selector):
-    needs = frozenset({"thoughts"})
+    needs = frozenset({Need("thoughts")})
     class Config(Selector.Config):
         type: Literal["psychic"] = "psychic"
     def select(self, stats, *, progress, generator):
@@ -31,7 +32,7 @@ class Psychic(Selector):
 
 @register
 class Greedy(GRPO):
-    needs = frozenset({"more"})
+    needs = frozenset({Need("more")})
     class Config(GRPO.Config):
         type: Literal["greedy"] = "greedy"
 """

@@ -15,6 +15,7 @@ from saei.entropy.selectors.base import TokenStats
 from saei.entropy.selectors.random import Random
 from saei.entropy.selectors.summary import selection_summary
 from saei.entropy.selectors.topk import TopK
+from saei.need import Need
 
 ROW = (0.5, 0.1, 0.9, 0.3, 0.7, 0.2)  # ranks 3 0 5 2 4 1
 
@@ -23,7 +24,7 @@ def stats_of(rows, **extra):
     width = max(map(len, rows))
     valid_NT = torch.tensor([[t < len(row) for t in range(width)] for row in rows])
     entropy_NT = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], dtype=torch.float32)
-    extra = {name: torch.tensor(mask) for name, mask in extra.items()}
+    extra = {Need(name): torch.tensor(mask) for name, mask in extra.items()}
     return TokenStats(entropy_NT, -entropy_NT, torch.zeros_like(valid_NT, dtype=torch.int64), valid_NT, extra)
 
 
@@ -142,7 +143,7 @@ def test_excluded_tokens_are_not_counted():
         [0, 3, 4]
     ]  # of ranks 2 0 4 1 3, the middle three
     assert chosen(All.Config(exclude=("eos",)), [ROW], eos=eos) == [[0, 1, 2, 3, 4]]
-    assert MiddleThird.Config(exclude=("eos", "template")).build().needs == {"eos", "template"}
+    assert MiddleThird.Config(exclude=("eos", "template")).build().needs == {Need("eos"), Need("template")}
 
 
 def test_fractions_are_exact():

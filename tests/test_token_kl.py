@@ -9,7 +9,8 @@ from torch import nn
 from torch.distributions import Categorical, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saei.entropy.token_kl import TokenStates, token_kl
+from saei.entropy.token_kl import token_kl
+from saei.entropy.token_states import TokenStates, per_token
 
 M, D, V = 23, 3, 41
 KEPT = torch.ones(V, dtype=torch.bool)
@@ -207,3 +208,50 @@ def test_autocast_computes_as_the_layer_would():
     assert torch.equal(fused_M, plain_M)
     gradients = torch.autograd.grad(fused_M.sum(), states)
     assert all(each.dtype == torch.float32 and bool(each.any()) for each in gradients)
+
+
+def test_a_function_of_distributions_is_computed_in_chunks_with_its_gradient():
+    """The same divergence as a function that autograd differentiates."""
+
+    def textbook(logp_mV, logq_mV, ids_m):
+        return (logp_mV.exp() * (logp_mV - logq_mV)).sum(-1)
+
+    ids_M = torch.arange(M) % 3 + 7
+    for trained, rows in ((False, 4), (True, 4), (True, M)):
+        heads = [head(0, trained=trained), head(5)]
+        ours, theirs = ([hidden(1), hidden(2)] for _ in range(2))
+        found_M, wanted_M = (
+            way(
+                *(TokenStates(leaf, each) for leaf, each in zip(leaves, heads, strict=True)),
+                temperature=0.7,
+                banned_V=~KEPT,
+                chunk_elements=rows * V,
+                **options,
+            )
+            for way, leaves, options in (
+                (lambda *sides, **options: per_token(textbook, *sides, **options), ours, {"ids_M": ids_M}),
+                (token_kl, theirs, {}),
+            )
+        )
+        torch.testing.assert_close(found_M, wanted_M, rtol=1e-10, atol=1e-12)
+        for mine, other in zip(
+            torch.autograd.grad(found_M.sum(), ours), torch.autograd.grad(wanted_M.sum(), theirs), strict=True
+        ):
+            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
+
+
+def test_a_function_sees_the_tokens_and_no_more_than_a_chunk():
+    ids_M = torch.arange(M) % 3 + 7
+    states = TokenStates(hidden(), head())
+    with Products() as products:
+        logp_M = per_token(
+            lambda logp_mV, ids_m: logp_mV.gather(-1, ids_m[:, None])[:, 0],
+            states,
+            ids_M=ids_M,
+            banned_V=~KEPT,
+            chunk_elements=8 * V,
+        )
+    assert products.largest == 8 * V
+    logits_MV = states.head(states.hidden_Md)[:, KEPT]
+    places = KEPT.cumsum(0)[ids_M] - 1
+    torch.testing.assert_close(logp_M, Categorical(logits=logits_MV).log_prob(places))

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,12 +16,14 @@ from transformers import get_scheduler
 
 from groups import cut, draw, own_forward, token_logp
 from saei.config.sections import OptimizerConfig, SamplingConfig, TrainingConfig
+from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine.schedule import Schedule
 from saei.engine.update import Updater
 from saei.errors import TrainingError
-from saei.objectives.base import Loss, ObjectiveInput
+from saei.need import Need
+from saei.objectives.base import Loss, ObjectiveInput, Term
 from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.dapo import DAPO
 from saei.objectives.dr_grpo import DrGRPO
@@ -377,6 +379,74 @@ def test_reference_and_entropy_terms(
     assert metrics["entropy-bonus/mean"] == pytest.approx(bonus, rel=1e-4)
     mean_advantage = sum(a for own in ADVANTAGES for a in own) / 8
     assert metrics["loss"] == pytest.approx(-mean_advantage + 0.01 * kl - 0.5 * bonus, abs=1e-4)
+
+
+@pytest.mark.parametrize("micro_groups", [None, 1])
+def test_a_full_divergence_from_the_reference_equals_brute_force(
+    policy: Policy, random_parts: Parts, make: Callable[..., list[TrainGroup]], micro_groups: int | None
+) -> None:
+    """Value and gradient, with torch.distributions on the models' own forward, and no weight off the view."""
+    other = copy.deepcopy(random_parts.model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.02)
+    reference = Policy(replace(random_parts, model=other), ThinkBoxed(), sampling=policy.sampling)
+    groups = [replace(one, advantages=(0.0,) * len(one.advantages)) for one in make("perturbed")]
+    term = {"type": "kl", "estimate": "full", "coefficient": 1.0}
+    objective = GRPO(GRPO.Config.model_validate({"terms": [term]}))
+    metrics, (ours,) = update(policy, groups, objective=objective, reference=reference, micro_groups=micro_groups)
+    means = []
+    for one in groups:
+        for response in one.group.responses:
+            logs = [own_forward(each, one.group.views[1], response) for each in (policy, reference)]
+            p, q = torch.distributions.Categorical(logits=logs[0]), torch.distributions.Categorical(logits=logs[1])
+            means.append(torch.distributions.kl_divergence(p, q).mean())
+    expected = torch.stack(means).mean()
+    assert float(expected.detach()) > 1e-3
+    assert metrics["kl/mean"] == pytest.approx(float(expected.detach()), rel=1e-3)
+    parameters = [p for p in policy.module.parameters() if p.requires_grad]
+    found = torch.autograd.grad(expected, parameters, allow_unused=True)
+    assert_same_gradient(
+        ours, [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    )
+
+
+def test_the_old_policys_distributions_outlast_its_weights(
+    policy: Policy, make: Callable[..., list[TrainGroup]]
+) -> None:
+    """A divergence from the old policy: 0 at the first optimiser step, from the same old one at the second."""
+    need = Need("kl", policy="old", grad=True)
+    seen: list[Tensor] = []
+    models: list[Any] = []
+
+    class Near(Term):
+        class Config(StrategyConfig):
+            type: Literal["test/near"] = "test/near"
+
+        @property
+        def needs(self) -> frozenset[Need]:
+            return frozenset({need})
+
+        def loss(self, inputs: ObjectiveInput, aggregate: Any) -> Loss:
+            seen.append(inputs.statistics[need].detach())
+            models.append(copy.deepcopy(policy.parts.model))
+            return Loss(aggregate(inputs.statistics[need]))
+
+    groups = make("crossed")
+    objective = GRPO()
+    objective.terms = (Near(),)
+    update(policy, groups, objective=objective, lr=0.05, ppo_epochs=2)
+    first, second = seen
+    assert float(first.max()) < 1e-6
+    old, now = (Policy(replace(policy.parts, model=model), ThinkBoxed(), sampling=policy.sampling) for model in models)
+    rows = [(one.group, n) for one in groups for n in range(4)]
+    for (group, n), values_T in zip(rows, second, strict=True):
+        view, response = group.views[group.updated_on[n]], group.responses[n]
+        with torch.no_grad():
+            p, q = (torch.distributions.Categorical(logits=own_forward(each, view, response)) for each in (now, old))
+        expected_T = torch.distributions.kl_divergence(p, q)
+        torch.testing.assert_close(values_T[: len(response)], expected_T, atol=1e-4, rtol=1e-2)
+    assert float(second.max()) > 1e-2
 
 
 def test_token_selector_restricts_the_loss(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:

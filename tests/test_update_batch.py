@@ -23,6 +23,7 @@ from saei.data.templates import ThinkBoxed
 from saei.engine.schedule import Schedule
 from saei.engine.update import Updater
 from saei.errors import TrainingError
+from saei.need import Need
 from saei.objectives.base import Loss, Objective, ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, join
 from saei.objectives.grpo import GRPO
@@ -159,13 +160,13 @@ class Lottery(Weight):
     class Config(Weight.Config):
         type: Literal["test/lottery"] = "test/lottery"
 
-    def __init__(self, config: Any = None, needs: frozenset[str] = frozenset()) -> None:
+    def __init__(self, config: Any = None, needs: frozenset[Need] = frozenset()) -> None:
         super().__init__(config)
         self.needed = needs
         self.seen: list[UpdateBatch] = []
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return self.needed
 
     def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
@@ -270,7 +271,7 @@ def drawn_from(name: str, update_number: int) -> torch.Generator:
 
 
 def test_the_update_batch_has_every_response_in_its_row(policy: Policy, groups: list[TrainGroup]) -> None:
-    weight = Lottery(needs=frozenset({"eos"}))
+    weight = Lottery(needs=frozenset({Need("eos")}))
     update(policy, groups, with_weight(weight))
     (batch,) = weight.seen
     assert [(row.index, row.response, row.view) for row in batch.rows] == [
@@ -283,10 +284,10 @@ def test_the_update_batch_has_every_response_in_its_row(policy: Policy, groups: 
         assert torch.equal(batch.ids_RT[place, :length], response.ids_T)
         assert torch.equal(batch.behaviour_logp_RT[place, :length], response.behaviour_logp_T)
         assert torch.equal(batch.behaviour_entropy_RT[place, :length], response.entropy_T)
-        assert torch.equal(batch.extra["eos"][place, :length], torch.isin(response.ids_T, policy.eos_ids))
+        assert torch.equal(batch.statistics[Need("eos")][place, :length], torch.isin(response.ids_T, policy.eos_ids))
         assert batch.advantage_RT[place, 0] == of_index[row.index].advantages[row.response]
         assert bool(batch.truncated_R[place]) == response.truncated
-    assert batch.old_logp_RT is batch.logp_RT is batch.entropy_RT is None
+    assert batch.statistics.keys() == {Need("eos")}
 
 
 def test_what_an_update_batch_leaves_out(policy: Policy, groups: list[TrainGroup]) -> None:
@@ -298,16 +299,14 @@ def test_what_an_update_batch_leaves_out(policy: Policy, groups: list[TrainGroup
 
 
 def test_current_values_are_those_before_each_optimiser_step(policy: Policy, groups: list[TrainGroup]) -> None:
-    weight = Lottery(needs=frozenset({"old_logp", "logp", "entropy"}))
+    old, now, entropy = Need("logp", policy="old"), Need("logp"), Need("entropy")
+    weight = Lottery(needs=frozenset({old, now, entropy}))
     before = copy.deepcopy(policy.module.state_dict())
     update(policy, groups, with_weight(weight), lr=0.05, ppo_epochs=2)
     first, second = weight.seen
-    assert torch.equal(first.old_logp_RT, first.logp_RT)  # type: ignore[arg-type]
-    assert torch.equal(first.old_logp_RT, second.old_logp_RT)  # type: ignore[arg-type]
-    assert second.logp_RT is not None
-    assert second.old_logp_RT is not None
-    assert second.entropy_RT is not None
-    assert float((second.logp_RT - second.old_logp_RT).abs().max()) > 1e-2
+    assert torch.equal(first.statistics[old], first.statistics[now])
+    assert torch.equal(first.statistics[old], second.statistics[old])
+    assert float((second.statistics[now] - second.statistics[old]).abs().max()) > 1e-2
     policy.module.load_state_dict(before)
     update(policy, groups, with_weight(Lottery()), lr=0.05)  # the first of the two
     of_index = dict(zip(INDICES, groups, strict=True))
@@ -317,9 +316,9 @@ def test_current_values_are_those_before_each_optimiser_step(policy: Policy, gro
             logits = own_forward(policy, group.views[row.view], group.responses[row.response])
         length = len(logits)
         logp_T = token_logp(policy, group.views[row.view], group.responses[row.response]).detach()
-        torch.testing.assert_close(second.logp_RT[place, :length], logp_T, atol=1e-3, rtol=0)
+        torch.testing.assert_close(second.statistics[now][place, :length], logp_T, atol=1e-3, rtol=0)
         entropy_T = torch.distributions.Categorical(logits=logits).entropy()
-        torch.testing.assert_close(second.entropy_RT[place, :length], entropy_T, atol=1e-3, rtol=0)
+        torch.testing.assert_close(second.statistics[entropy][place, :length], entropy_T, atol=1e-3, rtol=0)
 
 
 def test_nobody_pays_for_what_nobody_asks(policy: Policy, groups: list[TrainGroup]) -> None:
@@ -405,15 +404,14 @@ def test_batches_join_in_the_order_of_index_and_response() -> None:
         values_RT = torch.tensor([[10.0 * row.index + row.response] * width for row in rows])
         return UpdateBatch(
             tuple(rows), values_RT.long(), values_RT > 0, values_RT, values_RT, values_RT, values_RT[:, 0] > 30,
-            extra={"eos": values_RT},
+            statistics={Need("eos"): values_RT},
         )  # fmt: skip
 
     joined = join([batch([Row(5, 0, 0), Row(5, 1, 1)], 2), batch([Row(2, 0, 0), Row(9, 0, 0)], 3)])
     assert [(row.index, row.response) for row in joined.rows] == [(2, 0), (5, 0), (5, 1), (9, 0)]
-    for values_RT in (joined.behaviour_logp_RT, joined.extra["eos"]):
+    for values_RT in (joined.behaviour_logp_RT, joined.statistics[Need("eos")]):
         assert values_RT.tolist() == [[20] * 3, [50, 50, 0], [51, 51, 0], [90] * 3]
     assert joined.truncated_R.tolist() == [False, True, True, True]
-    assert joined.logp_RT is None
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class View:
     index: int = 0
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Response:
     """One sampled answer.
 

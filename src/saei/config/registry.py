@@ -27,6 +27,7 @@ from saei.errors import ConfigError, PluginLoadError, cause_of, nearest, shown
 
 KINDS: Mapping[str, str] = {
     "selector": "saei.selectors",
+    "statistic": "saei.statistics",
     "attack": "saei.attacks",
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",

@@ -31,12 +31,12 @@ class LoraConfig(Section):
 
     Attributes:
         rank: Rank of an adapter; peft's ``r``.
-        alpha: What an adapter adds is scaled by ``alpha / rank``; peft's ``lora_alpha``.
-        dropout: peft's ``lora_dropout``. Only 0: the policy never leaves eval mode, so that the distribution that is
-            sampled is the one that is trained.
-        target_modules: Linear layers that get an adapter, by the end of their names, such as ``q_proj``; None for all
-            of them. They are looked for in the language model, without its output layer.
-        vision: Look for them in the vision tower and the projector, too.
+        alpha: The output of an adapter is scaled by ``alpha / rank``; peft's ``lora_alpha``.
+        dropout: peft's ``lora_dropout``; has to be 0. The policy stays in eval mode, so that it samples from the
+            distribution that is trained.
+        target_modules: Linear layers of the language model that get an adapter, by the end of their names, such as
+            ``q_proj``; None for all of them except the output layer.
+        vision: Also adapt the vision tower and the projector.
     """
 
     rank: int = Field(default=8, ge=1, le=16_384)
@@ -61,26 +61,26 @@ class ModelConfig(Section):
     """Which policy is trained.
 
     Attributes:
-        path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), a local folder or a hub id of a
-            Hugging Face image-text-to-text model, or of a peft adapter to one: with ``lora`` it is trained on,
-            without it is merged into the weights.
+        path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), or the local folder or hub id of a
+            Hugging Face image-text-to-text model or of a peft adapter to one. With ``lora`` set, training continues
+            on the adapter; otherwise it is merged into the weights.
         revision: Hub revision; pinned revisions are recorded with the run.
         dtype: Type of the weights; ``auto`` takes the checkpoint's.
-        device: ``auto`` takes an accelerator when there is one.
+        device: ``auto`` takes an accelerator if there is one.
         attention: Attention implementation of transformers.
         freeze: Parts that are not trained: the ``vision`` tower, the ``projector`` from its features to the language
             model, the ``language`` model with its embeddings and output layer.
         lora: Train low-rank adapters instead of the weights; None trains the weights.
-        gradient_checkpointing: Parts whose layers keep their inputs, keys and values alone and are computed again in
-            backward passes, of the attack as of the update: less memory for more time.
-        shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one
-            row per response.
-        threads: CPU threads of torch; None takes one for small models, which more threads only slow down, and
-            torch's own number for others.
-        min_pixels: Smallest image area after resizing; None for the checkpoint's. Where a processor has no such limit,
-            pictures are scaled before it sees them; one that makes something else of them is refused.
-        max_pixels: Largest image area after resizing, likewise. An original picture that is attacked itself, because
-            the processor makes several of it, is scaled down to 4194304 where this is None.
+        gradient_checkpointing: Parts whose layers store only inputs, keys and values, and are recomputed in the
+            backward passes of attack and update: less memory, more time.
+        shared_prefix: Compute a view's prompt once for all of its responses; False is the plain way, one row per
+            response.
+        threads: CPU threads of torch; None takes one for small models, which more threads would slow down, and
+            torch's default for others.
+        min_pixels: Smallest image area after resizing; None for the checkpoint's. If the processor has no such limit,
+            pictures are scaled before the processor sees them; a processor that undoes this is refused.
+        max_pixels: Largest image area after resizing, likewise. If the processor makes several pictures of one, the
+            attack moves the original, which is scaled down to 4194304 pixels if this is None.
     """
 
     path: str = Field(default=BUILTIN, min_length=1)
@@ -130,10 +130,10 @@ class SamplingConfig(Section):
     Attributes:
         temperature: τ of the sampling distribution; 0 is greedy and only for evaluation.
         max_new_tokens: Longest response, the end-of-sequence token included.
-        max_prompt_tokens: Examples with a longer prompt, image tokens included, are left out; None takes what fits
+        max_prompt_tokens: Examples with a longer prompt, image tokens included, are left out; None allows what fits
             the model's context.
-        top_p: Nucleus; only for evaluation, since it changes the policy that the update assumes.
-        top_k: Only for evaluation, likewise.
+        top_p: Nucleus sampling; for evaluation only, since the update assumes the policy's full distribution.
+        top_k: For evaluation only, likewise.
     """
 
     temperature: float = Field(default=1.0, ge=0.0, le=100.0)
@@ -156,7 +156,8 @@ class EntropyConfig(Section):
     """Which distribution the criterion's entropy is taken of.
 
     Attributes:
-        temperature: ``sampling`` is the policy as it samples; a number divides the logits instead.
+        temperature: ``sampling`` for the distribution that responses are drawn from; a number divides the logits
+            instead.
     """
 
     temperature: Literal["sampling"] | Annotated[float, Field(ge=COLDEST, le=100.0)] = "sampling"
@@ -172,10 +173,10 @@ class OptimizerConfig(Section):
         lr: Learning rate, after warm-up.
         weight_decay: Decoupled weight decay.
         betas: Decay of the first and of the second moment.
-        max_grad_norm: Gradients are scaled down to this norm.
-        schedule: How the learning rate falls after warm-up, over the planned optimiser steps: dropped groups make it
-            no slower.
-        warmup_steps: Planned optimiser steps over which it rises from 0.
+        max_grad_norm: Gradients with a larger norm are scaled down to this one.
+        schedule: How the learning rate falls after warm-up, over the planned optimiser steps; dropped groups do not
+            slow it down.
+        warmup_steps: Planned optimiser steps over which the learning rate rises from 0.
     """
 
     lr: float = Field(default=3e-4, gt=0.0, le=1.0)
@@ -187,27 +188,27 @@ class OptimizerConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How long and in which portions.
+    """Length of the training, and how a step is divided.
 
     Attributes:
         steps: Training steps; each draws ``prompts_per_step`` groups.
-        prompts_per_step: Groups a step, over all processes.
+        prompts_per_step: Groups per step, over all processes.
         ppo_epochs: Passes over a step's groups.
-        updates_per_batch: Optimiser steps in each epoch. The groups are split into that many nearly equal parts, in a
-            new order in each epoch; where dropped groups leave fewer than that, the last parts are empty and passed
-            over, and the schedule goes on as planned.
-        micro_groups: Groups per forward and backward pass of a process, None for all of the update batch's.
+        updates_per_batch: Optimiser steps per epoch. The groups are split into that many nearly equal parts, in a new
+            order in each epoch. If dropped groups leave fewer groups than parts, the last parts are empty and are
+            skipped, and the schedule goes on as planned.
+        micro_groups: Groups per forward and backward pass of a process; None for all groups of the update batch.
         mixed_precision: Accelerate's autocast.
-        max_bad_share: Share of unusable examples above which the run stops; a small data set may have as many as one
-            of 64, up to half.
-        max_untouched: Share of groups without an image to move above which a run that intervenes stops, once there
-            were 64.
-        max_empty_steps: Steps in a row without a group to train on, since all were dropped, after which the run stops.
-        max_decoder_gap: Where another program draws the responses (such as vLLM), the median difference, in nats,
-            between its log-probabilities and the policy's own above which the run stops. Half precision alone made up
-            to 0.003, prompts or weights that were not the policy's 0.3 and more: the default lies between them.
-        sift: Look at every example before training, in parallel and remembered for the next run; those that cannot be
-            used are listed in ``dropped.jsonl``. Else they are found, named and skipped on the way.
+        max_bad_share: The run stops above this share of unusable examples. A small data set may have as many as a
+            data set of 64 examples, up to half of its own.
+        max_untouched: A run that intervenes stops above this share of groups without an image, counted from the 64th
+            group on.
+        max_empty_steps: The run stops after so many steps in a row in which every group was dropped.
+        max_decoder_gap: If another program draws the responses (such as vLLM): the run stops above this median
+            difference, in nats, between its log-probabilities and the policy's own. Half precision alone gave up to
+            0.003, wrong prompts or weights 0.3 and more; the default lies between.
+        sift: Check every example before training, in parallel, and cache the result for the next run; unusable
+            examples are listed in ``dropped.jsonl``. Otherwise they are reported and skipped during training.
     """
 
     steps: int = Field(default=80, ge=1, le=MOST_STEPS)
@@ -236,12 +237,12 @@ class EvaluationConfig(Section):
     """What is measured while training, on examples of the ``eval`` split, always on the clean view.
 
     Attributes:
-        every: Steps between evaluations; the first is before training, the last after it.
+        every: Steps between evaluations; the first comes before training, the last after it.
         examples: Examples of the accuracy evaluation.
         responses: Responses per example of the accuracy evaluation, at the training temperature.
         probe_examples: Examples of the collapse probe, the same for every method and run.
         probe_responses: Fresh responses per probe example, at temperature 1 over the full vocabulary.
-        adversarial_images: Adversarial images kept as PNG per evaluation.
+        adversarial_images: Adversarial images saved as PNG per evaluation.
     """
 
     every: int = Field(default=10, ge=1, le=MOST_STEPS)
@@ -257,12 +258,12 @@ class OutputConfig(Section):
 
     Attributes:
         root: Folder of all runs.
-        name: Folder of this run below ``root``, one name without slashes; None makes one from task, sampler and time.
-        checkpoint_every: Steps between checkpoints; the last step always has one.
-        keep_checkpoints: Newest checkpoints kept.
+        name: Folder of this run below ``root``, a name without slashes; None makes one from task, sampler and time.
+        checkpoint_every: Steps between checkpoints; the last step always gets one.
+        keep_checkpoints: How many of the newest checkpoints are kept.
         trackers: Accelerate's trackers, such as ``tensorboard`` or ``wandb``.
-        project: What trackers that know projects file the run under; None takes ``WANDB_PROJECT`` of the environment,
-            else ``saei``.
+        project: The project of trackers that have projects; None takes ``WANDB_PROJECT`` of the environment, else
+            ``saei``.
     """
 
     root: Path = Path("runs")

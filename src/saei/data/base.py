@@ -25,17 +25,20 @@ class Reporting:
     """How a task's scores are reported. All functions take ``Example.meta``.
 
     Attributes:
-        score: What the share of right answers is called.
-        by: Keys of ``meta`` that there are further scores by; a value that is a list counts in each of its groups, an
-            example without the key in none.
-        together: Scores of groups that are right only as a whole: name, and the group's key, None for an example that
-            is in none.
-        cluster: Keys of ``meta`` that examples share which are about the same thing, so that they are not independent.
+        score: Name of the share of right answers, such as ``accuracy``.
+        by: Keys of ``meta`` by which scores are also reported. An example whose value is a list counts in each of its
+            groups, an example without the key in none.
+        together: Scores of groups that count only if all of their answers are right: from the score's name to a
+            function that returns the example's group, None if it is in none.
+        cluster: Keys of ``meta``; examples with the same values are not independent, such as versions of one problem.
         agreement: How the grades compare with the data set's own evaluation.
-        approximate: Whether the grade of an example only comes near to that.
+        approximate: Whether the grade of an example only approximates that evaluation.
         unlabelled: Splits of the data whose answers are not public.
         split_field: The field of the task's config that names the split of the data.
-        max_new_tokens: Longest response where neither user nor run says otherwise.
+        max_new_tokens: Longest response, unless the user or the run says otherwise.
+
+    Example:
+        HallusionBench: ``Reporting(score="aAcc", by=("category",), together={"fAcc": figure_group})``.
     """
 
     score: str = "accuracy"
@@ -57,11 +60,11 @@ class Task(Strategy, ABC):
 
     kind: ClassVar[str] = "task"
     fetches: ClassVar[bool] = False
-    """Whether the default config reads from a hub; the contract suite does not, and leaves such tasks to their own."""
+    """Whether the default config reads from a hub; the contract suite skips such tasks, which need their own tests."""
     reporting: ClassVar[Reporting] = Reporting()
-    """What ``saei eval`` groups scores by."""
+    """How ``saei eval`` groups and labels scores."""
     strategies: ClassVar[tuple[str, ...]] = ()
-    """All that ``strategy`` may return, so that a way that nothing took is reported as 0."""
+    """All values that ``strategy`` may return, so that one that no response used is reported as 0."""
 
     class Config(StrategyConfig):
         """Fields of every task.
@@ -89,7 +92,7 @@ class Task(Strategy, ABC):
         return None
 
     def pinned(self) -> StrategyConfig:
-        """Return the config with whatever was open in it and is known now, such as a hub's revision; it is recorded."""
+        """Return the config with open values resolved, such as a hub's revision; the run records it."""
         return self.config
 
     def splits(self) -> Sequence[Split]:
@@ -97,7 +100,7 @@ class Task(Strategy, ABC):
         return ("train", "eval")
 
     def notes(self) -> Sequence[str]:
-        """Return what the user should know about the examples, one sentence each; complete once ``size`` was asked."""
+        """Return what the user should know about the examples, one sentence each; complete after a call of ``size``."""
         return ()
 
     def fingerprint(self, split: Split = "train") -> str:
@@ -105,7 +108,7 @@ class Task(Strategy, ABC):
         return self.pinned().model_dump_json()
 
     def strategy(self, example: Example, text: str) -> str | None:
-        """Return which known way of solving the example a response took, None where the task knows none."""
+        """Return the solution strategy that a response used, None if it is none that the task knows."""
         return None
 
 

@@ -99,7 +99,8 @@ class _Visit:
         diagnosis.random = random_weights or not has_weights(model)
         here = available_bytes(self._device)
         diagnosis.available = memory or here
-        reference = "reference" in self.config.objective.build().needs and model.lora is None
+        needs = self.config.objective.build().all_needs
+        reference = any(need.policy == "reference" for need in needs) and model.lora is None
         diagnosis.memory = memory_of(outline, reference=reference)
         whole = here is None or diagnosis.memory.total <= ROOM * here
         parts = self._load(outline.config, None if whole else here)

@@ -91,7 +91,7 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
         example: What it looks at.
     """
     plan = config.sampler.build().plan()
-    with_entropy = "entropy" in config.objective.build().needs
+    with_entropy = any(need.statistic == "entropy" and need.grad for need in config.objective.build().needs)
     view = policy.view(example)
     responses = draw_responses(policy, plan.group_size, config.sampling.max_new_tokens)
     clean, rest = responses[: plan.arms[0].responses], responses[plan.arms[0].responses :]

@@ -11,12 +11,14 @@ from typing import TypeVar
 import torch
 
 from saei.evaluation.metrics import mean
-from saei.objectives.kl import k3
+from saei.need import Need
 from saei.policy import Policy
 from saei.runtime.processes import Processes
 from saei.types import CLEAN, UNTOUCHED, Drops, Group, ScoredGroup
 
 T = TypeVar("T")
+
+FROM_CLEAN = Need("kl-k3", view="clean")
 
 
 def group_metrics(
@@ -93,26 +95,25 @@ def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
     return whole
 
 
-@torch.no_grad()
 def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processes | None = None) -> dict[str, float]:
     """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
 
     Estimated on the intervened view's own responses by the mean of Schulman's k3 over their tokens. Costs one scoring
     of those responses.
     """
-    views, responses, origins = [], [], []
+    views, clean, responses = [], [], []
     for group in groups:
-        own = [n for n, view in enumerate(group.sampled_from) if group.views[view].origin != CLEAN]
-        if own:
-            views.append(group.views[0])
-            responses.append([group.responses[n] for n in own])
-            origins.append([group.origin(n) for n in own])
-    scores = policy.score(views, responses, with_entropy=False) if views else []
+        for number, view in enumerate(group.views):
+            if view.origin != CLEAN and number in group.sampled_from:
+                drawn = zip(group.responses, group.sampled_from, strict=True)
+                views.append(view)
+                clean.append(group.views[0])
+                responses.append([response for response, source in drawn if source == number])
     by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
-    for score, own_responses, own_origins in zip(scores, responses, origins, strict=True):
-        for n, (response, origin) in enumerate(zip(own_responses, own_origins, strict=True)):
-            clean_logp_T = score.logp_NT[n, : len(response)]
-            by_origin[origin].append(k3(clean_logp_T - response.behaviour_logp_T).cpu())
+    found = policy.statistics([FROM_CLEAN], views, responses, clean=clean, drawn=True) if views else []
+    for view, drawn_from, statistics in zip(views, responses, found, strict=True):
+        for response, divergence_T in zip(drawn_from, statistics[FROM_CLEAN], strict=True):
+            by_origin[view.origin].append(divergence_T[: len(response)].cpu())
     everywhere = joined((processes or Processes()).gather(dict(by_origin)))
     return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}
 

@@ -1,7 +1,6 @@
 """The training loop: draw groups, grade them, take advantages, update; evaluate and checkpoint in between.
 
-examples ──► groups ──► scored groups ──► train groups ──► optimiser steps ──► metrics
-sampler       reward         guards, advantages   objective         observed by every strategy with state
+examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, advantage ─► train groups ─ loss ─► optimiser steps
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class Trainer:
         self.schedule = Schedule(self.optimizer, config.optimizer, config.training)
         self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, self.optimizer)
         reference = None
-        if "reference" in self.objective.needs:
+        if any(need.policy == "reference" for need in self.objective.all_needs):
             reference = load_reference(config, self.policy, self.accelerator)
         self.updater = Updater(
             self.policy,
@@ -257,7 +256,6 @@ class Trainer:
                 in_order = [reward for of_process in rewards for of_group in of_process for reward in of_group]
                 train_groups = [train_group(each, self.objective.advantage, in_order) for each in remaining]
                 metrics |= self.updater.run(train_groups, step=step, progress=progress)
-                self.policy.weights_changed()
         metrics |= self._decoder_gaps.metrics(self.processes)
 
         # --- Evaluate where it is due, and show the strategies with state what came of all this.

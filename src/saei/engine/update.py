@@ -15,11 +15,14 @@ from saei.config.sections import TrainingConfig
 from saei.engine.metrics import UpdateLog
 from saei.engine.schedule import Schedule
 from saei.engine.update_rows import (
+    OLD_LOGP,
     GroupRows,
     Prepared,
     group_batch,
+    look_ahead,
     objective_input,
     pick,
+    row_statistics,
     rows_of,
     score_rows,
     valid_tokens,
@@ -27,10 +30,10 @@ from saei.engine.update_rows import (
     weighed,
 )
 from saei.errors import TrainingError
-from saei.interventions.stats import check_needs
-from saei.objectives.base import Objective, check_objective
-from saei.objectives.batch import OPTIONAL, UpdateBatch, join
+from saei.objectives.base import Objective
+from saei.objectives.batch import UpdateBatch, join
 from saei.policy import Policy
+from saei.policy.statistics.needs import check_needs, moves
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
 from saei.types import TrainGroup
@@ -47,7 +50,7 @@ class Updater:
         accelerator: Accelerate's.
         config: Epochs, optimiser steps in each, micro-batches.
         max_grad_norm: Gradients are clipped to this norm.
-        reference: The reference policy, for terms that need it.
+        reference: The reference policy, for needs that name it.
         seed: Seed of the order of groups and of the objective's random choices.
         processes: The processes that train together; counts, update batches and metrics are those of all.
 
@@ -70,6 +73,7 @@ class Updater:
         processes: Processes | None = None,
     ) -> None:
         self._policy = policy
+        policy.reference = reference
         self._objective = objective
         self._optimizer = optimizer
         self._schedule = schedule
@@ -77,7 +81,6 @@ class Updater:
         self._accelerator = accelerator
         self._config = config
         self._max_grad_norm = max_grad_norm
-        self._reference = reference
         self._seed = seed
         self._processes = processes or Processes()
         self._batch_weights = {name: each for name, each in objective.weights.items() if not each.per_group}
@@ -143,17 +146,14 @@ class Updater:
 
     def _group_rows(self, group: TrainGroup, *, on_policy: bool, step: int, progress: float) -> GroupRows:
         """Return a group's rows with the weights that see it alone, and with the scores of other policies."""
-        old_logp_NT = reference_logp_NT = None
-        if not on_policy or "old_logp" in self._batch_needs:
-            old_logp_NT = score_rows(self._policy, [group]).logp_RT
-        if "reference" in self._objective.needs:
-            assert self._reference is not None
-            reference_logp_NT = score_rows(self._reference, [group]).logp_RT
-        mask_NT = valid_tokens(group, self._policy.device)
-        whole = GroupRows(group, rows_of(group), mask_NT, None, old_logp_NT, reference_logp_NT)
+        # The old policy is the current one as it is now. What is needed of it is computed before it moves.
+        needs = self._objective.needs | self._batch_needs | (frozenset() if on_policy else {OLD_LOGP})
+        look_ahead(self._policy, group, self._objective.all_needs)
+        statistics = row_statistics(self._policy, group, [need for need in needs if not moves(need)])
+        whole = GroupRows(group, rows_of(group), valid_tokens(group, self._policy.device), None, statistics)
         for name, weight in self._objective.weights.items():
             if weight.per_group:
-                batch = group_batch(self._policy, group, weight.needs)
+                batch = group_batch(group, self._policy.device, row_statistics(self._policy, group, weight.needs))
                 seed = derive(self._seed, name, step, group.group.index)
                 whole = weighed(whole, weight, weigh(weight, batch, progress=progress, seed=seed))
         return whole
@@ -184,17 +184,12 @@ class Updater:
         """Return this process's part of an update batch, on the CPU; None if it has none."""
         if not groups:
             return None
-        extra = self._batch_needs - OPTIONAL
         batches = []
         for each in groups:
-            batch = group_batch(self._policy, each.group, extra)
-            if "old_logp" in self._batch_needs:
-                batch = replace(batch, old_logp_RT=each.old_logp_NT)
-            if self._batch_needs & {"logp", "entropy"}:
-                with_entropy = "entropy" in self._batch_needs
-                scores = score_rows(self._policy, [each.group], with_entropy=with_entropy)
-                logp_RT = scores.logp_RT if "logp" in self._batch_needs else None
-                batch = replace(batch, logp_RT=logp_RT, entropy_RT=scores.entropy_RT)
+            current = {need for need in self._batch_needs if need not in each.statistics}
+            statistics = {**each.statistics, **row_statistics(self._policy, each.group, current)}
+            needed = {need: statistics[need] for need in self._batch_needs}
+            batch = group_batch(each.group, self._policy.device, needed)
             if self._objective.config.mask_truncated:
                 batch = replace(batch, mask_RT=batch.mask_RT & ~batch.truncated_R[:, None])
             batches.append(batch)
@@ -203,13 +198,13 @@ class Updater:
     def _backward(self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog) -> float:
         """Accumulate the gradients of an update batch over all micro-batches and processes; return this one's loss."""
         counts = self._counts(batch)
-        with_entropy = "entropy" in self._objective.needs
+        needs = [need for need in self._objective.needs if moves(need)]
         size = self._config.micro_groups or max(1, len(batch))
         loss = 0.0
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             with self._processes.alone(self._policy.module):
-                scores = score_rows(self._policy, [each.group for each in part], grad=True, with_entropy=with_entropy)
+                scores = score_rows(self._policy, [each.group for each in part], needs)
                 inputs = objective_input(
                     part,
                     scores,
@@ -242,6 +237,7 @@ class Updater:
             )
         self.updates += 1  # counted before: a step that fails half-way has changed weights
         self._optimizer.step()
+        self._policy.weights_changed()
         self._optimizer.zero_grad()
         return norm
 
@@ -273,6 +269,8 @@ def check_update(objective: Objective) -> None:
     Raises:
         ConfigError: Naming the need and the known ones.
     """
-    check_objective(objective)
+    name = f"The objective '{objective.name()}'"
+    check_needs(objective.needs, name)
+    check_needs(objective.batch_needs, name, grad=False)
     for weight in objective.weights.values():
-        check_needs(weight.needs if weight.per_group else weight.needs - OPTIONAL)
+        check_needs(weight.needs, f"The weight '{weight.name()}'", grad=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,12 +11,15 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from saei.errors import TrainingError
-from saei.interventions.stats import token_stats
+from saei.need import Need
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
 from saei.objectives.weights.base import Weight
 from saei.policy import Policy
-from saei.types import TrainGroup
+from saei.types import Response, TrainGroup, View
+
+OLD_LOGP = Need("logp", policy="old")
+"""What the ratio of the policy loss is to."""
 
 
 def rows_of(group: TrainGroup) -> tuple[Row, ...]:
@@ -34,16 +36,14 @@ class GroupRows:
         rows: One per response, in the order of their numbers; so are all tensors.
         selected_NT: bool, the tokens that the policy loss uses.
         weight_NT: Product of the weights, None without any.
-        old_logp_NT: The old policy's log-probabilities; None where the update needs none but the current ones.
-        reference_logp_NT: The reference's; None where no term needs them.
+        statistics: What is needed of the old policy and the reference; ``OLD_LOGP`` where the ratio is to old ones.
     """
 
     group: TrainGroup
     rows: tuple[Row, ...]
     selected_NT: Tensor
     weight_NT: Tensor | None = None
-    old_logp_NT: Tensor | None = None
-    reference_logp_NT: Tensor | None = None
+    statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,66 +79,104 @@ def fit(values_RT: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RowScores:
-    """Log-probabilities, and entropies if they were asked for, one row per row of a table; 0 on padding."""
+    """Log-probabilities with graph and what was needed besides, one row per row of a table; 0 on padding."""
 
     logp_RT: Tensor
     mask_RT: Tensor
-    entropy_RT: Tensor | None
+    statistics: Mapping[Need, Tensor]
 
 
-def score_rows(
-    policy: Policy, groups: Sequence[TrainGroup], *, grad: bool = False, with_entropy: bool = False
-) -> RowScores:
-    """Score every response of some groups under its update view, by the policy's passes over whole views.
+@dataclass(frozen=True, eq=False, slots=True)
+class ByView:
+    """The rows of some groups brought together by the view that they are trained under, as passes go.
 
-    The rows are those of ``rows_of`` each group, one group after the other. A view is computed once for all responses
-    that are trained under it, and not at all if there are none.
+    Attributes:
+        views: Each view that some response is trained under, once.
+        clean: The clean view of its group.
+        responses: For each view its responses.
+        back: For each row of the table its place in the order of the passes; None if that is the same.
     """
-    rows = [row for group in groups for row in rows_of(group)]
-    of_index = {group.group.index: group.group for group in groups}
-    position = {index: number for number, index in enumerate(of_index)}
 
-    # The passes go view by view, so the rows of a view are brought together ...
-    by_view = sorted(range(len(rows)), key=lambda place: (position[rows[place].index], rows[place].view, place))
-    views, responses = [], []
-    for (index, view), places in itertools.groupby(by_view, key=lambda place: (rows[place].index, rows[place].view)):
-        views.append(of_index[index].views[view])
-        responses.append([of_index[index].responses[rows[place].response] for place in places])
-    scores = policy.score(views, responses, wrt="parameters" if grad else None, with_entropy=with_entropy)
+    views: tuple[View, ...]
+    clean: tuple[View, ...]
+    responses: tuple[tuple[Response, ...], ...]
+    back: tuple[int, ...] | None
 
-    # ... and what they return is put back into the table's order.
-    back = sorted(range(len(rows)), key=by_view.__getitem__)
+    @classmethod
+    def of(cls, groups: Sequence[TrainGroup]) -> ByView:
+        """Bring the rows of groups together; they are those of ``rows_of`` each group, one after the other."""
+        views, clean, responses, order = [], [], [], []
+        start = 0
+        for group in (train.group for train in groups):
+            for number, view in enumerate(group.views):
+                numbers = [n for n, trained in enumerate(group.updated_on) if trained == number]
+                if numbers:
+                    views.append(view)
+                    clean.append(group.views[0])
+                    responses.append(tuple(group.responses[n] for n in numbers))
+                    order += [start + n for n in numbers]
+            start += len(group.responses)
+        back = tuple(sorted(range(len(order)), key=order.__getitem__))
+        in_order = back == tuple(range(len(order)))
+        return cls(tuple(views), tuple(clean), tuple(responses), None if in_order else back)
 
-    def in_order(parts: Sequence[Tensor]) -> Tensor:
+    def rows(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return what passes gave for each view, ``[N, T]``, in the order of the table."""
         stacked_RT = stack_rows(parts)
-        return stacked_RT if back == list(range(len(rows))) else stacked_RT[back]
+        return stacked_RT if self.back is None else stacked_RT[list(self.back)]
 
+
+def score_rows(policy: Policy, groups: Sequence[TrainGroup], needs: Collection[Need] = ()) -> RowScores:
+    """Score every response of some groups under its update view, with gradient to the parameters.
+
+    Args:
+        policy: The policy that is trained.
+        groups: The groups.
+        needs: What is needed besides the log-probabilities.
+    """
+    by_view = ByView.of(groups)
+    scores = policy.score(
+        by_view.views, by_view.responses, wrt="parameters", with_entropy=False, needs=needs, clean=by_view.clean
+    )
     return RowScores(
-        in_order([part.logp_NT for part in scores]),
-        in_order([part.mask_NT for part in scores]),
-        in_order([part.entropies() for part in scores]) if with_entropy else None,
+        by_view.rows([part.logp_NT for part in scores]),
+        by_view.rows([part.mask_NT for part in scores]),
+        {need: by_view.rows([part.statistics[need] for part in scores]) for need in needs},
     )
 
 
-def group_batch(policy: Policy, train: TrainGroup, needs: frozenset[str] = frozenset()) -> UpdateBatch:
-    """Return a group as objectives and weights see it, from the sampling pass alone.
+def row_statistics(policy: Policy, group: TrainGroup, needs: Collection[Need]) -> dict[Need, Tensor]:
+    """Return what is needed of a group's responses under their update views, ``[N, T]`` each, without gradient."""
+    by_view = ByView.of([group])
+    found = policy.statistics(needs, by_view.views, by_view.responses, clean=by_view.clean, update=True)
+    return {need: by_view.rows([part[need] for part in found]) for need in needs}
+
+
+def look_ahead(policy: Policy, group: TrainGroup, needs: Collection[Need]) -> None:
+    """Compute what of needs is of the old policy, before it moves."""
+    by_view = ByView.of([group])
+    policy.look_ahead(needs, by_view.views, by_view.responses, clean=by_view.clean)
+
+
+def group_batch(train: TrainGroup, device: torch.device, statistics: Mapping[Need, Tensor]) -> UpdateBatch:
+    """Return a group as objectives and weights see it: the sampling pass, and what they need besides.
 
     Args:
-        policy: For what ``needs`` names.
         train: The group.
-        needs: Keys of ``UpdateBatch.extra``.
+        device: The policy's.
+        statistics: One row per response, by need.
     """
     responses = train.group.responses
-    stats = token_stats(policy, train.group.views[0], responses, needs)
+    mask_NT = valid_tokens(train, device)
     return UpdateBatch(
         rows=rows_of(train),
-        ids_RT=stats.ids_NT,
-        mask_RT=stats.valid_NT,
-        behaviour_logp_RT=stats.logp_NT,
-        behaviour_entropy_RT=stats.entropy_NT,
-        advantage_RT=advantages_of(train, stats.valid_NT),
-        truncated_R=torch.tensor([response.truncated for response in responses], device=policy.device),
-        extra=stats.extra,
+        ids_RT=pad_sequence([response.ids_T for response in responses], batch_first=True),
+        mask_RT=mask_NT,
+        behaviour_logp_RT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
+        behaviour_entropy_RT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
+        advantage_RT=advantages_of(train, mask_NT),
+        truncated_R=torch.tensor([response.truncated for response in responses], device=device),
+        statistics=statistics,
     )
 
 
@@ -187,19 +225,17 @@ def objective_input(
     def column(values: Sequence[float | bool], dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)
 
-    def constant(name: str) -> Tensor | None:
-        parts = [value for each in part if (value := getattr(each, name)) is not None]
-        return fit(stack_rows(parts), mask_RT.shape[1]) if parts else None
+    def stacked(parts: Sequence[Tensor]) -> Tensor:
+        return fit(stack_rows(parts), mask_RT.shape[1])
 
-    old_logp_RT = None if on_policy else constant("old_logp_NT")
-    selected_RT = constant("selected_NT")
-    assert selected_RT is not None
+    weights_NT = [each.weight_NT for each in part if each.weight_NT is not None]
+    constants = {need: stacked([each.statistics[need] for each in part]) for need in part[0].statistics}
     return ObjectiveInput(
         logp_RT=scores.logp_RT,
-        old_logp_RT=scores.logp_RT.detach() if old_logp_RT is None else old_logp_RT,
+        old_logp_RT=scores.logp_RT.detach() if on_policy else constants[OLD_LOGP],
         behaviour_logp_RT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
         mask_RT=mask_RT,
-        selected_RT=selected_RT & mask_RT,
+        selected_RT=stacked([each.selected_NT for each in part]) & mask_RT,
         advantage_RT=stack_rows([fit(advantages_of(each.group, each.selected_NT), mask_RT.shape[1]) for each in part]),
         truncated_R=column([response.truncated for response in responses], torch.bool),
         off_view_R=column(off_view, torch.bool),
@@ -207,10 +243,9 @@ def objective_input(
         cap_R=column([weight.cap for weight in weights]),
         **counts,
         max_new_tokens=max_new_tokens,
-        entropy_RT=scores.entropy_RT,
-        reference_logp_RT=constant("reference_logp_NT"),
-        weight_RT=constant("weight_NT"),
+        weight_RT=stacked(weights_NT) if weights_NT else None,
         prepared=prepared.of(rows, mask_RT),
+        statistics={**constants, **scores.statistics},
     )
 
 

@@ -18,8 +18,6 @@ M tokens, m of a chunk of them, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,43 +26,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from saei.entropy.fused import FLOOR, at_hidden, is_plain_linear
+from saei.entropy.fused import FLOOR, at_hidden
 from saei.entropy.token_entropy import CHUNK_ELEMENTS
+from saei.entropy.token_states import TokenStates, chunk_rows
 
 _SMALL = 1.0
 """|δ| below which the difference q - p is taken as p · expm1 δ, which keeps its digits; above, expm1 may overflow."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class TokenStates:
-    """A policy's distribution at each of M tokens: hidden states, and what makes logits of them.
-
-    Attributes:
-        hidden_Md: The hidden states that predict the tokens.
-        head: Maps ``[m, d]`` hidden states to ``[m, V]`` logits.
-        hidden_only: Nobody asks for the head's gradient.
-    """
-
-    hidden_Md: Tensor
-    head: Callable[[Tensor], Tensor]
-    hidden_only: bool = False
-
-    @property
-    def differentiated(self) -> bool:
-        """Whether a gradient reaches the hidden states or the head."""
-        return torch.is_grad_enabled() and (self.hidden_Md.requires_grad or self._head_is_trained)
-
-    @property
-    def fusible(self) -> bool:
-        """Whether the head is a plain product that gets no gradient."""
-        return isinstance(self.head, nn.Linear) and is_plain_linear(self.head) and not self._head_is_trained
-
-    @property
-    def _head_is_trained(self) -> bool:
-        parameters = self.head.parameters() if isinstance(self.head, nn.Module) else ()
-        return not self.hidden_only and (
-            not isinstance(self.head, nn.Module) or any(parameter.requires_grad for parameter in parameters)
-        )
 
 
 def token_kl(
@@ -88,8 +55,7 @@ def token_kl(
     """
     if not len(p.hidden_Md):
         return p.hidden_Md.new_zeros(0, dtype=torch.promote_types(p.hidden_Md.dtype, torch.float32))
-    width = banned_V.shape[0] if banned_V is not None else int(p.head(p.hidden_Md[:1].detach()).shape[-1])
-    rows = max(1, chunk_elements // width)
+    rows = chunk_rows(p, banned_V, chunk_elements)
     if p.differentiated or q.differentiated:
         if p.fusible and q.fusible:
             return _fused(p, q, temperature, banned_V, rows)

@@ -13,25 +13,31 @@ from saei.types import Example, Grade, Response
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One graded answer: a line of ``answers.jsonl``, from which alone all scores follow.
+    r"""One graded answer: a line of ``answers.jsonl``, from which alone all scores follow.
 
     Attributes:
         number: The example's number in its split.
-        response: Which of the responses to it, from 0 on.
+        response: Number of the response to this example, from 0.
         example: The example's id.
         gold: The gold answer.
         text: The response.
-        answer: The final answer read from it, None if none could be read.
+        answer: The final answer extracted from it, None if there is none.
         correct: Whether it is right.
         reason: Why.
         reward: The reward that training would give.
-        parts: Its parts.
+        parts: The reward's parts by name.
         tokens: Length of the response.
         truncated: Whether the length limit ended it.
-        groups: The example's groups, by the key of ``meta`` that they are told apart by.
-        together: For each score of groups that are right only as a whole, the example's group.
-        cluster: What the example shares with others that it is not independent of; None if it is independent.
-        approximate: Whether the grade only comes near to the data set's own evaluation.
+        groups: The example's groups, by key of ``meta``.
+        together: The example's group for each score that counts groups as a whole, None if it is in none.
+        cluster: Cluster of examples that are not independent; None if the example is independent.
+        approximate: Whether the grade only approximates the data set's own evaluation.
+
+    Example:
+        ``{"number": 3, "response": 0, "example": "bars-2-eval-3", "gold": "4", "text": "<think>…</think> \boxed{4}",
+        "answer": "4", "correct": true, "reason": "the same text", "reward": 1.0, "parts": {"accuracy": 1.0,
+        "format": 1.0}, "tokens": 21, "truncated": false, "groups": {"kind": ["add"]}, "together": {},
+        "cluster": null, "approximate": false}``
     """
 
     number: int

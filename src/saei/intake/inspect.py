@@ -1,4 +1,4 @@
-"""Looking at one example as training will: what is wrong with it is found here, and only here."""
+"""Turning one example into a view, as training does; every reason why an example cannot be used is raised here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an example is like for the policy: its images, its prompt as the model gets it, its tokens."""
+"""Examples as the policy gets them: sizes of the images, the prompt with its special tokens, its length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at every example of a split before anything long begins: in parallel, once, and remembered."""
+"""Checking every example of a split before a long job starts: in parallel, and cached."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ DROPPED = "dropped.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class ExampleReport:
-    """What one example is like.
+    """The result of checking one example.
 
     Attributes:
         index: Its number in the split.
-        tokens: Tokens of its prompt, those of the images included; None if it is broken.
+        tokens: Tokens of its prompt, image tokens included; None if the example is broken.
         rule: The rule that it breaks; empty if it can be used.
         report: That rule with reason and remedy.
-        too_long: Whether it was only too long.
+        too_long: Whether its only fault is its length.
+
+    Example:
+        ``ExampleReport(9, rule="Every image has to open.", report="Every image has to open. An image in row 11 …")``
     """
 
     index: int
@@ -54,7 +57,7 @@ def scan(
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ExampleReport]:
-    """Look at examples of a finite split, in threads: decoding and tokenizing run outside of Python's lock.
+    """Check examples of a finite split, in threads: decoding and tokenizing release Python's lock.
 
     Args:
         task: Where examples come from.
@@ -63,8 +66,8 @@ def scan(
         reward: Says whether an example's gold answer can be read; None takes every one.
         indices: Which examples; None for all.
         workers: Threads; None for one per core.
-        cache: A folder where the result is remembered for as long as data, processor and reward stay the same;
-            None for none.
+        cache: A folder that caches the result for as long as data, processor and reward stay the same; None to check
+            always.
         on_progress: Called with how many of how many are done.
 
     Raises:
@@ -102,7 +105,7 @@ def check_end(task: Task) -> None:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScanResult:
-    """All of a split's examples, looked at."""
+    """The reports on all examples of a split."""
 
     split: Split
     reports: Sequence[ExampleReport]
@@ -147,7 +150,7 @@ class ScanResult:
 
 
 def left_out(index: int, error: DataError) -> ExampleReport:
-    """Return what an example is like that cannot be used."""
+    """Return the report on an example that cannot be used."""
     if isinstance(error, LongPromptError):
         return ExampleReport(index, error.tokens, error.rule, str(error), too_long=True)
     return ExampleReport(index, rule=error.rule, report=str(error))

@@ -12,6 +12,7 @@ from torch import Tensor
 from saei.attacks.base import BlockSpace
 from saei.config.strategy import Strategy
 from saei.interventions.context import StepContext, Supply
+from saei.need import Need
 from saei.policy import Policy, Scores
 from saei.types import Distance, Drops, Response, ScoredGroup, View
 
@@ -77,12 +78,20 @@ class Criterion(Strategy, ABC):
     """What an attack raises, as a value per token. To add one, implement ``per_token``."""
 
     kind: ClassVar[str] = "criterion"
-    with_entropy: ClassVar[bool] = False
-    """Whether ``per_token`` reads ``Scores.entropy_NT``."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Keys of ``Scores.statistics`` that ``per_token`` reads; log-probabilities are there in any case."""
+        return frozenset()
 
     @abstractmethod
     def per_token(self, scores: Scores) -> Tensor:
-        """Return ``[N, T]`` differentiable values, in nats."""
+        """Return ``[N, T]`` differentiable values, in nats.
+
+        Args:
+            scores: The clean responses under the moved view, which is their own here, and in ``scores.statistics``
+                what the criterion needs; on tokens that are not selected all of it is 0.
+        """
 
     def value(self, scores: Scores, selected_NT: Tensor, *, pooled: bool) -> Tensor:
         """Return J of one group.
@@ -115,6 +124,11 @@ class Gate(Strategy, ABC):
     needs_supply: ClassVar[bool] = True
     """Whether it asks ``Supply``; one that does not is open to engines that have none."""
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What ``leave_alone`` asks of ``step.statistics``."""
+        return frozenset()
+
     @abstractmethod
     def leave_alone(
         self,
@@ -143,6 +157,11 @@ class Guard(Strategy, ABC):
     kind: ClassVar[str] = "guard"
     needs_supply: ClassVar[bool] = True
     """Whether it has to be asked at all: TRL has no place for it."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What ``drop`` asks of ``step.statistics``."""
+        return frozenset()
 
     @abstractmethod
     def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> Sequence[Drops]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
+from saei.need import Need
 from saei.policy import Policy
 from saei.types import Grade, Response, View
 
@@ -76,6 +78,24 @@ class StepContext:
             return []
         with self.phase("sample"):
             return self.policy.sample(views, counts, generators=self.generators(views))
+
+    def statistics(
+        self,
+        needs: Collection[Need],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        clean: Sequence[View] | None = None,
+    ) -> list[dict[Need, Tensor]]:
+        """Return what a part needs to know about the responses that were drawn from views: for each view ``[N, T]``.
+
+        Args:
+            needs: What is asked for, without gradient; gates and guards declare it in their ``needs``.
+            views: The views; there may be none.
+            responses: For each its responses.
+            clean: The clean view of each one's group, None if these are the clean ones.
+        """
+        return self.policy.statistics(needs, views, responses, clean=clean, drawn=True) if views else []
 
 
 @dataclass(frozen=True, eq=False, slots=True)

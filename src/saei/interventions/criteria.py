@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Criterion
+from saei.need import Need
 from saei.policy import Scores
+
+ENTROPY = Need("entropy", grad=True)
 
 
 class Entropy(Criterion):
     """Token entropy of the clean responses: SaEI's entropy-guided adversarial objective (arXiv 2512.10414)."""
-
-    with_entropy: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """No fields."""
@@ -23,10 +24,14 @@ class Entropy(Criterion):
 
     config: Config
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The entropies under the moved view."""
+        return frozenset({ENTROPY})
+
     def per_token(self, scores: Scores) -> Tensor:
         """Return the entropies."""
-        assert scores.entropy_NT is not None
-        return scores.entropy_NT
+        return scores.statistics[ENTROPY]
 
 
 class NLL(Criterion):

@@ -121,8 +121,10 @@ class GroupCriterion:
             views,
             self._responses,
             wrt=wrt,
-            with_entropy=self._criterion.with_entropy or self._reselect,
+            with_entropy=self._reselect,
             selected=None if self._reselect else [selection.selected_NT for selection in self.selections],
+            needs=self._criterion.needs,
+            clean=self._opened.views,
         )
 
     def metrics(self, number: int) -> dict[str, float]:

@@ -26,8 +26,8 @@ from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.group_criterion import GroupCriterion
 from saei.interventions.point import OpenViews
-from saei.interventions.stats import check_needs
 from saei.policy import Policy
+from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
 from saei.types import Distance, Response, View, ViewRecord
 
@@ -38,8 +38,8 @@ class InterventionConfig(Section):
     Attributes:
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
-        surfaces: What of the view it moves; None for what the attack moves by itself, ``pixels``. A view that lacks all
-            of these is left alone.
+        surfaces: What of the view the attack moves; None for what it is made for first, ``pixels``. A view that lacks
+            all of these is left alone.
         attack: How it moves them.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
@@ -83,7 +83,7 @@ class Intervention:
         config: The slots.
 
     Raises:
-        ConfigError: If the attack cannot move a surface, or nothing fills a need of the selector.
+        ConfigError: If the attack cannot move a surface, or nothing fills a need of selector, criterion, gate or guard.
     """
 
     def __init__(self, config: InterventionConfig | None = None) -> None:
@@ -94,15 +94,14 @@ class Intervention:
         self.strength: Strength = self.config.strength.build()
         self.gate: Gate = self.config.gate.build()
         self.guard: Guard = self.config.guard.build()
-        check_needs(self.selector.needs)
+        for asker, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
+            check_needs(asker.needs, f"The {asker.kind} '{asker.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
         """Return what the attack moves."""
-        configs = self.config.surfaces or [
-            load("surface", name).Config.model_validate({}) for name in self.attack.moves
-        ]
-        surfaces: list[Surface] = [config.build() for config in configs]
+        by_default = [load("surface", name).Config.model_validate({}) for name in self.attack.moves]
+        surfaces: list[Surface] = [config.build() for config in self.config.surfaces or by_default]
         names = [surface.name() for surface in surfaces]
         unable = ", ".join(surface.name() for surface in surfaces if surface.space not in self.attack.spaces)
         if unable:

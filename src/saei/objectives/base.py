@@ -13,10 +13,10 @@ from torch import Tensor
 
 from saei.config.registry import AdvantageField, OptionalSelectorField, TermField, WeightField
 from saei.config.strategy import Strategy, StrategyConfig
-from saei.errors import ConfigError, nearest
+from saei.need import Need
 from saei.objectives.advantages.base import Advantage
 from saei.objectives.aggregation import per_response, response_mean
-from saei.objectives.batch import OPTIONAL, UpdateBatch
+from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
 from saei.objectives.weights.selected import Selected
 
@@ -44,11 +44,12 @@ class ObjectiveInput:
         n_tokens: Response tokens of the whole update batch; truncated responses that are masked do not count.
         n_selected: Those of them that the policy loss uses.
         max_new_tokens: Longest response that sampling allows.
-        entropy_RT: Entropy of the current policy with graph, nats; only if an objective needs ``entropy``.
-        reference_logp_RT: Log-probabilities of the reference; only if one needs ``reference``.
         weight_RT: Product of the objective's weights, detached, which an aggregation multiplies the values of the
             policy loss by; None without weights.
         prepared: What ``Objective.prepare`` returned, for these responses.
+        statistics: One ``[R, T]`` tensor per entry of the objective's ``needs``, 0 on padding, such as
+            ``Need("entropy", grad=True)``, the current policy's entropies with graph, or
+            ``Need("logp", policy="reference")``.
     """
 
     logp_RT: Tensor
@@ -65,10 +66,9 @@ class ObjectiveInput:
     n_tokens: float
     n_selected: float
     max_new_tokens: int
-    entropy_RT: Tensor | None = None
-    reference_logp_RT: Tensor | None = None
     weight_RT: Tensor | None = None
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,18 +87,14 @@ class Loss:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-NEEDS = frozenset({"entropy", "reference"})
-"""What objectives and terms may need: the optional fields of ``ObjectiveInput``."""
-
-
 class Term(Strategy, ABC):
     """Something added to the policy loss, such as a KL penalty. To add one, implement ``loss``."""
 
     kind: ClassVar[str] = "term"
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Optional fields of ``ObjectiveInput`` that the term reads: ``entropy``, ``reference``."""
+    def needs(self) -> frozenset[Need]:
+        """Keys of ``ObjectiveInput.statistics`` that the term reads."""
         return frozenset()
 
     @abstractmethod
@@ -160,14 +156,19 @@ class Objective(Strategy, ABC):
         return parts | {"advantage": self.advantage}
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """Union of what the policy loss and the terms need."""
         return frozenset().union(*(term.needs for term in self.terms))
 
     @property
-    def batch_needs(self) -> frozenset[str]:
-        """Optional fields of ``UpdateBatch`` that ``prepare`` reads: ``old_logp``, ``logp``, ``entropy``."""
+    def batch_needs(self) -> frozenset[Need]:
+        """Keys of ``UpdateBatch.statistics`` that ``prepare`` reads; they have no gradient."""
         return frozenset()
+
+    @property
+    def all_needs(self) -> frozenset[Need]:
+        """What the objective and its weights need, for its loss or before it."""
+        return (self.needs | self.batch_needs).union(*(weight.needs for weight in self.weights.values()))
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Look at the whole update batch before its loss is taken; called once per optimiser step, under ``no_grad``.
@@ -218,18 +219,3 @@ class Objective(Strategy, ABC):
             value = value + extra.value
             metrics |= {f"{term.name()}/{name}": number for name, number in extra.metrics.items()}
         return Loss(value, metrics)
-
-
-def check_objective(objective: Objective) -> None:
-    """Refuse an objective that asks for what the update cannot compute; ``extra`` needs of weights are not looked at.
-
-    Raises:
-        ConfigError: Naming the need and the known ones.
-    """
-    for needs, known in ((objective.needs, NEEDS), (objective.batch_needs, OPTIONAL)):
-        for need in sorted(needs - known):
-            raise ConfigError(
-                "An objective and its terms need what the update computes.",
-                reason=f"'{objective.name()}' asks for '{need}'.",
-                remedy=nearest(need, known),
-            )

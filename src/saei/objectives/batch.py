@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-OPTIONAL = frozenset({"old_logp", "logp", "entropy"})
-"""What an update batch holds only where somebody needs it: its fields of these names with ``_RT`` behind them."""
+from saei.need import Need
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -44,13 +43,10 @@ class UpdateBatch:
         behaviour_entropy_RT: float32 entropy of that distribution, nats.
         advantage_RT: float32, 0 on padding.
         truncated_R: bool, responses that the length limit ended.
-        old_logp_RT: Log-probabilities of the old policy under the update view; only if ``old_logp`` is needed. They
-            cost one pass without gradient per step, unless the step makes several optimiser steps, which have them.
-        logp_RT: Those of the current policy; only if ``logp`` is needed. They cost one pass without gradient over the
-            update batch in each optimiser step.
-        entropy_RT: The current policy's entropies under the update view, nats; only if ``entropy`` is needed, from the
-            same pass.
-        extra: One ``[R, T]`` tensor for each further need, as in ``TokenStats.extra``.
+        statistics: One ``[R, T]`` tensor per need of who sees the batch; a response's own view is the one that it is
+            trained under. What is asked of the current policy, such as ``Need("entropy")``, costs a pass without
+            gradient over the update batch in each optimiser step; of the old policy and the reference, a pass per
+            step; ``Need("logp", policy="old")`` is there anyway where a step makes several optimiser steps.
     """
 
     rows: tuple[Row, ...]
@@ -60,16 +56,13 @@ class UpdateBatch:
     behaviour_entropy_RT: Tensor
     advantage_RT: Tensor
     truncated_R: Tensor
-    old_logp_RT: Tensor | None = None
-    logp_RT: Tensor | None = None
-    entropy_RT: Tensor | None = None
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
     def cpu(self) -> UpdateBatch:
         """Return the batch on the CPU."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         tensors: dict[str, Any] = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, extra={need: value.cpu() for need, value in self.extra.items()})
+        return replace(self, **tensors, statistics={need: value.cpu() for need, value in self.statistics.items()})
 
 
 def join(batches: Sequence[UpdateBatch]) -> UpdateBatch:
@@ -85,8 +78,8 @@ def join(batches: Sequence[UpdateBatch]) -> UpdateBatch:
         parts = [getattr(batch, name) for batch in batches]
         if all(isinstance(part, Tensor) for part in parts):
             tensors[name] = joined(parts)
-    extra = {need: joined([batch.extra[need] for batch in batches]) for need in batches[0].extra}
-    return replace(batches[0], rows=tuple(rows[place] for place in order), extra=extra, **tensors)
+    statistics = {need: joined([batch.statistics[need] for batch in batches]) for need in batches[0].statistics}
+    return replace(batches[0], rows=tuple(rows[place] for place in order), statistics=statistics, **tensors)
 
 
 def stack_rows(parts: Sequence[Tensor]) -> Tensor:

@@ -8,8 +8,11 @@ import torch
 from pydantic import Field
 
 from saei.config.strategy import StrategyConfig
+from saei.need import Need
 from saei.objectives.aggregation import per_response
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
+
+ENTROPY = Need("entropy", grad=True)
 
 
 class EntropyBonus(Term):
@@ -33,13 +36,12 @@ class EntropyBonus(Term):
     config: Config
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """The current policy's entropy."""
-        return frozenset({"entropy"})
+        return frozenset({ENTROPY})
 
     def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
         """Return the negative bonus over all response tokens."""
-        assert inputs.entropy_RT is not None, "EntropyBonus needs the policy's entropy."
-        entropy_RT = torch.where(inputs.mask_RT, inputs.entropy_RT, 0.0)
+        entropy_RT = torch.where(inputs.mask_RT, inputs.statistics[ENTROPY], 0.0)
         value = -self.config.coefficient * aggregate(entropy_RT)
         return Loss(value, {"mean": per_response(entropy_RT, inputs.mask_RT)})

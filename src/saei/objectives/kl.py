@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.config.strategy import StrategyConfig
+from saei.need import Need
 from saei.objectives.aggregation import per_response
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.view_weight import view_weight
 
+REFERENCE_LOGP = Need("logp", policy="reference")
+DIVERGENCE = Need("kl", policy="reference", grad=True)
+
 
 class KL(Term):
-    """``coefficient * KL(policy || reference)`` by the k3 estimate, both under the update view, in nats.
+    """``coefficient * KL(policy || reference)`` at each token, both under the update view, in nats.
 
-    k3 is ``exp(d) - d - 1`` with ``d = reference_logp - logp`` at the sampled token. It estimates the divergence
-    only from tokens drawn from the policy under the update view; tokens of a response drawn from another view are
-    therefore given the fully corrected view weight (beta 1), whatever beta the policy loss uses.
+    It is estimated by k3, which is ``exp(d) - d - 1`` with ``d = reference_logp - logp`` at the sampled token, or taken
+    in full over the vocabulary. k3 estimates the divergence only from tokens drawn from the policy under the update
+    view; tokens of a response drawn from another view are therefore given the fully corrected view weight (beta 1),
+    whatever beta the policy loss uses. The full divergence needs no weight, whatever the tokens were drawn from, and
+    costs four more products with the output layer.
 
     Metric: ``mean``, the estimate without its coefficient.
 
@@ -32,6 +38,7 @@ class KL(Term):
 
         Attributes:
             coefficient: Weight of the penalty.
+            estimate: ``k3`` at the sampled tokens, or ``full``: over the whole vocabulary.
             bias_correction: Multiply k3 by the token's ratio to the old policy, gradient included. The penalty's
                 gradient is then that of the divergence itself, which plain k3's is not even at ratio 1
                 (https://arxiv.org/abs/2512.02556); GRPO's original penalty goes without.
@@ -39,19 +46,29 @@ class KL(Term):
 
         type: Literal["kl"] = "kl"
         coefficient: float = Field(default=0.01, ge=0.0, le=1e6)
+        estimate: Literal["k3", "full"] = "k3"
         bias_correction: bool = False
+
+        @model_validator(mode="after")
+        def _bias_of_an_estimate(self) -> Self:
+            if self.bias_correction and self.estimate == "full":
+                raise ValueError("bias_correction mends the k3 estimate, and estimate is full. Leave one of them out.")
+            return self
 
     config: Config
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The reference's log-probabilities."""
-        return frozenset({"reference"})
+    def needs(self) -> frozenset[Need]:
+        """The reference's log-probabilities, or the divergence from it."""
+        return frozenset({DIVERGENCE if self.config.estimate == "full" else REFERENCE_LOGP})
 
     def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
         """Return the penalty over all response tokens."""
-        assert inputs.reference_logp_RT is not None, "KL needs the reference's log-probabilities."
-        difference_RT = torch.where(inputs.mask_RT, inputs.reference_logp_RT - inputs.logp_RT, 0.0)
+        if self.config.estimate == "full":
+            penalty_RT = torch.where(inputs.mask_RT, inputs.statistics[DIVERGENCE], 0.0)
+            value = self.config.coefficient * aggregate(penalty_RT)
+            return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT)})
+        difference_RT = torch.where(inputs.mask_RT, inputs.statistics[REFERENCE_LOGP] - inputs.logp_RT, 0.0)
         k3_RT = k3(difference_RT)
         if self.config.bias_correction:
             k3_RT = k3_RT * torch.where(inputs.mask_RT, inputs.logp_RT - inputs.old_logp_RT, 0.0).exp()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from saei.entropy.token_entropy import token_statistics
+from saei.entropy.token_states import TokenStates
 from saei.policy.backbone import Readout, hidden_states
 
 
@@ -28,6 +29,10 @@ class Distribution:
     banned_V: Tensor | None
 
 
+Measure: TypeAlias = Callable[[TokenStates, Tensor, Distribution], Tensor]
+"""``measure(states, ids_M, distribution)``: one number, or one row of numbers, per token."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Continuation:
     """Rows that go on from the cache of others: for each the row it goes on from, and its own arguments."""
@@ -41,7 +46,8 @@ class Targets:
     """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
 
     Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` says that
-    the head's gradient is not wanted.
+    the head's gradient is not wanted. ``measures`` are
+    further functions of the distributions, by name.
     """
 
     source_M: Tensor
@@ -49,6 +55,22 @@ class Targets:
     distribution: Distribution
     with_entropy: bool
     hidden_only: bool = False
+    measures: Mapping[Hashable, Measure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenScores:
+    """Statistics of M scored tokens, float32, in nats.
+
+    Attributes:
+        logp_M: Log-probabilities.
+        entropy_M: Entropies, None if they were not asked for.
+        measured: What each further measure returned, by its name.
+    """
+
+    logp_M: Tensor
+    entropy_M: Tensor | None
+    measured: Mapping[Hashable, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,7 +96,7 @@ class PolicyModule(nn.Module):
 
     def forward(
         self, inputs: Mapping[str, Any] | None, targets: Targets | None = None, continuation: Continuation | None = None
-    ) -> tuple[Tensor, Tensor | None] | NextToken | Tensor:
+    ) -> TokenScores | NextToken | Tensor:
         """Score tokens, or without targets return the next token's logits.
 
         Args:
@@ -84,35 +106,42 @@ class PolicyModule(nn.Module):
             continuation: Rows to score that go on from those of ``inputs``, which then have to ask for a cache.
 
         Returns:
-            ``(logp_M, entropy_M or None)`` in float32 nats, or ``NextToken``.
+            ``TokenScores`` or ``NextToken``.
         """
         if inputs is None:
             firsts = [p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
             return 0.0 * torch.stack([first.float() for first in firsts]).sum()
         hidden_BSd, cache = hidden_states(self.model, **inputs)
         if targets is None:
-            return NextToken(self._head()(hidden_BSd[:, -1]).float(), cache)
+            return NextToken(self.head()(hidden_BSd[:, -1]).float(), cache)
         hidden_Md = hidden_BSd.flatten(0, 1)
         if continuation is not None:
             _fork(cache, hidden_BSd.shape[0], continuation.parent_R)
             rest_RTd, _ = hidden_states(self.model, **continuation.inputs, past_key_values=cache, use_cache=True)
             hidden_Md = torch.cat([hidden_Md, rest_RTd.flatten(0, 1)])
         distribution = targets.distribution
-        statistics: tuple[Tensor, Tensor | None] = token_statistics(
-            hidden_Md.index_select(0, targets.source_M),
+        hidden_Md = hidden_Md.index_select(0, targets.source_M)
+        logp_M, entropy_M = token_statistics(
+            hidden_Md,
             targets.target_M,
-            self._head(),
+            self.head(),
             temperature=distribution.temperature,
             banned_V=distribution.banned_V,
             entropy_temperature=distribution.entropy_temperature,
             with_entropy=targets.with_entropy,
             hidden_only=targets.hidden_only,
         )
-        return statistics
+        states = TokenStates(hidden_Md, self.head(), targets.hidden_only)
+        measured = {name: measure(states, targets.target_M, distribution) for name, measure in targets.measures.items()}
+        return TokenScores(logp_M, entropy_M, measured)
 
-    def _head(self) -> Callable[[Tensor], Tensor]:
-        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse."""
-        layer: Callable[[Tensor], Tensor] = self.model.get_output_embeddings()
+    def head(self, layer: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse.
+
+        Args:
+            layer: An output layer in place of the model's.
+        """
+        layer = layer or self.model.get_output_embeddings()
         readout = self.readout
         return layer if readout == Readout() else lambda hidden: readout(layer(hidden))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Collection, Hashable, Sequence
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
+from saei.need import Need
 from saei.policy.backbone import find_readout, pixel_dtype
 from saei.policy.decoder import Decoder
 from saei.policy.load.adapters import SwitchedOff, save_adapter
@@ -25,9 +27,10 @@ from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prompts import Prompt, Prompts
 from saei.policy.sampling import Prefixes, sample
-from saei.policy.scoring import Scores, WithRespectTo, score
+from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
 from saei.policy.special_ids import banned_ids, end_ids
+from saei.policy.statistics.fill import Subject, fill, forget_current, look_ahead, score_needs
 from saei.types import CLEAN, Example, Response, View
 
 
@@ -48,6 +51,8 @@ class Policy:
         distribution: The one definition of the policy.
         eos_ids: The ids that end a response.
         pixels: The pixel space of the processor.
+        reference: What needs call the reference policy; None if there is none.
+        known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.fill``.
         decoder: Who draws the responses.
         on_decoded: Called with what a decoder elsewhere drew from the policy's own distribution, for each view its
             responses, and with their scores; None for nobody.
@@ -69,7 +74,8 @@ class Policy:
         sampling, entropy = sampling or SamplingConfig(), entropy or EntropyConfig()
         self.parts = parts
         self.template = template
-        self.module: Any = PolicyModule(parts.model, find_readout(parts.model, int(end_ids(parts)[0])))
+        self._bare = PolicyModule(parts.model, find_readout(parts.model, int(end_ids(parts)[0])))
+        self.module: Any = self._bare
         self.tokenizer = parts.tokenizer
         self.processor = parts.processor or compose(
             parts.model.config, parts.tokenizer, parts.image_processor, parts.chat_template
@@ -80,6 +86,11 @@ class Policy:
         dtype = pixel_dtype(parts.model, self._prompts.example)
         self.pixels = PixelSpace(self._prompts.images, max_pixels, dtype, min_pixels)
         self.sampling = sampling
+        self.reference: Policy | None = None
+        self._updates = 0
+        self._old_head: Callable[[Tensor], Tensor] | None = None
+        self._old_head_updates = -1
+        self.known: WeakKeyDictionary[Response, dict[Hashable, Tensor]] = WeakKeyDictionary()
         self.decoder: Decoder = Native()
         self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
         self._decoder_is_stale = False
@@ -241,6 +252,8 @@ class Policy:
         wrt: WithRespectTo = None,
         with_entropy: bool = True,
         selected: Sequence[Tensor] | None = None,
+        needs: Collection[Need] = (),
+        clean: Sequence[View] | None = None,
     ) -> list[Scores]:
         """Score responses under views; each view's prompt is computed once for all of them.
 
@@ -253,15 +266,63 @@ class Policy:
             with_entropy: Whether entropies are wanted: those of the criterion, or by the parameters those of the
                 policy as it samples.
             selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
+            needs: What else is wanted, for ``Scores.statistics``; those with gradient are computed in the same pass.
+            clean: The clean view of each view's group, for needs that name it; None if the views are clean.
 
         Raises:
             ConfigError: If a view has no such surface.
         """
-        return score(self, views, responses, wrt=wrt, with_entropy=with_entropy, selected=selected)
+        subject = Subject(self, views, responses, clean, update=wrt == "parameters")
+        return score_needs(needs, subject, wrt=wrt, with_entropy=with_entropy, selected=selected)
+
+    def statistics(
+        self,
+        needs: Collection[Need],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        clean: Sequence[View] | None = None,
+        drawn: bool = False,
+        update: bool = False,
+    ) -> list[dict[Need, Tensor]]:
+        """Return what is needed to know about responses, without gradient: for each view ``[N, T]`` by need.
+
+        Each statistic is computed once for a response, until the weights change.
+
+        Args:
+            needs: What is asked for.
+            views: The responses' own views.
+            responses: For each view its responses.
+            clean: The clean view of each view's group, for needs that name it; None if the views are clean.
+            drawn: Whether the responses were drawn under these views by the policy as it is: then what the sampling
+                pass found out is not computed again.
+            update: Whether entropies are those that the update trains, not those of the criterion.
+        """
+        return fill(needs, Subject(self, views, responses, clean, drawn, update))
+
+    def look_ahead(
+        self,
+        needs: Collection[Need],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        clean: Sequence[View] | None = None,
+    ) -> None:
+        """Compute, before an update, what of needs is of the old policy, so that it is known after it.
+
+        Args:
+            needs: What the update will ask for.
+            views: The views that the responses are trained under.
+            responses: For each view its responses.
+            clean: The clean view of each view's group, for needs that name it.
+        """
+        look_ahead(needs, Subject(self, views, responses, clean, update=True))
 
     def weights_changed(self) -> None:
-        """Have the decoder forget earlier weights before it draws again; to be called after each update."""
+        """Forget what belongs to earlier weights, and have the decoder do so; to be called after each update."""
         self._decoder_is_stale = True
+        self._updates += 1
+        forget_current(self.known)
 
     def sync_decoder(self) -> None:
         """Tell the decoder that the weights changed, if they did since it last drew."""
@@ -269,10 +330,31 @@ class Policy:
             self.decoder.sync(self)
             self._decoder_is_stale = False
 
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """From hidden states to logits, as this policy's passes go."""
+        head = self._bare.head()
+        return self.module.around(head) if isinstance(self.module, SwitchedOff) else head
+
+    def keep_head(self) -> None:
+        """Keep the head as it is, for hidden states of now that are looked at after an update."""
+        if self._old_head_updates != self._updates:
+            layer: Any = self._bare.model.get_output_embeddings()
+            trained = any(parameter.requires_grad for parameter in layer.parameters())
+            self._old_head = self._bare.head(deepcopy(layer).requires_grad_(False)) if trained else self.head
+            self._old_head_updates = self._updates
+
+    @property
+    def old_head(self) -> Callable[[Tensor], Tensor]:
+        """The head that was kept last."""
+        assert self._old_head is not None, "no head was kept"
+        return self._old_head
+
     def without_adapter(self) -> Policy:
         """Return the policy with its adapters switched off: LoRA's reference, in the memory of the same weights."""
         assert self.parts.adapter is not None
         below = copy(self)
+        below.known = WeakKeyDictionary()
         below.module = SwitchedOff(self.parts.adapter, self.module)
         return below
 

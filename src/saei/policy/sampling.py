@@ -12,7 +12,6 @@ from torch import Tensor
 from saei.config.sections import SamplingConfig
 from saei.errors import ConfigError
 from saei.policy.decoder import Completion, DrawRequest
-from saei.policy.scoring import score
 from saei.types import Response, ResponsePrefix, View
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _scored(
     policy: Policy, views: Sequence[View], responses: list[list[Response]], *, on_policy: bool
 ) -> list[list[Response]]:
     """Give responses what their decoder could not: the entropies, and log-probabilities where it had none."""
-    scores = score(policy, views, responses)
+    scores = policy.score(views, responses)
     if on_policy and policy.on_decoded is not None:
         policy.on_decoded(responses, scores)
 

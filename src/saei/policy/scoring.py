@@ -7,17 +7,19 @@ N responses of a view, T tokens of the longest, M scored tokens of all responses
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from saei.entropy.token_states import TokenStates
 from saei.errors import ConfigError, nearest
-from saei.policy.module import Continuation, Distribution, Targets
+from saei.need import Need
+from saei.policy.module import Continuation, Distribution, Measure, Targets, TokenScores
 from saei.policy.passes import passes
 from saei.policy.rows import answer_arguments, lay_out, prompt_arguments
 from saei.types import Response, View
@@ -40,11 +42,13 @@ class Scores:
         logp_NT: float32 log-probability of each token, 0 on padding and on tokens that were not selected.
         entropy_NT: float32 entropy in nats, 0 likewise; None if it was not asked for.
         mask_NT: bool, True on response tokens.
+        statistics: What was needed besides, ``[N, T]`` each, 0 likewise.
     """
 
     logp_NT: Tensor
     entropy_NT: Tensor | None
     mask_NT: Tensor
+    statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
     def entropies(self) -> Tensor:
         """Return ``entropy_NT`` of scores that were asked for it."""
@@ -52,23 +56,51 @@ class Scores:
         return self.entropy_NT
 
 
-def score(
+@dataclass(frozen=True, eq=False, slots=True)
+class Extra:
+    """A function of the distribution at each token that a scoring pass computes on its way.
+
+    Attributes:
+        function: ``function(states, ids_M, distribution, constant_M)`` returns one number, or one row, per token.
+        constants: What the function is given of each token besides, for each view and response ``[T, ...]``.
+    """
+
+    function: Callable[[TokenStates, Tensor, Distribution, Tensor | None], Tensor]
+    constants: Sequence[Sequence[Tensor]] | None = None
+
+
+def score_with(
     policy: Policy,
     views: Sequence[View],
     responses: Sequence[Sequence[Response]],
+    extras: Mapping[Hashable, Extra],
     *,
     wrt: WithRespectTo = None,
     with_entropy: bool = True,
     selected: Sequence[Tensor] | None = None,
-) -> list[Scores]:
-    """Score responses under views; see ``Policy.score``."""
+    distribution: Distribution | None = None,
+) -> list[tuple[Scores, dict[Hashable, list[Tensor]]]]:
+    """Score responses, and return for each view what the extras give for its responses, ``[T, ...]`` each.
+
+    Args:
+        policy: Whose passes they are.
+        views: What it looks at.
+        responses: For each view its responses.
+        extras: Further functions of the distributions, by name.
+        wrt: See ``Policy.score``.
+        with_entropy: Likewise.
+        selected: Likewise.
+        distribution: What everything is taken of; None for the update's where scores are differentiated by the
+            parameters, else the criterion's.
+    """
     on_point = isinstance(wrt, Mapping)
     if isinstance(wrt, Mapping):
         views = moved(views, wrt)
     ids = [[response.ids_T for response in drawn] for drawn in responses]
     # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
-    distribution = policy.distribution_of(policy.sampling) if wrt == "parameters" else policy.distribution
-    scores: dict[int, Scores] = {}
+    if distribution is None:
+        distribution = policy.distribution_of(policy.sampling) if wrt == "parameters" else policy.distribution
+    found: dict[int, tuple[Scores, dict[Hashable, list[Tensor]]]] = {}
     # A distributed wrapper gets ready for its reduction in the forward pass: one that leads to a point needs none.
     with torch.set_grad_enabled(wrt is not None), _no_sync(policy.module) if on_point else nullcontext():
         for numbers in passes(views):
@@ -80,9 +112,16 @@ def score(
                 distribution=distribution,
                 with_entropy=with_entropy,
                 hidden_only=on_point,
+                extras={name: _of_views(extra, numbers) for name, extra in extras.items()},
             )
-            scores |= zip(numbers, of_pass, strict=True)
-    return [scores[number] for number in range(len(views))]
+            found |= zip(numbers, of_pass, strict=True)
+    return [found[number] for number in range(len(views))]
+
+
+def _of_views(extra: Extra, numbers: Sequence[int]) -> Extra:
+    """Return an extra with the constants of some views."""
+    constants = extra.constants
+    return extra if constants is None else replace(extra, constants=[constants[number] for number in numbers])
 
 
 def moved(views: Sequence[View], point: Mapping[str, Sequence[Tensor]]) -> list[View]:
@@ -113,10 +152,18 @@ def _score_pass(
     distribution: Distribution,
     with_entropy: bool,
     hidden_only: bool,
-) -> list[Scores]:
+    extras: Mapping[Hashable, Extra],
+) -> list[tuple[Scores, dict[Hashable, list[Tensor]]]]:
     """Score the responses of one pass."""
     if not any(len(ids_T) for view_ids in ids for ids_T in view_ids):
-        return [_padded(view_ids, None, torch.zeros(0) if with_entropy else None) for view_ids in ids]
+        nothing = torch.zeros(0, device=policy.device)
+        return [
+            (
+                _padded(view_ids, None, torch.zeros(0) if with_entropy else None),
+                {name: [nothing] * len(view_ids) for name in extras},
+            )
+            for view_ids in ids
+        ]
     layout = lay_out(views, ids, shared=policy.shared_prefix, left=policy.windowed)
     rows, answers = layout.rows, layout.answers
     inputs = {
@@ -131,15 +178,34 @@ def _score_pass(
     source_M, target_M, keep_M = layout.source_M, layout.target_M, _flat(selected, ids)
     if keep_M is not None:
         source_M, target_M = source_M[keep_M], target_M[keep_M]
-    targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only)
-    logp_M, entropy_M = policy.module(inputs, targets, continuation)
+    measures = {name: _measure(extra, keep_M) for name, extra in extras.items()}
+    targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only, measures)
+    scored: TokenScores = policy.module(inputs, targets, continuation)
+    logp_M, entropy_M, measured = scored.logp_M, scored.entropy_M, dict(scored.measured)
     if keep_M is not None:
         logp_M = _at(keep_M, logp_M)
         entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)
+        measured = {name: _at(keep_M, values) for name, values in measured.items()}
     counts = [sum(map(len, view_ids)) for view_ids in ids]
     logps = logp_M.split(counts)
     entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)
-    return [_padded(view_ids, logp, entropy) for view_ids, logp, entropy in zip(ids, logps, entropies, strict=True)]
+    by_view = {name: values.split(counts) for name, values in measured.items()}
+    return [
+        (
+            _padded(view_ids, logps[number], entropies[number]),
+            {name: list(values[number].split([len(ids_T) for ids_T in view_ids])) for name, values in by_view.items()},
+        )
+        for number, view_ids in enumerate(ids)
+    ]
+
+
+def _measure(extra: Extra, keep_M: Tensor | None) -> Measure:
+    """Return an extra as the module computes it, on the tokens that are kept."""
+    constants_M = None
+    if extra.constants is not None:
+        constants_M = torch.cat([tensor for of_view in extra.constants for tensor in of_view])
+        constants_M = constants_M if keep_M is None else constants_M[keep_M]
+    return lambda states, ids_M, distribution: extra.function(states, ids_M, distribution, constants_M)
 
 
 def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) -> Tensor | None:
@@ -156,8 +222,10 @@ def _flat(selected: Sequence[Tensor] | None, ids: Sequence[Sequence[Tensor]]) ->
 
 
 def _at(keep_M: Tensor, values_m: Tensor) -> Tensor:
-    """Return the values at the places that are kept, 0 elsewhere."""
-    return values_m.new_zeros(keep_M.shape).masked_scatter(keep_M, values_m)
+    """Return the values, or rows of values, at the places that are kept, 0 elsewhere."""
+    shape = (len(keep_M), *values_m.shape[1:])
+    where_M = keep_M.reshape(-1, *(1 for _ in values_m.shape[1:])).expand(shape)
+    return values_m.new_zeros(shape).masked_scatter(where_M, values_m)
 
 
 def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | None) -> Scores:

@@ -44,7 +44,7 @@ class Reward(Strategy, ABC):
 
     @property
     def graded(self) -> bool:
-        """Whether rewards are numbers between right and wrong; groups then vary in the reward, not in being right."""
+        """Whether rewards lie between right and wrong; the variance of a group is then that of its rewards."""
         return False
 
     @abstractmethod

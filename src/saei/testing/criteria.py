@@ -10,8 +10,9 @@ from torch.nn.functional import pad
 
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Criterion
+from saei.need import Need
 from saei.policy import Scores
-from saei.testing.rules import config_of, random_state_untouched, require
+from saei.testing.rules import config_of, random_state_untouched, require, require_filled
 
 LENGTHS = (4, 1, 5, 2)
 TOLERANCE = 1e-6
@@ -29,7 +30,8 @@ def check_criterion(subject: Strategy | StrategyConfig) -> None:
     config = config_of(subject)
     criterion, name = config.build(), config.type
     require(isinstance(criterion, Criterion), name, "the config of a criterion builds a Criterion")
-    scores = _scores(criterion.with_entropy)
+    require_filled(criterion.needs, name, policies=("current",))
+    scores = _scores(criterion.needs)
     _check_values(criterion, scores)
     same = torch.equal(_values(criterion, scores), _values(config.build(), scores))
     require(same, name, "the same scores give the same values")
@@ -41,12 +43,13 @@ def check_criterion(subject: Strategy | StrategyConfig) -> None:
     require(_close(_values(criterion, scores)[kept], alone), name, "a response's values do not depend on the others")
     for pooled in (False, True):
         _check_gradient(criterion, scores, pooled=pooled)
-    if criterion.with_entropy:
+    for need in criterion.needs:
+        rest = {other: values for other, values in scores.statistics.items() if other != need}
         try:
-            criterion.per_token(replace(scores, entropy_NT=None))
-        except Exception:
-            return
-        raise AssertionError(f"{name}: the rule is broken that with_entropy is only asked for by who reads entropies.")
+            criterion.per_token(replace(scores, statistics=rest))
+        except Exception:  # whatever the strategy raises where something is missing
+            continue
+        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
 
 
 def _check_values(criterion: Criterion, scores: Scores) -> None:
@@ -54,7 +57,7 @@ def _check_values(criterion: Criterion, scores: Scores) -> None:
     leaves = _leaves(scores)
     before = [leaf.detach().clone() for leaf in leaves]
     with random_state_untouched(name):
-        values_NT = criterion.per_token(scores)
+        values_NT = _read(criterion, scores)
     require(all(map(torch.equal, before, leaves)), name, "the scores are left as they were")
     require(values_NT.shape == scores.mask_NT.shape, name, "there is one value per token")
     require(bool(values_NT.isfinite().all()), name, "values are finite, on padding too")
@@ -81,18 +84,30 @@ def _check_gradient(criterion: Criterion, scores: Scores, *, pooled: bool) -> No
     require(nothing, name, "J of an empty selection is 0, and so is its gradient")
 
 
-def _scores(with_entropy: bool) -> Scores:
+def _read(criterion: Criterion, scores: Scores) -> Tensor:
+    try:
+        return criterion.per_token(scores)
+    except KeyError as error:
+        raise AssertionError(
+            f"{criterion.name()}: the rule is broken that it reads only what its needs declare."
+        ) from error
+
+
+def _scores(needs: frozenset[Need]) -> Scores:
     generator = torch.Generator().manual_seed(0)
     mask_NT = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
 
     def positive() -> Tensor:
         return (torch.rand(mask_NT.shape, generator=generator) + 0.1) * mask_NT
 
-    return Scores((-positive()).requires_grad_(), positive().requires_grad_() if with_entropy else None, mask_NT)
+    logp_NT = (-positive()).requires_grad_()
+    return Scores(
+        logp_NT, None, mask_NT, {need: positive().requires_grad_(need.grad) for need in sorted(needs, key=str)}
+    )
 
 
 def _leaves(scores: Scores) -> list[Tensor]:
-    return [leaf for leaf in (scores.logp_NT, scores.entropy_NT) if leaf is not None]
+    return [leaf for leaf in (scores.logp_NT, *scores.statistics.values()) if leaf.requires_grad]
 
 
 @torch.no_grad()
@@ -107,13 +122,14 @@ def _padded(scores: Scores) -> Scores:
     def noisy(values_NT: Tensor) -> Tensor:
         return torch.where(mask_NT, pad(values_NT.detach(), (0, 3)), 7.0)
 
-    return Scores(noisy(scores.logp_NT), None if scores.entropy_NT is None else noisy(scores.entropy_NT), mask_NT)
+    statistics = {need: noisy(values_NT) for need, values_NT in scores.statistics.items()}
+    return Scores(noisy(scores.logp_NT), None, mask_NT, statistics)
 
 
 def _row(scores: Scores, n: int) -> Scores:
     rows = slice(n, n + 1)
-    entropy_NT = None if scores.entropy_NT is None else scores.entropy_NT[rows]
-    return Scores(scores.logp_NT[rows], entropy_NT, scores.mask_NT[rows])
+    statistics = {need: values_NT[rows] for need, values_NT in scores.statistics.items()}
+    return Scores(scores.logp_NT[rows], None, scores.mask_NT[rows], statistics)
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

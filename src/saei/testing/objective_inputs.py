@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from typing import Any
 
@@ -9,16 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from saei.need import Need
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch
-
-OPTIONAL = {"entropy": "entropy_RT", "reference": "reference_logp_RT"}
-"""Each thing an objective may need and the input that carries it."""
 
 LENGTHS = (5, 1, 4, 2, 3)
 
 
-def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
+def objective_inputs(needs: Collection[Need]) -> ObjectiveInput:
     """Return five ragged responses off the old policy, one without a selected token, one truncated, three off view."""
     generator = torch.Generator().manual_seed(0)
     shape = (len(LENGTHS), max(LENGTHS))
@@ -30,10 +29,10 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
     selected_RT = mask_RT & (torch.arange(max(LENGTHS)) != 1) & (torch.tensor(LENGTHS) != 2)[:, None]
     logp_RT = -normal(1.0).abs() - 0.1
     old_logp_RT = logp_RT + normal(0.1)
-    extra: dict[str, Any] = {
-        "entropy_RT": normal(1.0).abs().requires_grad_(),
-        "reference_logp_RT": logp_RT + normal(0.3),
-    }
+    statistics = {}
+    for need in sorted(needs, key=str):
+        values_RT = logp_RT + normal(0.3) if need.statistic == "logp" else normal(1.0).abs()
+        statistics[need] = (values_RT * mask_RT).requires_grad_(need.grad)
     return ObjectiveInput(
         logp_RT=logp_RT.clone().requires_grad_(),
         old_logp_RT=old_logp_RT,
@@ -49,15 +48,14 @@ def objective_inputs(needs: frozenset[str]) -> ObjectiveInput:
         n_tokens=float(2 * sum(LENGTHS)),
         n_selected=float(2 * selected_RT.sum()),
         max_new_tokens=8,
-        **{field: extra[field] for need, field in OPTIONAL.items() if need in needs},
+        statistics=statistics,
     )
 
 
-def update_batch(needs: frozenset[str]) -> UpdateBatch:
+def update_batch(needs: Collection[Need]) -> UpdateBatch:
     """Return an update batch of the responses of ``objective_inputs``, of two groups, with these needs filled.
 
-    Needs other than the batch's optional fields become entries of ``extra``: ``eos`` marks last tokens, others are
-    numbers between 0 and 1.
+    ``eos`` marks last tokens, log-probabilities are negative, other needs are numbers between 0 and 2.
     """
     generator = torch.Generator().manual_seed(3)
     inputs = objective_inputs(frozenset())
@@ -67,10 +65,12 @@ def update_batch(needs: frozenset[str]) -> UpdateBatch:
         return torch.rand(shape, generator=generator) * mask_RT
 
     last_RT = mask_RT & (torch.arange(shape[1]) == torch.tensor(LENGTHS)[:, None] - 1)
-    everything = {"old_logp": -numbers(), "logp": -numbers(), "entropy": 2 * numbers()}
-    optional: dict[str, Any] = {f"{name}_RT": everything[name] for name in sorted(needs & everything.keys())}
-    extra = {name: last_RT if name == "eos" else numbers() for name in sorted(needs - everything.keys())}
-    extra |= {"template": numbers() > 0.5} if "template" in needs else {}
+
+    def values(need: Need) -> Tensor:
+        if need.statistic in ("eos", "template"):
+            return last_RT if need.statistic == "eos" else numbers() > 0.5
+        return -numbers() if need.statistic == "logp" else 2 * numbers()
+
     return UpdateBatch(
         rows=tuple(Row(index, response, view=0) for index, response in ((3, 0), (3, 1), (3, 2), (8, 0), (8, 1))),
         ids_RT=torch.randint(50, shape, generator=generator) * mask_RT,
@@ -79,8 +79,7 @@ def update_batch(needs: frozenset[str]) -> UpdateBatch:
         behaviour_entropy_RT=2 * numbers(),
         advantage_RT=inputs.advantage_RT.float(),
         truncated_R=inputs.truncated_R,
-        **optional,
-        extra=extra,
+        statistics={need: values(need) for need in sorted(needs, key=str)},
     )
 
 
@@ -98,8 +97,8 @@ def wider(batch: UpdateBatch) -> UpdateBatch:
     wide: dict[str, Any] = {
         name: noisy(value) for name, value in copies(batch).items() if name.endswith("_RT") and name != "mask_RT"
     }
-    extra = {need: noisy(value) for need, value in batch.extra.items()}
-    return replace(batch, **wide, mask_RT=mask_RT, extra=extra)
+    statistics = {need: noisy(value) for need, value in batch.statistics.items()}
+    return replace(batch, **wide, mask_RT=mask_RT, statistics=statistics)
 
 
 def copies(inputs: ObjectiveInput | UpdateBatch) -> dict[str, Tensor]:
@@ -111,18 +110,19 @@ def copies(inputs: ObjectiveInput | UpdateBatch) -> dict[str, Tensor]:
 def padded(inputs: ObjectiveInput) -> ObjectiveInput:
     """Return the inputs with three more columns, and numbers on all padding that would be noticed."""
     generator = torch.Generator().manual_seed(1)
-    wide: dict[str, Any] = {}
-    for name, tensor in copies(inputs).items():
-        if not name.endswith("_RT"):
-            continue
-        padded_RT = pad(tensor, (0, 3))
+
+    def wider_by_3(tensor: Tensor) -> Tensor:
+        padded_RT = pad(tensor.detach().clone(), (0, 3))
         if tensor.is_floating_point():
             noise_RT = 10 * torch.randn(padded_RT.shape, dtype=tensor.dtype, generator=generator)
             padded_RT = torch.where(pad(inputs.mask_RT, (0, 3)), padded_RT, noise_RT)
-        wide[name] = padded_RT.requires_grad_(getattr(inputs, name).requires_grad)
+        return padded_RT.requires_grad_(tensor.requires_grad)
+
+    wide: dict[str, Any] = {name: wider_by_3(getattr(inputs, name)) for name in copies(inputs) if name.endswith("_RT")}
     columns = inputs.mask_RT.shape[1]
     prepared = {name: _like_rows(value, columns, pad_by=3) for name, value in inputs.prepared.items()}
-    return replace(inputs, **wide, prepared=prepared)
+    statistics = {need: wider_by_3(value) for need, value in inputs.statistics.items()}
+    return replace(inputs, **wide, prepared=prepared, statistics=statistics)
 
 
 def _like_rows(value: Tensor, columns: int, pad_by: int) -> Tensor:
@@ -131,9 +131,11 @@ def _like_rows(value: Tensor, columns: int, pad_by: int) -> Tensor:
 
 def some_rows(inputs: ObjectiveInput, rows: slice) -> ObjectiveInput:
     """Return the micro-batch of some of the responses; the counts stay those of the whole batch."""
-    part: dict[str, Any] = {
-        name: tensor[rows].requires_grad_(getattr(inputs, name).requires_grad)
-        for name, tensor in copies(inputs).items()
-    }
+
+    def part_of(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone()[rows].requires_grad_(tensor.requires_grad)
+
+    part: dict[str, Any] = {name: part_of(getattr(inputs, name)) for name in copies(inputs)}
     prepared = {name: value[rows] if value.ndim else value for name, value in inputs.prepared.items()}
-    return replace(inputs, **part, prepared=prepared)
+    statistics = {need: part_of(value) for need, value in inputs.statistics.items()}
+    return replace(inputs, **part, prepared=prepared, statistics=statistics)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.objectives.advantages.base import Advantage, Advantages
-from saei.objectives.batch import OPTIONAL, UpdateBatch
+from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
 from saei.testing.objective_inputs import copies, update_batch, wider
-from saei.testing.rules import config_of, random_state_untouched, require, seeded
+from saei.testing.rules import config_of, random_state_untouched, require, require_filled, seeded
 from saei.types import ADVERSARIAL, CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 
 REWARDS = ((1.0, 0.0, 0.1, 0.9), (1.0, 1.0, 1.0), (0.0,), (0.25, 0.5))
@@ -23,8 +23,8 @@ REWARDS = ((1.0, 0.0, 0.1, 0.9), (1.0, 1.0, 1.0), (0.0,), (0.25, 0.5))
 def check_weight(subject: Strategy | StrategyConfig) -> None:
     """Hold a weight to its contract.
 
-    It sees an update batch of two groups with responses of one to five tokens, or each of the groups. A need that is
-    no field of the update batch, other than ``eos`` and ``template``, is filled with numbers between 0 and 1.
+    It sees an update batch of two groups with responses of one to five tokens, or each of the groups. Needs other than
+    ``eos``, ``template`` and log-probabilities are filled with numbers between 0 and 2.
 
     Args:
         subject: The weight or its config.
@@ -36,8 +36,7 @@ def check_weight(subject: Strategy | StrategyConfig) -> None:
     weight = config.build()
     name = config.type
     require(isinstance(weight, Weight), name, "the config of a weight builds a Weight")
-    optional = weight.needs & OPTIONAL
-    require(not (weight.per_group and optional), name, f"groups one by one have none of {sorted(OPTIONAL)}")
+    require_filled(weight.needs, name, grad=False)
     weighed = 0.0
     for batch in _batches(weight):
         before = copies(batch)
@@ -68,12 +67,12 @@ def check_weight(subject: Strategy | StrategyConfig) -> None:
         )
         weighed += float(counted_RT.sum())
     require(weighed > 0, name, "some tokens of some response have weight")
-    for need in sorted(optional):
+    for need in weight.needs:
         try:
             _weigh(weight, update_batch(weight.needs - {need}))
-        except Exception:  # whatever the strategy raises where a field is None
+        except Exception:  # whatever the strategy raises where something is missing
             continue
-        raise AssertionError(f"{name}: what it declares as a need, it reads; without '{need}' it did not fail.")
+        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
 
 
 def check_advantage(subject: Strategy | StrategyConfig) -> None:
@@ -127,8 +126,8 @@ def _batches(weight: Weight) -> list[UpdateBatch]:
     for index in sorted({row.index for row in batch.rows}):
         places = [place for place, row in enumerate(batch.rows) if row.index == index]
         part = {field: value[places] for field, value in copies(batch).items()}
-        extra = {need: value[places] for need, value in batch.extra.items()}
-        groups.append(replace(batch, rows=tuple(batch.rows[place] for place in places), extra=extra, **part))
+        statistics = {need: value[places] for need, value in batch.statistics.items()}
+        groups.append(replace(batch, rows=tuple(batch.rows[place] for place in places), statistics=statistics, **part))
     return groups
 
 

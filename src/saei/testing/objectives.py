@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.need import Need
 from saei.objectives.aggregation import response_mean
 from saei.objectives.base import Loss, Objective, ObjectiveInput, Term
-from saei.objectives.batch import OPTIONAL as BATCH_NEEDS
 from saei.objectives.batch import UpdateBatch
 from saei.testing.objective_inputs import (
     LENGTHS,
-    OPTIONAL,
     copies,
     objective_inputs,
     padded,
@@ -25,7 +24,7 @@ from saei.testing.objective_inputs import (
     update_batch,
     wider,
 )
-from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
+from saei.testing.rules import changed, config_of, random_state_untouched, require, require_filled, seeded
 
 LossFunction: TypeAlias = Callable[[ObjectiveInput], Loss]
 
@@ -77,7 +76,7 @@ def check_term(subject: Strategy | StrategyConfig) -> None:
 def _check_prepare(objective: Objective) -> Mapping[str, Tensor]:
     """Hold ``prepare`` to its contract and return what it prepares."""
     name, needs = objective.name(), objective.batch_needs
-    require(needs <= BATCH_NEEDS, name, f"batch_needs are among {sorted(BATCH_NEEDS)}")
+    require_filled(needs, name, grad=False)
 
     def prepare(batch: UpdateBatch) -> Mapping[str, Tensor]:
         with torch.no_grad():
@@ -100,24 +99,23 @@ def _check_prepare(objective: Objective) -> Mapping[str, Tensor]:
 
 
 def _check_needs(
-    loss: LossFunction, needs: frozenset[str], name: str, prepared: Mapping[str, Tensor] | None = None
+    loss: LossFunction, needs: frozenset[Need], name: str, prepared: Mapping[str, Tensor] | None = None
 ) -> None:
-    require(needs <= OPTIONAL.keys(), name, f"needs are among {sorted(OPTIONAL)}")
+    require_filled(needs, name)
 
-    def inputs_of(filled: frozenset[str]) -> ObjectiveInput:
+    def inputs_of(filled: frozenset[Need]) -> ObjectiveInput:
         return replace(objective_inputs(filled), prepared=prepared or {})
 
-    loss(inputs_of(frozenset(OPTIONAL)))  # what it raises with everything at hand is its own error
     try:
         loss(inputs_of(needs))
-    except Exception as error:
+    except KeyError as error:
         raise AssertionError(f"{name}: it reads only inputs that its needs declare.") from error
-    for need in sorted(needs):
+    for need in needs:
         try:
             loss(inputs_of(needs - {need}))
-        except Exception:
+        except Exception:  # whatever the strategy raises where something is missing
             continue
-        raise AssertionError(f"{name}: what it declares as a need, it reads; without '{need}' it did not fail.")
+        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
 
 
 def _check_loss(loss: LossFunction, fresh: Callable[[], LossFunction], inputs: ObjectiveInput, name: str) -> None:
@@ -130,7 +128,7 @@ def _check_loss(loss: LossFunction, fresh: Callable[[], LossFunction], inputs: O
     gradients = _gradients(loss, inputs)
     require(bool(result.value.isfinite()), name, "the loss is finite")
     require(all(bool(gradient.isfinite().all()) for gradient in gradients), name, "gradients are finite")
-    require(any(bool(gradient.any()) for gradient in gradients), name, "a gradient reaches logp_RT or entropy_RT")
+    require(any(bool(gradient.any()) for gradient in gradients), name, "a gradient reaches logp_RT or a statistic")
     require(all(not gradient_RT[~inputs.mask_RT].any() for gradient_RT in gradients), name, "padding has no gradient")
     for metric, values_R in result.metrics.items():
         require(values_R.shape == (len(LENGTHS),), name, f"the metric '{metric}' has one value per response")
@@ -203,7 +201,7 @@ def _alone(term: Term) -> LossFunction:
 
 
 def _gradients(loss: LossFunction, inputs: ObjectiveInput) -> list[Tensor]:
-    leaves = [leaf for leaf in (inputs.logp_RT, inputs.entropy_RT) if leaf is not None]
+    leaves = [leaf for leaf in (inputs.logp_RT, *inputs.statistics.values()) if leaf.requires_grad]
     value = loss(inputs).value
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]

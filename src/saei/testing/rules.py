@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +11,9 @@ import torch
 
 from saei.config.registry import entries, load
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.errors import ConfigError
+from saei.need import Need
+from saei.policy.statistics.needs import POLICIES, check_needs
 
 
 def registered(kind: str) -> list[StrategyConfig]:
@@ -30,6 +33,18 @@ def registered(kind: str) -> list[StrategyConfig]:
         if not any(field.is_required() for field in config.model_fields.values())
         and not getattr(config.strategy, "fetches", False)
     ]
+
+
+def require_filled(needs: Iterable[Need], name: str, *, policies: Iterable[str] = POLICIES, grad: bool = True) -> None:
+    """Require that something fills needs.
+
+    Raises:
+        AssertionError: Naming the rule and the need.
+    """
+    try:
+        check_needs(needs, name, policies=policies, grad=grad)
+    except ConfigError as error:
+        raise AssertionError(f"{name}: the rule is broken that something fills its needs. {error.reason}") from error
 
 
 def config_of(subject: Strategy | StrategyConfig) -> StrategyConfig:

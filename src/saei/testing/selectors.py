@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.functional import pad
 
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.entropy.selectors.base import Selector, TokenStats
+from saei.need import Need
 from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
 
 LENGTHS = (4, 0, 5, 1, 2, 5)
@@ -55,7 +55,7 @@ def check_selector(subject: Strategy | StrategyConfig) -> None:
             stats = _group(other, seed)
             mask_NT = _check_mask(other, stats)
             require(
-                excluded in stats.extra and not bool((mask_NT & stats.extra[excluded]).any()),
+                Need(excluded) in stats.statistics and not bool((mask_NT & stats.statistics[Need(excluded)]).any()),
                 name,
                 f"with exclude: [{excluded}] these tokens are never selected",
             )
@@ -105,7 +105,7 @@ def _select(selector: Selector, stats: TokenStats, progress: float = 0.0) -> Ten
             return selector.select(stats, progress=progress, generator=seeded())
     except KeyError as error:
         raise AssertionError(
-            f"{selector.name()}: the rule is broken that it reads only the extras that its needs declare."
+            f"{selector.name()}: the rule is broken that it reads only what its needs declare."
         ) from error
 
 
@@ -124,13 +124,16 @@ def _group(selector: Selector, seed: int) -> TokenStats:
         logp_NT=-whole(33) / 8,
         ids_NT=whole(50),
         valid_NT=valid_NT,
-        extra={need: marks[need] if need in marks else whole(9) / 8 for need in sorted(selector.needs)},
+        statistics={
+            need: marks[need.statistic] if need.statistic in marks else whole(9) / 8
+            for need in sorted(selector.needs, key=str)
+        },
     )
 
 
 def _tensors(stats: TokenStats) -> dict[str, Tensor]:
     own = {key: getattr(stats, key).clone() for key in ("entropy_NT", "logp_NT", "ids_NT", "valid_NT")}
-    return own | {f"extra {key}": tensor.clone() for key, tensor in stats.extra.items()}
+    return own | {str(need): tensor.clone() for need, tensor in stats.statistics.items()}
 
 
 def _padded(stats: TokenStats) -> TokenStats:
@@ -144,8 +147,8 @@ def _padded(stats: TokenStats) -> TokenStats:
         noise_NT = torch.randint(-50, 51, valid_NT.shape, generator=generator).to(tensor_NT.dtype)
         return torch.where(valid_NT, pad(tensor_NT, (0, 3)), noise_NT)
 
-    extra: Mapping[str, Tensor] = {key: noisy(tensor) for key, tensor in stats.extra.items()}
-    return TokenStats(noisy(stats.entropy_NT), noisy(stats.logp_NT), noisy(stats.ids_NT), valid_NT, extra)
+    statistics = {need: noisy(tensor) for need, tensor in stats.statistics.items()}
+    return TokenStats(noisy(stats.entropy_NT), noisy(stats.logp_NT), noisy(stats.ids_NT), valid_NT, statistics)
 
 
 def _rows(stats: TokenStats, rows: slice) -> TokenStats:
@@ -154,5 +157,5 @@ def _rows(stats: TokenStats, rows: slice) -> TokenStats:
         stats.logp_NT[rows],
         stats.ids_NT[rows],
         stats.valid_NT[rows],
-        {key: tensor[rows] for key, tensor in stats.extra.items()},
+        {need: tensor[rows] for need, tensor in stats.statistics.items()},
     )

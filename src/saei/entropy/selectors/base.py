@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.need import Need
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -22,15 +23,16 @@ class TokenStats:
         logp_NT: float32 log-probability of the sampled token, nats.
         ids_NT: int64 token ids.
         valid_NT: bool, False on padding.
-        extra: One ``[N, T]`` tensor per entry of the selector's ``needs``: ``eos`` and ``template`` are
-            bool masks of end-of-sequence tokens and of tokens that belong to the prompt template's literals.
+        statistics: One ``[N, T]`` tensor per entry of the selector's ``needs``: ``Need("eos")`` and
+            ``Need("template")`` are bool masks of end-of-sequence tokens and of tokens that belong to the prompt
+            template's literals.
     """
 
     entropy_NT: Tensor
     logp_NT: Tensor
     ids_NT: Tensor
     valid_NT: Tensor
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
 
 class Selector(Strategy, ABC):
@@ -55,9 +57,9 @@ class Selector(Strategy, ABC):
     config: Config
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Keys of ``TokenStats.extra`` that ``select`` reads."""
-        return frozenset(self.config.exclude)
+    def needs(self) -> frozenset[Need]:
+        """Keys of ``TokenStats.statistics`` that ``select`` reads; they have no gradient."""
+        return frozenset(Need(name) for name in self.config.exclude)
 
     @property
     def pooled(self) -> bool:
@@ -78,5 +80,5 @@ class Selector(Strategy, ABC):
         """Return the bool mask ``[N, T]`` of valid tokens that are not excluded."""
         mask_NT = stats.valid_NT
         for name in self.config.exclude:
-            mask_NT = mask_NT & ~stats.extra[name]
+            mask_NT = mask_NT & ~stats.statistics[Need(name)]
         return mask_NT

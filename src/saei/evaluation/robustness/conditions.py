@@ -97,19 +97,19 @@ class ConditionIntervention:
         if self._condition.kind == "clean":
             return list(views)
         step = StepContext(self._policy, 0.0, GroupSources(self._seed, "noise"))
-        outcomes = self._intervention.apply(views, [[one] for one in self._responses(views)], step)
+        outcomes = self._intervention.apply(views, [[response] for response in self._responses(views)], step)
         return [outcome.view for outcome in outcomes]
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
         """Return the response to each view that the attack is on."""
         source = torch.Generator().manual_seed(0)
-        drawn = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=source)
-        own = [responses[0] for responses in drawn]
+        samples = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=source)
+        greedy = [responses[0] for responses in samples]
         if self._condition.kind != "gold":
-            return own
+            return greedy
         return [
-            one if self._right(view.example, one.text) else self._gold(view.example)
-            for view, one in zip(views, own, strict=True)
+            response if self._right(view.example, response.text) else self._gold(view.example)
+            for view, response in zip(views, greedy, strict=True)
         ]
 
     def _gold(self, example: Example) -> Response:

@@ -17,13 +17,13 @@ class Score:
 
     Attributes:
         name: Such as ``accuracy``, ``fAcc`` or ``pass@4``.
-        by: What examples are grouped by, empty for a score over all.
-        group: The group.
+        by: The key that examples are grouped by; empty for a score over all examples.
+        group: The group's label; empty likewise.
         interval: The mean and its 95 % interval.
-        method: How the interval was taken.
-        count: Examples, or groups of them, that the mean is over.
+        method: How the interval was computed, such as ``Student's t``.
+        count: Number of examples, or of groups of them, in the mean.
         clusters: How many of these are independent of each other.
-        approximate: Whether a grade among them only comes near to the data set's own evaluation.
+        approximate: Whether any of the grades only approximates the data set's own evaluation.
     """
 
     name: str
@@ -58,10 +58,10 @@ def all_scores(examples: Sequence[ExampleAnswers], name: str, ks: Sequence[int] 
 
 
 def share_interval(values: Sequence[float], clusters: Sequence[str | None]) -> tuple[Interval, str, int]:
-    """Return a 95 % interval of a mean share, how it was taken, and how many of the values are independent.
+    """Return the 95 % interval of a mean accuracy, how it was computed, and how many values are independent.
 
-    Zeros and ones that are independent, and values that are all 0 or all 1, whose spread says nothing, have the
-    exact binomial interval; others that of ``spread_interval``.
+    Independent zeros and ones get the exact binomial interval. So do values that are all 0 or all 1, which have no
+    spread. All others get that of ``spread_interval``.
     """
     binary = all(value in (0.0, 1.0) for value in values)
     count = _independent(clusters)
@@ -71,11 +71,11 @@ def share_interval(values: Sequence[float], clusters: Sequence[str | None]) -> t
 
 
 def spread_interval(values: Sequence[float], clusters: Sequence[str | None]) -> tuple[Interval, str, int]:
-    """Return a 95 % interval of a mean from the spread of values, how it was taken, and how many are independent.
+    """Return the 95 % interval of a mean by the spread of values, how it was computed, and how many are independent.
 
     Args:
         values: Numbers.
-        clusters: For each what it shares with others; None if it is independent of them.
+        clusters: The cluster of each value; None if it is independent of all others.
     """
     count = _independent(clusters)
     if count == len(values):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.need import Need
 from saei.objectives.batch import UpdateBatch
 
 
@@ -37,12 +38,8 @@ class Weight(Strategy, ABC):
     config: Config
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What ``weigh`` reads of the batch besides what each has.
-
-        ``old_logp``, ``logp`` and ``entropy`` are fields of the update batch, and cost what it says there; other
-        names are keys of ``batch.extra``. Groups one by one have the latter alone.
-        """
+    def needs(self) -> frozenset[Need]:
+        """Keys of ``batch.statistics`` that ``weigh`` reads; they have no gradient, and cost what it says there."""
         return frozenset()
 
     @abstractmethod

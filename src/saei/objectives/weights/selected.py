@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saei.config.registry import SelectorField
 from saei.entropy.selectors.base import Selector, TokenStats
+from saei.need import Need
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
 
@@ -47,7 +48,7 @@ class Selected(Weight):
         return {"selector": self.selector}
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """What the selector needs."""
         return self.selector.needs
 
@@ -58,6 +59,6 @@ class Selected(Weight):
             logp_NT=batch.behaviour_logp_RT,
             ids_NT=batch.ids_RT,
             valid_NT=batch.mask_RT,
-            extra=batch.extra,
+            statistics=batch.statistics,
         )
         return self.selector.select(stats, progress=progress, generator=generator).float()

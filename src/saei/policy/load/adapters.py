@@ -199,6 +199,17 @@ class SwitchedOff:
         with self._wrapper.disable_adapter():
             return self._module(*arguments)
 
+    def around(self, part: Any) -> Any:
+        """Return a part of the module with the adapters in it switched off; itself if it has none."""
+        if not any("lora" in name for name, _ in getattr(part, "named_parameters", list)()):
+            return part
+
+        def switched_off(*arguments: Any) -> Any:
+            with self._wrapper.disable_adapter():
+                return part(*arguments)
+
+        return switched_off
+
 
 def _ends_with(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")

@@ -1,0 +1,99 @@
+"""Needs are looked at when a run is built: what nothing fills is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from saei.config.registry import entries, load
+from saei.config.strategy import StrategyConfig
+from saei.errors import ConfigError, nearest
+from saei.need import Need
+from saei.policy.statistics.base import (
+    DerivedStatistic,
+    DivergenceStatistic,
+    Statistic,
+    TokenStatistic,
+    ViewMaker,
+)
+
+VIEWS = ("own", "clean")
+POLICIES = ("current", "old", "reference")
+
+
+def statistic_of(need: Need) -> Statistic:
+    """Return the statistic that a need names."""
+    statistic: Statistic = load("statistic", need.statistic)()  # type: ignore[assignment]  # load checks the kind
+    return statistic
+
+
+def moves(need: Need) -> bool:
+    """Return whether the current policy's weights are in a need's values, so that an update changes them."""
+    statistic = statistic_of(need)
+    if isinstance(statistic, DerivedStatistic):
+        return any(moves(part) for part in statistic.parts_of(need))
+    if isinstance(statistic, TokenStatistic):
+        return False
+    return need.policy == "current" or isinstance(statistic, DivergenceStatistic)
+
+
+def check_needs(needs: Iterable[Need], asker: str, *, policies: Iterable[str] = POLICIES, grad: bool = True) -> None:
+    """Refuse needs that nothing fills.
+
+    Args:
+        needs: What is asked for.
+        asker: Who asks, for the message.
+        policies: The policies that there are for it.
+        grad: Whether anything is differentiated there.
+
+    Raises:
+        ConfigError: Naming the need, who asks, and what there is.
+    """
+    for need in needs:
+        problem, remedy = _problem(need, tuple(policies), grad)
+        if problem:
+            raise ConfigError(f"{asker} needs what nothing fills.", reason=problem, remedy=remedy)
+
+
+def _problem(need: Any, policies: tuple[str, ...], grad: bool) -> tuple[str, str]:
+    if not isinstance(need, Need):
+        return f"It asks for {need!r}, which is no Need.", f'Write Need("{need}"), from saei.need.'
+    names = {entry.name for entry in entries("statistic")}
+    if need.statistic not in names:
+        return f"There is no statistic '{need.statistic}'.", nearest(need.statistic, names)
+    if need.policy not in policies:
+        return f"It asks for {need}, and there is no {need.policy} policy.", nearest(need.policy, policies)
+    if isinstance(need.view, StrategyConfig):
+        if not isinstance(need.view.build(), ViewMaker):
+            return f"'{need.view.type}' makes no views.", "Give the config of a class that has make_view(policy, view)."
+    elif need.view not in VIEWS:
+        return f"There is no view '{need.view}'.", nearest(str(need.view), VIEWS)
+    statistic = statistic_of(need)
+    if isinstance(statistic, DerivedStatistic):
+        return _problem_of_parts(statistic, need, policies, grad)
+    if need.grad and (not grad or isinstance(statistic, TokenStatistic)):
+        return f"It asks for {need}, and nothing is differentiated there.", "Leave grad out."
+    elsewhere = need.policy != "current" or need.view != "own"
+    if isinstance(statistic, DivergenceStatistic):
+        if not elsewhere:
+            return f"It asks for {need}, which is 0: a divergence from itself.", "Name another view or policy."
+    elif need.grad and elsewhere:
+        return (
+            f"It asks for {need}, and the gradient is that of the current policy under the own view.",
+            "Leave grad out, or ask for a divergence from that policy and view.",
+        )
+    return "", ""
+
+
+def _problem_of_parts(
+    statistic: DerivedStatistic, need: Need, policies: tuple[str, ...], grad: bool
+) -> tuple[str, str]:
+    parts = statistic.parts_of(need)
+    if len({replace(part, grad=False) for part in parts}) < len(parts):
+        return f"It asks for {need}, which is made of the same thing twice.", "Name another view or policy."
+    for part in parts:
+        problem, remedy = _problem(part, policies, grad)
+        if problem:
+            return f"For {need}: {problem[0].lower()}{problem[1:]}", remedy
+    return "", ""
