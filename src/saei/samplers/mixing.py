@@ -15,6 +15,21 @@ from saei.types import Drops, Group, Response, ScoredGroup, View, ViewWeight
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class _Made:
+    """A view that an arm made for a group, or left as it was.
+
+    Attributes:
+        arm: The arm.
+        outcome: What became of the view.
+        responses: How many of the arm's responses it gets.
+    """
+
+    arm: ArmSampler
+    outcome: Outcome
+    responses: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Part:
     """Responses of a group that were drawn from one view.
 
@@ -65,38 +80,37 @@ class Mixing(Sampler):
         clean = step.sample(views, [self.n_clean] * len(views))
         with step.phase("attack"):
             made_by_arm = [arm.intervene(views, clean, step, supply) for arm in self.arms]
-        # All views of all arms are drawn from together. Of each group: for each arm its outcomes, in order.
-        made = [list(zip(self.arms, outcomes, strict=True)) for outcomes in zip(*made_by_arm, strict=True)]
-        intervened = [outcome.view for of_group in made for _, outcomes in of_group for outcome in outcomes]
-        shares = [
-            share
-            for of_group in made
-            for arm, outcomes in of_group
-            for share in nearly_equal_parts(arm.plan.responses, len(outcomes))
-        ]
-        drawn = iter(step.sample(intervened, shares))
+        made = [self._made_of_group(outcomes) for outcomes in zip(*made_by_arm, strict=True)]
+        # All views of all arms and groups are drawn from together.
+        in_order = [one for of_group in made for one in of_group]
+        drawn = iter(step.sample([one.outcome.view for one in in_order], [one.responses for one in in_order]))
         return [
-            self._group(
-                view,
-                clean_responses,
-                [(arm, outcome, next(drawn)) for arm, outcomes in of_group for outcome in outcomes],
-            )
+            self._group(view, clean_responses, [(one, next(drawn)) for one in of_group])
             for view, clean_responses, of_group in zip(views, clean, made, strict=True)
         ]
 
+    def _made_of_group(self, outcomes_by_arm: Sequence[Sequence[Outcome]]) -> list[_Made]:
+        """Return what the arms made of one group's clean view, with each arm's responses shared out."""
+        made = []
+        for arm, outcomes in zip(self.arms, outcomes_by_arm, strict=True):
+            shares = nearly_equal_parts(arm.plan.responses, len(outcomes))
+            made += [_Made(arm, outcome, share) for outcome, share in zip(outcomes, shares, strict=True)]
+        return made
+
     def _group(
-        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[ArmSampler, Outcome, list[Response]]]
+        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[_Made, list[Response]]]
     ) -> Group:
         """Return the group of a clean view.
 
         Args:
             clean_view: The group's first view.
             clean: Responses to it.
-            drawn: For each arm's views in turn what became of the view, and the responses to it.
+            drawn: What the arms made of the view, in their order, each with the responses to it.
         """
         views, parts = [clean_view], []
         of_clean_view, clean_updated_on, clean_weight = list(clean), 0, ViewWeight()
-        for arm, outcome, responses in drawn:
+        for made, responses in drawn:
+            arm, outcome = made.arm, made.outcome
             if outcome.untouched:  # the clean view answers in its place, so that groups keep their size
                 of_clean_view += responses
                 continue
@@ -113,9 +127,9 @@ class Mixing(Sampler):
             sampled_from=tuple(part.sampled_from for part in parts for _ in part.responses),
             updated_on=tuple(part.updated_on for part in parts for _ in part.responses),
             view_weights=tuple(part.weight for part in parts for _ in part.responses),
-            untouched=drawn[0][1].untouched if len(views) == 1 else None,
-            metrics=_metrics([(arm, outcome) for arm, outcome, _ in drawn]),
-            records=tuple(outcome.record for _, outcome, _ in drawn if outcome.record is not None),
+            untouched=drawn[0][0].outcome.untouched if len(views) == 1 else None,
+            metrics=_metrics([made for made, _ in drawn]),
+            records=tuple(made.outcome.record for made, _ in drawn if made.outcome.record is not None),
         )
 
     def check(self, policy: Policy, view: View) -> None:
@@ -145,12 +159,12 @@ def nearly_equal_parts(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def _metrics(outcomes: Sequence[tuple[ArmSampler, Outcome]]) -> dict[str, float]:
+def _metrics(made: Sequence[_Made]) -> dict[str, float]:
     """Return the means over an arm's views; of named arms under their names, with whether they were left alone."""
     metrics: dict[str, float] = {}
-    for arm in dict.fromkeys(arm for arm, _ in outcomes):
-        own = [outcome for other, outcome in outcomes if other is arm]
-        attacked = [outcome.metrics for outcome in own if not outcome.untouched]
+    for arm in dict.fromkeys(one.arm for one in made):
+        outcomes = [one.outcome for one in made if one.arm is arm]
+        attacked = [outcome.metrics for outcome in outcomes if not outcome.untouched]
         prefix = "" if arm.name is None else f"{arm.name}/"
         if attacked:
             means = {name: sum(each[name] for each in attacked) / len(attacked) for name in attacked[0]}
