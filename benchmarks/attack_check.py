@@ -87,7 +87,9 @@ def criteria(
 
     found = {}
     for name, own in views.items():
-        found[name] = [value(*pair) for pair in zip(policy.score(own, responses), chosen, strict=True)]
+        needs = intervention.criterion.needs
+        scores = policy.score(own, responses, with_entropy=False, needs=needs, clean=views["clean"])
+        found[name] = [value(*pair) for pair in zip(scores, chosen, strict=True)]
     return found
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention
 from saei.interventions.stats import token_stats
 from saei.policy import Policy
+from saei.runtime.seeds import GroupSources
 from saei.types import Response, View
 
 RESPONSES = 6
@@ -60,7 +60,7 @@ def gradients(
 ) -> list[Tensor]:
     """Return for each prompt the criterion's gradient at its picture."""
     point = [canvas.clone().requires_grad_() for view in views for canvas in view.canvases]
-    scores = policy.score(views, responses, wrt={"pixels": point})
+    scores = policy.score(views, responses, wrt={"pixels": point}, needs=intervention.criterion.needs, clean=views)
     values = [
         intervention.criterion.value(score, selected_NT, pooled=intervention.selector.pooled)
         for score, selected_NT in zip(scores, chosen, strict=True)
@@ -76,14 +76,14 @@ def compare(config: RunConfig, prompts: int, batch: int) -> dict[str, Any]:
         return Policy.load(model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
 
     full, task, intervention = load("float32"), config.task.build(), Intervention()
-    cast = copy(full)
-    cast.module = torch.autocast(full.device.type, torch.bfloat16)(full.module.forward)  # accelerate's mixed precision
+    # accelerate's mixed precision
+    cast = full.with_module(torch.autocast(full.device.type, torch.bfloat16)(full.module.forward))
     ways = {"bfloat16 weights": load("bfloat16"), "autocast to bfloat16": cast}
+    sources = GroupSources(config.seed)
     found: dict[str, dict[str, list[float]]] = {name: {measure: [] for measure in MEASURES} for name in ways}
-    generator = torch.Generator().manual_seed(config.seed)
     for start in track(range(0, prompts, batch), "prompts", transient=True):
-        views = [full.view(task.example(index, "eval")) for index in range(start, min(start + batch, prompts))]
-        drawn = full.sample(views, [RESPONSES] * len(views), generators=generator)
+        views = [full.view(task.example(index, "eval"), index) for index in range(start, min(start + batch, prompts))]
+        drawn = full.sample(views, [RESPONSES] * len(views), generators=[sources(view) for view in views])
         chosen = selections(full, intervention, views, drawn)
         right = gradients(full, intervention, views, drawn, chosen)
         for name, policy in ways.items():

@@ -13,8 +13,13 @@ from saei.policy.pixels.space import to_image
 from saei.types import Grade, Response, View
 
 
+def sources(count: int, seed: int = 0) -> list[torch.Generator]:
+    """Sources of randomness, one per view."""
+    return [torch.Generator().manual_seed(100 * seed + number) for number in range(count)]
+
+
 def draw(policy: Policy, views: list[View], counts: list[int], seed: int = 0) -> list[list[Response]]:
-    return policy.sample(views, counts, generators=torch.Generator().manual_seed(seed))
+    return policy.sample(views, counts, generators=sources(len(views), seed))
 
 
 def spoken(policy: Policy, text: str, *, end: bool = True) -> Response:

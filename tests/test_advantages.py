@@ -2,16 +2,20 @@
 
 import itertools
 import statistics
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from saei.objectives.advantages.base import train_group
+from saei.config.strategy import StrategyConfig
+from saei.errors import TrainingError
+from saei.objectives.advantages.base import Advantage, train_group
 from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.grpo import GRPO
-from saei.types import Example, Grade, Group, ScoredGroup, View
+from saei.types import Example, Grade, Group, Response, ScoredGroup, View
 
 BASELINES = ["pooled", "per-origin", "leave-one-out"]
 SCALES = ["group", "per-origin", "batch", "none"]
@@ -232,3 +236,29 @@ def test_the_pooled_baseline_pushes_away_from_the_adversarial_view(reward, n_cle
 def test_rewards_that_ignore_the_response_teach_nothing_per_origin():
     assert expected_gradient(origin_reward, 2, 2, "per-origin").abs().max() == 0.0
     assert expected_gradient(origin_reward, 2, 2, "pooled").abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([0.5], "1 for 2 responses"),
+        ([0.5, torch.zeros(3)], "1 per token"),
+        ([torch.zeros(3), torch.zeros(4)], r"\[4\] for a response of 3 tokens"),
+    ],
+)
+def test_a_wrong_number_of_advantages_is_refused(values, reason):
+    class Wrong(Advantage):
+        class Config(StrategyConfig):
+            type: Literal["mine/wrong"] = "mine/wrong"
+
+        config: Config
+
+        def estimate(self, scored, rewards):
+            return values
+
+    numbers = torch.zeros(3)
+    responses = (Response(torch.zeros(3, dtype=torch.long), "", numbers, numbers, truncated=False),) * 2
+    pair = scored([1.0, 0.0])
+    pair = ScoredGroup(replace(pair.group, responses=responses), pair.grades)
+    with pytest.raises(TrainingError, match=reason):
+        train_group(pair, Wrong(), [1.0, 0.0])

@@ -78,5 +78,5 @@ def test_sampling_makes_room(random_policy: Policy, monkeypatch: pytest.MonkeyPa
         return decode(first_RV, cache, *rest, **options)
 
     monkeypatch.setattr(native, "decode", watched)
-    random_policy.sample([random_policy.view(Bars().example(0))], [2], generators=torch.Generator().manual_seed(0))
+    random_policy.sample([random_policy.view(Bars().example(0))], [2], generators=[torch.Generator().manual_seed(0)])
     assert {type(layer) for layer in caches[0].layers} == {RoomyLayer}

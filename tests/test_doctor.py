@@ -479,6 +479,6 @@ def test_a_policy_that_never_ends(folder: Path) -> None:
     (drawn,) = policy.sample(
         [policy.view(NoiseTask(NoiseTask.Config(side=64)).example(0))],
         [64],
-        generators=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
     assert {len(response) for response in drawn} == {40}

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from groups import official_inputs
+from groups import official_inputs, sources
 from runs import Checksum, lines, registered, tiny, train
 from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.templates import ThinkBoxed
@@ -69,7 +69,7 @@ def views(policy: Policy) -> list[View]:
 
 @pytest.fixture(scope="module")
 def responses(policy: Policy, views: list[View]) -> list[list[Response]]:
-    return policy.sample(views, COUNTS, generators=torch.Generator().manual_seed(0))
+    return policy.sample(views, COUNTS, generators=sources(len(views)))
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "plain"])
@@ -150,7 +150,7 @@ def test_scores_are_the_models_own(
 
 def test_greedy_tokens_are_the_models_own(policy: Policy, views: list[View], shared: bool) -> None:
     """Step by step by the model's own forward, without a cache."""
-    drawn = policy.sample(views, [1] * len(views), sampling=GREEDY, generators=torch.Generator())
+    drawn = policy.sample(views, [1] * len(views), sampling=GREEDY, generators=sources(len(views)))
     for view, (response,) in zip(views, drawn, strict=True):
         ids_T = view.prompt_ids_P[:0]
         while len(ids_T) < TOKENS and not (len(ids_T) and ids_T[-1] in policy.eos_ids):
@@ -204,7 +204,7 @@ def test_gradients_are_the_same_where_layers_are_computed_again(
     checkpointed.module = deepcopy(policy.module)
     parts: tuple[Part, ...] = ("vision", "language")
     if request.node.callspec.params["policy"] == "Mllama":  # whose vision layers transformers does not checkpoint
-        with pytest.raises(ModelError, match="shows none in its vision part"):
+        with pytest.raises(ModelError, match="None were found in the vision part"):
             checkpoint_layers(checkpointed.module.model, parts)
         parts = ("language",)
     checkpoint_layers(checkpointed.module.model, parts)
@@ -288,7 +288,7 @@ def test_odd_shapes_are_seen_or_refused(request: pytest.FixtureRequest, policy: 
         assert refusal.remedy
         assert size != (1, 1)
         return
-    (own,) = policy.sample([view], [1], generators=torch.Generator().manual_seed(0))
+    (own,) = policy.sample([view], [1], generators=sources(1))
     assert bool(own[0].behaviour_logp_T.isfinite().all())
     assert max(view.canvases[0].shape) <= MAX_SIDE
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from groups import sources
 from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
@@ -44,7 +45,7 @@ def policy() -> Policy:
 @pytest.fixture(scope="module")
 def drawn(policy: Policy) -> tuple[list[View], list[list[Response]]]:
     views = [policy.view(Bars().example(number)) for number in range(3)]
-    return views, policy.sample(views, [2] * len(views), generators=torch.Generator().manual_seed(0))
+    return views, policy.sample(views, [2] * len(views), generators=sources(len(views)))
 
 
 @pytest.fixture(scope="module")

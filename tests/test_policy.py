@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from groups import official_inputs
+from groups import official_inputs, sources
 from saei.config.sections import EntropyConfig, SamplingConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
@@ -29,7 +29,7 @@ from saei.types import Example, Response, View
 
 
 def draw(policy: Policy, views: list[View], counts: list[int], seed: int = 0) -> list[list[Response]]:
-    return policy.sample(views, counts, sampling=policy.sampling, generators=torch.Generator().manual_seed(seed))
+    return policy.sample(views, counts, sampling=policy.sampling, generators=sources(len(views), seed))
 
 
 def official_logp(policy: Policy, view: View, response: Response) -> Tensor:
@@ -172,9 +172,9 @@ def test_unequal_prompts_sample_as_they_would_alone(random_policy: Policy, bars:
     views = [random_policy.view(example) for example in examples]
     assert len(views[0].prompt_ids_P) != len(views[1].prompt_ids_P)
     greedy = SamplingConfig(temperature=0, max_new_tokens=12)
-    together = random_policy.sample(views, [1, 1], sampling=greedy, generators=torch.Generator())
+    together = random_policy.sample(views, [1, 1], sampling=greedy, generators=sources(2))
     for view, own in zip(views, together, strict=True):
-        alone = random_policy.sample([view], [1], sampling=greedy, generators=torch.Generator())
+        alone = random_policy.sample([view], [1], sampling=greedy, generators=sources(1))
         assert own[0].ids_T.tolist() == alone[0][0].ids_T.tolist()
         token, prompt = [], view.prompt_ids_P
         for _ in range(12):  # greedy decoding by hand, one full forward a token
@@ -253,7 +253,7 @@ def script(rows: list[list[int]], **sampling: Any) -> Draw:
         distribution=Distribution(1.0, None, None),
         sampling=SamplingConfig(max_new_tokens=len(rows[0]), **sampling),
         eos_ids=torch.tensor([0]),
-        uniform=uniforms(torch.Generator().manual_seed(0), [len(rows)], len(rows[0])),
+        uniform=uniforms([torch.Generator().manual_seed(0)], [len(rows)], len(rows[0])),
     )
 
 
@@ -299,7 +299,7 @@ def test_top_k_and_greedy_in_evaluation(random_policy: Policy, views: list[View]
     nucleus = SamplingConfig(top_p=1e-6, max_new_tokens=12)
     ids = []
     for sampling in (top_1, greedy, nucleus):
-        drawn = random_policy.sample(views, [1, 1, 1], sampling=sampling, generators=torch.Generator().manual_seed(3))
+        drawn = random_policy.sample(views, [1, 1, 1], sampling=sampling, generators=sources(3, 3))
         ids.append([own[0].ids_T.tolist() for own in drawn])
     assert ids[0] == ids[1] == ids[2]
 

@@ -425,5 +425,5 @@ def test_repeated_ids_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_is_not_trained_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'train' split has to be mapped"):
+    with pytest.raises(DataError, match="split 'train' must be mapped"):
         HallusionBench(HallusionBench.Config(path=str(tmp_path))).size("train")

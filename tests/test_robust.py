@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from groups import own_forward
+from groups import own_forward, sources
 from models import tiny_folder
 from runs import Checksum, registered, tiny
 from saei.config.sections import SamplingConfig
@@ -83,7 +83,7 @@ def test_attacks_do_what_they_are_called(random_policy: Policy, views: list[View
 
 
 def _greedy(policy: Policy, views: list[View]) -> list[list[Response]]:
-    return policy.sample(views, [1] * len(views), sampling=GREEDY, generators=torch.Generator())
+    return policy.sample(views, [1] * len(views), sampling=GREEDY, generators=sources(len(views)))
 
 
 def test_a_larger_radius_harms_more(random_policy: Policy, views: list[View]) -> None:

@@ -27,7 +27,7 @@ def sample(engine: Engine, views: list[View], *, seed: int, count: int = 2, **sa
         return policy.sample(
             views,
             [count] * len(views),
-            generators=torch.Generator().manual_seed(seed),
+            generators=[torch.Generator().manual_seed(100 * seed + number) for number in range(len(views))],
             sampling=SamplingConfig(**sampling) if sampling else None,
         )
 

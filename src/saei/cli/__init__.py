@@ -93,7 +93,7 @@ app.command(
 )(doctor.doctor)
 app.command("build-tiny", cls=Command, epilog=examples("saei build-tiny my-model --seed 1"))(build_tiny.build_tiny)
 
-data_app = typer.Typer(cls=Group, no_args_is_help=True, help="Look at data before training on it.")
+data_app = typer.Typer(cls=Group, no_args_is_help=True, help="Check data before training on it.")
 data_app.command(
     "preview",
     cls=Command,

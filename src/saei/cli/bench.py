@@ -18,14 +18,16 @@ def bench(
         str, typer.Option(metavar="MODEL", help="builtin, a run's folder, a checkpoint, a model folder, or a hub id.")
     ] = "builtin",
     side: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Of the square picture, in pixels.", rich_help_panel=SIZES)
+        int, typer.Option(min=1, metavar="N", help="Side of the square picture, in pixels.", rich_help_panel=SIZES)
     ] = 256,
-    prompts: Annotated[int, typer.Option(min=1, metavar="N", help="Of a training step.", rich_help_panel=SIZES)] = 2,
+    prompts: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Prompts per training step.", rich_help_panel=SIZES)
+    ] = 2,
     responses: Annotated[
-        int, typer.Option(min=2, metavar="N", help="To each; half are adversarial.", rich_help_panel=SIZES)
+        int, typer.Option(min=2, metavar="N", help="Responses per prompt; half are adversarial.", rich_help_panel=SIZES)
     ] = 12,
-    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Of each response.", rich_help_panel=SIZES)] = 64,
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Of which medians are taken.")] = 5,
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens per response.", rich_help_panel=SIZES)] = 64,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds that medians are taken over.")] = 5,
     set_: Assignments = None,
     plugin: Plugins = None,
     trust: Trust = False,

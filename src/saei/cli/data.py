@@ -1,4 +1,4 @@
-"""``saei data``: looking at data before training on it."""
+"""``saei data``: checking data before training on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saei.policy import Policy
 
 Model = Annotated[
-    str, typer.Option(metavar="MODEL", help="Whose prompt and tokens: builtin, a run, a folder, or a hub id.")
+    str, typer.Option(metavar="MODEL", help="Whose prompt is shown: builtin, a run, a folder, or a hub id.")
 ]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help="Task, such as geometry3k.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Your data: a file, a folder, or a hub id.")]
@@ -40,7 +40,7 @@ def preview(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show examples as the model gets them: images, prompt, tokens; and how many could not be used."""
+    """Show examples as the model gets them: images, prompt and tokens, and how many cannot be used."""
     from saei.intake.preview import preview_examples
 
     config = _config(model, task, data, set_, plugin, trust)
@@ -79,7 +79,7 @@ def check(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at every example, in parallel; the result is remembered, also for trainings with training.sift=true."""
+    """Check every example, in parallel; the result is cached, also for runs with training.sift=true."""
     from saei.errors import ConfigError
     from saei.intake.scan import CACHE, ScanResult, scan
     from saei.runtime.progress import progress

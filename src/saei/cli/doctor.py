@@ -41,36 +41,38 @@ def doctor(
         ),
     ] = "builtin",
     side: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Of the square picture, in pixels.", rich_help_panel=STEP)
+        int, typer.Option(min=1, metavar="N", help="Side of the square picture, in pixels.", rich_help_panel=STEP)
     ] = 448,
     prompts: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="training.prompts_per_step.", rich_help_panel=STEP)
     ] = None,
     responses: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="To each; half are adversarial.", rich_help_panel=STEP)
+        int | None,
+        typer.Option(min=2, metavar="N", help="Responses per prompt; half are adversarial.", rich_help_panel=STEP),
     ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="sampling.max_new_tokens.", rich_help_panel=STEP)
     ] = None,
     memory: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="GB", help="Size for so much memory; by default what is free here."),
+        typer.Option(min=0.001, metavar="GB", help="Memory to plan for; by default what is free here."),
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", metavar=FLAG, help="Take random weights; the model's own are not read.")
+        bool, typer.Option("--random-weights", metavar=FLAG, help="Use random weights; the model's own are not read.")
     ] = False,
     families: Annotated[
         bool, typer.Option("--families", metavar=FLAG, help="Examine every known family.", rich_help_panel=KNOWN)
     ] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", metavar=FLAG, help="As in the documentation.", rich_help_panel=KNOWN)
+        bool,
+        typer.Option("--markdown", metavar=FLAG, help="Print the table of the documentation.", rich_help_panel=KNOWN),
     ] = False,
     set_: Assignments = None,
     plugin: Plugins = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at a model before training: pixels, gradients, shared prefix, memory and time of a step, what to change."""
+    """Examine a model before training: pixels, gradients, shared prefix, memory and time of a step, what to change."""
     if families:
         _families(markdown=markdown, as_json=as_json)
         return

@@ -47,35 +47,40 @@ def evaluate(
         str, typer.Option(metavar="MODEL", help="builtin, a run's folder, a checkpoint, a model folder, or a hub id.")
     ] = "builtin",
     benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Data set or task to be scored on, as a whole, greedily.")
+        str | None, typer.Option(metavar="NAME", help="Data set or task to score on; by default all of it, greedily.")
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Task where no --benchmark is named; by default the run's own, else bars."),
+        typer.Option(metavar="NAME", help="Task, without --benchmark; by default the run's own, else bars."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="PATH", help="The data: a file, a folder, or a hub id.")] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="First examples; by default all, of a task without end 128.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of examples; by default all, or 128 of a generated task."),
     ] = None,
     responses: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="To each; by default 1, of a quick look that is not greedy 8.",
+            help="Per example; by default 1, in a quick look that samples 8.",
             rich_help_panel=DECODING,
         ),
     ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
-            min=0.0, metavar="T", help="0 is greedy, the default of one response, else 1.", rich_help_panel=DECODING
+            min=0.0, metavar="T", help="0 is greedy, the default for one response; else 1.", rich_help_panel=DECODING
         ),
     ] = None,
     top_p: Annotated[
         float,
         typer.Option(
-            min=0.01, max=1.0, metavar="P", help="Likeliest tokens that sum up to P.", rich_help_panel=DECODING
+            min=0.01,
+            max=1.0,
+            metavar="P",
+            help="Likeliest tokens whose probabilities sum to P.",
+            rich_help_panel=DECODING,
         ),
     ] = 1.0,
     top_k: Annotated[
@@ -84,7 +89,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the draws.", rich_help_panel=DECODING)] = 0,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Drawn together.", rich_help_panel=DECODING)] = 64,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split of the data, in its own words.", rich_help_panel=SAVED)
+        str | None, typer.Option(metavar="NAME", help="Split of the data, by its own name.", rich_help_panel=SAVED)
     ] = None,
     pass_at: Annotated[
         str | None,
@@ -102,14 +107,14 @@ def evaluate(
     robust: Annotated[
         bool,
         typer.Option(
-            "--robust", metavar=FLAG, help="Also on noisy and on attacked pictures.", rich_help_panel=PERTURBED
+            "--robust", metavar=FLAG, help="Also evaluate on noisy and attacked pictures.", rich_help_panel=PERTURBED
         ),
     ] = False,
     radius: Annotated[
         str | None,
         typer.Option(
             metavar="R,R,...",
-            help="Largest changes of a pixel value, of the range [0, 1]; by default 2, 4 and 8 of 255.",
+            help="Largest changes of a pixel value in [0, 1]; by default 2/255, 4/255, 8/255.",
             rich_help_panel=PERTURBED,
         ),
     ] = None,

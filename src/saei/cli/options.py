@@ -1,4 +1,4 @@
-"""What several commands share: options, the configuration of a policy, and the examples below a help page."""
+"""Shared by several commands: options, the configuration of a policy, and the examples below a help page."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Assignments: TypeAlias = Annotated[
 ]
 Trust: TypeAlias = Annotated[
     bool,
-    typer.Option("--trust", metavar=FLAG, help="Use code and servers that a run names which you did not start."),
+    typer.Option("--trust", metavar=FLAG, help="Use the code and servers that somebody else's run names."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
 
 
 NOT_EVALUATED = ("sampler", "objective", "optimizer")
-"""Sections of a run that only training uses."""
+"""Sections of a run that are used in training only."""
 
 
 def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
-    """Return what ``--task`` and ``--data`` set: data alone is of the task ``dataset``.
+    """Return the settings of ``--task`` and ``--data``; data alone means the task ``dataset``.
 
     Raises:
         ConfigError: If the task reads no data.
@@ -63,9 +63,9 @@ def policy_config(
     leave_out: Sequence[str] = (),
     trust: bool = False,
 ) -> RunConfig:
-    """Return the configuration of a policy: that of its run, where it is a run or one of its checkpoints.
+    """Return the configuration of a policy: its run's, if the model is a run or one of its checkpoints.
 
-    Of a run's plugins only those that are needed are imported, and only on this user's word.
+    Only the plugins of a run that are needed are imported, and only if this user trusts them.
 
     Args:
         model: ``--model``.

@@ -111,8 +111,8 @@ class ModelConfig(Section):
     def _something_to_train(self) -> Self:
         if self.freeze and self.lora is not None:
             raise ValueError(
-                "Under model.lora all weights are frozen and only adapters are trained. Leave model.freeze out; "
-                "model.lora.vision and model.lora.target_modules say where adapters are."
+                "model.lora freezes all weights and trains only adapters. Leave model.freeze out; model.lora.vision "
+                "and model.lora.target_modules choose where adapters go."
             )
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ValueError(

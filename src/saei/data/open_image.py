@@ -155,7 +155,7 @@ def find_image(path: str, roots: Sequence[Path], where: str) -> Path:
             remedy="Download it beside the data and give its path.",
         )
     if not roots:
-        raise FileNotFoundError("it is a path, and the data has no folder")
+        raise FileNotFoundError("the path is relative, but the data has no folder")
     candidates = [(root / _as_stored(root, path)).resolve() for root in roots]
     inside = [file for file in candidates if any(file.is_relative_to(root.resolve()) for root in roots)]
     if not inside:

@@ -272,7 +272,7 @@ def _check_parquet(file: Path) -> None:
     _check_pointer(head, str(file))
     if not head.startswith(_MAGIC):
         raise unreadable_error(
-            str(file), "it is no Parquet file", "Rename it with its own ending, or write it as Parquet."
+            str(file), "it is not a Parquet file", "Rename it with its own ending, or write it as Parquet."
         )
     if tail != _MAGIC:
         raise unreadable_error(str(file), "its end is missing", "Copy or fetch it again: it was cut on the way.")

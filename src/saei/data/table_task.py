@@ -224,8 +224,8 @@ class TableTask(Task, ABC):
         name = self.source_split(split)
         if name is None:
             raise DataError(
-                f"The '{split}' split has to be mapped to one of the data's.",
-                reason=f"splits of {self.config.path} has no '{split}'.",
+                f"The split '{split}' must be mapped to a split of the data.",
+                reason=f"`splits` of {self.config.path} has no '{split}'.",
                 remedy="Add it to `splits`.",
             )
         return name
@@ -245,6 +245,6 @@ class TableTask(Task, ABC):
 
 
 def _states(path: str, roots: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return size and time of change of the files that a path may mean; ``os.path`` also takes what is no path."""
+    """Return size and modification time of each file that a path may mean; ``os.path`` also accepts malformed ones."""
     states = [os.stat(file) for file in (os.path.join(root, path) for root in roots) if os.path.isfile(file)]
     return [(state.st_size, state.st_mtime_ns) for state in states]

@@ -1,1 +1,1 @@
-"""Diagnostics: what the library makes of a model, and what the model costs on this machine."""
+"""Diagnostics: whether a model works with the library, and what it costs on this machine."""

@@ -1,4 +1,4 @@
-"""What the shared prefix, the attack and a whole step cost on a user's model, as ratios measured in one run."""
+"""The cost of the shared prefix, the attack and a whole step on a user's model, as ratios measured in one run."""
 
 from __future__ import annotations
 

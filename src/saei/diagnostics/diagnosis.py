@@ -1,4 +1,4 @@
-"""What a look at a model brings: its measurements and findings."""
+"""The result of examining a model: measurements and findings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Finding:
     """Something that the user should know.
 
     Attributes:
-        rule: What holds, or should.
-        reason: What was found.
+        rule: What holds, or should hold.
+        reason: What was observed instead, or in detail.
         remedy: What to do about it.
-        problem: Whether a run could not work.
+        problem: Whether it would make a run fail.
     """
 
     rule: str
@@ -30,26 +30,26 @@ class Finding:
 
 @dataclass(slots=True)
 class Diagnosis:
-    """What was found out; what could not be is None.
+    """Everything that was measured; None for what could not be.
 
     Attributes:
         model: The model's path.
-        device: Where it was looked at.
-        threads: Of torch.
-        parameters: Of the model.
-        trained: Those that are trained.
-        dtype: Of the weights.
+        device: The device that it was examined on.
+        threads: CPU threads of torch.
+        parameters: Number of parameters.
+        trained: Number of trained parameters.
+        dtype: Type of the weights.
         random: Whether the weights are random.
         layers: Layers of the language model.
-        examined: Layers of the copy that was examined, None for the model itself.
+        examined: Layers of the copy that was examined; None for the model itself.
         precision: Type of the weights while gradients were compared.
-        examination: Pixels, their gradient, the shared prefix.
-        sizes: Of a step: prompts, responses, tokens, side of the picture, prompt tokens, image tokens.
-        memory: Of training, computed.
-        available: Bytes that training may take.
-        seconds: Of one step, wall time.
-        peak: Most bytes in use during it.
-        remedies: Settings that take less memory, each on top of those before.
+        examination: Pixels, their gradient and the shared prefix.
+        sizes: Sizes of a step: prompts, responses, tokens, side of the picture, prompt tokens, image tokens.
+        memory: Computed memory of training.
+        available: Bytes that training may use.
+        seconds: Wall time of one step.
+        peak: Largest number of bytes in use during a step.
+        remedies: Settings that need less memory, each on top of those before it.
         findings: What the user should know.
     """
 
@@ -74,7 +74,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing was found that a run could not work with."""
+        """Whether nothing was found that would make a run fail."""
         return not any(finding.problem for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A look at a user's model on a user's machine: is it right, does it fit, what does a step take, what to change."""
+"""Examining a user's model on the user's machine: is it correct, does it fit, what does a step cost, what to change."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from saei.policy.load.weights import Parts, device_of, load_outline, load_parts
 OnProgress = Callable[[str], None]
 
 ROOM = 0.8
-"""Share of the free memory that the doctor itself takes at most."""
+"""Largest share of the free memory that the doctor itself uses."""
 
 TOLERANCE = 0.05
-"""Deviation of the pixel gradient from finite differences that is called wrong."""
+"""A pixel gradient that deviates more than this from finite differences is reported as wrong."""
 
 
 def diagnose(
@@ -46,17 +46,17 @@ def diagnose(
     memory: int | None = None,
     on_progress: OnProgress = lambda text: None,
 ) -> Diagnosis:
-    """Look at a model the way that a run would, on synthetic examples.
+    """Examine a model as a run would use it, on synthetic examples.
 
-    Memory is computed for the whole model, wherever it fits. Where the model with gradients and optimiser does not fit
-    this machine, gradients and prefix are looked at in a copy whose language model has fewer layers, all else whole.
+    Memory is computed for the whole model, whether it fits this machine or not. If the model with gradients and
+    optimiser does not fit, gradients and prefix are examined on a copy whose language model has fewer layers.
 
     Args:
-        config: Names the model, and sets what a step is.
+        config: Names the model and defines a step.
         side: Of the square picture, in pixels.
-        random_weights: Use random weights also where there are others.
-        memory: Bytes to size for; None takes what this machine has free.
-        on_progress: Called with what is being done.
+        random_weights: Use random weights even if the model has its own.
+        memory: Bytes to plan for; None takes what is free on this machine.
+        on_progress: Called with a description of each stage when it starts.
     """
     diagnosis = Diagnosis(config.model.path)
     visit = _Visit(config, side, diagnosis, on_progress)
@@ -253,7 +253,7 @@ class _Visit:
 
 
 def _repeat(step: Callable[[], object]) -> None:
-    """Do two steps: where all rewards of a group are equal, the first may have no gradient."""
+    """Do two steps, since the first has no gradient if all rewards of a group are equal."""
     step()
     step()
 

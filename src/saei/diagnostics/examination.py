@@ -1,4 +1,4 @@
-"""What the library makes of a model: its pixels, their gradient, the shared prefix, and how exact each is."""
+"""How the library handles a model: pixels, their gradient, the shared prefix, and how exact each of them is."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ a processor that rounds would begin to see another picture."""
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found out about a policy on two examples with one picture each.
+    """Measurements of a policy on two examples with one picture each.
 
     Attributes:
-        layout: Shape of its pixel inputs for one picture, and the names of what goes with them.
-        canvas: What an attack changes: ``resized`` if it is the processor's own resized picture, else ``original``.
-        rounds: Whether the way from the canvas to the model rounds, so that its gradient is a straight-through one.
+        layout: Shape of the pixel inputs for one picture, and the names of the inputs that go with them.
+        canvas: What an attack changes: ``resized`` for the processor's own resized picture, else ``original``.
+        rounds: Whether processing rounds the canvas, so that its gradient is a straight-through estimate.
         gradient: Relative deviation of the pixel gradient from finite differences.
-        not_shared: Why responses do not go on from their prompt's cache, None if they do.
-        deviation: Largest deviation of the shared from the plain way: of log-probabilities in nats, and of gradients
-            relative to the largest; None if there is no shared one.
+        not_shared: Why responses do not continue from their prompt's cache; None if they do.
+        deviation: Largest deviation between shared and plain computation: of log-probabilities in nats, and of
+            gradients relative to the largest one; None if nothing is shared.
     """
 
     layout: str
@@ -63,12 +63,12 @@ class Examination:
 
 
 def examine(policy: Policy, precision: torch.dtype = torch.float64) -> Examination:
-    """Find out how a policy sees and shares.
+    """Examine how a policy sees pictures and shares prompts.
 
     Args:
         policy: The policy.
-        precision: Type that its weights have for a moment, while gradients are compared: float64, or float32 for a
-            model that would be too large so.
+        precision: Type of its weights while gradients are compared: float64, or float32 for a model that would be too
+            large in float64.
 
     Raises:
         ModelError: If no gradient reaches the pixels, or nothing depends on them.
@@ -79,7 +79,8 @@ def examine(policy: Policy, precision: torch.dtype = torch.float64) -> Examinati
     ]
     views = [policy.view(example) for example in examples]
     short = policy.sampling.model_copy(update={"max_new_tokens": TOKENS})
-    responses = policy.sample(views, COUNTS, generators=torch.Generator().manual_seed(0), sampling=short)
+    sources = [torch.Generator().manual_seed(number) for number in range(len(views))]
+    responses = policy.sample(views, COUNTS, generators=sources, sampling=short)
     (canvas,) = views[0].canvases
     pixels = policy.pixels.map((canvas.shape[-2], canvas.shape[-1]))
     original = canvas.shape[-2:] == (examples[0].images[0].height, examples[0].images[0].width)

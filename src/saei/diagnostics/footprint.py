@@ -1,4 +1,4 @@
-"""What is kept for the attack, the update and the sampling of one group, and for a step of several."""
+"""Activation and cache memory of the attack, the update and the sampling of one group, and of a whole step."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from saei.types import Example, Grade, Response, View
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that are kept for one group, and what was counted.
+    """Bytes that one group needs besides the weights.
 
     Attributes:
-        attack: Along the clean responses, 0 without an attack.
-        update: For all responses.
-        sample: The cache of those responses that are decoded together, once all are as long as they may be.
-        prompt_tokens: Of the prompt.
+        attack: Saved for the attack's backward pass along the clean responses; 0 without an attack.
+        update: Saved for the update's backward pass of all responses.
+        sample: The cache of the responses that are decoded together, at their full length.
+        prompt_tokens: Tokens of the prompt.
         image_tokens: Those of its picture.
     """
 
@@ -46,7 +46,7 @@ class Footprint:
     image_tokens: int = 0
 
     def of_step(self, config: RunConfig) -> int:
-        """Return what is kept at most at a time in a step, by the groups that go through each pass together.
+        """Return the largest number of bytes in use at a time in a step, by the groups that share each pass.
 
         All groups of a step are decoded together, however few are attacked and updated at a time.
         """
@@ -60,7 +60,7 @@ class Footprint:
 
 
 def shape_only_footprint(config: RunConfig, example: Example, examined: Policy | None) -> Footprint:
-    """Count on a model that is as large as its configuration says and takes no memory.
+    """Count on a model that has the true shapes and takes no memory.
 
     Args:
         config: The run's configuration.

@@ -1,4 +1,4 @@
-"""Settings that take less memory, and how much is left with each."""
+"""Settings that need less memory, and how much training needs with each."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Remedy:
 def remedies(
     config: RunConfig, footprint: Footprint, counted: Callable[[RunConfig], Footprint], *, reference: bool
 ) -> list[Remedy]:
-    """Return what to set, the harmless first: fewer groups at a time change nothing but the memory.
+    """Return settings that need less memory, harmless ones first: fewer groups at a time change nothing but memory.
 
-    What a pass keeps is counted anew where layers are computed again, else left as it was found: narrower types and
-    frozen weights lower it further. What takes no less than before is left out.
+    Activations are counted again only for gradient checkpointing; narrower types and frozen weights lower them further
+    than this says. Settings that save nothing are left out.
 
     Args:
         config: The run's configuration.

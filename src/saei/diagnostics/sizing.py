@@ -1,4 +1,4 @@
-"""How much memory training takes: of weights computed from their shapes, of a pass counted where autograd keeps it."""
+"""Memory of training: of weights, computed from their shapes; of a pass, counted as autograd saves tensors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def gigabytes(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that training takes; temporaries within one operation, and the libraries themselves, come on top.
+    """Bytes that training needs; temporaries within one operation and the libraries themselves come on top.
 
     Attributes:
-        weights: Of the model, adapters included.
-        gradients: Of what is trained.
-        optimizer: AdamW's two moments of what is trained.
-        reference: A second model, where the objective needs one.
-        activations: What the largest pass of a step keeps: for its backward pass, or the cache of sampling.
+        weights: The model's weights, adapters included.
+        gradients: Gradients of the trained parameters.
+        optimizer: AdamW's two moments of the trained parameters.
+        reference: A second model, if the objective needs one.
+        activations: Of the largest pass of a step: saved for its backward pass, or the cache of sampling.
     """
 
     weights: int
@@ -60,10 +60,10 @@ def memory_of(model: nn.Module, *, reference: bool = False) -> Memory:
 
 
 def saved_tensor_bytes(work: Callable[[], object], model: nn.Module) -> int:
-    """Return how many bytes autograd keeps until some work begins its first backward pass, or ends.
+    """Return how many bytes autograd saves until some work starts its first backward pass, or ends.
 
-    The model's own tensors are left aside. Counted by storage, so that views of one tensor count once; what is counted
-    is not really kept, so the work may be larger than the memory.
+    The model's own tensors do not count. Storages are counted, so that views of one tensor count once. The tensors are
+    counted but not saved, so the work may need more memory than there is.
     """
     model_storages = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, tuple[StorageWeakRef, int]] = {}  # a reference, so that no other storage gets its number

@@ -36,8 +36,8 @@ def group_metrics(
     """
     processes = processes or Processes()
     values: dict[str, list[float]] = defaultdict(list)
-    for one in scored:
-        for n, (response, grade) in enumerate(zip(one.group.responses, one.grades, strict=True)):
+    for scored_group in scored:
+        for n, (response, grade) in enumerate(zip(scored_group.group.responses, scored_group.grades, strict=True)):
             numbers = {
                 "reward": grade.reward,
                 "accuracy": float(grade.correct),
@@ -49,23 +49,26 @@ def group_metrics(
                 values[f"parts/{name}"].append(number)
             for name, number in numbers.items():
                 values[name].append(number)
-                values[f"{one.group.origin(n)}/{name}"].append(number)
-        values["all_right"].append(float(all(grade.correct for grade in one.grades)))
-        values["all_wrong"].append(float(not any(grade.correct for grade in one.grades)))
-        values["equal_rewards"].append(float(len(set(one.rewards)) <= 1))
-        values["reward_std"].append(stdev(one.rewards) if len(one.rewards) > 1 else 0.0)
-        for name, number in one.group.metrics.items():
+                values[f"{scored_group.group.origin(n)}/{name}"].append(number)
+        values["all_right"].append(float(all(grade.correct for grade in scored_group.grades)))
+        values["all_wrong"].append(float(not any(grade.correct for grade in scored_group.grades)))
+        values["equal_rewards"].append(float(len(set(scored_group.rewards)) <= 1))
+        values["reward_std"].append(stdev(scored_group.rewards) if len(scored_group.rewards) > 1 else 0.0)
+        for name, number in scored_group.group.metrics.items():
             values[f"intervention/{name}"].append(number)
-    found = {name: mean(numbers) for name, numbers in joined(processes.gather(dict(values))).items()}
-    equal = found.pop("equal_rewards")
-    found["zero_variance"] = equal if graded else found["all_right"] + found["all_wrong"]
+    metrics = {name: mean(numbers) for name, numbers in joined(processes.gather(dict(values))).items()}
+    equal = metrics.pop("equal_rewards")
+    metrics["zero_variance"] = equal if graded else metrics["all_right"] + metrics["all_wrong"]
     groups = processes.total(len(scored))
     left_alone = Counter(
-        reason for own in processes.gather([one.group.untouched for one in scored]) for reason in own if reason
+        reason
+        for of_process in processes.gather([scored_group.group.untouched for scored_group in scored])
+        for reason in of_process
+        if reason
     )
-    found["untouched"] = sum(left_alone.values()) / groups
+    metrics["untouched"] = sum(left_alone.values()) / groups
     reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
-    return found | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
+    return metrics | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
 
 
 def drop_metrics(scored: Sequence[ScoredGroup], dropped: Sequence[Drops], processes: Processes) -> dict[str, float]:
@@ -76,7 +79,7 @@ def drop_metrics(scored: Sequence[ScoredGroup], dropped: Sequence[Drops], proces
         dropped: For each group the responses that are dropped, and why.
         processes: The processes whose groups are meant, all.
     """
-    responses = processes.total(sum(len(one.grades) for one in scored))
+    responses = processes.total(sum(len(scored_group.grades) for scored_group in scored))
     reasons = Counter(
         reason
         for of_process in processes.gather([reason for drops in dropped for reason in drops.values()])
@@ -88,11 +91,11 @@ def drop_metrics(scored: Sequence[ScoredGroup], dropped: Sequence[Drops], proces
 
 def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
     """Return the lists of several mappings, joined by name."""
-    whole: dict[str, list[T]] = {}
+    joint: dict[str, list[T]] = {}
     for part in parts:
         for name, values in part.items():
-            whole.setdefault(name, []).extend(values)
-    return whole
+            joint.setdefault(name, []).extend(values)
+    return joint
 
 
 def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processes | None = None) -> dict[str, float]:
@@ -110,8 +113,8 @@ def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processe
                 clean.append(group.views[0])
                 responses.append([response for response, source in drawn if source == number])
     by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
-    found = policy.statistics([FROM_CLEAN], views, responses, clean=clean, drawn=True) if views else []
-    for view, drawn_from, statistics in zip(views, responses, found, strict=True):
+    statistics_of_views = policy.statistics([FROM_CLEAN], views, responses, clean=clean, drawn=True) if views else []
+    for view, drawn_from, statistics in zip(views, responses, statistics_of_views, strict=True):
         for response, divergence_T in zip(drawn_from, statistics[FROM_CLEAN], strict=True):
             by_origin[view.origin].append(divergence_T[: len(response)].cpu())
     everywhere = joined((processes or Processes()).gather(dict(by_origin)))

@@ -5,7 +5,7 @@ examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources, derive, seed_globals
 from saei.runtime.stopwatch import PHASES, Stopwatch
 from saei.samplers.base import StepContext, Supply
-from saei.types import View
+from saei.types import ScoredGroup, View
 
 
 class Trainer:
@@ -174,8 +174,8 @@ class Trainer:
         config, state = self.config, self._state
         broken = self.processes.once(lambda: self.run.rewind(self.step if self.step else -1))
         self._output.open()
-        heard = "Stopping after this step and its checkpoint. Once more stops at once."
-        with StopRequest(lambda: self.display.note(heard)) as stop, self.display.open(config, self.run.path):
+        stopping_note = "Stopping after this step and its checkpoint. Interrupt again to stop at once."
+        with StopRequest(lambda: self.display.note(stopping_note)) as stop, self.display.open(config, self.run.path):
             for note in (*self.run.notes, *notes_of(config, self.task, self.policy, self._data)):
                 self.display.note(note)
             if broken:
@@ -228,7 +228,7 @@ class Trainer:
         sampled = self.processes.total(sum(len(group.responses) for group in groups))
         state.budget += sampled
 
-        # --- Grade, all at once what the sampler has not had graded already.
+        # --- Grade every response that the sampler did not already have graded.
         with self._stopwatch.phase("reward"):
             scored = grader.score(groups)
 
@@ -244,17 +244,19 @@ class Trainer:
         # --- Guards drop groups, or some of their responses.
         dropped = self.sampler.guard(scored, context, supply)
         metrics |= drop_metrics(scored, dropped, self.processes)
-        remaining = [left for each, drops in zip(scored, dropped, strict=True) if (left := each.without(drops)).grades]
-        rewards = self.processes.gather([each.rewards for each in remaining])
-        note = state.empty_steps.note(step + 1, empty=not any(rewards))
+        remaining = [group for group in map(ScoredGroup.without, scored, dropped) if group.grades]
+        rewards: dict[int, Sequence[float]] = {}
+        for of_process in self.processes.gather({group.group.index: group.rewards for group in remaining}):
+            rewards |= of_process
+        note = state.empty_steps.note(step + 1, empty=not rewards)
         if note is not None:
             self.display.note(note)
 
         # --- Update. Advantages see the rewards of all processes, the optimiser steps their gradients.
-        if any(rewards):
+        if rewards:
             with self._stopwatch.phase("update"):
-                in_order = [reward for of_process in rewards for of_group in of_process for reward in of_group]
-                train_groups = [train_group(each, self.objective.advantage, in_order) for each in remaining]
+                in_order = [reward for index in sorted(rewards) for reward in rewards[index]]
+                train_groups = [train_group(group, self.objective.advantage, in_order) for group in remaining]
                 metrics |= self.updater.run(train_groups, step=step, progress=progress)
         metrics |= self._decoder_gaps.metrics(self.processes)
 

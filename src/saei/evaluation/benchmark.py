@@ -186,7 +186,7 @@ def check_draws(responses: int, temperature: float) -> None:
     """
     if responses > 1 and temperature == 0:
         raise ConfigError(
-            "Several responses to an example have to be able to differ.",
+            "Several responses to an example need random sampling.",
             reason=f"--responses is {responses} at temperature 0.",
             remedy="Give --temperature 1, or --responses 1.",
         )

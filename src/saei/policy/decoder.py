@@ -37,7 +37,7 @@ class DrawRequest:
         counts: How many responses each view gets, 0 or more.
         sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
         distribution: What log-probabilities and entropies are taken of, with the ids that must not be drawn.
-        generators: One source of randomness per view, on the CPU; or one for all of them.
+        generators: One source of randomness per view, on the CPU.
         prefixes: For each view and each of its responses the tokens that it begins with, None for a response without;
             None if no response has any.
     """
@@ -46,15 +46,12 @@ class DrawRequest:
     counts: Sequence[int]
     sampling: SamplingConfig
     distribution: Distribution
-    generators: torch.Generator | Sequence[torch.Generator]
+    generators: Sequence[torch.Generator]
     prefixes: Sequence[Sequence[ResponsePrefix | None]] | None = None
 
     def seeds(self) -> list[int]:
         """Take from each view's source a seed below ``2**62``, for decoders with a randomness of their own."""
-        sources = self.generators
-        if isinstance(sources, torch.Generator):
-            sources = [sources] * len(self.views)
-        return [int(torch.randint(2**62, (), generator=source)) for source in sources]
+        return [int(torch.randint(2**62, (), generator=source)) for source in self.generators]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -144,12 +141,12 @@ def check_gap(gap: DecoderGap, limit: float) -> None:
     """
     if gap.median > limit:
         raise TrainingError(
-            "A decoder has to draw from the policy that is trained.",
+            "A decoder must sample from the policy that is trained.",
             reason=f"The median difference between its log-probabilities and the policy's own is {gap.median:.3g} nats "
             f"on {gap.tokens} tokens, training.max_decoder_gap is {limit:g}.",
-            remedy="Likely causes: an update of the weights did not reach it, or not its cached prompts and pictures; "
-            "its processor makes other pixels of a picture; its weights are of another type; its log-probabilities are "
-            "those before temperature and banned tokens (vLLM: --logprobs-mode processed_logprobs). A larger limit "
+            remedy="Likely causes: updated weights did not reach it, or it kept cached prompts and pictures; its "
+            "processor produces different pixels; its weights have another dtype; its log-probabilities are those "
+            "before temperature and banned tokens (vLLM: --logprobs-mode processed_logprobs). A larger limit "
             "helps only where half precision alone makes this difference.",
         )
 

@@ -93,22 +93,17 @@ def decode(
     return Draw(ids_RT, logp_RT, entropy_RT, length_R, ~ended_R)
 
 
-def uniforms(
-    generator: torch.Generator | Sequence[torch.Generator], counts: Sequence[int], limit: int
-) -> Callable[[int], Tensor]:
-    """Return the uniform numbers of each position's rows, ``float64 [R]``, to be asked for in order.
+def uniforms(generators: Sequence[torch.Generator], counts: Sequence[int], limit: int) -> Callable[[int], Tensor]:
+    """Return the uniform numbers of each position's rows, ``float64 [R]``.
 
     Args:
-        generator: One source for all rows, which moves on position by position; or one per part of the rows, which
-            moves on by the whole limit at once, so that no part depends on how long the others' rows are.
+        generators: For each part of the rows its source, which moves on by the whole limit at once, so that no part
+            depends on how long the others' rows are.
         counts: Rows of each part.
         limit: Positions.
     """
-    if isinstance(generator, torch.Generator):
-        total = sum(counts)
-        return lambda position: torch.rand(total, generator=generator, dtype=torch.float64)
-    parts = zip(generator, counts, strict=True)
-    ahead_TR = torch.cat([torch.rand(limit, n, generator=own, dtype=torch.float64) for own, n in parts], dim=1)
+    parts = zip(generators, counts, strict=True)
+    ahead_TR = torch.cat([torch.rand(limit, n, generator=source, dtype=torch.float64) for source, n in parts], dim=1)
     return lambda position: ahead_TR[position]
 
 

@@ -92,16 +92,10 @@ def _draw(policy: Policy, request: DrawRequest, numbers: Sequence[int]) -> Draw:
         distribution=request.distribution,
         sampling=request.sampling,
         eos_ids=policy.eos_ids,
-        uniform=uniforms(_sources(request.generators, numbers), counts, request.sampling.max_new_tokens),
+        uniform=uniforms([request.generators[number] for number in numbers], counts, request.sampling.max_new_tokens),
         drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
         forced_RK=_forced(request, numbers, policy.device),
     )
-
-
-def _sources(
-    generators: torch.Generator | Sequence[torch.Generator], numbers: Sequence[int]
-) -> torch.Generator | list[torch.Generator]:
-    return generators if isinstance(generators, torch.Generator) else [generators[number] for number in numbers]
 
 
 def _forced(request: DrawRequest, numbers: Sequence[int], device: torch.device) -> Tensor | None:

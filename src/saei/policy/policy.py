@@ -223,7 +223,7 @@ class Policy:
         views: Sequence[View],
         counts: Sequence[int],
         *,
-        generators: torch.Generator | Sequence[torch.Generator],
+        generators: Sequence[torch.Generator],
         sampling: SamplingConfig | None = None,
         prefixes: Prefixes | None = None,
     ) -> list[list[Response]]:
@@ -232,8 +232,8 @@ class Policy:
         Args:
             views: What the policy looks at.
             counts: How many responses each view gets.
-            generators: Sources of all randomness, on the CPU: one per view makes the responses to a view independent
-                of the views that they are drawn with; a single one serves all.
+            generators: For each view the source of all randomness of its responses, on the CPU. What is drawn does not
+                depend on the views that it is drawn with; views may share a source, which then serves them in order.
             sampling: How evaluation draws, with entropies before top-p and top-k; None draws from the policy as it
                 is trained, with the entropies that its criterion uses.
             prefixes: For each view and each of its responses the tokens that it begins with, None for a response
@@ -350,13 +350,17 @@ class Policy:
         assert self._old_head is not None, "no head was kept"
         return self._old_head
 
+    def with_module(self, module: Any) -> Policy:
+        """Return the policy with its passes entering through another module; nothing is known of its responses."""
+        other = copy(self)
+        other.module = module
+        other.reference, other.known = None, WeakKeyDictionary()
+        return other
+
     def without_adapter(self) -> Policy:
         """Return the policy with its adapters switched off: LoRA's reference, in the memory of the same weights."""
         assert self.parts.adapter is not None
-        below = copy(self)
-        below.known = WeakKeyDictionary()
-        below.module = SwitchedOff(self.parts.adapter, self.module)
-        return below
+        return self.with_module(SwitchedOff(self.parts.adapter, self.module))
 
     def save(self, folder: Path) -> None:
         """Write model and processor as one folder that the Auto classes of transformers load.

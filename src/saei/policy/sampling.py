@@ -27,7 +27,7 @@ def sample(
     views: Sequence[View],
     counts: Sequence[int],
     *,
-    generators: torch.Generator | Sequence[torch.Generator],
+    generators: Sequence[torch.Generator],
     sampling: SamplingConfig | None = None,
     prefixes: Prefixes | None = None,
 ) -> list[list[Response]]:

@@ -102,8 +102,8 @@ class ConditionIntervention:
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
         """Return the response to each view that the attack is on."""
-        source = torch.Generator().manual_seed(0)
-        samples = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=source)
+        sources = [torch.Generator() for _ in views]  # greedy decoding draws nothing from them
+        samples = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=sources)
         greedy = [responses[0] for responses in samples]
         if self._condition.kind != "gold":
             return greedy

@@ -114,7 +114,7 @@ def run_robust(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Base:
-    """The model that is attacked once for all."""
+    """The model that is attacked once; all policies are shown its pictures."""
 
     model: ModelConfig
     policy: Policy

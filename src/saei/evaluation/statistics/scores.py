@@ -37,7 +37,7 @@ class Score:
 
 
 def all_scores(examples: Sequence[ExampleAnswers], name: str, ks: Sequence[int] = ()) -> list[Score]:
-    """Return the scores of an evaluation: over all, together, by each grouping, and pass@k.
+    """Return all scores of an evaluation: overall, per group, and pass@k.
 
     Args:
         examples: At least one example, each with as many responses.

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeAlias
 from torch import Tensor
 
 from saei.config.strategy import Strategy
+from saei.errors import TrainingError
 from saei.types import ScoredGroup, TrainGroup
 
 Advantages: TypeAlias = Sequence[float] | Sequence[Tensor]
@@ -18,7 +19,8 @@ Advantages: TypeAlias = Sequence[float] | Sequence[Tensor]
 class Advantage(Strategy, ABC):
     """Turns the rewards of a group into advantages, which the policy loss multiplies by.
 
-    To add one: derive, nest a ``Config``, implement ``estimate``. It is a pure function of its arguments.
+    To add one: derive, nest a ``Config``, implement ``estimate``. It is a pure function of its arguments: finite and
+    detached, 0 where all rewards are equal. ``saei.testing.check_advantage`` holds it to that.
     """
 
     kind: ClassVar[str] = "advantage"
@@ -43,12 +45,28 @@ def train_group(scored: ScoredGroup, advantage: Advantage, rewards: Sequence[flo
     Args:
         scored: The group.
         advantage: How its rewards become advantages.
-        rewards: Rewards of all groups of the step, in all processes.
+        rewards: Rewards of all groups of the step, in all processes, in the order of the groups' indices.
+
+    Raises:
+        TrainingError: If there is not one for each response, or for each token of each.
     """
     values = advantage.estimate(scored, rewards)
-    if not any(isinstance(value, Tensor) for value in values):
-        return TrainGroup(scored, tuple(float(value) for value in values))
+    n_responses = len(scored.grades)
     per_token = tuple(value.detach().float() for value in values if isinstance(value, Tensor))
-    assert len(per_token) == len(values), "advantages are per token for all responses of a group, or for none"
+    if len(values) != n_responses or len(per_token) not in (0, n_responses):
+        raise _bad_advantages(advantage, f"{len(values)} for {n_responses} responses, {len(per_token)} per token")
+    if not per_token:
+        return TrainGroup(scored, tuple(float(value) for value in values))
+    for value_T, response in zip(per_token, scored.group.responses, strict=True):
+        if value_T.shape != (len(response),):
+            raise _bad_advantages(advantage, f"{list(value_T.shape)} for a response of {len(response)} tokens")
     means = tuple(float(value_T.mean()) if len(value_T) else 0.0 for value_T in per_token)
     return TrainGroup(scored, means, per_token)
+
+
+def _bad_advantages(advantage: Advantage, returned: str) -> TrainingError:
+    return TrainingError(
+        "An advantage is one number for each response of a group, or a tensor with one number for each of its tokens.",
+        reason=f"'{advantage.name()}' returned {returned}.",
+        remedy="Mend it; `saei.testing.check_advantage` names the rule that it breaks.",
+    )

@@ -31,8 +31,8 @@ def checkpoint_layers(model: Any, parts: Collection[Part]) -> None:
     layers = {name: module for name, module in model.named_modules() if _is_layer(module) and part[name] in parts}
     for missing in sorted(set(parts) - {part[name] for name in layers}):
         raise ModelError(
-            "Gradient checkpointing needs the layers of a model.",
-            reason=f"{type(model).__name__} shows none in its {missing} part.",
+            "Gradient checkpointing needs a model whose layers can be found.",
+            reason=f"None were found in the {missing} part of {type(model).__name__}.",
             remedy=f"Leave '{missing}' out of model.gradient_checkpointing.",
         )
     for name, layer in layers.items():

@@ -25,7 +25,7 @@ def answer_key(example: Example) -> AnswerKey:
     """Return what an answer to an example is compared with.
 
     Raises:
-        DataError: If the example's ``meta`` says something about the answer that cannot be.
+        DataError: If the example's ``meta`` describes the answer in an invalid way.
     """
     meta = example.meta
     options = meta.get("choices")
