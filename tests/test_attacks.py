@@ -41,7 +41,7 @@ def run(config, start, criterion, block=FREE, *, seed=0, examples=None):
     return attack.attack(
         criterion,
         start,
-        space=Space("pixels", (block,) * len(start), examples or tuple(range(len(start)))),
+        space=Space((block,) * len(start), examples or tuple(range(len(start)))),
         progress=0.0,
         generators=[torch.Generator().manual_seed(seed)] * len(start),
     )

@@ -33,7 +33,7 @@ def ours(config, classifier, images, labels=LABELS, seed=5):
     moved = config.build().attack(
         lambda point: cross_entropy(classifier(torch.stack(point)), labels, reduction="none"),
         tuple(images),
-        space=Space("pixels", (BlockSpace(),) * len(images), tuple(range(len(images)))),
+        space=Space((BlockSpace(),) * len(images), tuple(range(len(images)))),
         progress=0.0,
         generators=[torch.Generator().manual_seed(seed)] * len(images),
     )
@@ -92,7 +92,7 @@ def test_pgd_of_an_entropy(images):
         .attack(
             lambda point: entropies(torch.stack(point)),
             tuple(images),
-            space=Space("pixels", (BlockSpace(),) * 4, (0, 1, 2, 3)),
+            space=Space((BlockSpace(),) * 4, (0, 1, 2, 3)),
             progress=0.0,
             generators=[torch.Generator()] * 4,
         )

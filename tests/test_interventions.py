@@ -563,7 +563,7 @@ def test_an_attack_on_something_else_is_refused() -> None:
         def attack(self, criterion: Any, start: Point, **rest: Any) -> Point:
             return start
 
-    with pytest.raises(ConfigError, match="'elsewhere' works on embeddings"):
+    with pytest.raises(ConfigError, match="'elsewhere' moves in embeddings, not pixels"):
         Intervention(InterventionConfig(attack=Elsewhere.Config()))
 
 

@@ -189,7 +189,7 @@ def test_the_faded_copy_is_a_faded_chart() -> None:
     load_plugin(str(PLUGIN))
     attack = load("attack", "benchmarks/faded-copy")()
     canvas = torch.from_numpy(picture("clear", 3)).permute(2, 0, 1).float() / 255
-    space = Space("pixels", (BlockSpace(grid=1 / 255),), (0,))
+    space = Space((BlockSpace(grid=1 / 255),), (0,))
     (faded,) = attack.attack(
         lambda point: point[0].sum()[None],
         (canvas,),

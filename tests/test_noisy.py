@@ -72,7 +72,7 @@ def move(config: DiffusionNoise.Config, start: torch.Tensor, seed: int = 0, **sp
     (moved,) = config.build().attack(
         lambda point: pytest.fail("noise asks no criterion"),
         (start,),
-        space=Space("pixels", (BlockSpace(**space),), (0,)),
+        space=Space((BlockSpace(**space),), (0,)),
         progress=0.0,
         generators=[torch.Generator().manual_seed(seed)],
     )

@@ -31,7 +31,7 @@ from saei.types import View
 
 LABELS = torch.tensor([0, 2, 1])
 GRID = 1 / 255
-ALONE = Space("pixels", (BlockSpace(),), (0,))
+ALONE = Space((BlockSpace(),), (0,))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_its_pgd_is_ours(grid: float | None, random_start: bool) -> None:
     start = tuple((block * 255).round() / 255 for block in start)
     block = BlockSpace(grid=grid)
     masked = replace(block, editable=torch.arange(5) % 2 == 0)
-    space = Space("pixels", (block, block, masked), (0, 0, 1))
+    space = Space((block, block, masked), (0, 0, 1))
     slopes = [torch.randn(block.shape, generator=generator) for block in start]
 
     def criterion(point: Point) -> Tensor:
@@ -140,7 +140,7 @@ def test_neither_size_nor_sign_of_the_criterion_matters(classifier: nn.Module, i
 @pytest.mark.parametrize("name", ALLOWED)
 def test_an_example_without_a_gradient_stays(name: str, images: Tensor) -> None:
     config = Torchattacks.Config(name=name)
-    space = Space("pixels", (BlockSpace(),) * 2, (0, 1))
+    space = Space((BlockSpace(),) * 2, (0, 1))
 
     def criterion(point: Point) -> Tensor:
         assert all(bool(block.isfinite().all()) for block in point)
@@ -159,7 +159,7 @@ def test_an_example_without_a_gradient_stays(name: str, images: Tensor) -> None:
 
 
 def test_what_is_not_editable_takes_no_share_of_the_step() -> None:
-    space = Space("pixels", (BlockSpace(editable=torch.tensor([True, False])),), (0,))
+    space = Space((BlockSpace(editable=torch.tensor([True, False])),), (0,))
     config = Torchattacks.Config(name="PGDL2", steps=1, alpha="1/10", random_start=False)
     criterion = lambda point: (point[0] * torch.tensor([1.0, 1000.0])).sum()[None]  # noqa: E731
     (moved,) = move(config, criterion, (torch.full((1, 1, 2), 0.5),), space)
@@ -167,7 +167,7 @@ def test_what_is_not_editable_takes_no_share_of_the_step() -> None:
 
 
 def test_strength_scales_eps_and_alpha(classifier: nn.Module, images: Tensor) -> None:
-    half = Space("pixels", (BlockSpace(scale=0.5),), (0,))
+    half = Space((BlockSpace(scale=0.5),), (0,))
     criterion = loss(classifier, LABELS[:1])
     (scaled,) = move(Torchattacks.Config(name="MIFGSM", eps="8/255", alpha="3/255"), criterion, (images[0],), half)
     (given,) = move(Torchattacks.Config(name="MIFGSM", eps="4/255", alpha="3/510"), criterion, (images[0],))

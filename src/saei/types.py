@@ -141,6 +141,53 @@ class ViewWeight:
     cap: float = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a surface of a view was moved.
+
+    Attributes:
+        share: Share of its values that moved.
+        largest: Largest change of a value, in the surface's own unit: of pixels 1/255 of the range.
+    """
+
+    share: float
+    largest: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AttackTrace:
+    """What is kept of an attack only where a step is recorded for people to look at.
+
+    Attributes:
+        selected_NT: bool, the tokens of the (not empty) clean responses that the criterion looked at, on the CPU.
+        gradient_signs: By surface the shares of values at which the first gradient was negative, zero and positive;
+            empty where the attack followed none.
+    """
+
+    selected_NT: Tensor
+    gradient_signs: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ViewRecord:
+    """How a view was made by an intervention.
+
+    Attributes:
+        seed: Of the group's source of randomness.
+        strength: Factor on the attack's steps and radii.
+        distances: How far each surface was moved, by its name.
+        trace: More, where the step is recorded.
+
+    Example:
+        ``ViewRecord(seed=8264003511, strength=1.0, distances={"pixels": Distance(share=0.97, largest=2.0)})``
+    """
+
+    seed: int
+    strength: float
+    distances: Mapping[str, Distance]
+    trace: AttackTrace | None = None
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Group:
     """One example, the views of it that the policy looked at, and the responses drawn from each.
@@ -155,6 +202,7 @@ class Group:
         untouched: Why all interventions left this group alone, None where one did not: one of ``UNTOUCHED``, or what
             a gate says, such as ``varies``.
         metrics: Numbers that the sampler and the intervention report about this group.
+        records: For each view but the first how it was made; empty where no intervention made them.
     """
 
     example: Example
@@ -165,6 +213,7 @@ class Group:
     view_weights: tuple[ViewWeight, ...] = ()
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    records: tuple[ViewRecord, ...] = ()
 
     @property
     def index(self) -> int:

@@ -35,6 +35,7 @@ class BlockSpace:
     """Where one block may go.
 
     Attributes:
+        name: Of the space: ``pixels``, ``embeddings``; attacks declare which they can serve.
         low: Smallest legal value, a number or a tensor that broadcasts to the block.
         high: Largest legal value.
         units: Size of one unit of step and radius in the block's coordinates, by ``step_space``:
@@ -46,6 +47,7 @@ class BlockSpace:
             at its own resolution, and returns the block that the changed picture makes; None where there is none.
     """
 
+    name: str = "pixels"
     low: float | Tensor = 0.0
     high: float | Tensor = 1.0
     units: Mapping[str, float | Tensor] = field(default_factory=lambda: {"pixel": 1.0})
@@ -74,12 +76,10 @@ class Space:
     """The spaces of a point's blocks.
 
     Attributes:
-        name: ``pixels`` or ``embeddings``; attacks declare which they can serve.
-        blocks: One per block of the point.
+        blocks: One per block of the point, of one name or of several.
         examples: For each block the index in ``J_B`` of the example that it belongs to.
     """
 
-    name: str
     blocks: tuple[BlockSpace, ...]
     examples: tuple[int, ...]
 
@@ -109,6 +109,8 @@ class Attack(Strategy, ABC):
     kind: ClassVar[str] = "attack"
     spaces: ClassVar[frozenset[str]]
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
+    moves: ClassVar[tuple[str, ...]] = ("pixels",)
+    """Names of the surfaces that it moves unless ``intervention.surfaces`` names others."""
     origin: ClassVar[str] = ADVERSARIAL
     """Origin of the views that the attack makes."""
     jointly: ClassVar[bool] = True

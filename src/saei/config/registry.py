@@ -39,6 +39,7 @@ KINDS: Mapping[str, str] = {
     "strength": "saei.strengths",
     "gate": "saei.gates",
     "guard": "saei.guards",
+    "surface": "saei.surfaces",
     "reward": "saei.rewards",
     "task": "saei.tasks",
     "template": "saei.templates",
@@ -239,6 +240,7 @@ TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValida
 StrengthField = Annotated[SerializeAsAny[StrategyConfig], Open("strength"), BeforeValidator(resolve("strength"))]
 GateField = Annotated[SerializeAsAny[StrategyConfig], Open("gate"), BeforeValidator(resolve("gate"))]
 GuardField = Annotated[SerializeAsAny[StrategyConfig], Open("guard"), BeforeValidator(resolve("guard"))]
+SurfaceField = Annotated[SerializeAsAny[StrategyConfig], Open("surface"), BeforeValidator(resolve("surface"))]
 RewardField = Annotated[SerializeAsAny[StrategyConfig], Open("reward"), BeforeValidator(resolve("reward"))]
 TaskField = Annotated[SerializeAsAny[StrategyConfig], Open("task"), BeforeValidator(resolve("task"))]
 TemplateField = Annotated[SerializeAsAny[StrategyConfig], Open("template"), BeforeValidator(resolve("template"))]

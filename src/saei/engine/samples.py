@@ -44,7 +44,9 @@ class Picture:
 
 
 def keep_samples(run: RunDir, step: int, scored: Sequence[ScoredGroup], *, images: int) -> None:
-    """Add the responses of a few groups to ``samples.jsonl`` and their views to ``images/`` as PNG.
+    """Write the responses of a few groups to ``samples.jsonl``, and their views.
+
+    How the views were made goes to ``views.jsonl``, their pictures to ``images/`` as PNG.
 
     Args:
         run: The run.
@@ -57,6 +59,7 @@ def keep_samples(run: RunDir, step: int, scored: Sequence[ScoredGroup], *, image
     """
     kept = scored[: max(1, images)]
     run.append_samples(step, [(one.group, one.rewards) for one in kept])
+    run.append_views(step, [one.group for one in kept])
     folder = run.path / IMAGES
     for number, one in enumerate(kept[:images]):
         if len(one.group.views) == 1:

@@ -219,6 +219,7 @@ class Trainer:
             progress=progress,
             sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
+            traced=due,
         )
         supply = Supply(grade=grader, more=take, total=self.processes.total, graded=self.reward.graded)
         groups = self.sampler.draw(take(config.training.prompts_per_step), context, supply)

@@ -1,18 +1,77 @@
-"""The seams of an intervention's slots: criterion, strength, gate and guard."""
+"""The seams of an intervention's slots: surface, criterion, strength, gate and guard."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from saei.attacks.base import BlockSpace
 from saei.config.strategy import Strategy
 from saei.interventions.context import StepContext, Supply
 from saei.need import Need
-from saei.policy import Scores
-from saei.types import Drops, Response, ScoredGroup, View
+from saei.policy import Policy, Scores
+from saei.types import Distance, Drops, Response, ScoredGroup, View
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Opening:
+    """Where an attack on a surface of some views begins.
+
+    Attributes:
+        blocks: What it moves, in the order of the views.
+        spaces: For each block where it may go.
+        examples: For each block the number of the view that it belongs to.
+    """
+
+    blocks: tuple[Tensor, ...]
+    spaces: tuple[BlockSpace, ...]
+    examples: tuple[int, ...]
+
+
+class Surface(Strategy, ABC):
+    """Something of a view that an attack can move, such as its pixels. To add one, implement the five methods.
+
+    The blocks of a surface stand in the order of the views, those of a view in an order of the surface's own. A view
+    that lacks the surface has none. A surface has no state.
+    """
+
+    kind: ClassVar[str] = "surface"
+    space: ClassVar[str]
+    """Name of the space that its blocks are in, which an attack has to be made for: ``pixels``."""
+
+    @abstractmethod
+    def lacks(self, view: View) -> str | None:
+        """Return in a word why a view has nothing of it to move, such as ``no-image``; None if it has."""
+
+    @abstractmethod
+    def open(self, policy: Policy, views: Sequence[View], *, scale: float) -> Opening:
+        """Return the views' blocks as they are.
+
+        Args:
+            policy: Sees the views.
+            views: Clean views.
+            scale: Factor on every step and radius, the intervention's strength.
+        """
+
+    @abstractmethod
+    def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
+        """Return what the policy scores where the blocks are: the views, and what scores are differentiated by.
+
+        What has a gradient goes into the second, ``wrt`` of ``Policy.score``, and what has none, such as token ids,
+        into the views.
+        """
+
+    @abstractmethod
+    def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+        """Return the views with these blocks in place of their own."""
+
+    @abstractmethod
+    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
+        """Return how far the blocks of one view have moved."""
 
 
 class Criterion(Strategy, ABC):

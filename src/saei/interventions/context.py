@@ -46,32 +46,18 @@ class StepContext:
         sources: Each group's own source of randomness, on the CPU, by one of its views; see ``GroupSources``. Whatever
             belongs to a group is drawn from it, so that results do not depend on which process draws which groups.
         phase: ``with step.phase("attack"):`` accounts the time spent inside.
+        traced: The step is recorded for people to look at: attacks keep an ``AttackTrace``.
     """
 
     policy: Policy
     progress: float
     sources: Callable[[View], torch.Generator]
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
+    traced: bool = False
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
         return self.sources(view)
-
-    def statistics(
-        self, needs: Collection[Need], view: View, responses: Sequence[Response], *, clean: View | None = None
-    ) -> dict[Need, Tensor]:
-        """Return what a part needs to know about the responses that were drawn from a view, ``[N, T]`` each.
-
-        Args:
-            needs: What is asked for, without gradient; gates and guards declare it in their ``needs``.
-            view: The view.
-            responses: The responses.
-            clean: The clean view of its group, None if it is the clean one.
-        """
-        (found,) = self.policy.statistics(
-            needs, [view], [responses], clean=None if clean is None else [clean], drawn=True
-        )
-        return found
 
     def generators(self, views: Sequence[View]) -> list[torch.Generator]:
         """Return the source of randomness of each view's group."""
@@ -92,6 +78,24 @@ class StepContext:
             return []
         with self.phase("sample"):
             return self.policy.sample(views, counts, generators=self.generators(views))
+
+    def statistics(
+        self,
+        needs: Collection[Need],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        *,
+        clean: Sequence[View] | None = None,
+    ) -> list[dict[Need, Tensor]]:
+        """Return what a part needs to know about the responses that were drawn from views: for each view ``[N, T]``.
+
+        Args:
+            needs: What is asked for, without gradient; gates and guards declare it in their ``needs``.
+            views: The views; there may be none.
+            responses: For each its responses.
+            clean: The clean view of each one's group, None if these are the clean ones.
+        """
+        return self.policy.statistics(needs, views, responses, clean=clean, drawn=True) if views else []
 
 
 @dataclass(frozen=True, eq=False, slots=True)

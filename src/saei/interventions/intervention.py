@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from saei.attacks.base import Attack, BlockSpace, Point, Space
-from saei.config.registry import AttackField, CriterionField, GateField, GuardField, SelectorField, StrengthField
+from saei.attacks.base import Attack
+from saei.config.registry import (
+    AttackField,
+    CriterionField,
+    GateField,
+    GuardField,
+    SelectorField,
+    StrengthField,
+    SurfaceField,
+    load,
+)
 from saei.config.strategy import Section, Strategy
 from saei.entropy.selectors.base import Selector
-from saei.entropy.selectors.summary import selection_summary
 from saei.errors import ConfigError
-from saei.interventions.base import Criterion, Gate, Guard, Strength
+from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.originals import redrawing
-from saei.interventions.stats import token_stats
+from saei.interventions.group_criterion import GroupCriterion
+from saei.interventions.point import OpenViews
 from saei.policy import Policy
-from saei.policy.pixels.space import GRID
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import Response, View
+from saei.types import Distance, Response, View, ViewRecord
 
 
 class InterventionConfig(Section):
@@ -32,7 +38,9 @@ class InterventionConfig(Section):
     Attributes:
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
-        attack: How it moves the image.
+        surfaces: What of the view the attack moves; None for what it is made for first, ``pixels``. A view that lacks
+            all of these is left alone.
+        attack: How it moves them.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
         guard: A last look at the scored groups.
@@ -42,6 +50,7 @@ class InterventionConfig(Section):
 
     selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
     criterion: CriterionField = "entropy"  # type: ignore[assignment]
+    surfaces: tuple[SurfaceField, ...] | None = Field(default=None, min_length=1)
     attack: AttackField = "pgd"  # type: ignore[assignment]
     strength: StrengthField = "constant"  # type: ignore[assignment]
     gate: GateField = "always"  # type: ignore[assignment]
@@ -58,11 +67,13 @@ class Outcome:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
         untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or what the gate says; else None.
         metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
+        record: How the view was made, None for the clean one.
     """
 
     view: View
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    record: ViewRecord | None = None
 
 
 class Intervention:
@@ -72,7 +83,7 @@ class Intervention:
         config: The slots.
 
     Raises:
-        ConfigError: If the attack cannot move pixels, or nothing fills a need of selector, criterion, gate or guard.
+        ConfigError: If the attack cannot move a surface, or nothing fills a need of selector, criterion, gate or guard.
     """
 
     def __init__(self, config: InterventionConfig | None = None) -> None:
@@ -85,12 +96,23 @@ class Intervention:
         self.guard: Guard = self.config.guard.build()
         for asker, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
             check_needs(asker.needs, f"The {asker.kind} '{asker.name()}'", policies=("current",), grad=grad)
-        if "pixels" not in self.attack.spaces:
+        self.surfaces = self._build_surfaces()
+
+    def _build_surfaces(self) -> tuple[Surface, ...]:
+        """Return what the attack moves."""
+        by_default = [load("surface", name).Config.model_validate({}) for name in self.attack.moves]
+        surfaces: list[Surface] = [config.build() for config in self.config.surfaces or by_default]
+        names = [surface.name() for surface in surfaces]
+        unable = ", ".join(surface.name() for surface in surfaces if surface.space not in self.attack.spaces)
+        if unable:
             raise ConfigError(
-                "An image intervention needs an attack on pixels.",
-                reason=f"'{self.attack.name()}' works on {', '.join(sorted(self.attack.spaces))}.",
+                "An attack moves surfaces in the spaces that it is made for.",
+                reason=f"'{self.attack.name()}' moves in {', '.join(sorted(self.attack.spaces))}, not {unable}.",
                 remedy="Choose another attack; `saei list attack` has them.",
             )
+        if len(set(names)) < len(names):
+            raise ConfigError("Each surface is moved once.", reason=f"intervention.surfaces is {', '.join(names)}.")
+        return tuple(surfaces)
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the slots by name."""
@@ -102,7 +124,7 @@ class Intervention:
         Raises:
             ModelError: If no gradient reaches the pixels.
         """
-        if view.canvases:
+        if self._lacks_all(view) is None:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
             step = StepContext(policy, 0.0, GroupSources(0, "check"))
@@ -164,7 +186,7 @@ class Intervention:
         supply: Supply | None,
     ) -> list[str | None]:
         reasons: list[str | None] = [
-            "no-image" if not view.canvases else "empty" if not any(map(len, drawn)) else None
+            self._lacks_all(view) or (None if any(map(len, drawn)) else "empty")
             for view, drawn in zip(views, responses, strict=True)
         ]
         movable = [number for number, reason in enumerate(reasons) if reason is None]
@@ -175,6 +197,11 @@ class Intervention:
         for number, reason in zip(movable, verdicts, strict=True):
             reasons[number] = reason
         return reasons
+
+    def _lacks_all(self, view: View) -> str | None:
+        """Return why a view has nothing to move, None if it has one of the surfaces."""
+        reasons = [surface.lacks(view) for surface in self.surfaces]
+        return None if None in reasons else reasons[0]
 
     def _attack_in_batches(
         self,
@@ -197,110 +224,43 @@ class Intervention:
     def _attack(
         self, views: Sequence[View], responses: Sequence[Sequence[Response]], step: StepContext
     ) -> list[Outcome]:
-        # Empty responses have nothing to teach the criterion and are left out of it.
-        spoken = [[response for response in own if len(response)] for own in responses]
-        criterion = _GroupCriterion(self, views, spoken, step)
-        point: Point = tuple(canvas for view in views for canvas in view.canvases)
-        if any(bool(selected_NT.any()) for selected_NT in criterion.selected):
+        """Attack groups together and return what became of each."""
+        scale = self.strength.at(step.progress)
+        opened = OpenViews(self.surfaces, step.policy, views, scale=scale)
+        criterion = GroupCriterion(
+            self.criterion,
+            self.selector,
+            reselect=self.config.reselect,
+            opened=opened,
+            # Empty responses have nothing to teach the criterion and are left out of it.
+            responses=[[response for response in drawn if len(response)] for drawn in responses],
+            step=step,
+        )
+        point = opened.start
+        if not all(selection.empty for selection in criterion.selections):
             point = self.attack.attack(
                 criterion,
                 point,
-                space=self._space(views, step),
+                space=opened.space,
                 progress=step.progress,
                 generators=step.generators(views),
             )
-        moved = iter(point)
         outcomes = []
+        moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):
-            canvases = tuple(next(moved) for _ in view.canvases)
-            if not bool(criterion.selected[number].any()):
+            if criterion.selections[number].empty:
                 outcomes.append(Outcome(view, "empty"))
                 continue
-            moved_view = replace(view, origin=self.attack.origin, canvases=canvases)
-            outcomes.append(Outcome(moved_view, metrics=criterion.metrics(number) | _distance(view, moved_view)))
+            seed = step.generator_of(view).initial_seed()
+            record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
+            metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
+            outcomes.append(Outcome(moved[number], metrics=metrics, record=record))
         return outcomes
 
-    def _space(self, views: Sequence[View], step: StepContext) -> Space:
-        scale = self.strength.at(step.progress)
-        blocks, examples = [], []
-        for number, view in enumerate(views):
-            pixels, images = step.policy.pixels, view.example.images
-            std_C11 = pixels.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in view.canvases)).std_C11
-            units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": std_C11.to(step.policy.device)}
-            for place in range(len(view.canvases)):
-                redraw = redrawing(pixels, images, place)
-                blocks.append(BlockSpace(units=units, scale=scale, grid=GRID, redraw=redraw))
-                examples.append(number)
-        return Space("pixels", tuple(blocks), tuple(examples))
-
-
-def _distance(view: View, moved: View) -> dict[str, float]:
-    """Return the share of pixel values that moved and their largest change, in units of 1/255.
-
-    A step that the grid rounds away moves nothing: a weak attack that is none is seen here.
-    """
-    changes = torch.cat([(b - a).abs().flatten() for a, b in zip(view.canvases, moved.canvases, strict=True)])
-    return {"moved": float((changes > 0).float().mean()), "largest_change": float(changes.max()) / GRID}
-
-
-class _GroupCriterion:
-    """J of several groups as a function of their canvases; the selection is frozen unless the config reselects."""
-
-    def __init__(
-        self,
-        intervention: Intervention,
-        views: Sequence[View],
-        responses: Sequence[Sequence[Response]],
-        step: StepContext,
-    ) -> None:
-        self._intervention = intervention
-        self._views = views
-        self._responses = responses
-        self._step = step
-        self._stats = [
-            token_stats(step.policy, view, own, intervention.selector.needs)
-            for view, own in zip(views, responses, strict=True)
-        ]
-        self.selected = [self._select(number) for number in range(len(views))]
-        self._start_J: Tensor | None = None
-
-    @torch.enable_grad()
-    def __call__(self, point: Point) -> Tensor:
-        """Return ``J_B``, one value per group, differentiable in the point's blocks."""
-        criterion, reselect = self._intervention.criterion, self._intervention.config.reselect
-        scores = self._step.policy.score(
-            self._views,
-            self._responses,
-            wrt={"pixels": point},
-            with_entropy=reselect,
-            selected=None if reselect else self.selected,
-            needs=criterion.needs,
-            clean=self._views,
-        )
-        values = []
-        for number, own in enumerate(scores):
-            if reselect and own.entropy_NT is not None:
-                seen = replace(self._stats[number], entropy_NT=own.entropy_NT.detach(), logp_NT=own.logp_NT.detach())
-                self._stats[number] = seen
-                self.selected[number] = self._select(number)
-            selected_NT = self.selected[number]
-            values.append(criterion.value(own, selected_NT, pooled=self._intervention.selector.pooled))
-        J_B = torch.stack(values)
-        if self._start_J is None:
-            self._start_J = J_B.detach()
-        return J_B
-
-    def metrics(self, number: int) -> dict[str, float]:
-        """Return what is logged about a group: its selection and the criterion where the attack began."""
-        found = selection_summary(self._stats[number].entropy_NT, self.selected[number])
-        if self._start_J is not None:
-            found["criterion"] = float(self._start_J[number])
-        return found
-
-    @torch.no_grad()
-    def _select(self, number: int) -> Tensor:
-        return self._intervention.selector.select(
-            self._stats[number],
-            progress=self._step.progress,
-            generator=self._step.generator_of(self._views[number]),
-        )
+    def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
+        """Return how far a view has moved; of several surfaces under their names."""
+        metrics: dict[str, float] = {}
+        for surface, distance in distances.items():
+            prefix = f"{surface}/" if len(self.surfaces) > 1 else ""
+            metrics |= {f"{prefix}moved": distance.share, f"{prefix}largest_change": distance.largest}
+        return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -193,6 +194,28 @@ class RunDir:
                     },
                 )
 
+    def append_views(self, step: int, groups: Iterable[Group]) -> None:
+        """Add how each view that an intervention made was made to ``views.jsonl``.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        for group in groups:
+            for number, record in enumerate(group.records, start=1):
+                line: dict[str, Any] = {
+                    "step": step,
+                    "example": group.example.id,
+                    "view": number,
+                    "origin": group.views[number].origin,
+                    "seed": record.seed,
+                    "strength": record.strength,
+                    "distances": {surface: asdict(distance) for surface, distance in record.distances.items()},
+                }
+                if record.trace is not None:
+                    line["selected"] = [selected_T.nonzero()[:, 0].tolist() for selected_T in record.trace.selected_NT]
+                    line["gradient_signs"] = record.trace.gradient_signs
+                self._append("views.jsonl", line)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``."""
         return read_jsonl(self.path / "metrics.jsonl")
@@ -204,7 +227,7 @@ class RunDir:
         return int(max((step for step in steps if step < math.inf), default=0))
 
     def rewind(self, step: int) -> int:
-        """Drop metrics and samples of steps after ``step``, which a resumed run will write again.
+        """Drop metrics, samples and views of steps after ``step``, which a resumed run will write again.
 
         Returns:
             How many lines before the last were broken; they are dropped, too.
@@ -213,7 +236,7 @@ class RunDir:
             CheckpointError: If the disk refuses.
         """
         broken = 0
-        for file in (self.path / "metrics.jsonl", self.path / "samples.jsonl"):
+        for file in (self.path / name for name in ("metrics.jsonl", "samples.jsonl", "views.jsonl")):
             with disk_errors("A run that goes on drops what it will write again.", file, self._disk_remedy):
                 if not file.exists():
                     continue

@@ -11,8 +11,9 @@ from pydantic import Field, field_validator
 from saei.config.strategy import StrategyConfig
 from saei.errors import ConfigError, shown
 from saei.interventions import Intervention
+from saei.samplers.arm import Arm, ArmSampler
 from saei.samplers.base import MOST_RESPONSES, PlannedArm
-from saei.samplers.mixing import Arm, ArmSampler, Mixing
+from saei.samplers.mixing import Mixing
 from saei.types import CLEAN, ViewWeight
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,40}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from saei.samplers.mixing import ArmSampler, Mixing, OneArmConfig, one_arm
+from saei.samplers.arm import ArmSampler, OneArmConfig, one_arm
+from saei.samplers.mixing import Mixing
 
 
 class Mixed(Mixing):

@@ -1,153 +1,32 @@
-"""What samplers share that mix clean and intervened responses in one group: arms, and how they are drawn."""
+"""What samplers share that mix clean and intervened responses in one group."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
-from pydantic import Field, model_validator
-
-from saei.config.strategy import Section, Strategy, StrategyConfig
-from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.config.strategy import Strategy, StrategyConfig
+from saei.interventions import Outcome
 from saei.policy import Policy
-from saei.samplers.base import (
-    MOST_RESPONSES,
-    PlannedArm,
-    Sampler,
-    SamplingPlan,
-    StepContext,
-    Supply,
-    UpdateOn,
-    clean_arm,
-)
+from saei.samplers.arm import ArmSampler
+from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, clean_arm
 from saei.types import Drops, Group, Response, ScoredGroup, View, ViewWeight
 
 
-class Arm(Section):
-    """Responses from views that one intervention makes.
-
-    Attributes:
-        n: How many.
-        views: Intervened views per group, which share them; more than one differ only where the selector or the
-            attack is random, and where neither is, one is made for all.
-        intervention: How those views are made.
-        update_on: View of the update. ``sampled``: each response under the view it was drawn from, the literal
-            reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout (arXiv 2504.13055).
-            ``perturbed``: the clean responses, too, under the (first) intervened view.
-        beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
-        weight_cap: Largest view weight.
-    """
-
-    n: int = Field(default=6, ge=1, le=MOST_RESPONSES)
-    views: int = Field(default=1, ge=1, le=MOST_RESPONSES)
-    intervention: InterventionConfig = InterventionConfig()
-    update_on: UpdateOn = "sampled"
-    beta: float = Field(default=0.0, ge=0.0, le=100.0)
-    weight_cap: float = Field(default=2.0, gt=0.0, le=1e6)
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Self:
-        check_arm(self, counted="n", path="")
-        return self
-
-
-def check_arm(arm: Arm | OneArmConfig, *, counted: str, path: str) -> None:
-    """Check an arm's settings against each other, for validators of configs.
-
-    Args:
-        arm: The settings.
-        counted: The one that is the number of responses.
-        path: Of the settings, with a dot behind it, for errors.
-
-    Raises:
-        ValueError: If a view would have no response, or a setting no effect.
-    """
-    responses = getattr(arm, counted)
-    if arm.views > responses:
-        raise ValueError(
-            f"Each intervened view answers at least once: {arm.views} views share {responses} "
-            f"responses. Lower views, or raise {counted}."
-        )
-    if arm.beta and arm.update_on == "sampled":
-        raise ValueError(
-            "beta weighs responses that are trained under another view than the one they were drawn from, "
-            f"and with update_on sampled there are none. Set {path}update_on to clean or perturbed, or beta "
-            "to 0."
-        )
-    if not arm.beta and arm.weight_cap != type(arm).model_fields["weight_cap"].default:
-        raise ValueError("weight_cap bounds the view weight, which is 1 where beta is 0. Set one, too.")
-
-
-class OneArmConfig(StrategyConfig):
-    """Fields of the samplers that mix clean responses with those of one arm.
-
-    Attributes:
-        n_clean: Responses from the clean view; the attack's criterion is taken over these.
-        n_adversarial: Responses from intervened views.
-        views: Intervened views per group, which share ``n_adversarial``; more than one differ only where the
-            selector or the attack is random, and where neither is, one is made for all.
-        intervention: How those views are made.
-        update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
-            literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
-            (arXiv 2504.13055). ``perturbed``: all under the intervened view.
-        beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
-        weight_cap: Largest view weight.
-    """
-
-    n_clean: int = Field(default=6, ge=1, le=MOST_RESPONSES)
-    n_adversarial: int = Field(default=6, ge=1, le=MOST_RESPONSES)
-    views: int = Field(default=1, ge=1, le=MOST_RESPONSES)
-    intervention: InterventionConfig = InterventionConfig()
-    update_on: UpdateOn = "sampled"
-    beta: float = Field(default=0.0, ge=0.0, le=100.0)
-    weight_cap: float = Field(default=2.0, gt=0.0, le=1e6)
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Self:
-        check_arm(self, counted="n_adversarial", path="sampler.")
-        return self
-
-
 @dataclass(frozen=True, eq=False, slots=True)
-class ArmSampler:
-    """An arm at work.
+class _Made:
+    """A view that an arm made for a group, or left as it was.
 
     Attributes:
-        plan: What it will do.
-        weight: How the gap between views weighs its responses.
-        intervention: Makes its views.
-        name: Its name among several arms, which is its views' origin; None for the only one of a sampler.
+        arm: The arm.
+        outcome: What became of the view.
+        responses: How many of the arm's responses it gets.
     """
 
-    plan: PlannedArm
-    weight: ViewWeight
-    intervention: Intervention
-    name: str | None = None
-
-    def intervene(
-        self, views: Sequence[View], clean: Sequence[Sequence[Response]], step: StepContext, supply: Supply | None
-    ) -> list[list[Outcome]]:
-        """Return what becomes of each group's views, of which there are one at least."""
-        made = self.intervention.apply_repeatedly(views, clean, step, supply, times=self.plan.views)
-        return [[self._named(outcome) for outcome in outcomes] for outcomes in made]
-
-    def _named(self, outcome: Outcome) -> Outcome:
-        """Return an outcome whose view has the arm's name as its origin."""
-        if self.name is None or outcome.untouched:
-            return outcome
-        return replace(outcome, view=replace(outcome.view, origin=self.name))
-
-    def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
-        """Return what its guard drops: of several arms' responses its own, else any of the group's."""
-        dropped = self.intervention.guard.drop(scored, step, supply)
-        if self.name is None:
-            return list(dropped)
-        return [
-            {n: reason for n, reason in drops.items() if one.group.origin(n) == self.name}
-            for one, drops in zip(scored, dropped, strict=True)
-        ]
+    arm: ArmSampler
+    outcome: Outcome
+    responses: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -201,38 +80,37 @@ class Mixing(Sampler):
         clean = step.sample(views, [self.n_clean] * len(views))
         with step.phase("attack"):
             made_by_arm = [arm.intervene(views, clean, step, supply) for arm in self.arms]
-        # All views of all arms are drawn from together. Of each group: for each arm its outcomes, in order.
-        made = [list(zip(self.arms, outcomes, strict=True)) for outcomes in zip(*made_by_arm, strict=True)]
-        intervened = [outcome.view for of_group in made for _, outcomes in of_group for outcome in outcomes]
-        shares = [
-            share
-            for of_group in made
-            for arm, outcomes in of_group
-            for share in nearly_equal_parts(arm.plan.responses, len(outcomes))
-        ]
-        drawn = iter(step.sample(intervened, shares))
+        made = [self._made_of_group(outcomes) for outcomes in zip(*made_by_arm, strict=True)]
+        # All views of all arms and groups are drawn from together.
+        in_order = [one for of_group in made for one in of_group]
+        drawn = iter(step.sample([one.outcome.view for one in in_order], [one.responses for one in in_order]))
         return [
-            self._group(
-                view,
-                clean_responses,
-                [(arm, outcome, next(drawn)) for arm, outcomes in of_group for outcome in outcomes],
-            )
+            self._group(view, clean_responses, [(one, next(drawn)) for one in of_group])
             for view, clean_responses, of_group in zip(views, clean, made, strict=True)
         ]
 
+    def _made_of_group(self, outcomes_by_arm: Sequence[Sequence[Outcome]]) -> list[_Made]:
+        """Return what the arms made of one group's clean view, with each arm's responses shared out."""
+        made = []
+        for arm, outcomes in zip(self.arms, outcomes_by_arm, strict=True):
+            shares = nearly_equal_parts(arm.plan.responses, len(outcomes))
+            made += [_Made(arm, outcome, share) for outcome, share in zip(outcomes, shares, strict=True)]
+        return made
+
     def _group(
-        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[ArmSampler, Outcome, list[Response]]]
+        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[_Made, list[Response]]]
     ) -> Group:
         """Return the group of a clean view.
 
         Args:
             clean_view: The group's first view.
             clean: Responses to it.
-            drawn: For each arm's views in turn what became of the view, and the responses to it.
+            drawn: What the arms made of the view, in their order, each with the responses to it.
         """
         views, parts = [clean_view], []
         of_clean_view, clean_updated_on, clean_weight = list(clean), 0, ViewWeight()
-        for arm, outcome, responses in drawn:
+        for made, responses in drawn:
+            arm, outcome = made.arm, made.outcome
             if outcome.untouched:  # the clean view answers in its place, so that groups keep their size
                 of_clean_view += responses
                 continue
@@ -249,8 +127,9 @@ class Mixing(Sampler):
             sampled_from=tuple(part.sampled_from for part in parts for _ in part.responses),
             updated_on=tuple(part.updated_on for part in parts for _ in part.responses),
             view_weights=tuple(part.weight for part in parts for _ in part.responses),
-            untouched=drawn[0][1].untouched if len(views) == 1 else None,
-            metrics=_metrics([(arm, outcome) for arm, outcome, _ in drawn]),
+            untouched=drawn[0][0].outcome.untouched if len(views) == 1 else None,
+            metrics=_metrics([made for made, _ in drawn]),
+            records=tuple(made.outcome.record for made, _ in drawn if made.outcome.record is not None),
         )
 
     def check(self, policy: Policy, view: View) -> None:
@@ -275,32 +154,17 @@ class Mixing(Sampler):
         }
 
 
-def one_arm(config: OneArmConfig) -> tuple[ArmSampler, ...]:
-    """Return the only arm of a sampler with these settings."""
-    intervention = Intervention(config.intervention)
-    plan = PlannedArm(
-        origin=intervention.attack.origin,
-        responses=config.n_adversarial,
-        views=config.views,
-        update_on=config.update_on,
-        beta=config.beta,
-        intervention=config.intervention,
-        count="n_adversarial",
-    )
-    return (ArmSampler(plan, ViewWeight(config.beta, config.weight_cap), intervention),)
-
-
 def nearly_equal_parts(total: int, parts: int) -> list[int]:
     """Split a number into nearly equal parts, larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def _metrics(outcomes: Sequence[tuple[ArmSampler, Outcome]]) -> dict[str, float]:
+def _metrics(made: Sequence[_Made]) -> dict[str, float]:
     """Return the means over an arm's views; of named arms under their names, with whether they were left alone."""
     metrics: dict[str, float] = {}
-    for arm in dict.fromkeys(arm for arm, _ in outcomes):
-        own = [outcome for other, outcome in outcomes if other is arm]
-        attacked = [outcome.metrics for outcome in own if not outcome.untouched]
+    for arm in dict.fromkeys(one.arm for one in made):
+        outcomes = [one.outcome for one in made if one.arm is arm]
+        attacked = [outcome.metrics for outcome in outcomes if not outcome.untouched]
         prefix = "" if arm.name is None else f"{arm.name}/"
         if attacked:
             means = {name: sum(each[name] for each in attacked) / len(attacked) for name in attacked[0]}

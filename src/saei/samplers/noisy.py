@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions import InterventionConfig
+from saei.samplers.arm import ArmSampler, OneArmConfig, one_arm
 from saei.samplers.base import UpdateOn
-from saei.samplers.mixing import ArmSampler, Mixing, OneArmConfig, one_arm
+from saei.samplers.mixing import Mixing
 
 
 class Noisy(Mixing):

@@ -20,6 +20,7 @@ from saei.testing.samplers import check_sampler
 from saei.testing.selectors import check_selector
 from saei.testing.slots import check_gate, check_guard, check_strength
 from saei.testing.statistics import check_statistic
+from saei.testing.surfaces import check_surface
 
 __all__ = [
     "check_advantage",
@@ -34,6 +35,7 @@ __all__ = [
     "check_selector",
     "check_statistic",
     "check_strength",
+    "check_surface",
     "check_task",
     "check_template",
     "check_term",

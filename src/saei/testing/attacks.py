@@ -40,6 +40,7 @@ def check_attack(subject: Strategy | StrategyConfig) -> None:
         require(isinstance(attack, Attack), config.type, "the config of an attack builds an Attack")
         known = bool(attack.spaces) and attack.spaces <= {"pixels", "embeddings"}
         require(known, config.type, "its spaces are some of pixels and embeddings")
+        require(bool(attack.moves), config.type, "it moves some surface unless others are named")
         for name in sorted(attack.spaces):
             start, space = _world(name)
             for own in _variants(space):
@@ -92,8 +93,13 @@ def _world(name: str) -> tuple[Point, Space]:
         block = BlockSpace(units={"pixel": 1.0, "normalised": torch.tensor([0.5, 0.25, 0.3])[:, None, None]}, grid=GRID)
     else:
         start = tuple(torch.randn(shape, generator=generator) for shape in EMBEDDINGS)
-        block = BlockSpace(low=-torch.inf, high=torch.inf, units={"pixel": 1.0, "normalised": 0.5})
-    return start, Space(name, (block,) * len(start), EXAMPLES)
+        units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": 0.5}
+        block = BlockSpace(name="embeddings", low=-torch.inf, high=torch.inf, units=units)
+    return start, Space((block,) * len(start), EXAMPLES)
+
+
+def _shapes(space: Space) -> tuple[tuple[int, ...], ...]:
+    return PIXELS if space.blocks[0].name == "pixels" else EMBEDDINGS
 
 
 def _with(space: Space, **fields: object) -> Space:
@@ -108,13 +114,13 @@ def _variants(space: Space) -> list[Space]:
 
 
 def _widths(space: Space) -> list[int]:
-    return [shape[-1] for shape in (PIXELS if space.name == "pixels" else EMBEDDINGS)]
+    return [shape[-1] for shape in _shapes(space)]
 
 
 def _run(
     attack: Attack, start: Point, space: Space, criterion: _Toy | None = None, seeds: Sequence[int] = SEEDS
 ) -> Point:
-    shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
+    shapes = _shapes(space)
     given = tuple(block.clone() for block in start)
     sources = [torch.Generator().manual_seed(seed) for seed in seeds]
     moved = attack.attack(criterion or _Toy(space, shapes), given, space=space, progress=0.5, generators=sources)
@@ -168,7 +174,7 @@ def _check_identities(config: StrategyConfig, start: Point, space: Space) -> Non
 
 def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
     name = config.type
-    criterion = _Toy(space, PIXELS if space.name == "pixels" else EMBEDDINGS)
+    criterion = _Toy(space, _shapes(space))
     before = criterion.state()
     with random_state_untouched(name):
         moved = _run(config.build(), start, space, criterion)
@@ -187,7 +193,7 @@ def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
 def _check_independence(config: StrategyConfig, start: Point, space: Space) -> None:
     """An example ends where it ends among others, and alone, with its own source of randomness."""
     rule = "an example's result does not depend on the other examples"
-    shapes = PIXELS if space.name == "pixels" else EMBEDDINGS
+    shapes = _shapes(space)
     space = _with(space, grid=None)
     whole = _Toy(space, shapes)
     moved = _run(config.build(), start, space, whole)
@@ -200,7 +206,7 @@ def _check_independence(config: StrategyConfig, start: Point, space: Space) -> N
     for example in sorted(set(EXAMPLES)):
         numbers = [number for number, e in enumerate(EXAMPLES) if e == example]
         blocks = tuple(space.blocks[number] for number in numbers)
-        alone = Space(space.name, blocks, (0,) * len(numbers))
+        alone = Space(blocks, (0,) * len(numbers))
         criterion = _Toy(alone, [shapes[number] for number in numbers])
         with torch.no_grad():
             for slope, number in zip(criterion.slopes, numbers, strict=True):
@@ -214,7 +220,7 @@ def _check_directions(config: StrategyConfig, start: Point, space: Space) -> Non
     if getattr(config, "steps", 1) == 0:
         return
     space = _with(space, grid=None)
-    criterion = _Toy(space, PIXELS if space.name == "pixels" else EMBEDDINGS)
+    criterion = _Toy(space, _shapes(space))
     raised, lowered = (
         criterion(_run(changed(config, direction=direction).build(), start, space)) for direction in ("raise", "lower")
     )

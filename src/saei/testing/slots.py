@@ -49,7 +49,7 @@ def check_gate(subject: Strategy | StrategyConfig) -> None:
         verdicts = [config.build().leave_alone(views, [responses] * len(views), _step(), _supply()) for _ in range(2)]
         of_none = config.build().leave_alone([], [], _step(), _supply())
     require(all(len(each) == len(views) for each in verdicts), config.type, "a gate says something of each group")
-    named = all(reason is None or _is_a_word(reason) for reason in verdicts[0])
+    named = all(reason is None or is_a_word(reason) for reason in verdicts[0])
     require(named, config.type, "a gate says None or a reason in a word")
     require(list(verdicts[0]) == list(verdicts[1]), config.type, "the same responses get the same answer")
     require(len(of_none) == 0, config.type, "a process may have no group")
@@ -85,10 +85,10 @@ def check_drops(name: str, scored: Sequence[ScoredGroup], dropped: Sequence[Mapp
     for one, drops in zip(scored, dropped, strict=True):
         numbers = all(type(n) is int and 0 <= n < len(one.grades) for n in drops)
         require(numbers, name, "a guard drops responses by their numbers")
-        require(all(map(_is_a_word, drops.values())), name, "a guard gives each drop a reason in a word")
+        require(all(map(is_a_word, drops.values())), name, "a guard gives each drop a reason in a word")
 
 
-def _is_a_word(reason: object) -> bool:
+def is_a_word(reason: object) -> bool:
     """Return whether a reason can be a part of a metric's name."""
     return isinstance(reason, str) and re.fullmatch(r"[\w.-]{1,60}", reason) is not None
 

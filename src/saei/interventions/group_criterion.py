@@ -1,0 +1,162 @@
+"""The criterion of several groups as a function of the point that an attack moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from saei.attacks.base import Point
+from saei.entropy.selectors.base import Selector, TokenStats
+from saei.entropy.selectors.summary import selection_summary
+from saei.interventions.base import Criterion
+from saei.interventions.context import StepContext
+from saei.interventions.point import OpenViews
+from saei.interventions.stats import token_stats
+from saei.policy import Scores
+from saei.types import AttackTrace, Response, View
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Selection:
+    """The tokens of one group that the criterion looks at.
+
+    Attributes:
+        stats: What they were chosen by.
+        selected_NT: bool; True on these tokens.
+    """
+
+    stats: TokenStats
+    selected_NT: Tensor
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return not bool(self.selected_NT.any())
+
+
+class TokenChooser:
+    """Chooses tokens for the groups of a step.
+
+    Args:
+        selector: Says which.
+        step: The step.
+    """
+
+    def __init__(self, selector: Selector, step: StepContext) -> None:
+        self._selector, self._step = selector, step
+
+    def by_sampling(self, view: View, responses: Sequence[Response]) -> Selection:
+        """Return the selection by the statistics of the sampling pass; nothing is computed again."""
+        return self._chosen(view, token_stats(self._step.policy, view, responses, self._selector.needs))
+
+    def by_scores(self, view: View, before: Selection, scores: Scores) -> Selection:
+        """Return the selection by what the policy makes of the responses where the attack has come to."""
+        stats = replace(before.stats, entropy_NT=scores.entropies().detach(), logp_NT=scores.logp_NT.detach())
+        return self._chosen(view, stats)
+
+    @torch.no_grad()
+    def _chosen(self, view: View, stats: TokenStats) -> Selection:
+        generator = self._step.generator_of(view)
+        return Selection(stats, self._selector.select(stats, progress=self._step.progress, generator=generator))
+
+
+class GroupCriterion:
+    """J of several groups as a function of a point.
+
+    Args:
+        criterion: What is taken of each token.
+        selector: Which tokens it is taken of.
+        reselect: Choose them anew at every point that the attack visits; else the choice is frozen.
+        opened: The groups' clean views.
+        responses: For each view the responses drawn from it, none of them empty.
+        step: The step.
+
+    Attributes:
+        selections: For each group the tokens that it is taken of, of the point that was visited last.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        selector: Selector,
+        *,
+        reselect: bool,
+        opened: OpenViews,
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+    ) -> None:
+        self._criterion, self._pooled, self._reselect = criterion, selector.pooled, reselect
+        self._opened, self._responses, self._step = opened, responses, step
+        self._chooser = TokenChooser(selector, step)
+        pairs = zip(opened.views, responses, strict=True)
+        self.selections = [self._chooser.by_sampling(view, drawn) for view, drawn in pairs]
+        self._start_J_B: Tensor | None = None
+        self._signs: dict[int, tuple[float, float, float]] = {}
+
+    @torch.enable_grad()
+    def __call__(self, point: Point) -> Tensor:
+        """Return ``J_B``, one value per group, differentiable in the point's blocks."""
+        if self._step.traced and self._start_J_B is None:
+            self._watch_gradient(point)
+        scores = self._scores(point)
+        if self._reselect:
+            of_groups = zip(self._opened.views, self.selections, scores, strict=True)
+            self.selections = [self._chooser.by_scores(*of_group) for of_group in of_groups]
+        values = [
+            self._criterion.value(of_group, selection.selected_NT, pooled=self._pooled)
+            for of_group, selection in zip(scores, self.selections, strict=True)
+        ]
+        J_B = torch.stack(values)
+        if self._start_J_B is None:
+            self._start_J_B = J_B.detach()
+        return J_B
+
+    def _scores(self, point: Point) -> list[Scores]:
+        """Return the scores of the responses at a point; with a frozen choice those of the selected tokens alone."""
+        views, wrt = self._opened.at(point)
+        return self._step.policy.score(
+            views,
+            self._responses,
+            wrt=wrt,
+            with_entropy=self._reselect,
+            selected=None if self._reselect else [selection.selected_NT for selection in self.selections],
+            needs=self._criterion.needs,
+            clean=self._opened.views,
+        )
+
+    def metrics(self, number: int) -> dict[str, float]:
+        """Return what is logged about a group: its selection and the criterion where the attack began."""
+        selection = self.selections[number]
+        metrics = selection_summary(selection.stats.entropy_NT, selection.selected_NT)
+        if self._start_J_B is not None:
+            metrics["criterion"] = float(self._start_J_B[number])
+        return metrics
+
+    def trace(self, number: int) -> AttackTrace | None:
+        """Return what is kept of a group's attack where the step is recorded, None elsewhere."""
+        if not self._step.traced:
+            return None
+        signs: dict[str, list[tuple[float, float, float]]] = {}
+        for place, shares in self._signs.items():
+            if self._opened.space.examples[place] == number:
+                signs.setdefault(self._opened.surface_of[place], []).append(shares)
+        means = {name: _mean_shares(of_blocks) for name, of_blocks in signs.items()}
+        return AttackTrace(self.selections[number].selected_NT.cpu(), means)
+
+    def _watch_gradient(self, point: Point) -> None:
+        """Note the signs of the gradient that the attack takes at the first point."""
+        for place, block in enumerate(point):
+            if block.requires_grad:
+                block.register_hook(lambda gradient, place=place: self._note_signs(place, gradient))
+
+    def _note_signs(self, place: int, gradient: Tensor) -> None:
+        shares = [float((gradient.sign() == sign).float().mean()) for sign in (-1, 0, 1)]
+        self._signs.setdefault(place, (shares[0], shares[1], shares[2]))
+
+
+def _mean_shares(shares: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    negative, zero, positive = (sum(values) / len(shares) for values in zip(*shares, strict=True))
+    return negative, zero, positive
