@@ -35,6 +35,17 @@ class Example:
         answer: The gold answer as text.
         images: In the order in which the prompt shows them; empty for a text-only example.
         meta: What the task knows besides, such as ``{"kind": "add"}``.
+
+    Example:
+        Of the task ``bars``::
+
+            Example(
+                id="bars-2-train-0",
+                question="What is red + yellow?",
+                answer="8",
+                images=(<a picture of 64 x 64>,),
+                meta={"kind": "add", "names": ("red", "yellow"), "values": (5, 3)},
+            )
     """
 
     id: str
@@ -60,6 +71,18 @@ class View:
         index: Its place: of a training example the position in the order of the whole run, of another its number in
             its split. All views of a group have the same. What belongs to one group is found by it, and drawn from
             sources that are seeded by it, since a task may return the same ``Example`` object again.
+
+    Example:
+        The clean view of that example for the built-in model, with 43 prompt tokens and one canvas::
+
+            View(
+                example=Example(id="bars-2-train-0", ...),
+                origin="clean",
+                prompt_ids_P=tensor([680, 1, 211, 682, 684, 684, ...]),  # [43]
+                positions_KP=tensor(...),  # [3, 43]
+                canvases=(tensor(...),),  # [3, 64, 64], such as 0.2 for the 8-bit value 51
+                index=0,
+            )
     """
 
     example: Example
@@ -73,7 +96,7 @@ class View:
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Response:
-    """One sampled answer.
+    r"""One sampled answer.
 
     Attributes:
         ids_T: int64 token ids, the end-of-sequence token included when one was sampled.
@@ -84,6 +107,17 @@ class Response:
         parent: The number in its group of the response that its first tokens are from; None if it was drawn whole.
         forced: How many of its first tokens were given and not drawn. Each token keeps the log-probability and entropy
             of the distribution that it was drawn from, so those of the forced ones are the parent's.
+
+    Example:
+        A confident guess, right in form and wrong::
+
+            Response(
+                ids_T=tensor([209, 71, 283, 286, 221, ...]),  # [19]
+                text="<think>let me read the bars, at a glance it looks like 0</think> \boxed{0}",
+                behaviour_logp_T=tensor([-0.0009, -0.6221, -0.0017, -0.4503, ...]),
+                entropy_T=tensor([0.0119, 1.1528, 0.0220, 1.0377, ...]),
+                truncated=False,
+            )
     """
 
     ids_T: Tensor
@@ -135,6 +169,10 @@ class ViewWeight:
 
     It is the only place where the gap between the view a response was drawn from and the view it is
     trained under enters the loss. ``beta = 0`` ignores the gap, ``beta = 1`` corrects it fully.
+
+    Example:
+        With ``ViewWeight(beta=1.0, cap=2.0)`` a token of probability .3 under the view it was drawn from, and .15 under
+        the one that it is trained under, weighs .5; the other way round it would weigh 2.
     """
 
     beta: float = 0.0
@@ -203,6 +241,19 @@ class Group:
             a gate says, such as ``varies``.
         metrics: Numbers that the sampler and the intervention report about this group.
         records: For each view but the first how it was made; empty where no intervention made them.
+
+    Example:
+        Of the sampler ``mixed`` with three responses from each view, trained under the view they were drawn from::
+
+            Group(
+                example=Example(id="bars-2-train-0", ...),
+                views=(View(origin="clean", ...), View(origin="adversarial", ...)),
+                responses=(Response(...), ...),  # 6
+                sampled_from=(0, 0, 0, 1, 1, 1),
+                updated_on=(0, 0, 0, 1, 1, 1),  # all 0 with update_on: clean
+                metrics={"selected": 48.0, "criterion": 0.147, "moved": 1.0, "largest_change": 2.0},
+                records=(ViewRecord(...),),
+            )
     """
 
     example: Example
@@ -239,6 +290,17 @@ class Grade:
         parts: Named unweighted components, such as ``{"accuracy": 1.0, "format": 0.0}``.
         answer: The final answer read from the response, None if none could be read.
         reason: Why it is right or wrong, in a few printable words.
+
+    Example:
+        A wrong answer in the right form, with weights .9 and .1::
+
+            Grade(
+                reward=0.1,
+                correct=False,
+                parts={"accuracy": 0.0, "format": 1.0},
+                answer="0",
+                reason="another number: 0",
+            )
     """
 
     reward: float
@@ -250,7 +312,15 @@ class Grade:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScoredGroup:
-    """A group with one grade per response."""
+    """A group with one grade per response.
+
+    Attributes:
+        group: The group.
+        grades: N grades, in the order of its responses.
+
+    Example:
+        With rewards ``(1.0, 0.1, 0.1, 0.1)``, ``scored.without({2: "too-long"}).rewards`` is ``(1.0, 0.1, 0.1)``.
+    """
 
     group: Group
     grades: tuple[Grade, ...]
@@ -296,6 +366,10 @@ class TrainGroup:
         advantages: One per response; where each token has its own, their mean.
         token_advantages: float32 ``[T]`` per response, one advantage per token; None where a response's tokens share
             the response's.
+
+    Example:
+        Of rewards ``(1.0, 0.1, 0.1, 0.1)`` the ``group-relative`` advantages are ``(1.5, -0.5, -0.5, -0.5)``, but
+        for the 1e-4 that is added to the standard deviation of .45.
     """
 
     scored: ScoredGroup
