@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +22,14 @@ from PIL import Image
 from saei.config.run import RunConfig, validate
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import LOSSES, check_arguments, grpo_arguments
+from saei.runtime.seeds import derive
 from saei.samplers.mixed import Mixed
 from saei.types import Example, Group, Response, View
 
 trl = pytest.importorskip("trl")
 from saei.integrations.trl.rows import PLACE, numbered  # noqa: E402  # needs trl
 from saei.integrations.trl.run import observed  # noqa: E402  # needs trl
+from saei.integrations.trl.trainer import SaeiGRPOTrainer  # noqa: E402  # needs trl
 
 DOCS = Path(__file__).parents[1] / "docs" / "trl.md"
 SMALL: dict[str, Any] = {
@@ -164,6 +167,10 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
         ({"sampler": {"type": "dynamic"}}, "sampler 'dynamic'"),
         ({"sampler": {"type": "mixed", "update_on": "clean", "beta": 1.0}}, "sampler.beta"),
         ({"sampler": {"type": "mixed", "intervention": {"gate": "zero-variance"}}}, "intervention.gate"),
+        (
+            {"sampler": {"type": "arms", "arms": {"strong": {"update_on": "clean", "beta": 1.0}}}},
+            "sampler.arms.strong.beta 1.0",
+        ),
         ({"objective": {"type": "grpo", "terms": ["entropy-bonus"]}}, "objective.terms"),
         ({"objective": {"type": "grpo", "token_selector": "middle-third"}}, "objective.token_selector"),
         ({"objective": {"type": "grpo", "advantage": {"baseline": "per-origin"}}}, "advantage.baseline"),
@@ -178,6 +185,38 @@ def test_what_trl_cannot_follow_is_refused_by_name(data: dict[str, Any], named: 
     with pytest.raises(ConfigError, match="cannot follow") as refused:
         arguments_of(data)
     assert named in refused.value.reason
+
+
+def test_a_sampler_that_chooses_is_refused_where_no_configuration_is_read() -> None:
+    gated = {"type": "dynamic", "of": {"type": "mixed", "intervention": {"gate": "zero-variance"}}}
+    sampler = validate({"sampler": gated}).sampler.build()
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(per_device_train_batch_size=12, steps_per_generation=1), _sampler=sampler
+    )
+    with pytest.raises(ConfigError, match="dynamic, zero-variance would choose"):
+        SaeiGRPOTrainer._check(trainer)
+
+
+def test_groups_draw_by_their_rows_whichever_process_has_them() -> None:
+    """A source depends on the run's seed, the step, which of its rollouts it is, and the row: on no process."""
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(global_step=0, max_steps=10),
+        model=SimpleNamespace(training=True),
+        args=SimpleNamespace(seed=3),
+        _rollouts=(-1, 0),
+    )
+    ids = torch.zeros(1, dtype=torch.long)
+    view = View(Example("e", "q", "a"), "clean", ids, ids[None], index=5)
+
+    def seed() -> int:
+        step = SaeiGRPOTrainer._context(trainer, None)  # type: ignore[arg-type]  # no policy is asked
+        return step.generator_of(view).initial_seed()
+
+    assert [seed(), seed()] == [derive(3, "sample", 0, 0, 5), derive(3, "sample", 0, 1, 5)]
+    trainer.state.global_step = 1
+    assert seed() == derive(3, "sample", 1, 0, 5)
+    trainer.model.training = False
+    assert seed() == derive(3, "evaluate", 1, 1, 5)
 
 
 def test_groups_that_do_not_fit_the_processes_are_refused() -> None:
