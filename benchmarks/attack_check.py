@@ -134,7 +134,8 @@ def check(config: RunConfig, step: Fraction, prompts: int, fresh: int) -> dict[s
     others: dict[str, list[float]] = {name: [] for name in kinds}
     answered: dict[str, list[Answered]] = {name: [] for name in kinds}
     for start in track(range(0, prompts, BATCH), "prompts", transient=True):
-        views = [policy.view(task.example(index, "eval")) for index in range(start, min(start + BATCH, prompts))]
+        numbers = range(start, min(start + BATCH, prompts))
+        views = [policy.view(task.example(number, "eval"), number) for number in numbers]
         drawn = policy.sample(views, [2 * ATTACKED] * len(views), generators=step_context.generators(views))
         seen, unseen = [own[:ATTACKED] for own in drawn], [own[ATTACKED:] for own in drawn]
         moved = moved_views(attacks, views, seen, step_context)

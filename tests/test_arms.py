@@ -25,6 +25,7 @@ from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
 from saei.samplers.arms import Arms
 from saei.samplers.base import StepContext, Supply
+from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
 from saei.testing import check_sampler
 from saei.types import CLEAN, Example, Grade, Group, ScoredGroup, View
@@ -130,6 +131,8 @@ def test_an_arm_left_alone_draws_from_the_clean_view(random_policy: Policy, view
     assert [view.origin for view in group.views] == [CLEAN, "strong"]
     assert group.sampled_from == (0, 0, 0, 0, 1, 1, 1)
     assert group.updated_on == (1,) * 7  # under the only view that there is of the arm that takes the clean ones along
+    clean = draw(Clean.Config(n=2).build(), random_policy, views[:1])[0].responses
+    assert [r.ids_T.tolist() for r in group.responses[:2]] == [r.ids_T.tolist() for r in clean]  # the others follow
     assert group.untouched is None
     assert (group.metrics["idle/untouched"], group.metrics["strong/untouched"]) == (1, 0)
     (alone, _) = draw(arms({"idle": idle, "other": idle}), random_policy, views)

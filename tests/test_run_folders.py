@@ -401,7 +401,7 @@ def test_counts_that_are_zero_are_reported(model: Path, tmp_path: Path) -> None:
     """A curve that ends where a count becomes 0 reads as one that stays where it was."""
     steps = lines(train(tiny(model, tmp_path)).run.path)
     for line in steps[1:]:
-        for reason in ("gate", "no-image", "empty"):
+        for reason in ("no-image", "empty"):
             assert line[f"train/untouched/{reason}"] == 0.0
     assert [line["probe/strategy/steps"] for line in steps if "probe/entropy" in line] == [0.0] * 3
     times = [{name for name in line if name.startswith("time/")} for line in RunDir(tmp_path / "run").metrics()]

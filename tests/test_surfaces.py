@@ -24,6 +24,7 @@ from saei.errors import ConfigError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.base import Opening, Surface
 from saei.interventions.context import StepContext
+from saei.interventions.point import OpenViews
 from saei.interventions.surfaces import Pixels
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
@@ -166,6 +167,24 @@ def test_two_surfaces_are_moved_by_one_attack(
     assert [sorted(each) for each in distances] == [["embeddings", "pixels"], ["pixels"], ["embeddings"]]
     assert both[2].metrics["embeddings/largest_change"] == 2
     assert both[0].metrics["pixels/largest_change"] == pytest.approx(2, abs=1e-3)
+
+
+def test_the_policy_scores_all_surfaces_where_the_point_is(random_policy: Policy, views: list[View]) -> None:
+    opened = OpenViews([Pixels(), Embeddings()], random_policy, views, scale=0.5)
+    assert opened.space.examples == (0, 1, 0, 2)
+    assert opened.surface_of == ("pixels", "pixels", "embeddings", "embeddings")
+    assert [space.name for space in opened.space.blocks] == list(opened.surface_of)
+    point = (*(block * 0 for block in opened.start[:2]), *(block + 1 for block in opened.start[2:]))
+    scored, wrt = opened.at(point)
+    moved = opened.moved(point, "elsewhere")
+    for number, view in enumerate(views):
+        change = [0, 0] if number == 1 else [1, 1]
+        for other in (scored[number], moved[number]):
+            assert (other.prompt_ids_P[-2:] - view.prompt_ids_P[-2:]).tolist() == change
+        assert moved[number].origin == "elsewhere"
+    assert wrt.keys() == {"pixels"}
+    assert all(map(torch.equal, wrt["pixels"], point[:2]))
+    assert [bool(canvas.any()) for view in moved for canvas in view.canvases] == [False, False]
 
 
 def test_a_view_that_lacks_all_surfaces_is_left_alone(

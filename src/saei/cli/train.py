@@ -42,7 +42,7 @@ def train(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="mixed (SaEI), clean (plain GRPO), noisy, dynamic.", rich_help_panel=HOW),
+        typer.Option(metavar="NAME", help="mixed (SaEI), clean (GRPO), noisy, arms, dynamic.", rich_help_panel=HOW),
     ] = None,
     selector: Annotated[
         str | None,
