@@ -540,3 +540,11 @@ def test_a_composed_processor_saves_itself_as_others_ask_it_to(random_parts: Par
     processor.save_pretrained(str(tmp_path / "new"))
     ids = AutoTokenizer.from_pretrained(tmp_path / "new")("What is red + blue?").input_ids
     assert ids == processor.tokenizer("What is red + blue?").input_ids
+
+
+def test_nothing_is_drawn_where_nothing_is_asked_for(random_policy: Policy, bars: Bars) -> None:
+    view = random_policy.view(bars.example(0))
+    sources = [torch.Generator(), torch.Generator()]
+    assert random_policy.sample([view, view], [0, 0], generators=sources) == [[], []]
+    assert random_policy.sample([], [], generators=[]) == []
+    assert random_policy.score([], []) == []

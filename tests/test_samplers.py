@@ -19,13 +19,14 @@ from saei.attacks.pgd import PGD
 from saei.config.strategy import StrategyConfig, observe_all, restore, state_of
 from saei.data.bars import Bars
 from saei.entropy.selectors.base import Selector, TokenStats
+from saei.errors import TrainingError
 from saei.interventions import InterventionConfig
 from saei.interventions.base import Gate, Guard
 from saei.interventions.gates import ZeroVariance
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.seeds import GroupSources
-from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply
+from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, checked_drops
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
 from saei.testing import check_sampler, registered
@@ -357,3 +358,14 @@ def test_the_contract_catches(about: str, rule: str, random_policy: Policy, view
             check_sampler(Liar.Config(about=about), random_policy, views)
     finally:
         first.requires_grad_(True)
+
+
+def test_drops_are_said_for_each_group_and_of_its_responses() -> None:
+    nothing = torch.zeros(0, dtype=torch.long)
+    view = View(Example("0", "", ""), "clean", nothing, nothing[None])
+    scored = [ScoredGroup(Group(view.example, (view,), (), (0, 0), (0, 0)), (Grade(0.0, correct=False),) * 2)] * 2
+    assert checked_drops(Clean(), scored, [{}, {1: "word"}]) == [{}, {1: "word"}]
+    with pytest.raises(TrainingError, match="'clean' returned 1 for 2 groups"):
+        checked_drops(Clean(), scored, [{}])
+    with pytest.raises(TrainingError, match="'clean' returned response 2"):
+        checked_drops(Clean(), scored, [{}, {2: "word"}])

@@ -58,6 +58,34 @@ def groups(policy: Policy, bars: Bars) -> list[TrainGroup]:
     return made
 
 
+class PerResponse(Weight):
+    """Gives each response a number, where tokens have one."""
+
+    class Config(Weight.Config):
+        """No fields."""
+
+        type: Literal["mine/per-response"] = "mine/per-response"
+
+    config: Config
+
+    def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
+        return torch.ones(batch.mask_RT.shape[:1])
+
+
+class Short(GRPO):
+    """Prepares a row less than there are responses."""
+
+    class Config(GRPO.Config):
+        """No fields of its own."""
+
+        type: Literal["mine/short"] = "mine/short"  # type: ignore[assignment]
+
+    config: Config
+
+    def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {"threshold": torch.zeros(len(batch.rows) - 1)}
+
+
 class Kept(torch.optim.SGD):
     """Stochastic gradient descent that keeps each step's gradients."""
 
@@ -447,3 +475,18 @@ def test_groups_are_split_into_nearly_equal_parts(policy: Policy, groups: int, p
     assert len(set(orders)) > 1 or groups < 3 or parts == 1
     assert plan == updater._plan(indices, step=0)
     assert Fraction(len(plan), 3) == len(sizes)
+
+
+def test_a_weight_or_a_preparation_of_another_shape_is_refused(policy: Policy, groups: list[TrainGroup]) -> None:
+    with pytest.raises(TrainingError, match=r"'mine/per-response' returned \[9\] for \[9, 8\]"):
+        update(policy, groups, GRPO(GRPO.Config(weights=(PerResponse.Config(),))))
+    with pytest.raises(TrainingError, match=r"'mine/short' prepared 'threshold' of \[8\] for 9 responses"):
+        update(policy, groups, Short())
+
+
+def test_a_batch_without_a_token_has_no_gradient(policy: Policy, groups: list[TrainGroup]) -> None:
+    empty = tuple(cut(response, 0, truncated=True) for response in groups[0].group.responses)
+    group = replace(groups[0].group, responses=empty)
+    train = replace(groups[0], scored=replace(groups[0].scored, group=group))
+    ((*gradients,),) = update(policy, [train], GRPO())[1]
+    assert not any(bool(gradient.any()) for gradient in gradients)

@@ -39,7 +39,7 @@ from saei.runtime.launcher import first_process
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources, derive, seed_globals
 from saei.runtime.stopwatch import PHASES, Stopwatch
-from saei.samplers.base import StepContext, Supply
+from saei.samplers.base import StepContext, Supply, checked_drops
 from saei.types import ScoredGroup, View
 
 
@@ -242,7 +242,7 @@ class Trainer:
                 self._output.samples(step + 1, scored)
 
         # --- Guards drop groups, or some of their responses.
-        dropped = self.sampler.guard(scored, context, supply)
+        dropped = checked_drops(self.sampler, scored, self.sampler.guard(scored, context, supply))
         metrics |= drop_metrics(scored, dropped, self.processes)
         remaining = [group for group in map(ScoredGroup.without, scored, dropped) if group.grades]
         rewards: dict[int, Sequence[float]] = {}

@@ -18,6 +18,7 @@ from saei.engine.update_rows import (
     OLD_LOGP,
     GroupRows,
     Prepared,
+    checked_values,
     group_batch,
     look_ahead,
     objective_input,
@@ -177,7 +178,7 @@ class Updater:
         if self._objective.prepares:
             generator = torch.Generator().manual_seed(derive(self._seed, "prepare", step, update))
             values = self._objective.prepare(everywhere, progress=progress, generator=generator)
-            prepared = Prepared(values, places)
+            prepared = Prepared(checked_values(self._objective, values, len(places)), places)
         return list(batch), prepared
 
     def _batch(self, groups: Sequence[GroupRows]) -> UpdateBatch | None:
@@ -203,6 +204,8 @@ class Updater:
         loss = 0.0
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
+            if not any(len(response) for each in part for response in each.group.group.responses):
+                continue  # no token, and so no loss
             with self._processes.alone(self._policy.module):
                 scores = score_rows(self._policy, [each.group for each in part], needs)
                 inputs = objective_input(
@@ -214,7 +217,7 @@ class Updater:
                     on_policy=on_policy,
                 )
                 result = self._objective.loss(inputs)
-                # Counts are those of all processes, so gradients are to be summed; their mean is taken.
+                # Counts cover all processes, so gradients must be summed, and the wrapper takes their mean.
                 self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
             loss += float(result.value.detach())
             log.add([each.group.group.origin(row.response) for each in part for row in each.rows], result.metrics)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saei.errors import TrainingError
 from saei.need import Need
-from saei.objectives.base import ObjectiveInput
+from saei.objectives.base import Objective, ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
 from saei.objectives.weights.base import Weight
 from saei.policy import Policy
@@ -66,10 +66,26 @@ class Prepared:
         }
 
 
+def checked_values(objective: Objective, values: Mapping[str, Tensor], rows: int) -> Mapping[str, Tensor]:
+    """Return what an objective prepared, if it is one number, or has one row per response.
+
+    Raises:
+        TrainingError: If it is not.
+    """
+    for name, value in values.items():
+        if value.ndim and (value.ndim > 2 or len(value) != rows):
+            raise TrainingError(
+                "What an objective prepares is one number, or has one row per response of the update batch.",
+                reason=f"'{objective.name()}' prepared '{name}' of {list(value.shape)} for {rows} responses.",
+                remedy="Mend it; `saei.testing.check_objective` names the rule that it breaks.",
+            )
+    return values
+
+
 def pick(values: Tensor, places: Mapping[tuple[int, int], int], rows: Sequence[Row], like_RT: Tensor) -> Tensor:
     """Return some rows of an update batch's tensor, cut or padded to the width of ``like_RT``, on its device."""
-    found = values[[places[row.index, row.response] for row in rows]].to(like_RT.device)
-    return found if found.ndim == 1 else fit(found, like_RT.shape[1])
+    picked = values[[places[row.index, row.response] for row in rows]].to(like_RT.device)
+    return picked if picked.ndim == 1 else fit(picked, like_RT.shape[1])
 
 
 def fit(values_RT: Tensor, width: int) -> Tensor:
@@ -254,9 +270,15 @@ def weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> 
     """Return a weight's factors, 0 on padding.
 
     Raises:
-        TrainingError: If one is negative or not finite.
+        TrainingError: If there is not one for each token, or one is negative or not finite.
     """
     weight_RT = weight.weigh(batch, progress=progress, generator=torch.Generator().manual_seed(seed))
+    if weight_RT.shape != batch.mask_RT.shape:
+        raise TrainingError(
+            "A weight gives each token of a batch a number.",
+            reason=f"'{weight.name()}' returned {list(weight_RT.shape)} for {list(batch.mask_RT.shape)}.",
+            remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
+        )
     weight_RT = torch.where(batch.mask_RT, weight_RT.to(batch.mask_RT.device), 0.0)
     if not bool((weight_RT.isfinite() & (weight_RT >= 0)).all()):
         raise TrainingError(

@@ -15,6 +15,8 @@ def passes(views: Sequence[View]) -> list[list[int]]:
     slots alike, the empty ones included. A view's values would change with its neighbours, so only views with equally
     many images go together there.
     """
+    if not views:
+        return []
     masked = any(values.ndim > 2 for view in views for values in view.token_inputs.values())
     if not masked:
         return [list(range(len(views)))]

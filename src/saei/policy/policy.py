@@ -93,7 +93,7 @@ class Policy:
         self.known: WeakKeyDictionary[Response, dict[Hashable, Tensor]] = WeakKeyDictionary()
         self.decoder: Decoder = Native()
         self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
-        self._decoder_is_stale = False
+        self._decoder_is_stale = True  # one elsewhere may have other weights than those that were loaded here
         self.eos_ids = end_ids(parts).to(self.device)
         self._banned_V = banned_ids(parts, self.processor, self.eos_ids).to(self.device)
         self.distribution = self.distribution_of(

@@ -38,6 +38,7 @@ class Processes:
     def __init__(self, count: int = 1, rank: int = 0) -> None:
         self.count = count
         self.rank = rank
+        self._reduced = False
 
     @property
     def main(self) -> bool:
@@ -104,6 +105,12 @@ class Processes:
         for parameter, *flags in zip(parameters, *used, strict=True):
             if not any(flags):  # as in one process, the optimiser passes over what nothing depended on
                 parameter.grad = None
+        if not self._reduced:
+            # The first pass with gradient after the first reduction sorts the wrapper's buckets anew: a collective
+            # call, which processes without a group of their own would never make. So all make it here.
+            with self.alone(module):
+                module(None)
+            self._reduced = True
 
 
 def claim_device() -> None:

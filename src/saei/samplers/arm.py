@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from saei.config.strategy import Section, StrategyConfig
 from saei.interventions import Intervention, InterventionConfig, Outcome
-from saei.samplers.base import MOST_RESPONSES, PlannedArm, StepContext, Supply, UpdateOn
+from saei.samplers.base import MOST_RESPONSES, PlannedArm, StepContext, Supply, UpdateOn, checked_drops
 from saei.types import Drops, Response, ScoredGroup, View, ViewWeight
 
 
@@ -130,7 +130,8 @@ class ArmSampler:
 
     def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Return what its guard drops: of several arms' responses its own, else any of the group's."""
-        dropped = self.intervention.guard.drop(scored, step, supply)
+        guard = self.intervention.guard
+        dropped = checked_drops(guard, scored, guard.drop(scored, step, supply))
         if self.name is None:
             return list(dropped)
         return [

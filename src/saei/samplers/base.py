@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
 from saei.config.strategy import Strategy
-from saei.errors import ConfigError
+from saei.errors import ConfigError, TrainingError
 from saei.interventions import InterventionConfig
 from saei.interventions.context import StepContext, Supply
 from saei.policy import Policy
@@ -151,3 +151,24 @@ class Sampler(Strategy, ABC):
 def clean_arm(responses: int, count: str) -> PlannedArm:
     """Return the arm of the clean view, whose number of responses is the sampler's setting ``count``."""
     return PlannedArm(CLEAN, responses, count=count)
+
+
+def checked_drops(asked: Strategy, scored: Sequence[ScoredGroup], dropped: Sequence[Drops]) -> Sequence[Drops]:
+    """Return what a sampler or a guard drops, if it says so for each group and of responses that there are.
+
+    Raises:
+        TrainingError: If it does not: groups would vanish from training without a word.
+    """
+    sizes = [len(group.grades) for group in scored]
+    if len(dropped) != len(sizes):
+        problem = f"{len(dropped)} for {len(sizes)} groups"
+    else:
+        unknown = {n for drops, size in zip(dropped, sizes, strict=True) for n in drops if not 0 <= n < size}
+        problem = f"response {min(unknown)}" if unknown else ""
+    if problem:
+        raise TrainingError(
+            "For each scored group there is one mapping from the numbers of its responses to reasons.",
+            reason=f"'{asked.name()}' returned {problem}.",
+            remedy="Return an empty mapping for a group that is kept whole.",
+        )
+    return dropped

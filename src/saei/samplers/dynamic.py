@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from saei.config.registry import SamplerField
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.policy import Policy
-from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply
+from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, checked_drops
 from saei.types import Drops, Group, ScoredGroup, View
 
 
@@ -83,7 +83,7 @@ class Dynamic(Sampler):
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Drop groups without variance; ask the other sampler about the rest."""
         varying = [one for one in scored if supply.varies(one.grades)]
-        others = iter(self.of.guard(varying, step, supply))
+        others = iter(checked_drops(self.of, varying, self.of.guard(varying, step, supply)))
         return [next(others) if supply.varies(one.grades) else one.all_dropped("no-variance") for one in scored]
 
     def parts(self) -> Mapping[str, Strategy]:
