@@ -399,8 +399,10 @@ def test_a_run_records_where_every_part_is_from(model: Path, tmp_path: Path) -> 
 
 def test_counts_that_are_zero_are_reported(model: Path, tmp_path: Path) -> None:
     """A curve that ends where a count becomes 0 reads as one that stays where it was."""
-    steps = lines(train(tiny(model, tmp_path)).run.path)
+    mixed = {"type": "mixed", "n_clean": 2, "n_adversarial": 2, "intervention": {"gate": "zero-variance"}}
+    steps = lines(train(tiny(model, tmp_path, sampler={"type": "dynamic", "of": mixed, "max_rounds": 1})).run.path)
     for line in steps[1:]:
+        assert {"train/untouched/varies", "train/dropped/no-variance"} <= line.keys()
         for reason in ("no-image", "empty"):
             assert line[f"train/untouched/{reason}"] == 0.0
     assert [line["probe/strategy/steps"] for line in steps if "probe/entropy" in line] == [0.0] * 3

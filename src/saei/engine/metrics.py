@@ -22,7 +22,11 @@ FROM_CLEAN = Need("kl-k3", view="clean")
 
 
 def group_metrics(
-    scored: Sequence[ScoredGroup], processes: Processes | None = None, *, graded: bool = False
+    scored: Sequence[ScoredGroup],
+    processes: Processes | None = None,
+    *,
+    graded: bool = False,
+    reasons: Sequence[str] = (),
 ) -> dict[str, float]:
     """Return reward and its parts, accuracy, length, truncated share and entropy, variance, and the interventions'.
 
@@ -33,6 +37,7 @@ def group_metrics(
         scored: This process's groups.
         processes: The processes whose groups are meant, all; None for this one alone.
         graded: Rewards are numbers between right and wrong.
+        reasons: What gates may say of groups that they leave alone.
     """
     processes = processes or Processes()
     values: dict[str, list[float]] = defaultdict(list)
@@ -67,26 +72,31 @@ def group_metrics(
         if reason
     )
     metrics["untouched"] = sum(left_alone.values()) / groups
-    reasons = (*UNTOUCHED, *sorted(left_alone.keys() - set(UNTOUCHED)))
-    return metrics | {f"untouched/{reason}": left_alone[reason] / groups for reason in reasons}
+    listed = dict.fromkeys((*UNTOUCHED, *reasons, *sorted(left_alone)))
+    return metrics | {f"untouched/{reason}": left_alone[reason] / groups for reason in listed}
 
 
-def drop_metrics(scored: Sequence[ScoredGroup], dropped: Sequence[Drops], processes: Processes) -> dict[str, float]:
+def drop_metrics(
+    scored: Sequence[ScoredGroup], dropped: Sequence[Drops], processes: Processes, *, reasons: Sequence[str] = ()
+) -> dict[str, float]:
     """Return the share of the step's responses that is not trained on, and of that what each reason makes up.
 
     Args:
         scored: This process's groups.
         dropped: For each group the responses that are dropped, and why.
         processes: The processes whose groups are meant, all.
+        reasons: What guards may say.
     """
     responses = processes.total(sum(len(scored_group.grades) for scored_group in scored))
-    reasons = Counter(
+    counts = Counter(
         reason
         for of_process in processes.gather([reason for drops in dropped for reason in drops.values()])
         for reason in of_process
     )
-    shares = {f"dropped/{reason}": count / responses for reason, count in sorted(reasons.items())}
-    return {"dropped": reasons.total() / responses, **shares}
+    listed = dict.fromkeys((*reasons, *sorted(counts)))
+    return {"dropped": counts.total() / responses} | {
+        f"dropped/{reason}": counts[reason] / responses for reason in listed
+    }
 
 
 def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:

@@ -233,7 +233,8 @@ class Trainer:
             scored = grader.score(groups)
 
         # --- Measure all groups, before any is dropped.
-        metrics = group_metrics(scored, self.processes, graded=self.reward.graded)
+        plan = self.sampler.plan()
+        metrics = group_metrics(scored, self.processes, graded=self.reward.graded, reasons=plan.untouched)
         n_groups = self.processes.total(len(scored))
         state.imageless.note(metrics, n_groups)
         if due:
@@ -243,7 +244,7 @@ class Trainer:
 
         # --- Guards drop groups, or some of their responses.
         dropped = checked_drops(self.sampler, scored, self.sampler.guard(scored, context, supply))
-        metrics |= drop_metrics(scored, dropped, self.processes)
+        metrics |= drop_metrics(scored, dropped, self.processes, reasons=plan.dropped)
         remaining = [group for group in map(ScoredGroup.without, scored, dropped) if group.grades]
         rewards: dict[int, Sequence[float]] = {}
         for of_process in self.processes.gather({group.group.index: group.rewards for group in remaining}):

@@ -123,6 +123,8 @@ class Gate(Strategy, ABC):
     kind: ClassVar[str] = "gate"
     needs_supply: ClassVar[bool] = True
     """Whether it asks ``Supply``; one that does not is open to engines that have none."""
+    reasons: ClassVar[tuple[str, ...]] = ()
+    """What it may say, so that metrics count it at every step, 0 included."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -157,6 +159,8 @@ class Guard(Strategy, ABC):
     kind: ClassVar[str] = "guard"
     needs_supply: ClassVar[bool] = True
     """Whether it has to be asked at all: TRL has no place for it."""
+    reasons: ClassVar[tuple[str, ...]] = ()
+    """What it may say, so that metrics count it at every step, 0 included."""
 
     @property
     def needs(self) -> frozenset[Need]:

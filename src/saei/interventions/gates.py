@@ -46,6 +46,7 @@ class ZeroVariance(Gate):
         type: Literal["zero-variance"] = "zero-variance"
 
     config: Config
+    reasons: ClassVar[tuple[str, ...]] = ("varies",)
 
     def leave_alone(
         self,

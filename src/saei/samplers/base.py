@@ -60,11 +60,15 @@ class SamplingPlan:
         arms: The clean one first.
         needs_supply: Path below the sampler's, and name, of each part that cannot do without ``Supply``.
         rounds: How often groups may be drawn in a step, at most.
+        untouched: What gates may say of groups that they leave alone; metrics count it at every step, 0 included.
+        dropped: What guards may say of responses that they drop, likewise.
     """
 
     arms: tuple[PlannedArm, ...]
     needs_supply: tuple[tuple[str, str], ...] = ()
     rounds: int = 1
+    untouched: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @property
     def group_size(self) -> int:

@@ -56,7 +56,8 @@ class Dynamic(Sampler):
         """Return the other sampler's, in several rounds."""
         plan = self.of.plan().below("of")
         needs = (("", self.name()), *plan.needs_supply)
-        return replace(plan, needs_supply=needs, rounds=self.config.max_rounds * plan.rounds)
+        rounds = self.config.max_rounds * plan.rounds
+        return replace(plan, needs_supply=needs, rounds=rounds, dropped=("no-variance", *plan.dropped))
 
     def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return all groups that were drawn, also those that ``guard`` will drop."""

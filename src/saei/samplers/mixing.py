@@ -73,7 +73,12 @@ class Mixing(Sampler):
             for slot, part in (("gate", arm.intervention.gate), ("guard", arm.intervention.guard))
             if part.needs_supply
         ]
-        return SamplingPlan((clean_arm(self.n_clean, "n_clean"), *(arm.plan for arm in self.arms)), tuple(needs))
+        return SamplingPlan(
+            arms=(clean_arm(self.n_clean, "n_clean"), *(arm.plan for arm in self.arms)),
+            needs_supply=tuple(needs),
+            untouched=tuple(reason for arm in self.arms for reason in arm.intervention.gate.reasons),
+            dropped=tuple(reason for arm in self.arms for reason in arm.intervention.guard.reasons),
+        )
 
     def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return one group per view, clean responses first."""
