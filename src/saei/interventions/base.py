@@ -156,7 +156,10 @@ class Guard(Strategy, ABC):
 
     kind: ClassVar[str] = "guard"
     needs_supply: ClassVar[bool] = True
-    """Whether it has to be asked at all: TRL has no place for it."""
+    """Whether an engine has to ask it after grading: False for ``none`` alone, which drops nothing.
+
+    TRL asks no guard, since it trains on all that it grades, and refuses every one but ``none``, whatever it says here.
+    """
 
     @property
     def needs(self) -> frozenset[Need]:
