@@ -106,6 +106,22 @@ def test_a_format_that_is_not_known_is_refused(run: Path, number: Any) -> None:
         RunDir.open(run)
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"minibatch_groups": 0, "prompts_per_step": 4},
+        {"minibatch_groups": "two", "prompts_per_step": 4},
+        {"minibatch_groups": 2, "prompts_per_step": [4]},
+        {"minibatch_groups": 2},
+    ],
+)
+def test_a_damaged_record_is_refused(training: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        without_removed({"config": {"training": training}}, where="runs/a")
+    assert f"In runs/a it is {training['minibatch_groups']!r}, and the record is damaged" in refused.value.reason
+    assert "config.yaml" in refused.value.remedy
+
+
 def test_a_run_of_today_cannot_have_a_field_of_yesterday(run: Path) -> None:
     record = read_yaml(run / "config.yaml") | {"format": FORMAT}
     (run / "config.yaml").write_text(write_yaml(record))

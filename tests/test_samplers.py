@@ -255,6 +255,20 @@ def test_state_observation_and_guard_reach_the_interventions_parts(random_policy
     check_sampler(mixed(intervention=slots), random_policy, views)
 
 
+def test_parents_follow_the_responses_that_are_kept() -> None:
+    ids = torch.zeros(1, dtype=torch.long)
+    drawn = Response(ids, "", torch.zeros(1), torch.zeros(1), truncated=False)
+    responses = tuple(replace(drawn, parent=parent) for parent in (None, None, 1, 0, 1))
+    example = Example("e", "q", "a")
+    group = Group(example, (View(example, "clean", ids, ids[None]),), responses, (0,) * 5, (0,) * 5)
+    scored = ScoredGroup(group, (Grade(0.0, False),) * 5)
+    left = scored.without({0: "late"}).group.responses
+    assert [response.parent for response in left] == [None, 0, None, 0]
+    assert left[0] is responses[1]  # what is known of its tokens is found by the object
+    same = scored.without({3: "late", 4: "late"}).group.responses
+    assert all(one is other for one, other in zip(same, responses[:3], strict=True))
+
+
 @pytest.mark.parametrize("config", registered("sampler"), ids=lambda config: config.type)
 def test_contract(config: StrategyConfig, random_policy: Policy, views: list[View]) -> None:
     check_sampler(config, random_policy, [*views, random_policy.view(Example("t", "What is 1 + 2?", "3"))])

@@ -10,21 +10,25 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
 
+from runs import registered
 from saei.config.run import RunConfig, validate
+from saei.config.strategy import StrategyConfig
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import LOSSES, check_arguments, grpo_arguments
+from saei.interventions.base import Guard
 from saei.runtime.seeds import derive
 from saei.samplers.mixed import Mixed
-from saei.types import Example, Group, Response, View
+from saei.types import Example, Group, Response, ScoredGroup, View
 
 trl = pytest.importorskip("trl")
 from saei.integrations.trl.rows import PLACE, numbered  # noqa: E402  # needs trl
@@ -94,6 +98,23 @@ def test_rows_are_numbered(kind: str) -> None:
     with_numbers = numbered({"map": rows, "stream": rows.to_iterable_dataset(), "several": {"one": rows}}[kind])
     found = with_numbers["one"] if kind == "several" else with_numbers
     assert [(row["prompt"], row[PLACE]) for row in found] == [("c", 0), ("a", 1)]
+
+
+def test_numbering_a_shuffled_data_set_writes_no_rows(tmp_path: Path) -> None:
+    Dataset.from_dict({"prompt": list("abcde")}).save_to_disk(tmp_path / "rows")
+    rows = Dataset.load_from_disk(tmp_path / "rows").shuffle(seed=1)
+    prompts = rows["prompt"]
+    before = sorted(tmp_path.rglob("*"))
+    with_numbers = numbered(rows)
+    assert [(row["prompt"], row[PLACE]) for row in with_numbers] == [(own, n) for n, own in enumerate(prompts)]
+    assert sorted(tmp_path.rglob("*")) == before
+    assert prompts != list("abcde")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rows_that_are_numbered_keep_their_numbers(stream: bool) -> None:
+    rows: Any = Dataset.from_dict({"prompt": ["a", "b"], PLACE: [7, 3]})
+    assert [row[PLACE] for row in numbered(rows.to_iterable_dataset() if stream else rows)] == [7, 3]
 
 
 def test_canary_an_unknown_sampling_log_probability_is_not_corrected() -> None:
@@ -197,13 +218,67 @@ def test_a_sampler_that_chooses_is_refused_where_no_configuration_is_read() -> N
         SaeiGRPOTrainer._check(trainer)
 
 
+class Harmless(Guard):
+    """Says that it needs no supply, and drops all the same."""
+
+    needs_supply = False
+
+    class Config(StrategyConfig):
+        type: Literal["harmless"] = "harmless"
+
+    def drop(self, scored: Sequence[ScoredGroup], step: Any, supply: Any) -> list[dict[int, str]]:
+        return [{0: "first"} for _ in scored]
+
+
+class Dropping(Mixed):
+    """Drops by itself."""
+
+    class Config(Mixed.Config):
+        type: Literal["dropping"] = "dropping"  # type: ignore[assignment]
+
+    def guard(self, scored: Sequence[ScoredGroup], step: Any, supply: Any) -> list[Any]:
+        return [{0: "first"} for _ in scored]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        ({"type": "mixed", "intervention": {"guard": "harmless"}}, "harmless"),
+        ({"type": "arms", "arms": {"one": {}, "two": {"intervention": {"guard": "harmless"}}}}, "harmless"),
+        ({"type": "dropping"}, "dropping"),
+    ],
+)
+def test_what_drops_responses_is_refused_also_where_it_needs_no_supply(sampler: dict[str, Any], name: str) -> None:
+    with registered(Harmless, Dropping):
+        built = validate({"sampler": sampler}).sampler.build()
+    assert not built.plan().needs_supply
+    rows = built.group_size
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(per_device_train_batch_size=rows, steps_per_generation=1), _sampler=built
+    )
+    with pytest.raises(ConfigError, match=f"parts, {name} would choose"):
+        SaeiGRPOTrainer._check(trainer)
+
+
+@pytest.mark.parametrize("sampler", ["clean", "mixed", "noisy"])
+def test_what_drops_nothing_is_taken(sampler: str) -> None:
+    built = validate({"sampler": {"type": sampler}}).sampler.build()
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(per_device_train_batch_size=built.group_size, steps_per_generation=1),
+        num_generations=built.group_size,
+        is_fsdp_enabled=False,
+        _sampler=built,
+    )
+    SaeiGRPOTrainer._check(trainer)
+
+
 def test_groups_draw_by_their_rows_whichever_process_has_them() -> None:
     """A source depends on the run's seed, the step, which of its rollouts it is, and the row: on no process."""
     trainer: Any = SimpleNamespace(
         state=SimpleNamespace(global_step=0, max_steps=10),
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(seed=3),
-        _rollouts=(-1, 0),
+        _rollouts={},
     )
     ids = torch.zeros(1, dtype=torch.long)
     view = View(Example("e", "q", "a"), "clean", ids, ids[None], index=5)
@@ -216,7 +291,28 @@ def test_groups_draw_by_their_rows_whichever_process_has_them() -> None:
     trainer.state.global_step = 1
     assert seed() == derive(3, "sample", 1, 0, 5)
     trainer.model.training = False
-    assert seed() == derive(3, "evaluate", 1, 1, 5)
+    assert seed() == derive(3, "evaluate", 1, 0, 5)
+
+
+def test_training_draws_the_same_whether_it_was_evaluated_before_or_not() -> None:
+    """As a run that is resumed at a step at which it had been evaluated."""
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(global_step=4, max_steps=10),
+        model=SimpleNamespace(training=False),
+        args=SimpleNamespace(seed=3),
+        _rollouts={},
+    )
+    ids = torch.zeros(1, dtype=torch.long)
+    view = View(Example("e", "q", "a"), "clean", ids, ids[None], index=5)
+
+    def seed(*, training: bool) -> int:
+        trainer.model.training = training
+        return SaeiGRPOTrainer._context(trainer, None).generator_of(view).initial_seed()  # type: ignore[arg-type]
+
+    assert [seed(training=False), seed(training=False)] == [derive(3, "evaluate", 4, n, 5) for n in (0, 1)]
+    assert seed(training=True) == derive(3, "sample", 4, 0, 5)
+    assert seed(training=False) == derive(3, "evaluate", 4, 2, 5)
+    assert seed(training=True) == derive(3, "sample", 4, 1, 5)
 
 
 def test_groups_that_do_not_fit_the_processes_are_refused() -> None:
@@ -327,10 +423,10 @@ def drawn_by(trainer: Any) -> list[Group]:
     groups: list[Group] = []
     draw = trainer._sampler.draw
 
-    def kept(views: Any, ctx: Any) -> list[Group]:
+    def kept(views: Any, ctx: Any, supply: Any) -> list[Group]:
         assert ctx.policy.distribution.banned_V is not None
         ctx.policy.distribution.banned_V[:] = False  # TRL's log-probabilities are over all ids
-        groups.extend(draw(views, ctx))
+        groups.extend(draw(views, ctx, supply))
         return groups
 
     trainer._sampler.draw = kept
@@ -386,6 +482,15 @@ def test_a_run_that_sifts_lists_what_it_leaves_out(
     assert (line["split"], line["index"]) == ("train", 7)
     assert any(note.startswith("1 of 12 train examples are left out") for note in run._notes)
     assert not any("train example 7" in note for note in run._notes)  # it is in the list
+
+
+def test_trls_data_loader_hands_on_the_numbers(make_run: Any) -> None:
+    trainer = make_run().trainer
+    rows = next(iter(trainer.get_train_dataloader()))
+    assert [row[PLACE] for row in rows[::4]] != [0, 1]  # TRL shuffles
+    for number, row in enumerate(rows):
+        assert row[PLACE] == rows[number - number % 4][PLACE]  # a whole group
+        assert row["prompt"] == trainer.train_dataset.rows[row[PLACE]]["prompt"]
 
 
 @pytest.mark.slow

@@ -104,7 +104,8 @@ class Response:
         behaviour_logp_T: float32 log-probability of each token under the distribution it was drawn from.
         entropy_T: float32 entropy of that distribution at each position, in nats.
         truncated: True if the length limit ended it before an end-of-sequence token.
-        parent: The number in its group of the response that its first tokens are from; None if it was drawn whole.
+        parent: The number in its group of the response that its first tokens are from; None if it was drawn whole,
+            or the group has that response no more.
         forced: How many of its first tokens were given and not drawn. Each token keeps the log-probability and entropy
             of the distribution that it was drawn from, so those of the forced ones are the parent's.
 
@@ -326,12 +327,19 @@ class ScoredGroup:
     grades: tuple[Grade, ...]
 
     def keep(self, numbers: Sequence[int]) -> ScoredGroup:
-        """Return the group with only these responses."""
+        """Return the group with only these responses, whose parents have their new numbers, None if they are gone."""
         group = self.group
+        new_numbers = {n: new for new, n in enumerate(numbers)}
+
+        def renumbered(response: Response) -> Response:
+            parent = None if response.parent is None else new_numbers.get(response.parent)
+            # The same object where nothing changes: what is known of its tokens is kept by object.
+            return response if parent == response.parent else replace(response, parent=parent)
+
         return ScoredGroup(
             replace(
                 group,
-                responses=tuple(group.responses[n] for n in numbers),
+                responses=tuple(renumbered(group.responses[n]) for n in numbers),
                 sampled_from=tuple(group.sampled_from[n] for n in numbers),
                 updated_on=tuple(group.updated_on[n] for n in numbers),
                 view_weights=tuple(group.view_weight(n) for n in numbers),

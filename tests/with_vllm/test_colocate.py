@@ -168,7 +168,7 @@ def test_seeds_matter_and_repeat(engine: Engine, monkeypatch: pytest.MonkeyPatch
     of_seed = {}
     for seed in (0, 1, 0):
         monkeypatch.setattr(engine.trainer.args, "seed", seed)
-        monkeypatch.setattr(engine.trainer, "_rollouts", (-1, 0))  # the first rollout of its step, each time
+        monkeypatch.setattr(engine.trainer, "_rollouts", {})  # the first rollout of its step, each time
         drawn = [response.ids_T.tolist() for group in engine.draw() for response in group.responses[:2]]
         assert of_seed.setdefault(seed, drawn) == drawn
     assert of_seed[0] != of_seed[1]

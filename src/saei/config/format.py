@@ -51,7 +51,7 @@ def without_removed(record: Mapping[str, Any], *, where: str) -> tuple[dict[str,
         where: Names the run in notes and errors.
 
     Raises:
-        CheckpointError: If a later version of saei wrote the record.
+        CheckpointError: If a later version of saei wrote the record, or it is damaged.
     """
     config, number = dict(record["config"]), record.get("format", 1)
     if type(number) is not int or not 1 <= number <= FORMAT:
@@ -70,7 +70,14 @@ def without_removed(record: Mapping[str, Any], *, where: str) -> tuple[dict[str,
                 f"{where} is of an older saei and sets {path} to {shown(repr(value))}, which is gone: {removed.instead}"
             )
             if removed.carried is not None:
-                new_path, new_value = removed.carried(value, config)
+                try:
+                    new_path, new_value = removed.carried(value, config)
+                except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+                    raise CheckpointError(
+                        f"What {path} held has a new place, which follows from it and the fields beside it.",
+                        reason=f"In {where} it is {shown(repr(value))}, and the record is damaged: {error!r}.",
+                        remedy="Restore its config.yaml from a copy, or write what the run was started with.",
+                    ) from error
                 config = _with(config, new_path.split("."), new_value)
                 note += f" Here it is {shown(repr(new_value))}."
             notes.append(note)

@@ -158,7 +158,10 @@ class Guard(Strategy, ABC):
 
     kind: ClassVar[str] = "guard"
     needs_supply: ClassVar[bool] = True
-    """Whether it has to be asked at all: TRL has no place for it."""
+    """Whether an engine has to ask it after grading: False for ``none`` alone, which drops nothing.
+
+    TRL asks no guard, since it trains on all that it grades, and refuses every one but ``none``, whatever it says here.
+    """
     reasons: ClassVar[tuple[str, ...]] = ()
     """What it may say, so that metrics count it at every step, 0 included."""
 

@@ -80,7 +80,7 @@ class OneArmConfig(StrategyConfig):
         intervention: How those views are made.
         update_on: View of the update. ``sampled``: each response under the view it was drawn from, the
             literal reading of the paper (assumed). ``clean``: all under the clean view, as NoisyRollout
-            (arXiv 2504.13055). ``perturbed``: all under the intervened view.
+            (arXiv 2504.13055). ``perturbed``: the clean responses, too, under the (first) intervened view.
         beta: Exponent of the view weight; 0 ignores the gap between the views, 1 corrects it fully.
         weight_cap: Largest view weight.
     """

@@ -17,6 +17,8 @@ from saei.samplers.mixing import Mixing
 from saei.types import CLEAN, ViewWeight
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,40}")
+_RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl")
+"""The clean view's origin, and what other metrics begin with: ``train/parts/accuracy`` is a part of the reward."""
 
 
 class Arms(Mixing):
@@ -42,10 +44,10 @@ class Arms(Mixing):
         @classmethod
         def _go_together(cls, arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
             for name in arms:
-                if name == CLEAN or not _NAME.fullmatch(name):
+                if name in _RESERVED or not _NAME.fullmatch(name):
                     raise ValueError(
-                        f"An arm's name is the origin of its views: small letters, digits, - and _, and not {CLEAN}. "
-                        f"Got '{shown(name)}'."
+                        "An arm's name is the origin of its views, and its metrics begin with it: small letters, "
+                        f"digits, - and _, and none of {', '.join(_RESERVED)}. Got '{shown(name)}'. Choose another."
                     )
             perturbed = [name for name, arm in arms.items() if arm.update_on == "perturbed"]
             if len(perturbed) > 1:

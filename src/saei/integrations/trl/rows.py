@@ -13,7 +13,7 @@ from saei.errors import ConfigError
 from saei.types import Example
 
 PLACE = "saei_index"
-"""Column of the prepared data sets with each row's number, which is the index of the row's views."""
+"""Field of the numbered rows with each one's number, which is the index of the row's views."""
 
 
 class GivenMessages(Template):
@@ -32,12 +32,37 @@ class GivenMessages(Template):
         return list(example.meta.get("messages", [asked]))
 
 
+class NumberedRows:
+    """A data set whose rows have their numbers.
+
+    A column would do the same, but `datasets` gives one to a shuffled data set by writing all of its rows, pictures
+    too, to its cache.
+
+    Args:
+        rows: The data set.
+    """
+
+    def __init__(self, rows: Dataset) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**self.rows[number], PLACE: number}
+
+
 def numbered(rows: Any) -> Any:
-    """Return a data set, or several by name, with the number of each row; one of another library as it is."""
+    """Return a data set, or several by name, with the number of each row.
+
+    One of another library, and one with the field ``PLACE``, is returned as it is.
+    """
     if isinstance(rows, Mapping):
-        return {name: numbered(own) for name, own in rows.items()}
+        return {name: numbered(data_set) for name, data_set in rows.items()}
+    if isinstance(rows, Dataset | IterableDataset) and PLACE in (rows.column_names or ()):
+        return rows
     if isinstance(rows, Dataset):
-        return rows.add_column(PLACE, list(range(len(rows))))
+        return NumberedRows(rows)
     if isinstance(rows, IterableDataset):
         return rows.map(lambda row, number: {PLACE: number}, with_indices=True)
     return rows

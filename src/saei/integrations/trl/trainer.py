@@ -24,6 +24,7 @@ from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
 from saei.integrations.trl.rows import PLACE, GivenMessages, example_of, numbered, one_per_group
 from saei.integrations.vllm.engine import dtype_name
 from saei.interventions.context import StepContext
+from saei.interventions.guards import NoGuard
 from saei.policy import Policy, Scores
 from saei.policy.decoder import Decoder, check_gap, decoder_gap
 from saei.policy.load.weights import Parts
@@ -31,6 +32,7 @@ from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
+from saei.samplers.mixing import Mixing
 from saei.types import Group, Response, View
 
 __all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
@@ -78,16 +80,16 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._trainer_policy: Policy | None = None
         self._seen: list[list[Any] | None] | None = None
         self._places: list[int] = []
-        self._rollouts = (-1, 0)  # the optimiser step, and which of its rollouts
-        for name in ("train_dataset", "eval_dataset"):
-            if kwargs.get(name) is not None:
-                kwargs[name] = numbered(kwargs[name])
+        self._rollouts: dict[str, tuple[int, int]] = {}  # by purpose the optimiser step, and which of its rollouts
         args = kwargs.get("args") or GRPOConfig()
         check_arguments(args)
         colocated = args.use_vllm and args.vllm_mode == "colocate"
         dtype = dtype_name(computing_dtype(args, parts))
         with _engine_arguments(dtype=dtype) if colocated else nullcontext():
             super().__init__(rollout_func=self._rollout, **kwargs)
+        # Not before: TRL takes data sets of the library `datasets` alone.
+        for name in ("train_dataset", "eval_dataset"):
+            setattr(self, name, numbered(getattr(self, name)))
         self._check()
         self._decoder: Decoder | None = None
         if args.use_vllm:
@@ -109,10 +111,11 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         args, plan = self.args, self._sampler.plan()
         size = plan.group_size
         rows = args.per_device_train_batch_size * args.steps_per_generation
-        if plan.needs_supply:
+        choosing = dict.fromkeys([*(name for _, name in plan.needs_supply), *_guards(self._sampler)])
+        if choosing:
             raise ConfigError(
                 "TRL grades responses after all of them are drawn, and trains on all of them.",
-                reason=f"Of the sampler's parts, {', '.join(name for _, name in plan.needs_supply)} would choose.",
+                reason=f"Of the sampler's parts, {', '.join(choosing)} would choose.",
                 remedy="Use the gate `always`, the guard `none`, and the samplers `clean`, `mixed`, `noisy` or `arms`.",
             )
         whole = "Every process draws and attacks whole groups."
@@ -185,9 +188,11 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
     def _context(self, policy: Policy) -> StepContext:
         """Return the circumstances of a rollout; groups draw by their rows, whichever process they are given to."""
         step = self.state.global_step
-        self._rollouts = (step, self._rollouts[1] + 1) if self._rollouts[0] == step else (step, 0)
         purpose = "sample" if self.model.training else "evaluate"
-        sources = GroupSources(self.args.seed, purpose, *self._rollouts)
+        last_step, number = self._rollouts.get(purpose, (-1, 0))
+        # Counted by purpose: a resumed run does not evaluate again, and draws as if it had.
+        self._rollouts[purpose] = (step, number + 1 if step == last_step else 0)
+        sources = GroupSources(self.args.seed, purpose, *self._rollouts[purpose])
         return StepContext(policy, step / max(1, self.state.max_steps), sources)
 
     def _check_prompt(self, view: View, prompt: Any) -> None:
@@ -216,6 +221,16 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
             self._log_metric("saei/untouched", float(group.untouched is not None))
             for name, value in group.metrics.items():
                 self._log_metric(f"saei/{name}", value)
+
+
+def _guards(sampler: Sampler) -> list[str]:
+    """Return the names of what may drop responses after grading, whether it needs ``Supply`` or not."""
+    guard = type(sampler).guard
+    if guard is Sampler.guard:
+        return []
+    if guard is not Mixing.guard or not isinstance(sampler, Mixing):
+        return [sampler.name()]
+    return [arm.intervention.guard.name() for arm in sampler.arms if type(arm.intervention.guard) is not NoGuard]
 
 
 def sampling_logps(group: Group) -> list[list[float | None]]:
