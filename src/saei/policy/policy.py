@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.need import Need
@@ -53,6 +54,8 @@ class Policy:
         pixels: The pixel space of the processor.
         reference: What needs call the reference policy; None if there is none.
         known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.fill``.
+        made_views: For each view those that needs' view makers made of it, by their configs; each is made once.
+        updates: How often the weights have changed.
         decoder: Who draws the responses.
         on_decoded: Called with what a decoder elsewhere drew from the policy's own distribution, for each view its
             responses, and with their scores; None for nobody.
@@ -87,10 +90,11 @@ class Policy:
         self.pixels = PixelSpace(self._prompts.images, max_pixels, dtype, min_pixels)
         self.sampling = sampling
         self.reference: Policy | None = None
-        self._updates = 0
+        self.updates = 0
         self._old_head: Callable[[Tensor], Tensor] | None = None
         self._old_head_updates = -1
         self.known: WeakKeyDictionary[Response, dict[Hashable, Tensor]] = WeakKeyDictionary()
+        self.made_views: WeakKeyDictionary[View, dict[StrategyConfig, View]] = WeakKeyDictionary()
         self.decoder: Decoder = Native()
         self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
         self._decoder_is_stale = False
@@ -297,6 +301,9 @@ class Policy:
             drawn: Whether the responses were drawn under these views by the policy as it is: then what the sampling
                 pass found out is not computed again.
             update: Whether entropies are those that the update trains, not those of the criterion.
+
+        Raises:
+            TrainingError: If the weights have changed, and something of the old policy was not looked ahead.
         """
         return fill(needs, Subject(self, views, responses, clean, drawn, update))
 
@@ -321,7 +328,7 @@ class Policy:
     def weights_changed(self) -> None:
         """Forget what belongs to earlier weights, and have the decoder do so; to be called after each update."""
         self._decoder_is_stale = True
-        self._updates += 1
+        self.updates += 1
         forget_current(self.known)
 
     def sync_decoder(self) -> None:
@@ -338,11 +345,11 @@ class Policy:
 
     def keep_head(self) -> None:
         """Keep the head as it is, for hidden states of now that are looked at after an update."""
-        if self._old_head_updates != self._updates:
+        if self._old_head_updates != self.updates:
             layer: Any = self._bare.model.get_output_embeddings()
             trained = any(parameter.requires_grad for parameter in layer.parameters())
             self._old_head = self._bare.head(deepcopy(layer).requires_grad_(False)) if trained else self.head
-            self._old_head_updates = self._updates
+            self._old_head_updates = self.updates
 
     @property
     def old_head(self) -> Callable[[Tensor], Tensor]:
@@ -354,7 +361,7 @@ class Policy:
         """Return the policy with its passes entering through another module; nothing is known of its responses."""
         other = copy(self)
         other.module = module
-        other.reference, other.known = None, WeakKeyDictionary()
+        other.reference, other.known, other.made_views = None, WeakKeyDictionary(), WeakKeyDictionary()
         return other
 
     def without_adapter(self) -> Policy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saei.config.strategy import StrategyConfig
 from saei.entropy.token_states import TokenStates
+from saei.errors import TrainingError
 from saei.need import Need, WhichPolicy
 from saei.policy.module import Distribution
 from saei.policy.scoring import Extra, Scores, WithRespectTo, score_with
@@ -80,7 +81,7 @@ def fill(needs: Iterable[Need], subject: Subject) -> list[dict[Need, Tensor]]:
 @torch.no_grad()
 def look_ahead(needs: Iterable[Need], subject: Subject) -> None:
     """Compute what of needs is of the old policy, which is the current one now, and keep it beside the responses."""
-    filling = _Filling(subject)
+    filling = _Filling(subject, ahead=True)
     old = [leaf for need in needs for leaf in filling.leaves(need) if leaf.policy == "old"]
     filling.compute(leaf for leaf in old if not moves(leaf))
     if any(moves(leaf) for leaf in old):  # a divergence: its other side are hidden states of now under the head of now
@@ -184,10 +185,16 @@ class _States(DistributionStatistic):
 
 
 class _Filling:
-    """Computes the values of needs and keeps them beside their responses."""
+    """Computes the values of needs and keeps them beside their responses.
 
-    def __init__(self, subject: Subject) -> None:
+    Args:
+        subject: The responses.
+        ahead: Whether the current policy is the old one of the update to come.
+    """
+
+    def __init__(self, subject: Subject, *, ahead: bool = False) -> None:
         self._subject = subject
+        self._ahead = ahead or not subject.policy.updates
         self._statistics: dict[str, Statistic] = {_States.name(): _States()}
         self._targets: dict[str | StrategyConfig, Sequence[View]] = {"own": subject.views}
         self._targets["clean"] = subject.views if subject.clean is None else subject.clean
@@ -271,8 +278,18 @@ class _Filling:
         return Extra(from_other_side, self.values(Need(_States.name(), leaf.view, leaf.policy)))
 
     def _pass(self, looking: Need, leaves: Sequence[Need]) -> None:
-        """Compute leaves in one scoring pass of a policy under a view."""
+        """Compute leaves in one scoring pass of a policy under a view.
+
+        Raises:
+            TrainingError: If they are of the old policy, whose weights are no longer there.
+        """
         subject = self._subject
+        if looking.policy == "old" and not self._ahead:
+            raise TrainingError(
+                "What is asked of the old policy is computed before the update moves it.",
+                reason=f"{looking} is not known of these responses under these views.",
+                remedy="Name it in the needs of who asks, or give `policy.look_ahead` the same views and responses.",
+            )
         scored = score_with(
             self._policy(looking),
             self._target(looking),
@@ -327,12 +344,21 @@ class _Filling:
         return self._statistics[need.statistic]
 
     def _target(self, need: Need) -> Sequence[View]:
-        """Return the views that a need is about; those of a maker are made once."""
+        """Return the views that a need is about."""
         if need.view not in self._targets:
             assert isinstance(need.view, StrategyConfig)
-            maker = need.view.build()
-            self._targets[need.view] = [maker.make_view(self._subject.policy, own) for own in self._subject.views]
+            self._targets[need.view] = [self._made(need.view, own) for own in self._subject.views]
         return self._targets[need.view]
+
+    def _made(self, config: StrategyConfig, own: View) -> View:
+        """Return what a maker makes of a view: once, since what is known of a response goes by the view itself."""
+        policy = self._subject.policy
+        by_config = policy.made_views.setdefault(own, {})
+        if config not in by_config:
+            view = config.build().make_view(policy, own)
+            # Its own value would keep the view in the table for ever; a copy is as good.
+            by_config[config] = replace(view) if view is own else view
+        return by_config[config]
 
     def _policy(self, need: Need) -> Policy:
         """Return the policy that looks; what is asked of the old one is asked before the update moves it."""
