@@ -23,7 +23,7 @@ from saei.need import Need
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.policy.statistics.base import DerivedStatistic, DistributionStatistic, DivergenceStatistic, TokenStatistic
-from saei.policy.statistics.needs import check_needs
+from saei.policy.statistics.needs import check_needs, policies_of
 from saei.testing import check_statistic, registered
 from saei.types import Response, View
 
@@ -304,6 +304,20 @@ class Surprise(DerivedStatistic):
         return -logp_T - entropy_T
 
 
+class AboveReference(DerivedStatistic):
+    """The part that is asked of the reference is not named by the need."""
+
+    class Config(StrategyConfig):
+        type: Literal["test/above-reference"] = "test/above-reference"
+
+    def parts_of(self, need: Need) -> tuple[Need, ...]:
+        return replace(need, statistic="logp"), Need("test/surprise", policy="reference")
+
+    def combine(self, *values_T: Tensor) -> Tensor:
+        logp_T, surprise_T = values_T
+        return logp_T - surprise_T
+
+
 class Place(TokenStatistic):
     class Config(StrategyConfig):
         type: Literal["test/place"] = "test/place"
@@ -315,7 +329,7 @@ class Place(TokenStatistic):
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    for cls in (Margin, TotalVariation, Surprise, Place):
+    for cls in (Margin, TotalVariation, Surprise, AboveReference, Place):
         register(cls)
 
 
@@ -348,6 +362,27 @@ def test_statistics_of_others_are_filled_alike(
             scores[0].statistics[need].detach(), found[replace(need, grad=False)], atol=1e-5, rtol=0
         )
         assert scores[0].statistics[need].requires_grad
+
+
+@pytest.mark.parametrize("some", [True, False], ids=["selected", "all"])
+def test_what_a_criterion_needs_without_gradient_is_of_the_moved_view_too(
+    random_policy: Policy, clean: list[View], moved: list[View], responses: list[list[Response]], some: bool
+) -> None:
+    needs = [LOGP, ENTROPY, FROM_CLEAN, EOS, Need("kl-k3", view="clean"), Need("logp", view="clean")]
+    expected = random_policy.statistics(needs, moved, responses, clean=clean)
+    widths = [max(map(len, own)) for own in responses]
+    chosen = [(torch.arange(T) % 2 == 0)[None].repeat(len(own), 1) for own, T in zip(responses, widths, strict=True)]
+    point = {"pixels": [view.canvases[0].clone().requires_grad_() for view in moved]}
+    with_grad = Need("entropy", grad=True)
+    scored = random_policy.score(
+        clean, responses, wrt=point, needs=[*needs, with_grad], clean=clean, selected=chosen if some else None
+    )
+    for own, values, chosen_NT in zip(scored, expected, chosen, strict=True):
+        for need in needs:
+            expected_NT = values[need].masked_fill(~chosen_NT, 0) if some else values[need]
+            torch.testing.assert_close(own.statistics[need], expected_NT, atol=3e-5, rtol=0)
+            assert not own.statistics[need].requires_grad
+        assert own.statistics[with_grad].requires_grad
 
 
 class Darker(TokenStatistic):
@@ -430,6 +465,14 @@ def test_what_the_old_policy_was_not_asked_before_an_update_is_refused(
     others = [replace(view) for view in moved]
     with pytest.raises(TrainingError, match="before the update moves it"):
         own_policy.statistics([need], others, responses, update=True)
+
+
+@pytest.mark.usefixtures("others")
+def test_a_need_is_of_the_policies_that_its_parts_are_of() -> None:
+    assert policies_of(Need("test/above-reference")) == {"current", "reference"}
+    assert policies_of(Need("kl-k3", policy="old", grad=True)) == {"current", "old"}
+    assert policies_of(Need("kl", policy="reference")) == {"reference"}
+    assert policies_of(EOS) == set()
 
 
 # What is refused.

@@ -126,6 +126,7 @@ class Updater:
             loss = self._backward(batch, prepared, on_policy, log)
             norm = self._optimiser_step(loss)
             log.step(loss, norm)
+        self._policy.forget_old()
         return log.summary(self._processes)
 
     def _plan(self, everywhere: Sequence[int], step: int) -> list[tuple[int, list[int]]]:

@@ -31,7 +31,9 @@ from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
 from saei.policy.special_ids import banned_ids, end_ids
-from saei.policy.statistics.fill import Subject, fill, forget_current, look_ahead, score_needs
+from saei.policy.statistics.fill import fill, look_ahead, score_needs
+from saei.policy.statistics.filling import Subject
+from saei.policy.statistics.known import forget_current, forget_old, forget_states
 from saei.types import CLEAN, Example, Response, View
 
 
@@ -53,7 +55,7 @@ class Policy:
         eos_ids: The ids that end a response.
         pixels: The pixel space of the processor.
         reference: What needs call the reference policy; None if there is none.
-        known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.fill``.
+        known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.known``.
         made_views: For each view those that needs' view makers made of it, by their configs; each is made once.
         updates: How often the weights have changed.
         decoder: Who draws the responses.
@@ -330,6 +332,15 @@ class Policy:
         self._decoder_is_stale = True
         self.updates += 1
         forget_current(self.known)
+
+    def forget_states(self) -> None:
+        """Forget the hidden states that divergences were taken from; to be called when they are no longer asked for."""
+        forget_states(self.known)
+
+    def forget_old(self) -> None:
+        """Forget the old policy, its head among it; to be called when an update is over."""
+        self._old_head, self._old_head_updates = None, -1
+        forget_old(self.known)
 
     def sync_decoder(self) -> None:
         """Tell the decoder that the weights changed, if they did since it last drew."""
