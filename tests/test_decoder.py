@@ -298,7 +298,7 @@ def test_responses_of_a_decoder_are_those_of_the_policy(random_policy: Policy, v
 
 def test_log_probabilities_that_a_decoder_lacks_are_the_policys(random_policy: Policy, views: list[View]) -> None:
     gaps: list[Any] = []
-    random_policy.decoder = Ours(float("nan"))
+    random_policy.decoder = decoder = Ours(float("nan"))
     random_policy.on_decoded = lambda *drawn: gaps.append(decoder_gap(*drawn))
     (drawn, _) = random_policy.sample(views, [2, 0], generators=sources(2))
     assert gaps == [None]
@@ -306,9 +306,14 @@ def test_log_probabilities_that_a_decoder_lacks_are_the_policys(random_policy: P
     for n, one in enumerate(drawn):
         assert torch.equal(one.behaviour_logp_T, scored.logp_NT[n, : len(one)])
     evaluation = random_policy.sampling.model_copy(update={"temperature": 2.0})
-    (cold, _) = random_policy.sample(views, [1, 0], generators=sources(2), sampling=evaluation)
-    assert cold[0].behaviour_logp_T.isnan().all()  # the score is of another distribution
-    assert gaps == [None]
+    (hot, _) = random_policy.sample(views, [1, 0], generators=sources(2), sampling=evaluation)
+    assert gaps == [None]  # in evaluation nothing is compared
+    seeded = [torch.Generator().manual_seed(seed) for seed in decoder.seeds[-1]]
+    random_policy.decoder = Native()
+    (expected, _) = random_policy.sample(views, [1, 0], generators=seeded, sampling=evaluation)
+    assert hot[0].ids_T.tolist() == expected[0].ids_T.tolist()
+    torch.testing.assert_close(hot[0].behaviour_logp_T, expected[0].behaviour_logp_T, atol=1e-4, rtol=0)
+    torch.testing.assert_close(hot[0].entropy_T, expected[0].entropy_T, atol=1e-4, rtol=0)
 
 
 def test_a_decoder_forgets_before_the_first_draw_after_an_update(random_policy: Policy, views: list[View]) -> None:

@@ -196,6 +196,13 @@ def test_a_criterion_may_be_the_distance_from_the_clean_view(
     assert found["raise"] > 1.5 * found["lower"] > 0
 
 
+def test_no_hidden_states_outlast_an_attack(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    apply(random_policy, views, responses, criterion=Distance.Config(), attack=PGD.Config(random_start=True))
+    assert all(values.ndim == 1 for known in random_policy.known.values() for values in known.values())
+
+
 @pytest.mark.parametrize("slot", ["selector", "criterion", "gate", "guard"])
 def test_a_slot_that_needs_what_nothing_fills_is_refused(slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = type(getattr(Intervention(), slot))

@@ -150,5 +150,11 @@ def test_prefixes_that_begin_no_response_are_refused(policy: Policy, views: list
     for ids, rule in cases:
         with pytest.raises(ConfigError, match=rule):
             policy.sample(views, [1, 0], generators=sources(), prefixes=[[prefix_of(policy, ids)], []])
+    word, image = int((~policy.distribution.banned_V).nonzero()[5]), policy.model.config.image_token_id  # type: ignore[operator]
+    size = policy.model.get_output_embeddings().weight.shape[0]
+    for wrong in (image, size, -1):
+        with pytest.raises(ConfigError, match="tokens that can be drawn") as refused:
+            policy.sample(views, [1, 0], generators=sources(), prefixes=[[prefix_of(policy, [word, wrong, end])], []])
+        assert f"[{wrong}]" in refused.value.reason
     with pytest.raises(ConfigError, match="for each view and each of its responses"):
         policy.sample(views, [1, 0], generators=sources(), prefixes=[[None, None], []])

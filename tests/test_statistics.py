@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,12 +18,12 @@ from saei.config.run import EntropyConfig, ModelConfig, SamplingConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
-from saei.errors import ConfigError
+from saei.errors import ConfigError, TrainingError
 from saei.need import Need
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.policy.statistics.base import DerivedStatistic, DistributionStatistic, DivergenceStatistic, TokenStatistic
-from saei.policy.statistics.needs import check_needs
+from saei.policy.statistics.needs import check_needs, policies_of
 from saei.testing import check_statistic, registered
 from saei.types import Response, View
 
@@ -150,8 +151,6 @@ def test_one_pass_serves_several_needs(
 @pytest.fixture
 def reference(random_policy: Policy, random_parts: Parts) -> Policy:
     """Another policy of the same family."""
-    import copy
-
     parts = replace(random_parts, model=copy.deepcopy(random_parts.model))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -305,6 +304,20 @@ class Surprise(DerivedStatistic):
         return -logp_T - entropy_T
 
 
+class AboveReference(DerivedStatistic):
+    """The part that is asked of the reference is not named by the need."""
+
+    class Config(StrategyConfig):
+        type: Literal["test/above-reference"] = "test/above-reference"
+
+    def parts_of(self, need: Need) -> tuple[Need, ...]:
+        return replace(need, statistic="logp"), Need("test/surprise", policy="reference")
+
+    def combine(self, *values_T: Tensor) -> Tensor:
+        logp_T, surprise_T = values_T
+        return logp_T - surprise_T
+
+
 class Place(TokenStatistic):
     class Config(StrategyConfig):
         type: Literal["test/place"] = "test/place"
@@ -316,7 +329,7 @@ class Place(TokenStatistic):
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    for cls in (Margin, TotalVariation, Surprise, Place):
+    for cls in (Margin, TotalVariation, Surprise, AboveReference, Place):
         register(cls)
 
 
@@ -351,6 +364,27 @@ def test_statistics_of_others_are_filled_alike(
         assert scores[0].statistics[need].requires_grad
 
 
+@pytest.mark.parametrize("some", [True, False], ids=["selected", "all"])
+def test_what_a_criterion_needs_without_gradient_is_of_the_moved_view_too(
+    random_policy: Policy, clean: list[View], moved: list[View], responses: list[list[Response]], some: bool
+) -> None:
+    needs = [LOGP, ENTROPY, FROM_CLEAN, EOS, Need("kl-k3", view="clean"), Need("logp", view="clean")]
+    expected = random_policy.statistics(needs, moved, responses, clean=clean)
+    widths = [max(map(len, own)) for own in responses]
+    chosen = [(torch.arange(T) % 2 == 0)[None].repeat(len(own), 1) for own, T in zip(responses, widths, strict=True)]
+    point = {"pixels": [view.canvases[0].clone().requires_grad_() for view in moved]}
+    with_grad = Need("entropy", grad=True)
+    scored = random_policy.score(
+        clean, responses, wrt=point, needs=[*needs, with_grad], clean=clean, selected=chosen if some else None
+    )
+    for own, values, chosen_NT in zip(scored, expected, chosen, strict=True):
+        for need in needs:
+            expected_NT = values[need].masked_fill(~chosen_NT, 0) if some else values[need]
+            torch.testing.assert_close(own.statistics[need], expected_NT, atol=3e-5, rtol=0)
+            assert not own.statistics[need].requires_grad
+        assert own.statistics[with_grad].requires_grad
+
+
 class Darker(TokenStatistic):
     """No statistic at heart: a strategy whose class makes views."""
 
@@ -373,6 +407,72 @@ def test_a_view_may_be_made(random_policy: Policy, moved: list[View], responses:
     dark = [Darker(Darker.Config(factor=0.25)).make_view(random_policy, view) for view in moved]
     for of_view, score in zip(found, random_policy.score(dark, responses), strict=True):
         torch.testing.assert_close(of_view[need], score.logp_NT)
+
+
+def stepped(policy: Policy) -> None:
+    """Move the weights of a policy, as an optimiser step does."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    policy.weights_changed()
+
+
+@pytest.fixture
+def own_policy(random_parts: Parts, random_policy: Policy) -> Policy:
+    """The same policy with weights of its own, which may be moved."""
+    parts = replace(random_parts, model=copy.deepcopy(random_parts.model))
+    return Policy.around(parts, ModelConfig(), ThinkBoxed(), sampling=random_policy.sampling)
+
+
+def test_a_divergence_from_the_old_policy_under_a_made_view_outlasts_its_weights(
+    own_policy: Policy, random_policy: Policy, moved: list[View], responses: list[list[Response]]
+) -> None:
+    need = Need("kl", view=Darker.Config(), policy="old", grad=True)
+    own_policy.look_ahead([need], moved, responses)
+    stepped(own_policy)
+    scored = own_policy.score(moved, responses, wrt="parameters", needs=[need])
+    for view, own, of_view in zip(moved, responses, scored, strict=True):
+        dark = Darker(Darker.Config()).make_view(own_policy, view)
+        for n, response in enumerate(own):
+            p, q = distribution(own_policy, view, response), distribution(random_policy, dark, response)
+            values_T = of_view.statistics[need][n, : len(response)].detach().double()
+            assert float((values_T - kl_divergence(p, q)).abs().max()) < 3e-5
+    moved.clear()
+    del view, of_view, scored
+    own_policy.known.clear()
+    assert not len(own_policy.made_views)  # what was made of a view goes with it
+
+
+def test_a_maker_that_changes_nothing_keeps_no_view_alive(
+    random_policy: Policy, moved: list[View], responses: list[list[Response]], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(Darker, "make_view", lambda self, policy, view: view)
+    random_policy.statistics([Need("logp", view=Darker.Config())], moved, responses)
+    assert len(random_policy.made_views) == 2
+    random_policy.known.clear()
+    moved.clear()
+    assert not len(random_policy.made_views)
+
+
+@pytest.mark.parametrize("need", [Need("logp", policy="old"), Need("kl", policy="old")], ids=str)
+def test_what_the_old_policy_was_not_asked_before_an_update_is_refused(
+    own_policy: Policy, moved: list[View], responses: list[list[Response]], need: Need
+) -> None:
+    own_policy.look_ahead([need], moved, responses)
+    stepped(own_policy)
+    own_policy.statistics([need], moved, responses, update=True)
+    others = [replace(view) for view in moved]
+    with pytest.raises(TrainingError, match="before the update moves it"):
+        own_policy.statistics([need], others, responses, update=True)
+
+
+@pytest.mark.usefixtures("others")
+def test_a_need_is_of_the_policies_that_its_parts_are_of() -> None:
+    assert policies_of(Need("test/above-reference")) == {"current", "reference"}
+    assert policies_of(Need("kl-k3", policy="old", grad=True)) == {"current", "old"}
+    assert policies_of(Need("kl", policy="reference")) == {"reference"}
+    assert policies_of(EOS) == set()
 
 
 # What is refused.

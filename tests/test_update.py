@@ -436,6 +436,9 @@ def test_the_old_policys_distributions_outlast_its_weights(
     objective = GRPO()
     objective.terms = (Near(),)
     update(policy, groups, objective=objective, lr=0.05, ppo_epochs=2)
+    assert all(values.ndim == 1 for known in policy.known.values() for values in known.values())  # no hidden states
+    with pytest.raises(AssertionError, match="no head was kept"):
+        _ = policy.old_head
     first, second = seen
     assert float(first.max()) < 1e-6
     old, now = (Policy(replace(policy.parts, model=model), ThinkBoxed(), sampling=policy.sampling) for model in models)

@@ -28,6 +28,7 @@ from saei.policy import Policy
 from saei.policy.load.location import BUILTIN_FOLDERS, has_weights
 from saei.policy.load.untrained import Untrained, depth, period
 from saei.policy.load.weights import Parts, device_of, load_outline, load_parts
+from saei.policy.statistics.needs import policies_of
 
 OnProgress = Callable[[str], None]
 
@@ -100,7 +101,7 @@ class _Visit:
         here = available_bytes(self._device)
         diagnosis.available = memory or here
         needs = self.config.objective.build().all_needs
-        reference = any(need.policy == "reference" for need in needs) and model.lora is None
+        reference = any("reference" in policies_of(need) for need in needs) and model.lora is None
         diagnosis.memory = memory_of(outline, reference=reference)
         whole = here is None or diagnosis.memory.total <= ROOM * here
         parts = self._load(outline.config, None if whole else here)

@@ -34,6 +34,7 @@ from saei.engine.update import Updater
 from saei.objectives.advantages.base import train_group
 from saei.policy.decoder import DecoderGaps
 from saei.policy.load.weights import Parts
+from saei.policy.statistics.needs import policies_of
 from saei.runtime.interrupt import Interrupted, StopRequest
 from saei.runtime.launcher import first_process
 from saei.runtime.run_dir import RunDir
@@ -97,7 +98,7 @@ class Trainer:
         self.schedule = Schedule(self.optimizer, config.optimizer, config.training)
         self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, self.optimizer)
         reference = None
-        if any(need.policy == "reference" for need in self.objective.all_needs):
+        if any("reference" in policies_of(need) for need in self.objective.all_needs):
             reference = load_reference(config, self.policy, self.accelerator)
         self.updater = Updater(
             self.policy,

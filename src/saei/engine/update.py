@@ -127,6 +127,7 @@ class Updater:
             loss = self._backward(batch, prepared, on_policy, log)
             norm = self._optimiser_step(loss)
             log.step(loss, norm)
+        self._policy.forget_old()
         return log.summary(self._processes)
 
     def _plan(self, everywhere: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
@@ -149,7 +150,7 @@ class Updater:
         """Return a group's rows with the weights that see it alone, and with the scores of other policies."""
         # The old policy is the current one as it is now. What is needed of it is computed before it moves.
         needs = self._objective.needs | self._batch_needs | (frozenset() if on_policy else {OLD_LOGP})
-        look_ahead(self._policy, group, self._objective.all_needs)
+        look_ahead(self._policy, group, self._objective.all_needs | needs)
         statistics = row_statistics(self._policy, group, [need for need in needs if not moves(need)])
         whole = GroupRows(group, rows_of(group), valid_tokens(group, self._policy.device), None, statistics)
         for name, weight in self._objective.weights.items():

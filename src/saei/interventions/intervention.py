@@ -245,6 +245,7 @@ class Intervention:
                 progress=step.progress,
                 generators=step.generators(views),
             )
+        step.policy.forget_states()  # the clean side of divergences; the update has no use for it
         outcomes = []
         moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
+from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.need import Need
@@ -30,7 +31,9 @@ from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
 from saei.policy.special_ids import banned_ids, end_ids
-from saei.policy.statistics.fill import Subject, fill, forget_current, look_ahead, score_needs
+from saei.policy.statistics.fill import fill, look_ahead, score_needs
+from saei.policy.statistics.filling import Subject
+from saei.policy.statistics.known import forget_current, forget_old, forget_states
 from saei.types import CLEAN, Example, Response, View
 
 
@@ -52,7 +55,9 @@ class Policy:
         eos_ids: The ids that end a response.
         pixels: The pixel space of the processor.
         reference: What needs call the reference policy; None if there is none.
-        known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.fill``.
+        known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.known``.
+        made_views: For each view those that needs' view makers made of it, by their configs; each is made once.
+        updates: How often the weights have changed.
         decoder: Who draws the responses.
         on_decoded: Called with what a decoder elsewhere drew from the policy's own distribution, for each view its
             responses, and with their scores; None for nobody.
@@ -87,10 +92,11 @@ class Policy:
         self.pixels = PixelSpace(self._prompts.images, max_pixels, dtype, min_pixels)
         self.sampling = sampling
         self.reference: Policy | None = None
-        self._updates = 0
+        self.updates = 0
         self._old_head: Callable[[Tensor], Tensor] | None = None
         self._old_head_updates = -1
         self.known: WeakKeyDictionary[Response, dict[Hashable, Tensor]] = WeakKeyDictionary()
+        self.made_views: WeakKeyDictionary[View, dict[StrategyConfig, View]] = WeakKeyDictionary()
         self.decoder: Decoder = Native()
         self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
         self._decoder_is_stale = True  # one elsewhere may have other weights than those that were loaded here
@@ -297,6 +303,9 @@ class Policy:
             drawn: Whether the responses were drawn under these views by the policy as it is: then what the sampling
                 pass found out is not computed again.
             update: Whether entropies are those that the update trains, not those of the criterion.
+
+        Raises:
+            TrainingError: If the weights have changed, and something of the old policy was not looked ahead.
         """
         return fill(needs, Subject(self, views, responses, clean, drawn, update))
 
@@ -321,8 +330,17 @@ class Policy:
     def weights_changed(self) -> None:
         """Forget what belongs to earlier weights, and have the decoder do so; to be called after each update."""
         self._decoder_is_stale = True
-        self._updates += 1
+        self.updates += 1
         forget_current(self.known)
+
+    def forget_states(self) -> None:
+        """Forget the hidden states that divergences were taken from; to be called when they are no longer asked for."""
+        forget_states(self.known)
+
+    def forget_old(self) -> None:
+        """Forget the old policy, its head among it; to be called when an update is over."""
+        self._old_head, self._old_head_updates = None, -1
+        forget_old(self.known)
 
     def sync_decoder(self) -> None:
         """Tell the decoder that the weights changed, if they did since it last drew."""
@@ -338,11 +356,11 @@ class Policy:
 
     def keep_head(self) -> None:
         """Keep the head as it is, for hidden states of now that are looked at after an update."""
-        if self._old_head_updates != self._updates:
+        if self._old_head_updates != self.updates:
             layer: Any = self._bare.model.get_output_embeddings()
             trained = any(parameter.requires_grad for parameter in layer.parameters())
             self._old_head = self._bare.head(deepcopy(layer).requires_grad_(False)) if trained else self.head
-            self._old_head_updates = self._updates
+            self._old_head_updates = self.updates
 
     @property
     def old_head(self) -> Callable[[Tensor], Tensor]:
@@ -354,7 +372,7 @@ class Policy:
         """Return the policy with its passes entering through another module; nothing is known of its responses."""
         other = copy(self)
         other.module = module
-        other.reference, other.known = None, WeakKeyDictionary()
+        other.reference, other.known, other.made_views = None, WeakKeyDictionary(), WeakKeyDictionary()
         return other
 
     def without_adapter(self) -> Policy:

@@ -12,6 +12,8 @@ from torch import Tensor
 from saei.config.sections import SamplingConfig
 from saei.errors import ConfigError
 from saei.policy.decoder import Completion, DrawRequest
+from saei.policy.module import Distribution
+from saei.policy.scoring import score_with
 from saei.types import Response, ResponsePrefix, View
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def sample(
     responses = _responses(policy, completions, prefixes)
     if all(completion.entropy_T is not None for drawn in completions for completion in drawn):
         return responses
-    return _scored(policy, views, responses, on_policy=sampling is None)
+    return _scored(policy, request, responses, on_policy=sampling is None)
 
 
 def _responses(
@@ -83,23 +85,23 @@ def _begun(drawn_T: Tensor, given_K: Tensor) -> Tensor:
 
 
 def _scored(
-    policy: Policy, views: Sequence[View], responses: list[list[Response]], *, on_policy: bool
+    policy: Policy, request: DrawRequest, responses: list[list[Response]], *, on_policy: bool
 ) -> list[list[Response]]:
     """Give responses what their decoder could not: the entropies, and log-probabilities where it had none."""
-    scores = policy.score(views, responses)
+    scored = score_with(policy, request.views, responses, {}, distribution=request.distribution)
+    scores = [of_view for of_view, _ in scored]
     if on_policy and policy.on_decoded is not None:
         policy.on_decoded(responses, scores)
 
     def filled(response: Response, logp_T: Tensor, entropy_T: Tensor) -> Response:
         drawn_T = response.behaviour_logp_T
-        # In evaluation the draw is from another distribution than the one that is scored.
-        behaviour_logp_T = drawn_T.where(~drawn_T.isnan(), logp_T[: len(response)]) if on_policy else drawn_T
+        behaviour_logp_T = drawn_T.where(~drawn_T.isnan(), logp_T[: len(response)])
         entropy_T = _begun(entropy_T[: len(response)], response.entropy_T[: response.forced])
         return replace(response, behaviour_logp_T=behaviour_logp_T, entropy_T=entropy_T)
 
     return [
-        [filled(*row) for row in zip(drawn, scored.logp_NT, scored.entropies(), strict=True)]
-        for drawn, scored in zip(responses, scores, strict=True)
+        [filled(*row) for row in zip(drawn, of_view.logp_NT, of_view.entropies(), strict=True)]
+        for drawn, of_view in zip(responses, scores, strict=True)
     ]
 
 
@@ -135,3 +137,20 @@ def _check_prefixes(policy: Policy, request: DrawRequest, prefixes: Prefixes) ->
                 reason="A prefix has an end-of-sequence token before its last.",
                 remedy="Cut the prefix there.",
             )
+        never_drawn = _never_drawn(prefix.ids_T, request.distribution)
+        if never_drawn:
+            raise ConfigError(
+                "A response begins with tokens that can be drawn.",
+                reason=f"A prefix has the ids {never_drawn}, which are outside the vocabulary or never drawn, as an "
+                "image token is.",
+                remedy="Encode the prefix with the policy's tokenizer, without special tokens.",
+            )
+
+
+def _never_drawn(ids_T: Tensor, distribution: Distribution) -> list[int]:
+    """Return those ids, each once, that the distribution does not have or has banned."""
+    banned_V = distribution.banned_V
+    assert banned_V is not None, "a policy's distribution says what is never drawn"
+    ids_T = ids_T.to(banned_V.device)
+    outside_T = (ids_T < 0) | (ids_T >= len(banned_V))
+    return sorted(set(ids_T[outside_T | banned_V[ids_T.masked_fill(outside_T, 0)]].tolist()))

@@ -107,4 +107,4 @@ class ViewMaker(Protocol):
     """What the config of a need's ``view`` builds: a change of a view that needs no gradient."""
 
     def make_view(self, policy: Policy, view: View) -> View:
-        """Return the changed view."""
+        """Return the changed view; it is called once for a view, whatever becomes of the weights."""

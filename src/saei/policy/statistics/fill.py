@@ -7,69 +7,24 @@ view, with the hidden states of the other side at hand.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from saei.config.strategy import StrategyConfig
-from saei.entropy.token_states import TokenStates
-from saei.need import Need, WhichPolicy
-from saei.policy.module import Distribution
-from saei.policy.scoring import Extra, Scores, WithRespectTo, score_with
-from saei.policy.statistics.base import (
-    DerivedStatistic,
-    DistributionStatistic,
-    DivergenceStatistic,
-    Statistic,
-    TokenStatistic,
-)
-from saei.policy.statistics.needs import moves, statistic_of
-from saei.types import Response, View
-
-if TYPE_CHECKING:
-    from saei.policy.policy import Policy
-
-OWN = Need("logp")
-"""The log-probabilities that every scoring pass of the current policy under the own views has."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Subject:
-    """The responses that something is asked about.
-
-    Attributes:
-        policy: The current policy.
-        views: The own view of each entry of ``responses``.
-        responses: For each view its responses.
-        clean: The clean view of each view's group; None if the own views are clean.
-        drawn: Whether the responses were drawn under their own views and the weights are the same since: then what the
-            sampling pass found out is not computed again.
-        update: Whether distributions are those that the update trains; else entropies are the criterion's.
-    """
-
-    policy: Policy
-    views: Sequence[View]
-    responses: Sequence[Sequence[Response]]
-    clean: Sequence[View] | None = None
-    drawn: bool = False
-    update: bool = False
-
-    @property
-    def distribution(self) -> Distribution:
-        """What statistics are taken of."""
-        return self.policy.distribution_of(self.policy.sampling) if self.update else self.policy.distribution
+from saei.need import Need
+from saei.policy.scoring import Scores, WithRespectTo, score_with
+from saei.policy.statistics.filling import Filling, Subject
+from saei.policy.statistics.needs import moves
 
 
 @torch.no_grad()
 def fill(needs: Iterable[Need], subject: Subject) -> list[dict[Need, Tensor]]:
     """Return for each view its needs' values without gradient, ``[N, T]``, 0 or False on padding."""
     needs = list(needs)
-    filling = _Filling(subject)
+    filling = Filling(subject)
     filling.compute(needs)
     values = {need: filling.values(need) for need in needs}
     return [
@@ -80,7 +35,7 @@ def fill(needs: Iterable[Need], subject: Subject) -> list[dict[Need, Tensor]]:
 @torch.no_grad()
 def look_ahead(needs: Iterable[Need], subject: Subject) -> None:
     """Compute what of needs is of the old policy, which is the current one now, and keep it beside the responses."""
-    filling = _Filling(subject)
+    filling = Filling(subject, ahead=True)
     old = [leaf for need in needs for leaf in filling.leaves(need) if leaf.policy == "old"]
     filling.compute(leaf for leaf in old if not moves(leaf))
     if any(moves(leaf) for leaf in old):  # a divergence: its other side are hidden states of now under the head of now
@@ -97,10 +52,21 @@ def score_needs(
     selected: Sequence[Tensor] | None,
 ) -> list[Scores]:
     """Score responses in one pass with what is needed of them, see ``Policy.score``."""
-    filling = _Filling(subject)
-    in_graph = {leaf for need in needs if need.grad for leaf in filling.leaves(need)}
-    leaves = {leaf for leaf in in_graph if leaf.grad}
-    constants = fill([*(need for need in needs if not need.grad), *(in_graph - leaves)], subject)
+    filling = Filling(subject)
+    at_point = isinstance(wrt, Mapping)
+    leaves_of = {need: filling.leaves(need) for need in needs}
+    # At a point the own views are elsewhere than the subject's: what looks at them is computed in the pass itself, also
+    # where its gradient is not wanted.
+    in_pass = {
+        leaf: replace(leaf, grad=True)
+        for leaves in leaves_of.values()
+        for leaf in leaves
+        if leaf.grad or (at_point and filling.looks_at_own(leaf))
+    }
+    combined = {need for need in needs if need.grad or not in_pass.keys().isdisjoint(leaves_of[need])}
+    around = {leaf for need in combined for leaf in leaves_of[need] if leaf not in in_pass}
+    constants = fill([*(need for need in needs if need not in combined), *around], subject)
+    leaves = set(in_pass.values())
     with torch.no_grad():
         filling.compute_other_sides(leaves)
     scored = score_with(
@@ -116,235 +82,23 @@ def score_needs(
     results = []
     for number, (scores, extras) in enumerate(scored):
         values = dict(constants[number])
-        for leaf in leaves:
+        for leaf, with_grad in in_pass.items():
             if leaf.statistic in ("logp", "entropy"):
-                values[leaf] = scores.logp_NT if leaf.statistic == "logp" else scores.entropies()
+                values_NT = scores.logp_NT if leaf.statistic == "logp" else scores.entropies()
             else:
-                values[leaf] = _padded(extras[leaf])
+                values_NT = _padded(extras[with_grad])
+            values[leaf] = values_NT if leaf.grad else values_NT.detach()
         counted_NT = scores.mask_NT
         if selected is not None:
             counted_NT = counted_NT & selected[number][:, : counted_NT.shape[1]]
         statistics = {
-            need: torch.where(counted_NT, filling.combined(need, values), 0.0) if need.grad else values[need]
+            need: torch.where(counted_NT, filling.combined(need, values), 0.0)
+            if need in combined
+            else values[need].masked_fill(~counted_NT, 0)
             for need in needs
         }
         results.append(Scores(scores.logp_NT, scores.entropy_NT, scores.mask_NT, statistics))
     return results
-
-
-def forget_current(known: Mapping[Response, dict[Hashable, Tensor]]) -> None:
-    """Drop what depends on the current policy's weights; what the old one and the reference said stays."""
-    for values in known.values():
-        for key in [key for key in values if isinstance(key, _Key) and key.moves]:
-            del values[key]
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """What a response's values are kept under: the statistic, and who looked at the response under what.
-
-    Attributes:
-        statistic: Its name.
-        policy: Who looked.
-        own: The response's own view, for a divergence from the current policy under it; else None.
-        target: The view.
-        update: Whether it is of the distribution that the update trains.
-    """
-
-    statistic: str
-    policy: WhichPolicy
-    own: View | None
-    target: View
-    update: bool
-
-    @property
-    def moves(self) -> bool:
-        """Whether the current policy's weights are in it."""
-        return self.policy == "current" or self.own is not None
-
-    @property
-    def is_reference_state(self) -> bool:
-        """Whether it is hidden states of the reference."""
-        return self.policy == "reference" and self.statistic == _States.name()
-
-
-class _States(DistributionStatistic):
-    """The hidden states that predict a response's tokens, ``[T, d]``: the other side of a divergence."""
-
-    class Config(StrategyConfig):
-        """No fields."""
-
-        type: Literal["saei/states"] = "saei/states"
-
-    def of_distribution(self, logp_mV: Tensor, ids_m: Tensor) -> Tensor:
-        raise AssertionError("States are no function of the distribution.")
-
-    def compute(self, states: TokenStates, ids_M: Tensor, distribution: Distribution) -> Tensor:
-        return states.hidden_Md
-
-
-class _Filling:
-    """Computes the values of needs and keeps them beside their responses."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._statistics: dict[str, Statistic] = {_States.name(): _States()}
-        self._targets: dict[str | StrategyConfig, Sequence[View]] = {"own": subject.views}
-        self._targets["clean"] = subject.views if subject.clean is None else subject.clean
-
-    def values(self, need: Need) -> list[list[Tensor]]:
-        """Return a need's values for each view and response, ``[T]``; they have been computed."""
-        subject, statistic = self._subject, self._statistic(need)
-        if isinstance(statistic, DerivedStatistic):
-            parts = [self.values(part) for part in statistic.parts_of(need)]
-            return [
-                [statistic.combine(*(part[number][n] for part in parts)) for n in range(len(responses))]
-                for number, responses in enumerate(subject.responses)
-            ]
-        return [
-            [subject.policy.known[response][self._key(need, number)] for response in responses]
-            for number, responses in enumerate(subject.responses)
-        ]
-
-    def combined(self, need: Need, values: dict[Need, Tensor]) -> Tensor:
-        """Return a need's values ``[N, T]`` from those of its leaves."""
-        statistic = self._statistic(need)
-        if isinstance(statistic, DerivedStatistic):
-            return statistic.combine(*(self.combined(part, values) for part in statistic.parts_of(need)))
-        return values[need]
-
-    def leaves(self, need: Need) -> list[Need]:
-        """Return the needs that a need is made of in the end."""
-        statistic = self._statistic(need)
-        if isinstance(statistic, DerivedStatistic):
-            return [leaf for part in statistic.parts_of(need) for leaf in self.leaves(part)]
-        return [need]
-
-    def compute(self, needs: Iterable[Need]) -> None:
-        """Compute what is not known yet."""
-        missing = [leaf for need in needs for leaf in self.leaves(need) if not self._is_known(leaf)]
-        for leaf in missing:
-            statistic = self._statistic(leaf)
-            if isinstance(statistic, TokenStatistic):
-                marks = [statistic.of_tokens(self._subject.policy, responses) for responses in self._subject.responses]
-                self._keep(leaf, marks)
-        in_passes = [leaf for leaf in missing if not isinstance(self._statistic(leaf), TokenStatistic)]
-        self.compute_other_sides(in_passes)
-        passes: dict[Need, list[Need]] = defaultdict(list)
-        for leaf in dict.fromkeys(in_passes):
-            divergence = isinstance(self._statistic(leaf), DivergenceStatistic)
-            passes[OWN if divergence else Need("logp", leaf.view, leaf.policy)].append(leaf)
-        for looking, leaves in passes.items():
-            self._pass(looking, leaves)
-
-    def compute_other_sides(self, leaves: Iterable[Need]) -> None:
-        """Compute the hidden states of the other side of each divergence."""
-        divergences = [leaf for leaf in leaves if isinstance(self._statistic(leaf), DivergenceStatistic)]
-        for states in dict.fromkeys(Need(_States.name(), leaf.view, leaf.policy) for leaf in divergences):
-            if not self._is_known(states):
-                self._pass(states, [states])
-
-    def forget_reference_states(self) -> None:
-        """Drop the reference's hidden states, which an update needs once; an attack has no reference."""
-        for responses in self._subject.responses:
-            for response in responses:
-                values = self._subject.policy.known.get(response, {})
-                for key in [key for key in values if isinstance(key, _Key) and key.is_reference_state]:
-                    del values[key]
-
-    def extra(self, leaf: Need) -> Extra:
-        """Return a leaf as a scoring pass computes it on its way."""
-        statistic = self._statistic(leaf)
-        if isinstance(statistic, DistributionStatistic):
-            measure = statistic.compute
-            return Extra(lambda states, ids_M, distribution, _: measure(states, ids_M, distribution))
-        assert isinstance(statistic, DivergenceStatistic)
-        divergence = statistic.compute
-        head = self._subject.policy.old_head if leaf.policy == "old" else self._policy(leaf).head
-
-        def from_other_side(
-            states: TokenStates, ids_M: Tensor, distribution: Distribution, other_Md: Tensor | None
-        ) -> Tensor:
-            assert other_Md is not None
-            return divergence(states, TokenStates(other_Md, head, hidden_only=True), ids_M, distribution)
-
-        return Extra(from_other_side, self.values(Need(_States.name(), leaf.view, leaf.policy)))
-
-    def _pass(self, looking: Need, leaves: Sequence[Need]) -> None:
-        """Compute leaves in one scoring pass of a policy under a view."""
-        subject = self._subject
-        scored = score_with(
-            self._policy(looking),
-            self._target(looking),
-            subject.responses,
-            {leaf: self.extra(leaf) for leaf in leaves if leaf.statistic not in ("logp", "entropy")},
-            with_entropy=any(leaf.statistic == "entropy" for leaf in leaves),
-            distribution=subject.distribution,
-        )
-        for leaf in leaves:
-            if leaf.statistic == "logp":
-                values = [_rows(scores.logp_NT, scores.mask_NT) for scores, _ in scored]
-            elif leaf.statistic == "entropy":
-                values = [_rows(scores.entropies(), scores.mask_NT) for scores, _ in scored]
-            else:
-                values = [extras[leaf] for _, extras in scored]
-            self._keep(leaf, values)
-
-    def _is_known(self, leaf: Need) -> bool:
-        """Return whether all responses have a leaf's values, which the sampling pass may have found out."""
-        subject = self._subject
-        at_draw = subject.drawn and leaf.policy == "current" and leaf.statistic in ("logp", "entropy")
-        known = True
-        for number, (responses, own, target) in enumerate(
-            zip(subject.responses, subject.views, self._target(leaf), strict=True)
-        ):
-            key = self._key(leaf, number)
-            for response in responses:
-                values = subject.policy.known.setdefault(response, {})
-                if at_draw and own is target and not response.forced:
-                    values[key] = response.behaviour_logp_T if leaf.statistic == "logp" else response.entropy_T
-                known = known and key in values
-        return known
-
-    def _keep(self, leaf: Need, values: Sequence[Sequence[Tensor]]) -> None:
-        known = self._subject.policy.known
-        for number, (responses, of_view) in enumerate(zip(self._subject.responses, values, strict=True)):
-            key = self._key(leaf, number)
-            for response, values_T in zip(responses, of_view, strict=True):
-                known.setdefault(response, {})[key] = values_T
-
-    def _key(self, leaf: Need, number: int) -> Hashable:
-        """Return what a response's values are kept under; a statistic of tokens by its name alone."""
-        statistic = self._statistic(leaf)
-        if isinstance(statistic, TokenStatistic):
-            return leaf.statistic
-        own = self._subject.views[number] if isinstance(statistic, DivergenceStatistic) else None
-        return _Key(leaf.statistic, leaf.policy, own, self._target(leaf)[number], self._subject.update)
-
-    def _statistic(self, need: Need) -> Statistic:
-        if need.statistic not in self._statistics:
-            self._statistics[need.statistic] = statistic_of(need)
-        return self._statistics[need.statistic]
-
-    def _target(self, need: Need) -> Sequence[View]:
-        """Return the views that a need is about; those of a maker are made once."""
-        if need.view not in self._targets:
-            assert isinstance(need.view, StrategyConfig)
-            maker = need.view.build()
-            self._targets[need.view] = [maker.make_view(self._subject.policy, own) for own in self._subject.views]
-        return self._targets[need.view]
-
-    def _policy(self, need: Need) -> Policy:
-        """Return the policy that looks; what is asked of the old one is asked before the update moves it."""
-        if need.policy != "reference":
-            return self._subject.policy
-        reference = self._subject.policy.reference
-        assert reference is not None, "a reference is needed, and there is none"
-        return reference
-
-
-def _rows(values_NT: Tensor, mask_NT: Tensor) -> list[Tensor]:
-    return [values_T[:length] for values_T, length in zip(values_NT, mask_NT.sum(1).tolist(), strict=True)]
 
 
 def _padded(values: Sequence[Tensor]) -> Tensor:

@@ -38,6 +38,14 @@ def moves(need: Need) -> bool:
     return need.policy == "current" or isinstance(statistic, DivergenceStatistic)
 
 
+def policies_of(need: Need) -> frozenset[str]:
+    """Return the policies that are asked for a need's values, besides the current one of a divergence."""
+    statistic = statistic_of(need)
+    if isinstance(statistic, DerivedStatistic):
+        return frozenset[str]().union(*(policies_of(part) for part in statistic.parts_of(need)))
+    return frozenset() if isinstance(statistic, TokenStatistic) else frozenset({need.policy})
+
+
 def check_needs(needs: Iterable[Need], asker: str, *, policies: Iterable[str] = POLICIES, grad: bool = True) -> None:
     """Refuse needs that nothing fills.
 
