@@ -4,7 +4,8 @@ Shape legend, used as suffixes everywhere: G groups, N responses in a group, R r
 (rows), T response tokens, P prompt tokens, V vocabulary, C colour channels, H and W pixels.
 Entropy and log-probabilities are in nats; pixels, steps and radii in units of the [0, 1] range.
 
-Everything here is frozen and holds ids and numbers, never a graph: tensors are detached.
+Everything here is frozen and holds ids and numbers, never a graph: tensors are detached. The file is long for its
+examples of real values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The policy: any Hugging Face vision-language model as something that looks, samples and scores."""
+"""The policy: any Hugging Face vision-language model as something that looks, samples and scores.
+
+One class, the interface of the package: most of the file is what its methods promise, and their work is done in the
+files beside it.
+"""
 
 from __future__ import annotations
 
