@@ -24,6 +24,7 @@ from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
 from saei.entropy.selectors.band import MiddleThird
 from saei.entropy.selectors.base import Selector, TokenStats
+from saei.entropy.selectors.topk import TopK
 from saei.errors import ConfigError, ModelError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.base import Criterion
@@ -489,6 +490,15 @@ def test_token_statistics_of_hand_made_responses(random_policy: Policy) -> None:
     assert stats.logp_NT.tolist() == [[0, -1, -2, -3, -4, -5, -6], [0, -1, -2, 0, 0, 0, 0]]
     assert stats.ids_NT[0].tolist() == own[0].ids_T.tolist()
     assert token_stats(random_policy, NO_VIEW, own, frozenset()).statistics == {}
+
+
+def test_given_tokens_do_not_count_for_selectors(random_policy: Policy) -> None:
+    own = [spoken(random_policy, "<think> red </think> \\boxed{3}"), spoken(random_policy, "red < 3", end=False)]
+    given = [replace(own[0], forced=2), replace(own[1], forced=3)]
+    stats = token_stats(random_policy, NO_VIEW, given, frozenset({Need("eos")}))
+    assert stats.valid_NT.tolist() == [[False] * 2 + [True] * 5, [False] * 7]
+    selected_NT = TopK(TopK.Config(count=3)).select(stats, progress=0.0, generator=torch.Generator())
+    assert selected_NT.tolist() == [[False] * 4 + [True] * 3, [False] * 7]
 
 
 def test_every_occurrence_of_a_literal_is_template(random_policy: Policy) -> None:

@@ -18,6 +18,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.cli.resume import resumed_run
@@ -29,11 +30,13 @@ from saei.engine import Trainer, checkpoint, limits
 from saei.errors import CheckpointError, ConfigError, DataError, ModelError
 from saei.intake.stream import ViewStream
 from saei.interventions.base import Guard, Strength
-from saei.objectives.base import Aggregate, Loss, ObjectiveInput
+from saei.need import Need
+from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.objectives.grpo import GRPO
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
+from saei.policy.statistics.base import DerivedStatistic
 from saei.runtime.checksums import CHECKSUMS
 from saei.runtime.interrupt import Interrupted, StopRequest
 from saei.runtime.run_dir import RunDir
@@ -505,6 +508,33 @@ def test_the_reference_is_the_model_that_the_run_began_with(model: Path, tmp_pat
     first, second = (line["train/kl/mean"] for line in lines(whole)[1:])
     assert first == pytest.approx(0.0, abs=1e-6)
     assert second > 1e-4
+
+
+def test_a_part_of_a_need_may_be_the_references(model: Path, tmp_path: Path) -> None:
+    class AboveReference(DerivedStatistic):
+        class Config(StrategyConfig):
+            type: Literal["test/above-reference"] = "test/above-reference"
+
+        def parts_of(self, need: Need) -> tuple[Need, ...]:
+            return Need("logp", grad=need.grad), Need("logp", policy="reference")
+
+        def combine(self, *values_T: Tensor) -> Tensor:
+            return values_T[0] - values_T[1]
+
+    class Above(Term):
+        class Config(StrategyConfig):
+            type: Literal["test/above"] = "test/above"
+
+        @property
+        def needs(self) -> frozenset[Need]:
+            return frozenset({Need("test/above-reference", grad=True)})
+
+        def loss(self, inputs: ObjectiveInput, aggregate: Any) -> Loss:
+            return Loss(aggregate(inputs.statistics[Need("test/above-reference", grad=True)]))
+
+    with registered(AboveReference), registered(Above):
+        trainer = Trainer(tiny(model, tmp_path, objective={"type": "grpo", "terms": ["test/above"]}))
+    assert trainer.policy.reference is not None
 
 
 def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: Path) -> None:

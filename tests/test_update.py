@@ -464,6 +464,22 @@ def test_token_selector_restricts_the_loss(policy: Policy, make: Callable[..., l
     assert_same_gradient(ours, brute_force(policy, groups, keep=top_two))
 
 
+def test_given_tokens_are_never_selected(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:
+    def given(train: TrainGroup) -> TrainGroup:
+        responses = tuple(replace(response, forced=min(2, len(response) - 1)) for response in train.group.responses)
+        return replace(train, scored=replace(train.scored, group=replace(train.group, responses=responses)))
+
+    groups = [given(train) for train in make("crossed")]
+    objective = GRPO(GRPO.Config.model_validate({"token_selector": {"type": "top-k", "count": 2}}))
+    _, (ours,) = update(policy, groups, objective=objective, micro_groups=1)
+
+    def top_two(response: Any) -> list[int]:
+        drawn_T = response.entropy_T[response.forced :]
+        return (response.forced + drawn_T.topk(min(2, len(drawn_T))).indices).tolist()
+
+    assert_same_gradient(ours, brute_force(policy, groups, keep=top_two))
+
+
 def test_token_selection_does_not_depend_on_micro_batches(
     policy: Policy, make: Callable[..., list[TrainGroup]]
 ) -> None:

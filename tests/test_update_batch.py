@@ -432,6 +432,7 @@ def test_batches_join_in_the_order_of_index_and_response() -> None:
         values_RT = torch.tensor([[10.0 * row.index + row.response] * width for row in rows])
         return UpdateBatch(
             tuple(rows), values_RT.long(), values_RT > 0, values_RT, values_RT, values_RT, values_RT[:, 0] > 30,
+            values_RT > 50,
             statistics={Need("eos"): values_RT},
         )  # fmt: skip
 
@@ -440,6 +441,7 @@ def test_batches_join_in_the_order_of_index_and_response() -> None:
     for values_RT in (joined.behaviour_logp_RT, joined.statistics[Need("eos")]):
         assert values_RT.tolist() == [[20] * 3, [50, 50, 0], [51, 51, 0], [90] * 3]
     assert joined.truncated_R.tolist() == [False, True, True, True]
+    assert joined.drawn_RT.tolist() == [[False] * 3, [False] * 3, [True, True, False], [True] * 3]
 
 
 @pytest.mark.parametrize(

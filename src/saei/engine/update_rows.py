@@ -16,6 +16,7 @@ from saei.objectives.base import Objective, ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
 from saei.objectives.weights.base import Weight
 from saei.policy import Policy
+from saei.policy.sampling import drawn_tokens
 from saei.types import Response, TrainGroup, View
 
 OLD_LOGP = Need("logp", policy="old")
@@ -192,6 +193,7 @@ def group_batch(train: TrainGroup, device: torch.device, statistics: Mapping[Nee
         behaviour_entropy_RT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
         advantage_RT=advantages_of(train, mask_NT),
         truncated_R=torch.tensor([response.truncated for response in responses], device=device),
+        drawn_RT=drawn_tokens(responses, device),
         statistics=statistics,
     )
 

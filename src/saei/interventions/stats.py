@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from saei.entropy.selectors.base import TokenStats
 from saei.need import Need
 from saei.policy import Policy
+from saei.policy.sampling import drawn_tokens
 from saei.types import Response, View
 
 
@@ -22,12 +22,11 @@ def token_stats(policy: Policy, view: View, responses: Sequence[Response], needs
         responses: The responses, one at least.
         needs: What is needed besides.
     """
-    lengths = torch.tensor([len(response) for response in responses], device=policy.device)
     (statistics,) = policy.statistics(needs, [view], [responses], drawn=True)
     return TokenStats(
         entropy_NT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
         logp_NT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
         ids_NT=pad_sequence([response.ids_T for response in responses], batch_first=True),
-        valid_NT=torch.arange(int(lengths.max()), device=policy.device)[None] < lengths[:, None],
+        valid_NT=drawn_tokens(responses, policy.device),
         statistics=statistics,
     )

@@ -37,7 +37,8 @@ class ObjectiveInput:
             ``count_zeroed`` gives 0.
         advantage_RT: The advantage of each token; those of a response are equal unless the advantage is per token.
         truncated_R: bool, responses that the length limit ended.
-        off_view_R: bool, responses trained under another view than the one they were drawn from.
+        off_view_R: bool, responses trained under another view than the one they were drawn from. Tokens that were given
+            to a response go with those that it went on with; the view that they were drawn from is not known.
         beta_R: Exponent of the view weight per response.
         cap_R: Cap of the view weight per response.
         n_responses: Responses of the whole update batch, over all micro-batches and processes.

@@ -43,6 +43,7 @@ class UpdateBatch:
         behaviour_entropy_RT: float32 entropy of that distribution, nats.
         advantage_RT: float32, 0 on padding.
         truncated_R: bool, responses that the length limit ended.
+        drawn_RT: bool, False on the first tokens of a response that were given to it, and on padding.
         statistics: One ``[R, T]`` tensor per need of who sees the batch; a response's own view is the one that it is
             trained under. What is asked of the current policy, such as ``Need("entropy")``, costs a pass without
             gradient over the update batch in each optimiser step; of the old policy and the reference, a pass per
@@ -56,6 +57,7 @@ class UpdateBatch:
     behaviour_entropy_RT: Tensor
     advantage_RT: Tensor
     truncated_R: Tensor
+    drawn_RT: Tensor
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
     def cpu(self) -> UpdateBatch:

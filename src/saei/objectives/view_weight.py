@@ -13,7 +13,9 @@ def view_weight(inputs: ObjectiveInput, beta_R: Tensor, gap_RT: Tensor | None = 
     """Return the detached weight ``min(cap, exp(beta * gap))`` per token, ``[R, T]``.
 
     It is exactly 1 for a response trained under its own view, where the two log-probabilities differ only by how
-    they were computed, where beta is 0, and on padding.
+    they were computed, where beta is 0, and on padding. Tokens that were given to a response are weighed where its
+    drawn ones are, each by the log-probability that it was itself drawn with, so the weight is right whatever view that
+    was from; in a response trained under its own view they count in full, as with beta 0.
 
     Args:
         inputs: The micro-batch.

@@ -46,6 +46,14 @@ def sample(
     return _scored(policy, request, responses, on_policy=sampling is None)
 
 
+def drawn_tokens(responses: Sequence[Response], device: torch.device) -> Tensor:
+    """Return the bool mask ``[N, T]`` of the tokens that were drawn: not padding, and not given to a response."""
+    lengths_N = torch.tensor([len(response) for response in responses], device=device)
+    forced_N = torch.tensor([response.forced for response in responses], device=device)
+    places_T = torch.arange(int(lengths_N.max()), device=device)
+    return (places_T >= forced_N[:, None]) & (places_T < lengths_N[:, None])
+
+
 def _responses(
     policy: Policy, completions: Sequence[Sequence[Completion]], prefixes: Prefixes | None
 ) -> list[list[Response]]:

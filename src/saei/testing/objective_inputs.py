@@ -79,6 +79,7 @@ def update_batch(needs: Collection[Need]) -> UpdateBatch:
         behaviour_entropy_RT=2 * numbers(),
         advantage_RT=inputs.advantage_RT.float(),
         truncated_R=inputs.truncated_R,
+        drawn_RT=mask_RT & ((torch.arange(shape[1]) > 0) | (torch.arange(shape[0]) != 1)[:, None]),
         statistics={need: values(need) for need in sorted(needs, key=str)},
     )
 

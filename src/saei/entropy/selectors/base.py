@@ -22,7 +22,7 @@ class TokenStats:
         entropy_NT: float32, nats.
         logp_NT: float32 log-probability of the sampled token, nats.
         ids_NT: int64 token ids.
-        valid_NT: bool, False on padding.
+        valid_NT: bool, False on padding, and on the first tokens of a response that were given to it, not drawn.
         statistics: One ``[N, T]`` tensor per entry of the selector's ``needs``: ``Need("eos")`` and
             ``Need("template")`` are bool masks of end-of-sequence tokens and of tokens that belong to the prompt
             template's literals.

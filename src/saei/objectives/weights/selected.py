@@ -17,7 +17,8 @@ from saei.objectives.weights.base import Weight
 class Selected(Weight):
     """1 on the tokens that a selector chooses by the entropies of the sampling pass, 0 on the others.
 
-    ``objective.token_selector`` is this weight with its defaults.
+    ``objective.token_selector`` is this weight with its defaults. Tokens that were given to a response, not drawn, are
+    never chosen.
 
     Source: https://arxiv.org/abs/2506.01939 trains on the fifth of all tokens that has the highest entropies, which
     ``{type: top-k, share: 1/5}`` takes of each response; other selectors are original here.
@@ -58,7 +59,7 @@ class Selected(Weight):
             entropy_NT=batch.behaviour_entropy_RT,
             logp_NT=batch.behaviour_logp_RT,
             ids_NT=batch.ids_RT,
-            valid_NT=batch.mask_RT,
+            valid_NT=batch.mask_RT & batch.drawn_RT,
             statistics=batch.statistics,
         )
         return self.selector.select(stats, progress=progress, generator=generator).float()
