@@ -628,11 +628,11 @@ def test_a_step_tells_gates_what_they_need(random_policy: Policy, views: list[Vi
     """What the sampling pass found out, and marks; a divergence between views where it is asked for."""
     (responses,) = draw(random_policy, views[:1], [3])
     step = StepContext(random_policy, progress=0.0, sources=GroupSources(0, "sample"))
-    found = step.statistics([Need("entropy"), Need("eos")], views[0], responses)
+    (found,) = step.statistics([Need("entropy"), Need("eos")], views[:1], [responses])
     for n, response in enumerate(responses):
         assert torch.equal(found[Need("entropy")][n, : len(response)], response.entropy_T)
         assert torch.equal(found[Need("eos")][n, : len(response)], torch.isin(response.ids_T, random_policy.eos_ids))
     from_clean = Need("kl", view="clean")
     other = replace(views[0], canvases=(1 - views[0].canvases[0],))
-    apart = step.statistics([from_clean], views[0], responses, clean=other)[from_clean]
-    assert float(apart.max()) > 1e-4
+    (apart,) = step.statistics([from_clean], views[:1], [responses], clean=[other])
+    assert float(apart[from_clean].max()) > 1e-4

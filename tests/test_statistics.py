@@ -94,7 +94,8 @@ def test_values_are_the_models_own(
             expected = [logp_T, logq_T, q.entropy(), kl_divergence(p, q), (logq_T - logp_T).expm1() - logq_T + logp_T]
             for need, expected_T in zip(needs, expected, strict=True):
                 values_T = of_view[need][n]
-                assert float((values_T[: len(response)].double() - expected_T).abs().max()) < 3e-5, need
+                # An error of a log-probability grows with k3's exponential.
+                torch.testing.assert_close(values_T[: len(response)].double(), expected_T, atol=3e-5, rtol=1e-5)
                 assert not values_T[len(response) :].any()
             assert float(of_view[FROM_CLEAN][n].max()) > 1e-4
             assert not of_view[FROM_CLEAN].requires_grad
@@ -380,7 +381,7 @@ def test_what_a_criterion_needs_without_gradient_is_of_the_moved_view_too(
     for own, values, chosen_NT in zip(scored, expected, chosen, strict=True):
         for need in needs:
             expected_NT = values[need].masked_fill(~chosen_NT, 0) if some else values[need]
-            torch.testing.assert_close(own.statistics[need], expected_NT, atol=3e-5, rtol=0)
+            torch.testing.assert_close(own.statistics[need], expected_NT, atol=3e-5, rtol=1e-5)
             assert not own.statistics[need].requires_grad
         assert own.statistics[with_grad].requires_grad
 
