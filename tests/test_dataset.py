@@ -260,7 +260,7 @@ def test_all_rows_of_a_file_are_for_evaluation_where_none_is_for_training(folder
     for place in (path, str(folder)):
         data = Dataset(Dataset.Config(path=place, splits={"eval": "test"}))
         assert (data.size("eval"), data.splits()) == (2, ["eval"])
-        with pytest.raises(DataError, match="'train' split"):
+        with pytest.raises(DataError, match="split 'train'"):
             data.size("train")
 
 
@@ -372,5 +372,5 @@ def test_a_row_may_be_text_alone(folder: Path, cell: object) -> None:
 
 
 def test_a_split_that_is_not_mapped(folder: Path) -> None:
-    with pytest.raises(SaeiError, match="'eval' split"):
+    with pytest.raises(SaeiError, match="split 'eval'"):
         task(write(folder, row()), splits={"train": "train"}).size("eval")

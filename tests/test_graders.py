@@ -142,13 +142,13 @@ def test_options_decide_the_inferred_type() -> None:
     [
         ("5", {"answer_type": "nummer"}, "Did you mean 'number'"),
         ("", {"answer_type": "text"}, "it is empty"),
-        ("40", {"answer_type": "letter"}, "no single letter"),
+        ("40", {"answer_type": "letter"}, "not a single letter"),
         ("D", {"answer_type": "letter", "choices": ("1", "2")}, "no option has this letter"),
         ("45", {"answer_type": "choice", "choices": ("30", "40")}, "none of the options"),
         ("45", {"answer_type": "choice"}, "none of the options"),
         ("maybe", {"answer_type": "yes-no"}, "neither yes nor no"),
-        ("5.5", {"answer_type": "integer"}, "no whole number"),
-        ("five", {"answer_type": "number"}, "no number"),
+        ("5.5", {"answer_type": "integer"}, "not a whole number"),
+        ("five", {"answer_type": "number"}, "not a number"),
         ("\\frac{", {"answer_type": "expression"}, "cannot be read"),
         ("see the picture", {"answer_type": "expression"}, "words, not an expression"),
         ("()", {"answer_type": "list"}, "no items"),
@@ -258,7 +258,7 @@ def test_a_gold_answer_of_any_length_is_checked_at_once() -> None:
         if kind in (None, "text"):
             check_gold(one)
         else:
-            with pytest.raises(DataError, match=r"longer than 2000 characters|no single letter|none of the options"):
+            with pytest.raises(DataError, match=r"longer than 2000 characters|not a single letter|none of the options"):
                 check_gold(one)
         assert not grade_answers([(one, "5")])[0].correct
         assert grade_answers([(one, one.answer)])[0].correct == (kind in (None, "text"))

@@ -467,11 +467,11 @@ def test_comparing_two_policies_and_sets(saei: Saei, model: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("settings.json", "[1]", "no mapping but list"),
+        ("settings.json", "[1]", "not a mapping but list"),
         ("settings.json", "[" * 100_000, "RecursionError"),
         ("settings.json", '{"task": 3}', "does not"),
         ("settings.json", '{"model": {"path": 5}}', "does not"),
-        ("result.json", "5", "no mapping but int"),
+        ("result.json", "5", "not a mapping but int"),
         ("answers.jsonl", '{"zzz": 1}', "unexpected keyword argument 'zzz'"),
         ("dropped.jsonl", '{"zzz": 1}', "unexpected keyword argument 'zzz'"),
     ],

@@ -397,7 +397,7 @@ def test_blink(tmp_path: Path) -> None:
     (example,) = evaluation("blink", tmp_path, name="Jigsaw")
     assert (example.question, example.answer, len(example.images)) == (row["prompt"], "B", 2)
     assert example.meta == {"answer_type": "letter", "choices": ("the second", "the third"), "config": "Jigsaw"}
-    with pytest.raises(DataError, match="'hidden' is no letter"):
+    with pytest.raises(DataError, match="'hidden' is not a letter"):
         evaluation("blink", tmp_path, name="Jigsaw", splits={"eval": "test"})
 
 

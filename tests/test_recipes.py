@@ -224,7 +224,7 @@ def test_init_lists_and_writes(here: Path, capsys: pytest.CaptureFixture[str]) -
     ("recipe", "file", "said"),
     [
         ("geometry3k-7b-sae", None, "Did you mean 'geometry3k-7b-saei'"),
-        ("foo", None, "'foo' is no recipe"),
+        ("foo", None, "'foo' is not a recipe"),
         ("geometry3k-7b-saei", "mine.yaml", "mine.yaml exists"),
         ("geometry3k-7b-saei", "no/such/folder.yaml", "No such file"),
     ],

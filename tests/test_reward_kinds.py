@@ -186,7 +186,7 @@ def test_unreadable_gold_answers_are_found_before_training(monkeypatch: pytest.M
         stream("5", "five", "six", share=0.5).preflight()
     tolerant = stream("5", "five", "6", share=0.5)
     tolerant.preflight()
-    assert "no number" in tolerant.unreported()[0]
+    assert "not a number" in tolerant.unreported()[0]
     assert {view.example.answer for view in tolerant.take(8)} == {"5", "6"}
 
 

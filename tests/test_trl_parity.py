@@ -17,6 +17,7 @@ from saei.objectives.dapo import DAPO
 from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
 from saei.objectives.gspo import GSPO
+from saei.objectives.kl import REFERENCE_LOGP
 from saei.types import Example, Grade, Group, ScoredGroup, View
 
 pytest.importorskip("trl")
@@ -145,13 +146,15 @@ def our_inputs(model, data, *, mask_truncated):
         n_tokens=n_tokens,
         n_selected=n_tokens,
         max_new_tokens=MAX_NEW_TOKENS,
-        reference_logp_RT=data["reference"],
+        statistics={REFERENCE_LOGP: data["reference"]},
     )
 
 
 def rows_of(inputs, rows):
     tensors = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    return replace(inputs, **{name: x[rows] for name, x in tensors.items() if isinstance(x, torch.Tensor)})
+    statistics = {need: values_RT[rows] for need, values_RT in inputs.statistics.items()}
+    of_rows = {name: x[rows] for name, x in tensors.items() if isinstance(x, torch.Tensor)}
+    return replace(inputs, **of_rows, statistics=statistics)
 
 
 def trl_loss(trainer, data, *, mask_truncated, micro_batches):
