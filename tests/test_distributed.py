@@ -199,7 +199,7 @@ OTHERS = {
     "kl": {**SETTINGS, **KL},
     "lora": {**SETTINGS, **KL, "model.lora.rank": 4, "optimizer.lr": 0.1},  # the reference: the model without adapters
     # Each optimiser step has one group, and one of two processes none.
-    "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 3e-3},
+    "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 1e-2},
 }
 
 

@@ -157,7 +157,7 @@ def test_a_second_interrupt_stops_at_once(home: Path) -> None:
     wait_for(run, 3, process)  # the checkpoint of step 2 is there by then
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
-    while "Once more stops at once" not in process.stderr.readline():
+    while "Interrupt again to stop at once" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     said = finished(process, 130)
