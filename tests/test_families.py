@@ -69,7 +69,7 @@ def views(policy: Policy) -> list[View]:
 
 @pytest.fixture(scope="module")
 def responses(policy: Policy, views: list[View]) -> list[list[Response]]:
-    return policy.sample(views, COUNTS, generators=sources(len(views)))
+    return policy.sample(views, COUNTS, generators=[torch.Generator().manual_seed(0)] * len(views))
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "plain"])
@@ -254,7 +254,7 @@ def test_pixel_gradient_is_that_of_the_models_own_forward(
 
         ours = sum(float((g * d).sum()) for g, d in zip(gradient, along, strict=True))
         assert ours > 1
-        assert ours == pytest.approx(slope(value), rel=1e-2)  # some of these functions bend within 1e-5 of a pixel
+        assert ours == pytest.approx(slope(value), rel=5e-3)
     finally:
         policy.model.float()
 
