@@ -50,7 +50,7 @@ SCENES = (
         step="2/255",
         settings={},
         title="bars: an easy task, on which a policy's entropy collapses while it learns",
-        caption="Questions about bar charts, the built-in model, 80 steps of 8 prompts with 12 responses each. "
+        caption="Questions about bar charts, the built-in model, 8 prompts a step, 12 responses to each. "
         "Measured on held-out charts, clean view: fresh responses at temperature 1. The task is too easy for "
         "exploration to decide: over five seeds SaEI ends where plain GRPO does.",
     ),
@@ -67,7 +67,7 @@ SCENES = (
         title="lock-in: a policy that knows a good strategy and never uses it",
         caption="Built to show the mechanism, no evidence about large models: the base was taught to answer clear "
         "charts at a glance (mostly wrong) and only faded ones step by step (mostly right); about seven "
-        "variants of the setting were tried before this one. 160 steps of 2 clear charts with 12 responses "
+        "variants of the setting were tried before this one. Each step has 2 clear charts with 12 responses "
         "each; SaEI takes one PGD step of 4/255 on the middle third. The model's pixel normalisation makes "
         "2/255 act like 8/255 on an ordinary one. One base and one seed; docs/benchmarks.md has eight fresh "
         "bases and the controls.",
