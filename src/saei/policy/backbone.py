@@ -61,7 +61,8 @@ def find_readout(model: Any, id_: int) -> Readout:
     config = model.config.get_text_config()
     numbers = [float(value) for name in _SCALES if (value := getattr(config, name, None))]
     scales = [1.0, *numbers, *(1 / number for number in numbers)]
-    tolerance = 16 * torch.finfo(model.dtype).eps * float(logits_V.abs().max())
+    eps = max(torch.finfo(dtype).eps for dtype in (model.dtype, torch.float32))  # compared in float32
+    tolerance = 16 * eps * float(logits_V.abs().max())
     for scale, cap in itertools.product(scales, (None, getattr(config, _CAP, None))):
         readout = Readout(scale, cap)
         if float((readout(values_V) - logits_V).abs().max()) <= tolerance:
