@@ -1,7 +1,8 @@
 """The data that flows through a step: example → group → scored group → train group.
 
 Shape legend, used as suffixes everywhere: G groups, N responses in a group, R responses of a batch
-(rows), T response tokens, P prompt tokens, V vocabulary, C colour channels, H and W pixels.
+(rows), T response tokens, P prompt tokens, Q tokens of the question's text, d features, V
+vocabulary, C colour channels, H and W pixels.
 Entropy and log-probabilities are in nats; pixels, steps and radii in units of the [0, 1] range.
 
 Everything here is frozen and holds ids and numbers, never a graph: tensors are detached. The file is long for its
@@ -56,6 +57,24 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Question:
+    """Where the text of an example's question stands in its prompt. Q tokens, each wholly of that text.
+
+    Attributes:
+        places_Q: int64 places in the prompt, ascending.
+        spans: For each token its characters in ``Example.question``, from the first to before the last; a tokenizer
+            may leave the space before a word out.
+
+    Example:
+        ``Question(places_Q=tensor([24, 25, 26, 27, 28]), spans=((0, 4), (5, 7), (8, 11), (12, 13), (14, 20)))`` of
+        ``"What is red + yellow"``.
+    """
+
+    places_Q: Tensor
+    spans: tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class View:
     """What the policy sees of an example.
@@ -72,6 +91,8 @@ class View:
         index: Its place: of a training example the position in the order of the whole run, of another its number in
             its split. All views of a group have the same. What belongs to one group is found by it, and drawn from
             sources that are seeded by it, since a task may return the same ``Example`` object again.
+        question: Where the text of the question stands in the prompt; None where that cannot be told.
+        offset_Qd: float32 offset that is added to the current embeddings of the question's tokens, None for none.
 
     Example:
         The clean view of that example for the built-in model, with 43 prompt tokens and one canvas::
@@ -93,6 +114,8 @@ class View:
     canvases: tuple[Tensor, ...] = ()
     token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
     index: int = 0
+    question: Question | None = None
+    offset_Qd: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)

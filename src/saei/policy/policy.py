@@ -31,6 +31,7 @@ from saei.policy.module import Distribution, PolicyModule
 from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prompts import Prompt, Prompts
+from saei.policy.question import find_question
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
@@ -214,6 +215,7 @@ class Policy:
             tuple(canvas.to(self.device) for canvas in canvases),
             {name: own.to(self.device) for name, own in prompt.token_inputs.items()},
             index,
+            find_question(self._prompts, self.template, example, ids_P),
         )
 
     def unexpanded_prompt(self, view: View) -> list[int]:

@@ -97,6 +97,16 @@ class Prompts:
         text = self.text(messages)
         return list(self._tokenizer(text, **self._options(text))["input_ids"])
 
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """Return a rendered conversation's ids as before the processor reads it, and each one's characters in the text.
+
+        None if the tokenizer cannot tell the latter, which the fast ones can.
+        """
+        if not self._tokenizer.is_fast:
+            return None
+        encoded = self._tokenizer(text, return_offsets_mapping=True, **self._options(text))
+        return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+
     def _in_order(self, message: Message) -> Message:
         """Return a message whose images a chat template leaves where they are, even one that writes all images first.
 

@@ -1,0 +1,114 @@
+"""Where the question's own text stands in a prompt, for every family: attacks on text may move nothing else.
+
+The conversation is rendered twice, once with probes in place of the question's parts, which shows where the parts
+stand. The tokenizer's offsets then tell which tokens they are, and these stand in the expanded prompt in the same order
+as before its image placeholders were expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from saei.data.markers import MARKER
+from saei.types import Example, Question
+
+if TYPE_CHECKING:
+    from saei.data.base import Template
+    from saei.policy.prompts import Prompts
+
+Span: TypeAlias = tuple[int, int]
+"""Characters from the first to before the second."""
+
+_PROBE = "saeiquestion"
+
+
+def find_question(prompts: Prompts, template: Template, example: Example, ids_P: Tensor) -> Question | None:
+    """Return where an example's question stands in its prompt.
+
+    None if that cannot be told: the tokenizer has no offsets, or the chat template changes the question's text.
+
+    Args:
+        prompts: Renders and tokenizes conversations.
+        template: Makes them of examples.
+        example: The example.
+        ids_P: Its prompt, image placeholders expanded.
+    """
+    parts = _parts(example.question)
+    rendered = prompts.text(template.messages(example))
+    with_probe = replace(example, question=_with_probes(example.question, parts))
+    spans = _spans(rendered, prompts.text(template.messages(with_probe)), [end - start for start, end in parts])
+    encoded = prompts.encode(rendered)
+    if spans is None or encoded is None:
+        return None
+    ids, offsets = encoded
+    ids_p, places, characters = ids_P.tolist(), list[int](), list[Span]()
+    # From the right, so that of equal runs of tokens each finds its own: as many of them stand behind it.
+    for (start, end), (first_character, _) in reversed(list(zip(spans, parts, strict=True))):
+        inside = [place for place, (first, last) in enumerate(offsets) if start <= first < last <= end]
+        if not inside:
+            continue
+        place = _expanded_place(ids, ids_p, inside)
+        if place is None:
+            return None
+        ids, ids_p = ids[: inside[0]], ids_p[:place]
+        shift = first_character - start
+        places = [place + one - inside[0] for one in inside] + places
+        characters = [(offsets[one][0] + shift, offsets[one][1] + shift) for one in inside] + characters
+    if not places:
+        return None
+    return Question(torch.tensor(places, dtype=torch.long, device=ids_P.device), tuple(characters))
+
+
+def _parts(question: str) -> list[Span]:
+    """Return the spans of a question's text between its image markers, without the white space around them."""
+    parts, start = [], 0
+    for text in question.split(MARKER):
+        stripped = text.strip()
+        if stripped:
+            first = start + text.index(stripped)
+            parts.append((first, first + len(stripped)))
+        start += len(text) + len(MARKER)
+    return parts
+
+
+def _with_probes(question: str, parts: Sequence[Span]) -> str:
+    """Return a question with a probe in place of each part."""
+    for start, end in reversed(parts):
+        question = question[:start] + _PROBE + question[end:]
+    return question
+
+
+def _spans(rendered: str, with_probes: str, lengths: Sequence[int]) -> list[Span] | None:
+    """Return where parts of these lengths stand in a conversation, None if what is around them differs."""
+    around = with_probes.split(_PROBE)
+    if len(around) != len(lengths) + 1:
+        return None
+    spans, place = [], 0
+    for text, length in zip(around, [*lengths, 0], strict=True):
+        if not rendered.startswith(text, place):
+            return None
+        place += len(text)
+        spans.append((place, place + length))
+        place += length
+    return spans[:-1] if place == len(rendered) else None
+
+
+def _expanded_place(ids: Sequence[int], expanded: Sequence[int], inside: Sequence[int]) -> int | None:
+    """Return where the run of tokens at the places ``inside`` begins in the expanded prompt, None if it is not there.
+
+    Of several equal runs it is the one with as many behind it.
+    """
+    run = list(ids[inside[0] : inside[-1] + 1])
+    behind = len([place for place in _places_of(run, ids) if place > inside[0]])
+    places = _places_of(run, expanded)
+    return places[-1 - behind] if len(places) > behind else None
+
+
+def _places_of(run: Sequence[int], ids: Sequence[int]) -> list[int]:
+    width = len(run)
+    return [place for place in range(len(ids) - width + 1) if list(ids[place : place + width]) == list(run)]
