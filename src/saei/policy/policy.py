@@ -23,6 +23,7 @@ from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.need import Need
 from saei.policy.backbone import find_readout, pixel_dtype
+from saei.policy.control_tokens import banned_ids, end_ids
 from saei.policy.decoder import Decoder
 from saei.policy.load.adapters import SwitchedOff, save_adapter
 from saei.policy.load.processors import compose, has_limits, save_processor
@@ -35,7 +36,6 @@ from saei.policy.question import find_question
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
-from saei.policy.special_ids import banned_ids, end_ids
 from saei.policy.statistics.fill import fill, look_ahead, score_needs
 from saei.policy.statistics.filling import Subject
 from saei.policy.statistics.known import forget_current, forget_old, forget_states
