@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -27,8 +27,8 @@ class TokenAttack(Attack):
     nest a ``Config``, and implement ``swap``.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"tokens"})
-    moves: ClassVar[tuple[str, ...]] = ("tokens",)
+    spaces = frozenset({"tokens"})
+    moves = ("tokens",)
 
     class Config(StrategyConfig):
         """Fields of every attack on tokens.
@@ -130,7 +130,7 @@ class SearchedSwap(TokenAttack):
             ModelError: If no gradient reaches the embeddings.
         """
         J_B, gradients = _embedding_gradients(criterion, point, space)
-        sign = -1 if self.config.direction == "lower" else 1
+        sign = -1 if self.lowers else 1
         proposals = []
         for ids_Q, gradient_Qd, block, example in zip(point, gradients, space.blocks, space.examples, strict=True):
             gain_QV = linear_gain(sign * gradient_Qd, ids_Q, _tokens_of(block), block.editable)
