@@ -36,9 +36,8 @@ from saei.policy.question import find_question
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
-from saei.policy.statistics.fill import fill, look_ahead, score_needs
-from saei.policy.statistics.filling import Subject
-from saei.policy.statistics.known import forget_current, forget_old, forget_states
+from saei.policy.statistics.compute import compute_statistics, look_ahead, score_needs
+from saei.policy.statistics.known import Subject, forget_current, forget_old, forget_states
 from saei.types import CLEAN, Example, Response, View
 
 
@@ -313,7 +312,7 @@ class Policy:
         Raises:
             TrainingError: If the weights have changed, and something of the old policy was not looked ahead.
         """
-        return fill(needs, Subject(self, views, responses, clean, drawn, update))
+        return compute_statistics(needs, Subject(self, views, responses, clean, drawn, update))
 
     def look_ahead(
         self,
