@@ -55,6 +55,8 @@ class Example:
     answer: str
     images: tuple[Image, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    protected: tuple[tuple[int, int], ...] = ()
+    wordings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -45,13 +45,16 @@ class TokenSpace:
     """Which tokens a text may have.
 
     Attributes:
-        embeddings_Vd: float32 output of the embedding layer for every token.
+        size: Features of an embedding.
+        scores: From float32 ``[Q, d]`` to its products with the embeddings of all tokens, ``[Q, V]``; the table itself
+            is large, and never wanted whole.
         kind_V: int64, tokens that may stand for each other have the same number, such as those that begin a word; -1
             for those that are never taken.
         legal: Tells of int64 ``[Q]`` whether decoding these tokens and encoding the text gives them again.
     """
 
-    embeddings_Vd: Tensor
+    size: int
+    scores: Callable[[Tensor], Tensor]
     kind_V: Tensor
     legal: Callable[[Tensor], bool]
 

@@ -213,7 +213,7 @@ def linear_gain(gradient_Qd: Tensor, ids_Q: Tensor, tokens: TokenSpace, editable
         tokens: The vocabulary.
         editable_Q: Places that may be changed, None for all.
     """
-    score_QV = gradient_Qd.float() @ tokens.embeddings_Vd.float().T
+    score_QV = tokens.scores(gradient_Qd.float())
     gain_QV = score_QV - score_QV.gather(1, ids_Q[:, None])
     return gain_QV.masked_fill(~_fits(ids_Q, tokens, editable_Q), -torch.inf)
 
@@ -268,7 +268,7 @@ def _embedding_gradients(criterion: PointCriterion, point: Point, space: Space) 
     """
     with torch.enable_grad():
         offsets = {
-            number: torch.zeros(len(ids_Q), _tokens_of(block).embeddings_Vd.shape[1], device=ids_Q.device)
+            number: torch.zeros(len(ids_Q), _tokens_of(block).size, device=ids_Q.device)
             .requires_grad_()
             for number, (ids_Q, block) in enumerate(zip(point, space.blocks, strict=True))
         }

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from saei.data.markers import MARKER
-from saei.types import Example, Question
+from saei.types import Example, Question, View
 
 if TYPE_CHECKING:
     from saei.data.base import Template
@@ -62,6 +63,45 @@ def find_question(prompts: Prompts, template: Template, example: Example, ids_P:
     if not places:
         return None
     return Question(torch.tensor(places, dtype=torch.long, device=ids_P.device), tuple(characters))
+
+
+def with_question_ids(prompts: Prompts, template: Template, view: View, ids_Q: Tensor) -> View | None:
+    """Return the view of a question with other tokens; see ``Policy.with_question_ids``."""
+    question = view.question
+    assert question is not None
+    before_Q = view.prompt_ids_P[question.places_Q]
+    if torch.equal(before_Q, ids_Q):
+        return view
+    text = _respelt(prompts, view.example.question, question, before_Q.tolist(), ids_Q.tolist())
+    if text is None:
+        return None
+    # What is protected was marked in the question that it was.
+    example = replace(view.example, question=text, wordings=(), protected=())
+    old, new = (prompts.unexpanded(template.messages(each)) for each in (view.example, example))
+    swaps = [(a, b) for a, b in zip(before_Q.tolist(), ids_Q.tolist(), strict=True) if a != b]
+    if len(old) != len(new) or [(a, b) for a, b in zip(old, new, strict=True) if a != b] != swaps:
+        return None
+    ids_P = view.prompt_ids_P.index_copy(0, question.places_Q, ids_Q)
+    found = find_question(prompts, template, example, ids_P)
+    if found is None or not torch.equal(found.places_Q, question.places_Q):
+        return None
+    return replace(view, example=example, prompt_ids_P=ids_P, question=found)
+
+
+def _respelt(
+    prompts: Prompts, text: str, question: Question, before: Sequence[int], after: Sequence[int]
+) -> str | None:
+    """Return a question's text with other tokens in place of its own, None if these are no text there."""
+    places = question.places_Q.tolist()
+    runs = [0, *(n for n in range(1, len(places)) if places[n] != places[n - 1] + 1), len(places)]
+    for first, end in reversed(list(pairwise(runs))):
+        start, stop = question.spans[first][0], question.spans[end - 1][1]
+        old, new = (prompts.decode(ids[first:end]) for ids in (before, after))
+        lead = old[: len(old) - (stop - start)]  # the space before its first word, which is not of the question
+        if old != lead + text[start:stop] or not new.startswith(lead):
+            return None
+        text = text[:start] + new[len(lead) :] + text[stop:]
+    return text
 
 
 def _parts(question: str) -> list[Span]:
