@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from saei.attacks.base import Point
 from saei.entropy.selectors.base import Selector, TokenStats
@@ -14,9 +15,29 @@ from saei.entropy.selectors.summary import selection_summary
 from saei.interventions.base import Criterion
 from saei.interventions.context import StepContext
 from saei.interventions.point import OpenViews
-from saei.interventions.stats import token_stats
-from saei.policy import Scores
+from saei.need import Need
+from saei.policy import Policy, Scores
+from saei.policy.sampling import drawn_tokens
 from saei.types import AttackTrace, Response, View
+
+
+def token_stats(policy: Policy, view: View, responses: Sequence[Response], needs: Collection[Need]) -> TokenStats:
+    """Return the statistics of a group's responses as selectors see them: the sampling pass's, and what they need.
+
+    Args:
+        policy: The policy that drew the responses.
+        view: The clean view that they were drawn from.
+        responses: The responses, one at least.
+        needs: What the selector needs beyond the statistics of the sampling pass.
+    """
+    (statistics,) = policy.statistics(needs, [view], [responses], drawn=True)
+    return TokenStats(
+        entropy_NT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
+        logp_NT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
+        ids_NT=pad_sequence([response.ids_T for response in responses], batch_first=True),
+        valid_NT=drawn_tokens(responses, policy.device),
+        statistics=statistics,
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions import InterventionConfig
-from saei.samplers.arm import ArmSampler, OneArmConfig, one_arm
+from saei.samplers.arm import ArmSampler, OneArmConfig
 from saei.samplers.base import UpdateOn
 from saei.samplers.mixing import Mixing
 
@@ -30,5 +30,5 @@ class Noisy(Mixing):
     config: Config
 
     def make_arms(self) -> tuple[ArmSampler, ...]:
-        """Return the one."""
-        return one_arm(self.config)
+        """Return the only arm."""
+        return (self.config.sampler(),)
