@@ -54,7 +54,7 @@ class Embeddings(Surface):
         return Opening(blocks, (space,) * len(blocks), tuple(having))
 
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
-        return self.moved(views, blocks), {}
+        return self.moved_at(views, blocks), {}
 
     def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
         own = iter(blocks)

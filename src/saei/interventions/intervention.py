@@ -247,7 +247,7 @@ class Intervention:
             )
         step.policy.forget_states()  # the clean side of divergences; the update has no use for it
         outcomes = []
-        moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
+        moved, distances = opened.moved(step.policy, point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):
             if criterion.selections[number].empty:
                 outcomes.append(Outcome(view, "empty"))

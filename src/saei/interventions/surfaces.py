@@ -56,12 +56,12 @@ class Pixels(Surface):
         """Return the views as they are, and the canvases."""
         return list(views), {"pixels": blocks}
 
-    def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+    def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
         """Return the views with other canvases."""
         canvases = iter(blocks)
         return [replace(view, canvases=tuple(next(canvases) for _ in view.canvases)) for view in views]
 
-    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
+    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
         """Return the share of pixel values that moved, and their largest change in units of 1/255.
 
         A step that the grid rounds away moves nothing: a weak attack that is none is seen here.

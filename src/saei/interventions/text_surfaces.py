@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -53,12 +53,6 @@ class QuestionSurface(Surface):
         """Return the bool mask of the question's tokens that may be changed, ``[Q]``, on the view's device."""
         return torch.tensor(editable_places(view, self.config.protected), device=view.prompt_ids_P.device)
 
-    def pairs(self, views: Sequence[View], blocks: Sequence[Tensor]) -> Iterator[tuple[View, Tensor | None]]:
-        """Yield each view with its block, None for a view that lacks the surface."""
-        of_views = iter(blocks)
-        for view in views:
-            yield view, None if self.lacks(view) else next(of_views)
-
 
 class Embeddings(QuestionSurface):
     """An offset on the embeddings of the question's tokens, whatever these are when it is added.
@@ -93,28 +87,18 @@ class Embeddings(QuestionSurface):
         return (offset_Qd if view.offset_Qd is None else view.offset_Qd), space
 
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
-        """Return the views as they are, and the offsets."""
-        return list(views), {"embeddings": [offset_Qd for _, offset_Qd in self._offsets(views, blocks)]}
+        """Return the views with these offsets, and the offsets."""
+        at = [replace(view, offset_Qd=block.detach()) for view, block in zip(views, blocks, strict=True)]
+        return at, {"embeddings": blocks}
 
     def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
         """Return the views with these offsets."""
-        return [
-            view if block is None else replace(view, offset_Qd=block) for view, block in self.pairs(views, blocks)
-        ]
+        return [replace(view, offset_Qd=block) for view, block in zip(views, blocks, strict=True)]
 
     def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
         """Return the share of tokens that moved, and the largest change of a feature in the embeddings' RMS."""
         changes = torch.cat([b - a for a, b in zip(start, moved, strict=True)]).abs()
         return Distance(float(changes.any(1).float().mean()), float(changes.max()) / float(spaces[0].units["rms"]))
-
-    def _offsets(self, views: Sequence[View], blocks: Sequence[Tensor]) -> Iterator[tuple[View, Tensor]]:
-        """Yield the offset of each view whose question's place is known, zero where all of it is frozen."""
-        for view, block in self.pairs(views, blocks):
-            if view.question is None:
-                continue
-            if block is None:
-                block = blocks[0].new_zeros(len(view.question.places_Q), blocks[0].shape[1])
-            yield view, block
 
 
 class Tokens(QuestionSurface):
@@ -149,20 +133,16 @@ class Tokens(QuestionSurface):
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
         """Return the views with these ids in their prompts."""
         at = []
-        for view, ids_Q in self.pairs(views, blocks):
-            if ids_Q is not None:
-                assert view.question is not None
-                ids_P = view.prompt_ids_P.clone()
-                ids_P[view.question.places_Q] = ids_Q
-                view = replace(view, prompt_ids_P=ids_P)
-            at.append(view)
+        for view, ids_Q in zip(views, blocks, strict=True):
+            assert view.question is not None
+            at.append(replace(view, prompt_ids_P=view.prompt_ids_P.index_copy(0, view.question.places_Q, ids_Q)))
         return at, {}
 
     def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
         """Return the views of the questions that these ids spell."""
         moved = []
-        for view, ids_Q in self.pairs(views, blocks):
-            changed = view if ids_Q is None else policy.with_question_ids(view, ids_Q)
+        for view, ids_Q in zip(views, blocks, strict=True):
+            changed = policy.with_question_ids(view, ids_Q)
             assert changed is not None, "an attack on tokens makes legal swaps alone"
             moved.append(changed)
         return moved
@@ -214,10 +194,8 @@ class Wording(Surface):
 
     def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
         """Return the views of these wordings."""
-        numbers = iter(blocks)
         moved = []
-        for view in views:
-            number = 0 if self.lacks(view) else int(next(numbers))
+        for view, number in zip(views, map(int, blocks), strict=True):
             if number:
                 example = replace(view.example, question=view.example.wordings[number - 1], wordings=(), protected=())
                 view = replace(policy.view(example, view.index), canvases=view.canvases)

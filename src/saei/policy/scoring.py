@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SURFACES = ("pixels", "embeddings")
 """What of a view scores can be differentiated by.
 
-``pixels``: one float32 ``[C, H, W]`` canvas per image. ``embeddings``: one float32 ``[Q, d]`` offset per view whose
-question's place is known, on the embeddings of the question's Q tokens.
+``pixels``: one float32 ``[C, H, W]`` canvas per image. ``embeddings``: one float32 ``[Q, d]`` per view with an
+``offset_Qd``, in its place.
 """
 
 WithRespectTo: TypeAlias = Literal["parameters"] | Mapping[str, Sequence[Tensor]] | None
@@ -146,7 +146,7 @@ def moved(views: Sequence[View], point: Mapping[str, Sequence[Tensor]]) -> list[
         views = [replace(view, canvases=tuple(next(canvases) for _ in view.canvases)) for view in views]
     if "embeddings" in point:
         offsets = iter(point["embeddings"])
-        views = [view if view.question is None else replace(view, offset_Qd=next(offsets)) for view in views]
+        views = [view if view.offset_Qd is None else replace(view, offset_Qd=next(offsets)) for view in views]
     return list(views)
 
 
