@@ -23,7 +23,10 @@ CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
 UNTOUCHED = ("no-image", "empty")
-"""Reasons for which an intervention leaves a group alone, besides those of gates."""
+"""Reasons for which an intervention may leave a group alone, counted at every step, also where they never occur."""
+
+NOTHING_TO_MOVE = ("no-image", "no-question", "nothing-editable", "one-wording")
+"""Reasons that the built-in surfaces give for a view that lacks them."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -306,6 +309,10 @@ class Group:
     def index(self) -> int:
         """The place of its views."""
         return self.views[0].index
+
+    def update_view(self, n: int) -> View:
+        """Return the view that response ``n`` is trained under, whose question it has to answer."""
+        return self.views[self.updated_on[n]]
 
     def origin(self, n: int) -> str:
         """Return the origin of the view that response ``n`` was drawn from."""

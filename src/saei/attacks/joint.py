@@ -31,7 +31,9 @@ class Joint(Attack):
 
         type: Literal["joint"] = "joint"
         of: Mapping[str, AttackField] = Field(
-            default_factory=lambda: {"pixels": "pgd", "embeddings": "text-pgd"}, min_length=1, max_length=8
+            default={"pixels": "pgd", "embeddings": "text-pgd"},  # type: ignore[dict-item]  # resolved by the validator
+            min_length=1,
+            max_length=8,
         )
 
     config: Config

@@ -95,7 +95,7 @@ class TextFGSM(TextGradientAttack):
 
 
 class NEFTune(Noise):
-    """Uniform noise on the question's embeddings, U(-1, 1) · α / √(Q d) (arXiv 2310.05914): the control without a gradient.
+    """Uniform noise on the question's embeddings, U(-1, 1) · α / √(Q d) (arXiv 2310.05914): a control without gradient.
 
     NEFTune draws it over the whole sequence of an instruction, here it is on the question alone. Its α is 5, 10 or 15.
     """

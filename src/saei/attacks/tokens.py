@@ -110,7 +110,9 @@ class SearchedSwap(TokenAttack):
     config: Config
 
     @abstractmethod
-    def proposals(self, gain_QV: Tensor, ids_Q: Tensor, block: BlockSpace, generator: torch.Generator) -> Iterator[Tensor]:
+    def proposals(
+        self, gain_QV: Tensor, ids_Q: Tensor, block: BlockSpace, generator: torch.Generator
+    ) -> Iterator[Tensor]:
         """Yield texts ``[Q]`` with one token swapped, until there are no more; illegal ones are passed over.
 
         Args:
@@ -176,7 +178,7 @@ class HotFlip(SearchedSwap):
 
 
 class GCG(SearchedSwap):
-    """Greedy coordinate gradient (arXiv 2307.15043): random swaps of each place's best, one of them made by exact values.
+    """Greedy coordinate gradient (arXiv 2307.15043): exact values choose among random swaps of each place's best.
 
     nanoGCG's defaults are a ``top_k`` of 256, a width of 512 and 250 swaps; one swap of a width of 32 is ours.
     """
@@ -268,8 +270,7 @@ def _embedding_gradients(criterion: PointCriterion, point: Point, space: Space) 
     """
     with torch.enable_grad():
         offsets = {
-            number: torch.zeros(len(ids_Q), _tokens_of(block).size, device=ids_Q.device)
-            .requires_grad_()
+            number: torch.zeros(len(ids_Q), _tokens_of(block).size, device=ids_Q.device).requires_grad_()
             for number, (ids_Q, block) in enumerate(zip(point, space.blocks, strict=True))
         }
         J_B = criterion(point, offsets=offsets)

@@ -1,4 +1,4 @@
-"""What a run stops for by itself: too many groups without an image, or too many steps without a group to train on."""
+"""What a run stops for by itself: too many groups with nothing to move, too many steps with nothing to train on."""
 
 from __future__ import annotations
 
@@ -6,48 +6,59 @@ from collections.abc import Mapping
 from typing import Any
 
 from saei.errors import DataError, TrainingError
+from saei.types import NOTHING_TO_MOVE
 
 FEW = 64
 """Groups that are drawn before a run stops for their share."""
 
-REASON = "no-image"
 
-
-class Imageless:
-    """Counts groups of all processes over a run.
+class NothingToMove:
+    """Counts groups of all processes over a run that have nothing an attack could move.
 
     Args:
-        most: Share of groups without an image above which a run stops.
+        most: Share of such groups above which a run stops.
     """
 
     def __init__(self, most: float) -> None:
         self._most = most
         self._groups = 0.0
-        self._imageless = 0.0
+        self._unmovable = 0.0
+        self._reasons: set[str] = set()
 
     def note(self, metrics: Mapping[str, float], groups: int) -> None:
         """Count a step's groups by the metrics of ``group_metrics``."""
         self._groups += groups
-        self._imageless += groups * metrics.get(f"untouched/{REASON}", 0.0)
+        for reason in NOTHING_TO_MOVE:
+            share = metrics.get(f"untouched/{reason}", 0.0)
+            self._unmovable += groups * share
+            self._reasons |= {reason} if share else set()
 
     def problem(self) -> DataError | None:
         """Return why a run that intervenes so rarely should stop, None while it does often enough."""
-        if self._groups < FEW or self._imageless <= self._most * self._groups:
+        if self._groups < FEW or self._unmovable <= self._most * self._groups:
             return None
+        if self._reasons <= {"no-image"}:
+            rule = f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved."
+            lacking = "had none"
+        else:
+            rule = f"At most {self._most:.0%} of the examples may have nothing that the attack could move."
+            lacking = f"had nothing ({', '.join(sorted(self._reasons))})"
         return DataError(
-            f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved.",
-            reason=f"{self._imageless:.0f} of {self._groups:.0f} had none; for these it was plain GRPO.",
+            rule,
+            reason=f"{self._unmovable:.0f} of {self._groups:.0f} {lacking}; for these it was plain GRPO.",
             remedy="Train with --sampler clean, leave such examples out, or raise training.max_untouched, also to go "
             "on with --resume: a checkpoint was written.",
         )
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"groups": self._groups, "imageless": self._imageless}
+        return {"groups": self._groups, "unmovable": self._unmovable, "reasons": sorted(self._reasons)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
-        self._groups, self._imageless = float(state["groups"]), float(state["imageless"])
+        """Go on from a state, which may be one of version 0.1."""
+        unmovable = state.get("unmovable", state.get("imageless"))
+        self._groups, self._unmovable = float(state["groups"]), float(unmovable)
+        self._reasons = set(state.get("reasons", ("no-image",) if self._unmovable else ()))
 
 
 class EmptySteps:

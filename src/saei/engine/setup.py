@@ -13,6 +13,7 @@ from saei.config.run import RunConfig
 from saei.config.strategy import Strategy
 from saei.data.base import Split, Task, Template, check_data
 from saei.engine.update import check_update
+from saei.errors import ConfigError
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.objectives.base import Objective
@@ -89,8 +90,26 @@ def build_strategies(config: RunConfig, splits: Sequence[Split] = ("train", "eva
     if config.training.sift:
         check_end(strategies.task)
     check_update(strategies.objective)
+    _check_golds(strategies)
     check_data(strategies.task, splits)
     return strategies
+
+
+def _check_golds(strategies: Strategies) -> None:
+    """Refuse to compare answers to different questions.
+
+    Raises:
+        ConfigError: If responses are trained under a question with an answer of its own, and compared with others.
+    """
+    rewording = [arm for arm in strategies.sampler.plan().arms if arm.rewords and arm.update_on != "clean"]
+    if strategies.task.oracle and rewording and strategies.objective.advantage.mixes_origins:
+        raise ConfigError(
+            "Rewards are compared with those of answers to the same question.",
+            reason=f"The views of '{rewording[0].origin}' may ask something else, with another right answer, and "
+            f"{rewording[0].setting('update_on')} is {rewording[0].update_on}, while the advantage has a baseline of "
+            "all origins.",
+            remedy="Set objective.advantage.baseline to per-origin, or update_on to clean.",
+        )
 
 
 def load_policy(

@@ -11,7 +11,7 @@ from typing import Any
 from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, restore, state_of
 from saei.engine import checkpoint
-from saei.engine.limits import EmptySteps, Imageless
+from saei.engine.limits import EmptySteps, NothingToMove
 from saei.errors import CheckpointError, DataError, TrainingError, cause_of
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -32,7 +32,7 @@ class RunState:
     Attributes:
         step: Steps done.
         budget: Responses sampled for training so far, over all processes.
-        imageless: Counts groups without an image.
+        nothing_to_move: Counts groups without anything that an attack could move.
         empty_steps: Counts steps without a group to train on.
     """
 
@@ -50,12 +50,12 @@ class RunState:
         self._keep = config.output.keep_checkpoints
         self.step = 0
         self.budget = 0
-        self.imageless = Imageless(config.training.max_untouched)
+        self.nothing_to_move = NothingToMove(config.training.max_untouched)
         self.empty_steps = EmptySteps(config.training.max_empty_steps)
 
     def problem(self) -> DataError | TrainingError | None:
         """Return why the run should stop, None while it should not."""
-        return self.imageless.problem() or self.empty_steps.problem()
+        return self.nothing_to_move.problem() or self.empty_steps.problem()
 
     def collect(self) -> dict[str, Any]:
         """Return everything but the weights and the optimizer's moments."""
@@ -65,7 +65,7 @@ class RunState:
             "step": self.step,
             "stream": self._stream.state_dict(),
             "budget": self.budget,
-            "imageless": self.imageless.state_dict(),
+            "nothing_to_move": self.nothing_to_move.state_dict(),
             "empty_steps": self.empty_steps.state_dict(),
             "others": others,
             **first,
@@ -109,7 +109,9 @@ class RunState:
         for name, strategy in self._strategies.items():
             restore(strategy, of_this_process[name])
         self.budget = int(state["budget"])
-        self.imageless.load_state_dict(state["imageless"])
+        self.nothing_to_move.load_state_dict(
+            state["nothing_to_move"] if "nothing_to_move" in state else state["imageless"]
+        )
         self.empty_steps.load_state_dict(state.get("empty_steps", {"in_a_row": 0}))
         self.step = int(state["step"])
 

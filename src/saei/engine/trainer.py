@@ -221,6 +221,7 @@ class Trainer:
             sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
             traced=due,
+            answer=self.task.answer if self.task.oracle else None,
         )
         supply = Supply(grade=grader, more=take, total=self.processes.total, graded=self.reward.graded)
         groups = self.sampler.draw(take(config.training.prompts_per_step), context, supply)
@@ -237,7 +238,7 @@ class Trainer:
         plan = self.sampler.plan()
         metrics = group_metrics(scored, self.processes, graded=self.reward.graded, reasons=plan.untouched)
         n_groups = self.processes.total(len(scored))
-        state.imageless.note(metrics, n_groups)
+        state.nothing_to_move.note(metrics, n_groups)
         if due:
             with self._stopwatch.phase("evaluate"):
                 metrics |= view_divergence(self.policy, groups, self.processes)

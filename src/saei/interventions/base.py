@@ -42,6 +42,10 @@ class Surface(Strategy, ABC):
     kind: ClassVar[str] = "surface"
     space: ClassVar[str]
     """Name of the space that its blocks are in, which an attack has to be made for: ``pixels``."""
+    reasons: ClassVar[tuple[str, ...]] = ()
+    """What ``lacks`` may say, so that metrics count it at every step, 0 included."""
+    rewords: ClassVar[bool] = False
+    """Whether a moved view may ask something else, so that its right answer has to be found anew."""
 
     @abstractmethod
     def lacks(self, view: View) -> str | None:

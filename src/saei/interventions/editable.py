@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from saei.types import View
 
 NEGATIONS = frozenset(
-    "no not nor none never neither nothing nobody nowhere cannot without except unless hardly false".split()
+    {"no", "not", "nor", "none", "never", "neither", "nothing", "nobody", "nowhere"}
+    | {"cannot", "without", "except", "unless", "hardly", "false"}
 )
 """Words that turn a sentence around."""
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _FROZEN = (
     re.compile(r"\$[^$]*\$|\\\([^)]*\\\)|\\\[.*?\\\]", re.DOTALL),  # formulas
     re.compile(r"\\[A-Za-z]+"),  # commands of LaTeX
@@ -46,7 +47,7 @@ def editable_places(view: View, protected: Sequence[str] = ()) -> list[bool]:
 
 
 def writable(text: str, protected: Sequence[str] = ()) -> bool:
-    """Return whether a token of this text may be written where another stood: what is frozen may not be added either."""
+    """Return whether a token of this text may be written in another's place: what is frozen may not be added either."""
     word = text.strip()
     return word.isalpha() and not _turns(word) and word.casefold() not in {name.casefold() for name in protected}
 
@@ -62,7 +63,7 @@ def _frozen_spans(question: str, protected: Sequence[str]) -> Iterator[tuple[int
 
 
 def _turns(word: str) -> bool:
-    lower = word.casefold().replace("’", "'")
+    lower = word.casefold().replace("\u2019", "'")
     return lower in NEGATIONS or lower.endswith("n't")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
@@ -31,6 +31,9 @@ from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
 from saei.types import Distance, Response, View, ViewRecord
 
+UNANSWERABLE = "unanswerable"
+"""Why a group is left alone whose changed question has no one clear answer."""
+
 
 class InterventionConfig(Section):
     """The slots of an intervention.
@@ -38,8 +41,8 @@ class InterventionConfig(Section):
     Attributes:
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
-        surfaces: What of the view the attack moves; None for what it is made for first, ``pixels``. A view that lacks
-            all of these is left alone.
+        surfaces: What of the view the attack moves; None for what it is made for first, such as ``pixels``. A view that
+            lacks all of these is left alone.
         attack: How it moves them.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
@@ -65,7 +68,8 @@ class Outcome:
 
     Attributes:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
-        untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or what the gate says; else None.
+        untouched: Why it was left alone: what the surface lacks, such as ``no-image``; ``empty``, nothing to select;
+            ``unanswerable``, the changed question; or what the gate says. Else None.
         metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
         record: How the view was made, None for the clean one.
     """
@@ -252,11 +256,28 @@ class Intervention:
             if criterion.selections[number].empty:
                 outcomes.append(Outcome(view, "empty"))
                 continue
+            after = moved[number] if not self.rewords else _with_its_answer(view, moved[number], step)
+            if after is None:
+                outcomes.append(Outcome(view, UNANSWERABLE))
+                continue
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
             metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
-            outcomes.append(Outcome(moved[number], metrics=metrics, record=record))
+            if self.rewords:
+                metrics["answer_changed"] = float(after.example.answer != view.example.answer)
+            outcomes.append(Outcome(after, metrics=metrics, record=record))
         return outcomes
+
+    @property
+    def rewords(self) -> bool:
+        """Whether a view that it makes may ask something else."""
+        return any(surface.rewords for surface in self.surfaces)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What it may say of a group that it leaves alone, but for ``empty``."""
+        of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
+        return tuple(dict.fromkeys([*of_surfaces, *([UNANSWERABLE] if self.rewords else []), *self.gate.reasons]))
 
     def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
         """Return how far a view has moved; of several surfaces under their names."""
@@ -265,3 +286,11 @@ class Intervention:
             prefix = f"{surface}/" if len(self.surfaces) > 1 else ""
             metrics |= {f"{prefix}moved": distance.share, f"{prefix}largest_change": distance.largest}
         return metrics
+
+
+def _with_its_answer(clean: View, moved: View, step: StepContext) -> View | None:
+    """Return a moved view whose example has the right answer to what it asks, None if there is none."""
+    if step.answer is None or moved.example.question == clean.example.question:
+        return moved
+    answer = step.answer(clean.example, moved.example.question)
+    return None if answer is None else replace(moved, example=replace(moved.example, answer=answer))

@@ -24,6 +24,7 @@ class Pixels(Surface):
     """The canvases of the pictures, on the grid of 8-bit values."""
 
     space: ClassVar[str] = "pixels"
+    reasons: ClassVar[tuple[str, ...]] = ("no-image",)
 
     class Config(StrategyConfig):
         """No fields."""

@@ -22,6 +22,8 @@ from saei.types import Distance, View
 class QuestionSurface(Surface):
     """Something of the question's tokens. Frozen are those of ``editable_places``. To add one, implement ``block``."""
 
+    reasons: ClassVar[tuple[str, ...]] = ("no-question", "nothing-editable")
+
     class Config(StrategyConfig):
         """Fields of every surface of the question's tokens.
 
@@ -81,9 +83,7 @@ class Embeddings(QuestionSurface):
             "neftune": 1 / math.sqrt(n_tokens * n_features),
         }
         editable_Q1 = self.editable(view)[:, None]
-        space = BlockSpace(
-            self.space, low=-torch.inf, high=torch.inf, units=units, scale=scale, editable=editable_Q1
-        )
+        space = BlockSpace(self.space, low=-torch.inf, high=torch.inf, units=units, scale=scale, editable=editable_Q1)
         return (offset_Qd if view.offset_Qd is None else view.offset_Qd), space
 
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
@@ -108,6 +108,7 @@ class Tokens(QuestionSurface):
     """
 
     space: ClassVar[str] = "tokens"
+    rewords: ClassVar[bool] = True
 
     class Config(QuestionSurface.Config):
         """No fields of its own."""
@@ -126,7 +127,13 @@ class Tokens(QuestionSurface):
 
         tokens = TokenSpace(policy.embeddings.size, policy.embeddings.scores, self._kinds(policy), legal)
         space = BlockSpace(
-            self.space, low=0, high=len(tokens.kind_V) - 1, units={}, scale=scale, editable=self.editable(view), tokens=tokens
+            self.space,
+            low=0,
+            high=len(tokens.kind_V) - 1,
+            units={},
+            scale=scale,
+            editable=self.editable(view),
+            tokens=tokens,
         )
         return ids_Q, space
 
@@ -155,8 +162,7 @@ class Tokens(QuestionSurface):
     def _kinds(self, policy: Policy) -> Tensor:
         """Return 1 for tokens that begin a word, 0 for others that may be written, -1 for the rest, ``[V]``."""
         kinds = [
-            int(text[:1].isspace()) if writable(text, self.config.protected) else -1
-            for text in policy.embeddings.texts
+            int(text[:1].isspace()) if writable(text, self.config.protected) else -1 for text in policy.embeddings.texts
         ]
         kind_V = torch.tensor(kinds, device=policy.device)
         return kind_V.masked_fill(policy.distribution.banned_V, -1)  # type: ignore[arg-type]
@@ -166,6 +172,7 @@ class Wording(Surface):
     """The number of the question's wording: 0 is its own, further ones are the example's ``wordings``."""
 
     space: ClassVar[str] = "wording"
+    reasons: ClassVar[tuple[str, ...]] = ("one-wording",)
 
     class Config(StrategyConfig):
         """No fields."""

@@ -38,17 +38,17 @@ class Embeddings:
     @property
     def size(self) -> int:
         """Features of an embedding."""
-        return self._some_Md.shape[1]
+        return self._sample.shape[1]
 
     @cached_property
     def rms(self) -> float:
         """Root mean square of the features."""
-        return float(self._some_Md.pow(2).mean().sqrt())
+        return float(self._sample.pow(2).mean().sqrt())
 
     @cached_property
     def distance(self) -> float:
         """Median Euclidean distance between two tokens."""
-        distances_MM = torch.cdist(self._some_Md, self._some_Md)
+        distances_MM = torch.cdist(self._sample, self._sample)
         upper = torch.ones_like(distances_MM, dtype=torch.bool).triu(1)
         return float(distances_MM[upper].median())
 
@@ -64,8 +64,8 @@ class Embeddings:
         return ["" if never else text for text, never in zip(texts, banned, strict=True)]
 
     @cached_property
-    def _some_Md(self) -> Tensor:
-        """Embeddings of some tokens that may be drawn."""
+    def _sample(self) -> Tensor:
+        """float32 embeddings of some tokens that may be drawn, ``[M, d]``."""
         assert self._policy.distribution.banned_V is not None
         ids_M = (~self._policy.distribution.banned_V).nonzero()[:, 0]
         if len(ids_M) > MEASURED:

@@ -73,6 +73,7 @@ class ArmConfig(Section):
             update_on=self.update_on,
             beta=self.beta,
             intervention=self.intervention,
+            rewords=intervention.rewords,
             path="" if origin is None else f"arms.{origin}",
             count=self.count,
         )

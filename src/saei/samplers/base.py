@@ -34,6 +34,7 @@ class PlannedArm:
             ``perturbed``, theirs, which the clean responses are trained under, too.
         beta: Exponent of the view weight.
         intervention: How the views are made; None for the clean view and for views that are made in another way.
+        rewords: Whether its views may ask something else than the example does, with another right answer.
         path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
         count: Name of the setting there that is ``responses``; empty where there is none.
     """
@@ -44,6 +45,7 @@ class PlannedArm:
     update_on: UpdateOn = "sampled"
     beta: float = 0.0
     intervention: InterventionConfig | None = None
+    rewords: bool = False
     path: str = ""
     count: str = ""
 

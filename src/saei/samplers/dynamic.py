@@ -75,7 +75,7 @@ class Dynamic(Sampler):
 
     def _varying(self, groups: Sequence[Group], step: StepContext, supply: Supply) -> int:
         with step.phase("reward"):
-            return sum(supply.varies(supply.grade(group.views[0], group.responses)) for group in groups)
+            return sum(supply.varies(supply.grade_group(group)) for group in groups)
 
     def check(self, policy: Policy, view: View) -> None:
         """Ask the other sampler."""

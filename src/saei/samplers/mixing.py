@@ -76,7 +76,7 @@ class Mixing(Sampler):
         return SamplingPlan(
             arms=(clean_arm(self.n_clean, "n_clean"), *(arm.plan for arm in self.arms)),
             needs_supply=tuple(needs),
-            untouched=tuple(reason for arm in self.arms for reason in arm.intervention.gate.reasons),
+            untouched=tuple(reason for arm in self.arms for reason in arm.intervention.reasons),
             dropped=tuple(reason for arm in self.arms for reason in arm.intervention.guard.reasons),
         )
 
