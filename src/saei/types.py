@@ -25,9 +25,6 @@ ADVERSARIAL = "adversarial"
 UNTOUCHED = ("no-image", "empty")
 """Reasons for which an intervention may leave a group alone, counted at every step, also where they never occur."""
 
-NOTHING_TO_MOVE = ("no-image", "no-question", "nothing-editable", "one-wording")
-"""Reasons that the built-in surfaces give for a view that lacks them."""
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Example:
@@ -43,7 +40,7 @@ class Example:
         protected: Parts of the question that no attack on its text may change, besides those that none changes by
             default; half-open spans of characters, so that ``((8, 11),)`` protects the word
             ``red`` below.
-        wordings: Other questions with the same meaning and answer.
+        wordings: Other questions with the same meaning and answer; empty where the task is asked for them.
 
     Example:
         Of the task ``bars``::

@@ -20,6 +20,10 @@ MOST_REFUSALS = 64
 """Swaps in a row that may be refused, since no text has these tokens, before an attack gives a block up."""
 
 
+CHUNK = 1024
+"""Proposals that are brought from a GPU at once: most are never looked at."""
+
+
 class TokenAttack(Attack):
     """Swaps tokens at editable places, a given number of times for each example's text.
 
@@ -171,10 +175,10 @@ class HotFlip(SearchedSwap):
     ) -> Iterator[Tensor]:
         """Yield swaps in the order of their gain, ties by place and id."""
         gain = gain_QV.flatten()
-        for number in gain.argsort(descending=True, stable=True).tolist():
-            if gain[number] == -torch.inf:
-                return
-            yield _swapped(ids_Q, *divmod(number, gain_QV.shape[1]))
+        n_fitting = int((gain > -torch.inf).sum())
+        for numbers in gain.argsort(descending=True, stable=True)[:n_fitting].split(CHUNK):
+            for number in numbers.tolist():
+                yield _swapped(ids_Q, *divmod(number, gain_QV.shape[1]))
 
 
 class GCG(SearchedSwap):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from saei.errors import DataError, TrainingError
-from saei.types import NOTHING_TO_MOVE
 
 FEW = 64
 """Groups that are drawn before a run stops for their share."""
@@ -17,10 +16,12 @@ class NothingToMove:
 
     Args:
         most: Share of such groups above which a run stops.
+        reasons: What the run's surfaces may say of a view that lacks them.
     """
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, most: float, reasons: Collection[str] = ("no-image",)) -> None:
         self._most = most
+        self._all_reasons = reasons
         self._groups = 0.0
         self._unmovable = 0.0
         self._reasons: set[str] = set()
@@ -28,7 +29,7 @@ class NothingToMove:
     def note(self, metrics: Mapping[str, float], groups: int) -> None:
         """Count a step's groups by the metrics of ``group_metrics``."""
         self._groups += groups
-        for reason in NOTHING_TO_MOVE:
+        for reason in self._all_reasons:
             share = metrics.get(f"untouched/{reason}", 0.0)
             self._unmovable += groups * share
             self._reasons |= {reason} if share else set()
@@ -37,18 +38,36 @@ class NothingToMove:
         """Return why a run that intervenes so rarely should stop, None while it does often enough."""
         if self._groups < FEW or self._unmovable <= self._most * self._groups:
             return None
-        if self._reasons <= {"no-image"}:
-            rule = f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved."
-            lacking = "had none"
-        else:
-            rule = f"At most {self._most:.0%} of the examples may have nothing that the attack could move."
-            lacking = f"had nothing ({', '.join(sorted(self._reasons))})"
         return DataError(
-            rule,
-            reason=f"{self._unmovable:.0f} of {self._groups:.0f} {lacking}; for these it was plain GRPO.",
+            self._rule(self._reasons),
+            reason=f"{self._unmovable:.0f} of {self._groups:.0f} {_lacked(self._reasons)}; for these it was plain "
+            "GRPO.",
             remedy="Train with --sampler clean, leave such examples out, or raise training.max_untouched, also to go "
             "on with --resume: a checkpoint was written.",
         )
+
+    def check(self, reasons: Sequence[str | None]) -> None:
+        """Refuse a run none of whose first examples has anything to move.
+
+        Args:
+            reasons: For each example why it has nothing, None if it has something.
+
+        Raises:
+            DataError: If all have a reason, unless all may have one.
+        """
+        lacking = {reason for reason in reasons if reason is not None}
+        if self._most < 1 and lacking and None not in reasons:
+            raise DataError(
+                self._rule(lacking),
+                reason=f"Of the first {len(reasons)}, all {_lacked(lacking)}.",
+                remedy="Train with --sampler clean, move something else (intervention.attack, intervention.surfaces), "
+                "or set training.max_untouched to 1.",
+            )
+
+    def _rule(self, reasons: Collection[str]) -> str:
+        if set(reasons) <= {"no-image"}:
+            return f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved."
+        return f"At most {self._most:.0%} of the examples may have nothing that the attack could move."
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
@@ -59,6 +78,10 @@ class NothingToMove:
         unmovable = state.get("unmovable", state.get("imageless"))
         self._groups, self._unmovable = float(state["groups"]), float(unmovable)
         self._reasons = set(state.get("reasons", ("no-image",) if self._unmovable else ()))
+
+
+def _lacked(reasons: Collection[str]) -> str:
+    return "had none" if set(reasons) <= {"no-image"} else f"had nothing ({', '.join(sorted(reasons))})"
 
 
 class EmptySteps:

@@ -12,12 +12,14 @@ import torch
 from saei.config.run import RunConfig
 from saei.config.strategy import Strategy
 from saei.data.base import Split, Task, Template, check_data
+from saei.engine.limits import NothingToMove
 from saei.engine.update import check_update
 from saei.errors import ConfigError
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.objectives.base import Objective
 from saei.policy import Policy
+from saei.policy.decoder import Decoder, no_offsets
 from saei.policy.load.location import BUILTIN_FOLDERS
 from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
@@ -91,6 +93,7 @@ def build_strategies(config: RunConfig, splits: Sequence[Split] = ("train", "eva
         check_end(strategies.task)
     check_update(strategies.objective)
     _check_golds(strategies)
+    _check_decoder(config, strategies)
     check_data(strategies.task, splits)
     return strategies
 
@@ -101,8 +104,11 @@ def _check_golds(strategies: Strategies) -> None:
     Raises:
         ConfigError: If responses are trained under a question with an answer of its own, and compared with others.
     """
-    rewording = [arm for arm in strategies.sampler.plan().arms if arm.rewords and arm.update_on != "clean"]
-    if strategies.task.oracle and rewording and strategies.objective.advantage.mixes_origins:
+    arms = strategies.sampler.plan().intervening
+    rewording = [arm for arm in arms if arm.rewords and arm.update_on != "clean"]
+    # All responses are trained under the only moved view.
+    single_question = len(arms) == 1 and arms[0].update_on == "perturbed" and arms[0].views == 1
+    if strategies.task.oracle and rewording and not single_question and strategies.objective.advantage.mixes_origins:
         raise ConfigError(
             "Rewards are compared with those of answers to the same question.",
             reason=f"The views of '{rewording[0].origin}' may ask something else, with another right answer, and "
@@ -110,6 +116,18 @@ def _check_golds(strategies: Strategies) -> None:
             "all origins.",
             remedy="Set objective.advantage.baseline to per-origin, or update_on to clean.",
         )
+
+
+def _check_decoder(config: RunConfig, strategies: Strategies) -> None:
+    """Refuse views that the decoder cannot draw from.
+
+    Raises:
+        ConfigError: If they have offsets on embeddings, and it takes tokens.
+    """
+    arms = [arm for arm in strategies.sampler.plan().arms if arm.offsets]
+    decoder: Decoder = config.decoder.build()
+    if arms and not decoder.takes_offsets:
+        raise no_offsets(config.decoder.type, arms[0].setting("intervention.attack"))
 
 
 def load_policy(
@@ -203,7 +221,10 @@ def open_data(
     if config.training.sift:
         scanned = ScanResult("train", processes.once(look_at_all))
         stream.admit("train", scanned.reports)
-    strategies.sampler.check(policy, stream.preflight())
+    views = stream.preflight()
+    strategies.sampler.check(policy, views)
+    limit = NothingToMove(config.training.max_untouched)
+    limit.check([strategies.sampler.lacks(view) for view in views])
     return Data(stream, scanned)
 
 

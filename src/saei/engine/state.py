@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class RunState:
     Args:
         config: The run's configuration.
         strategies: Strategies with state, by the name that they have in a checkpoint.
+        lacking: What the sampler's surfaces may say of a view that lacks them.
         stream: The stream of views, which has a position.
         optimizer: Prepared by the accelerator.
         processes: Those that train together; a checkpoint keeps the states of all.
@@ -41,6 +42,7 @@ class RunState:
         config: RunConfig,
         *,
         strategies: Mapping[str, Strategy],
+        lacking: Collection[str] = (),
         stream: ViewStream,
         optimizer: Any,
         processes: Processes,
@@ -50,7 +52,7 @@ class RunState:
         self._keep = config.output.keep_checkpoints
         self.step = 0
         self.budget = 0
-        self.nothing_to_move = NothingToMove(config.training.max_untouched)
+        self.nothing_to_move = NothingToMove(config.training.max_untouched, lacking)
         self.empty_steps = EmptySteps(config.training.max_empty_steps)
 
     def problem(self) -> DataError | TrainingError | None:

@@ -128,6 +128,7 @@ class Trainer:
         self._state = RunState(
             config,
             strategies=self._stateful,
+            lacking=self.sampler.plan().lacking,
             stream=self.stream,
             optimizer=self.optimizer,
             processes=self.processes,

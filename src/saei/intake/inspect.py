@@ -29,7 +29,7 @@ def inspect_example(task: Task, policy: Policy, index: int, split: Split, *, rew
         DataError: If it cannot be used.
     """
     example = task.example(index, split)
-    example = replace(example, wordings=task.wordings(example))
+    example = replace(example, wordings=example.wordings or task.wordings(example))
     if reward is not None:
         reward.check(example)
     view = policy.view(example, index)

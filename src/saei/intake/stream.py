@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import chain, count, islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,10 @@ class ViewStream:
         self._left_out: dict[tuple[Split, int], ExampleReport] = {}
         self._reported = 0
 
-    def preflight(self) -> View:
-        """Inspect the first examples, so that data errors surface before training, and return the first view.
+    def preflight(self) -> list[View]:
+        """Inspect the first examples, so that data errors surface before training, and return their views.
+
+        After a scan of all examples, that of the first usable one is enough.
 
         Raises:
             DataError: If there are no examples or too many of them are unusable.
@@ -78,7 +80,8 @@ class ViewStream:
         seen = sum(split == "train" for split, _ in self._seen)
         first = list(islice(looks, PREFLIGHT if size is None or seen < size else 1))
         self._check("train")
-        return next(view for view in chain(first, looks) if view is not None)
+        views = [view for view in first if view is not None]
+        return views or list(islice((view for view in looks if view is not None), 1))
 
     def take(self, n: int) -> list[View]:
         """Return this process's share of the next ``n`` usable views, and advance past all ``n``.

@@ -46,6 +46,8 @@ class Surface(Strategy, ABC):
     """What ``lacks`` may say, so that metrics count it at every step, 0 included."""
     rewords: ClassVar[bool] = False
     """Whether a moved view may ask something else, so that its right answer has to be found anew."""
+    offsets: ClassVar[bool] = False
+    """Whether a moved view has an offset on embeddings, which are no tokens that every decoder could read."""
 
     @abstractmethod
     def lacks(self, view: View) -> str | None:

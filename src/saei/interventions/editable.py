@@ -3,45 +3,60 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TypeAlias
 
 from saei.types import View
+
+Span: TypeAlias = tuple[int, int]
+"""Characters from the first to before the second."""
 
 NEGATIONS = frozenset(
     {"no", "not", "nor", "none", "never", "neither", "nothing", "nobody", "nowhere"}
     | {"cannot", "without", "except", "unless", "hardly", "false"}
+    | {"nicht", "kein", "keine", "keinen", "nie", "ohne", "ne", "pas", "jamais", "sans", "ni", "nunca", "sin"}
+    | {"не", "нет", "ни", "без", "不", "没", "無", "无", "非", "未", "别", "ない", "ません", "नहीं"}
 )
-"""Words that turn a sentence around."""
+"""Words that turn a sentence around. Those of a language that is not among them belong into ``protected``."""
 
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+QUANTITIES = frozenset(
+    {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
+    | {"hundred", "thousand", "half", "twice", "double", "plus", "minus", "times", "divided", "multiplied"}
+)
+"""Numbers and operators in words."""
+
 _FROZEN = (
-    re.compile(r"\$[^$]*\$|\\\([^)]*\\\)|\\\[.*?\\\]", re.DOTALL),  # formulas
-    re.compile(r"\\[A-Za-z]+"),  # commands of LaTeX
-    re.compile(r"^[ \t]*\(?[A-Z][.):][ \t].*$", re.MULTILINE),  # an option on a line of its own
-    re.compile(r"\([A-Z]\)[^\n]*\([A-Z]\)[^\n]*"),  # options in a line
+    re.compile(r"\$\$.*?\$\$|\$[^$]+\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL),  # formulas
+    re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL),
+    re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})*"),  # commands of LaTeX with their arguments
+    re.compile(r"^[ \t]*\(?(?:[A-Za-z]|\d{1,2})[.):．、：][ \t]*\S.*$", re.MULTILINE),  # an option on a line of its own
+    re.compile(r"(?<!\w)\(?[Aa][.):]\s.*?(?<!\w)\(?[Bb][.):]\s.*$", re.DOTALL),  # options behind one another
+    re.compile(r"^[ \t]*(?:choices|options)\b.*$", re.MULTILINE | re.IGNORECASE),
     re.compile(r"<[^<>\s]{1,40}>"),  # image markers and tags
+    re.compile(r"\w+n['\u2019]t\b", re.IGNORECASE),
 )
 
 
 def editable_places(view: View, protected: Sequence[str] = ()) -> list[bool]:
     """Return for each token of a view's question whether it may be swapped, or its embedding moved.
 
-    Frozen are: everything that is no word of letters alone, hence digits, operators and punctuation; formulas; the
-    options of a multiple choice; negations; the names in ``protected``; and the spans that the example protects. A word
-    of several tokens is frozen as one.
+    Frozen are: everything that is no word of letters alone, hence digits, operators and punctuation; numbers and
+    operators in words; formulas; the options of a multiple choice; negations; the names in ``protected``; and the spans
+    that the example protects. A word of several tokens is frozen as one.
 
     Args:
         view: The view.
-        protected: Words that stay, in small or capital letters alike.
+        protected: Words or phrases that stay, in small or capital letters alike.
     """
     if view.question is None:
         return []
-    frozen = list(_frozen_spans(view.example.question, protected))
-    frozen += view.example.protected
-    words = [match.span() for match in _WORD.finditer(view.example.question)]
-    frozen += [word for word in words if any(_overlap(word, span) for span in frozen)]
+    text = view.example.question
+    frozen = [*_frozen_spans(text, protected), *view.example.protected]
+    frozen += [word for word in word_spans(text) if any(_overlap(word, span) for span in frozen)]
     return [
-        writable(view.example.question[start:end], protected) and not any(_overlap((start, end), s) for s in frozen)
+        writable(text[start:end]) and not any(_overlap((start, end), span) for span in frozen)
         for start, end in view.question.spans
     ]
 
@@ -49,23 +64,76 @@ def editable_places(view: View, protected: Sequence[str] = ()) -> list[bool]:
 def writable(text: str, protected: Sequence[str] = ()) -> bool:
     """Return whether a token of this text may be written in another's place: what is frozen may not be added either."""
     word = text.strip()
-    return word.isalpha() and not _turns(word) and word.casefold() not in {name.casefold() for name in protected}
+    return _of_letters(word) and not any(True for _ in _named(word, protected))
 
 
-def _frozen_spans(question: str, protected: Sequence[str]) -> Iterator[tuple[int, int]]:
-    names = {name.casefold() for name in protected}
+def writes_frozen(before: View, after: View, protected: Sequence[str] = ()) -> bool:
+    """Return whether swaps have written something that is frozen, such as a negation of several tokens."""
+    assert before.question is not None
+    assert after.question is not None
+    text = after.example.question
+    swapped = (before.prompt_ids_P != after.prompt_ids_P)[after.question.places_Q].tolist()
+    spans = [span for span, other in zip(after.question.spans, swapped, strict=True) if other]
+    frozen = list(_frozen_spans(text, protected))
+    frozen += [word for word in word_spans(text) if any(_overlap(word, span) for span in frozen)]
+    return any(_overlap(span, other) for span in spans for other in frozen)
+
+
+def word_spans(text: str) -> list[Span]:
+    """Return where a text's words are: runs of letters and digits, with apostrophes between them.
+
+    Scripts that are written without spaces have wide letters, such as Chinese; each of these is a word.
+    """
+    spans, start = [], None
+    for place, character in enumerate(f"{text} "):
+        inside = unicodedata.category(character)[0] in "LMN" or character == "_"
+        if character in "'\u2019" and start is not None:
+            inside = text[place + 1 : place + 2].isalpha()
+        wide = inside and _wide(character)
+        if start is not None and (wide or not inside):
+            spans.append((start, place))
+            start = None
+        if wide:
+            spans.append((place, place + 1))
+        elif inside and start is None:
+            start = place
+    return spans
+
+
+def _frozen_spans(text: str, protected: Sequence[str]) -> Iterator[Span]:
     for pattern in _FROZEN:
-        yield from (match.span() for match in pattern.finditer(question))
-    for match in _WORD.finditer(question):
-        word = match[0]
-        if not word.isalpha() or _turns(word) or word.casefold() in names:
-            yield match.span()
+        yield from (match.span() for match in pattern.finditer(text))
+    for start, end in word_spans(text):
+        if not _of_letters(text[start:end]):
+            yield start, end
+    yield from _named(text, protected)
 
 
-def _turns(word: str) -> bool:
-    lower = word.casefold().replace("\u2019", "'")
-    return lower in NEGATIONS or lower.endswith("n't")
+def _named(text: str, protected: Sequence[str]) -> Iterator[Span]:
+    """Yield where negations, quantities and protected names are."""
+    yield from (match.span() for match in _names(tuple(protected)).finditer(text))
 
 
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+@cache
+def _names(protected: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern for all names: whole words, but anywhere in scripts that are written without spaces."""
+    patterns = [
+        re.escape(name) if any(map(_wide, name)) else rf"(?<!\w){re.escape(name)}(?!\w)"
+        for name in sorted(NEGATIONS | QUANTITIES | set(protected), key=len, reverse=True)
+        if name
+    ]
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+def _wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
+
+
+def _of_letters(word: str) -> bool:
+    """Return whether a word has letters, and nothing else but the marks that belong to them."""
+    kinds = {unicodedata.category(character)[0] for character in word}
+    return "L" in kinds and kinds <= {"L", "M"}
+
+
+def _overlap(one: Span, other: Span) -> bool:
     return one[0] < other[1] and other[0] < one[1]

@@ -122,13 +122,18 @@ class Intervention:
         """Return the slots by name."""
         return {name: getattr(self, name) for name in ("selector", "criterion", "attack", "strength", "gate", "guard")}
 
-    def check(self, policy: Policy, view: View) -> None:
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Attack one view along a response of one token, so that what cannot work is found before any long work.
 
+        Args:
+            policy: The policy.
+            views: Clean views, of which the first one with something to move is attacked.
+
         Raises:
-            ModelError: If no gradient reaches the pixels.
+            ModelError: If no gradient reaches what is moved.
+            ConfigError: If the attack's steps have a unit that it has not.
         """
-        if self._lacks_all(view) is None:
+        for view in [view for view in views if self.lacks(view) is None][:1]:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
             step = StepContext(policy, 0.0, GroupSources(0, "check"))
@@ -190,7 +195,7 @@ class Intervention:
         supply: Supply | None,
     ) -> list[str | None]:
         reasons: list[str | None] = [
-            self._lacks_all(view) or (None if any(map(len, drawn)) else "empty")
+            self.lacks(view) or (None if any(map(len, drawn)) else "empty")
             for view, drawn in zip(views, responses, strict=True)
         ]
         movable = [number for number, reason in enumerate(reasons) if reason is None]
@@ -202,7 +207,7 @@ class Intervention:
             reasons[number] = reason
         return reasons
 
-    def _lacks_all(self, view: View) -> str | None:
+    def lacks(self, view: View) -> str | None:
         """Return why a view has nothing to move, None if it has one of the surfaces."""
         reasons = [surface.lacks(view) for surface in self.surfaces]
         return None if None in reasons else reasons[0]
@@ -274,10 +279,19 @@ class Intervention:
         return any(surface.rewords for surface in self.surfaces)
 
     @property
+    def offsets(self) -> bool:
+        """Whether a view that it makes has an offset on embeddings."""
+        return any(surface.offsets for surface in self.surfaces)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What it may say of a view that has nothing to move."""
+        return tuple(dict.fromkeys(reason for surface in self.surfaces for reason in surface.reasons))
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """What it may say of a group that it leaves alone, but for ``empty``."""
-        of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
-        return tuple(dict.fromkeys([*of_surfaces, *([UNANSWERABLE] if self.rewords else []), *self.gate.reasons]))
+        return (*self.lacking, *([UNANSWERABLE] if self.rewords else []), *self.gate.reasons)
 
     def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
         """Return how far a view has moved; of several surfaces under their names."""

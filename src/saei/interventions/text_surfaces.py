@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from saei.attacks.base import BlockSpace, TokenSpace
 from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Opening, Surface
-from saei.interventions.editable import editable_places, writable
+from saei.interventions.editable import editable_places, writable, writes_frozen
 from saei.policy import Policy
 from saei.types import Distance, View
 
@@ -28,7 +29,7 @@ class QuestionSurface(Surface):
         """Fields of every surface of the question's tokens.
 
         Attributes:
-            protected: Words that are never changed nor written, such as the names that a task asks about.
+            protected: Words and phrases that are never changed nor written, such as the names that a task asks about.
         """
 
         protected: tuple[str, ...] = ()
@@ -59,11 +60,12 @@ class QuestionSurface(Surface):
 class Embeddings(QuestionSurface):
     """An offset on the embeddings of the question's tokens, whatever these are when it is added.
 
-    A view with one is no text: only decoders that take embeddings draw from it. Source: original for vision-language
+    A view with one is no text, so a decoder elsewhere cannot draw from it. Source: original for vision-language
     policies; arXiv 1605.07725 and arXiv 1909.11764 for text.
     """
 
     space: ClassVar[str] = "embeddings"
+    offsets: ClassVar[bool] = True
 
     class Config(QuestionSurface.Config):
         """No fields of its own."""
@@ -104,7 +106,7 @@ class Embeddings(QuestionSurface):
 class Tokens(QuestionSurface):
     """The ids of the question's tokens, each of which may be swapped for another one that fits its place.
 
-    Tokens fit where both begin a word or both do not, and where ``writable`` allows them.
+    Tokens fit where both begin a word or both do not, and where the text that they make writes nothing that is frozen.
     """
 
     space: ClassVar[str] = "tokens"
@@ -117,13 +119,18 @@ class Tokens(QuestionSurface):
 
     config: Config
 
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self._kinds_by_policy: WeakKeyDictionary[Policy, Tensor] = WeakKeyDictionary()
+
     def block(self, policy: Policy, view: View, scale: float) -> tuple[Tensor, BlockSpace]:
         """Return the ids ``[Q]``."""
         assert view.question is not None
         ids_Q = view.prompt_ids_P[view.question.places_Q]
 
         def legal(swapped_Q: Tensor) -> bool:
-            return policy.with_question_ids(view, swapped_Q) is not None
+            swapped = policy.with_question_ids(view, swapped_Q)
+            return swapped is not None and not writes_frozen(view, swapped, self.config.protected)
 
         tokens = TokenSpace(policy.embeddings.size, policy.embeddings.scores, self._kinds(policy), legal)
         space = BlockSpace(
@@ -161,11 +168,13 @@ class Tokens(QuestionSurface):
 
     def _kinds(self, policy: Policy) -> Tensor:
         """Return 1 for tokens that begin a word, 0 for others that may be written, -1 for the rest, ``[V]``."""
-        kinds = [
-            int(text[:1].isspace()) if writable(text, self.config.protected) else -1 for text in policy.embeddings.texts
-        ]
-        kind_V = torch.tensor(kinds, device=policy.device)
-        return kind_V.masked_fill(policy.distribution.banned_V, -1)  # type: ignore[arg-type]
+        if policy not in self._kinds_by_policy:
+            kinds = [
+                int(text[:1].isspace()) if writable(text, self.config.protected) else -1
+                for text in policy.embeddings.texts
+            ]
+            self._kinds_by_policy[policy] = torch.tensor(kinds, device=policy.device)
+        return self._kinds_by_policy[policy]
 
 
 class Wording(Surface):

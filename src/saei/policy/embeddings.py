@@ -54,14 +54,22 @@ class Embeddings:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The text of every token that the embedding layer has a row for and the policy may draw, else empty."""
+        """The text of every token that the policy may draw, as it stands behind another one; empty for the rest.
+
+        Some tokenizers leave the space out that a text begins with, hence the token before it.
+        """
         tokenizer, banned_V = self._policy.tokenizer, self._policy.distribution.banned_V
         assert banned_V is not None
         banned = banned_V.tolist()
-        known = len(tokenizer)
-        texts = tokenizer.batch_decode([[number] for number in range(min(known, len(banned)))])
+        before: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+        numbers = range(min(len(tokenizer), len(banned)))
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        lead, *texts = tokenizer.batch_decode([before, *([*before, number] for number in numbers)], **options)
         texts += [""] * (len(banned) - len(texts))
-        return ["" if never else text for text, never in zip(texts, banned, strict=True)]
+        return [
+            text.removeprefix(lead) if text.startswith(lead) and not never else ""
+            for text, never in zip(texts, banned, strict=True)
+        ]
 
     @cached_property
     def _sample(self) -> Tensor:

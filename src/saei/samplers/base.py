@@ -35,6 +35,7 @@ class PlannedArm:
         beta: Exponent of the view weight.
         intervention: How the views are made; None for the clean view and for views that are made in another way.
         rewords: Whether its views may ask something else than the example does, with another right answer.
+        offsets: Whether its views have an offset on embeddings, which are no tokens that every decoder could read.
         path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
         count: Name of the setting there that is ``responses``; empty where there is none.
     """
@@ -46,6 +47,7 @@ class PlannedArm:
     beta: float = 0.0
     intervention: InterventionConfig | None = None
     rewords: bool = False
+    offsets: bool = False
     path: str = ""
     count: str = ""
 
@@ -62,7 +64,8 @@ class SamplingPlan:
         arms: The clean one first.
         needs_supply: Path below the sampler's, and name, of each part that cannot do without ``Supply``.
         rounds: How often groups may be drawn in a step, at most.
-        untouched: What gates may say of groups that they leave alone; metrics count it at every step, 0 included.
+        untouched: What may be said of groups that are left alone; metrics count it at every step, 0 included.
+        lacking: What of that says that a group's view has nothing to move.
         dropped: What guards may say of responses that they drop, likewise.
     """
 
@@ -70,6 +73,7 @@ class SamplingPlan:
     needs_supply: tuple[tuple[str, str], ...] = ()
     rounds: int = 1
     untouched: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @property
@@ -142,12 +146,20 @@ class Sampler(Strategy, ABC):
         """Responses per group, whatever the views."""
         return self.plan().group_size
 
-    def check(self, policy: Policy, view: View) -> None:
-        """Find out on one view, before any long work, whether the sampler can do its work with this policy.
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
+        """Find out, before any long work, whether the sampler can do its work with this policy.
+
+        Args:
+            policy: The policy.
+            views: Some clean views, one at least.
 
         Raises:
-            ModelError: If it cannot.
+            SaeiError: If it cannot.
         """
+
+    def lacks(self, view: View) -> str | None:
+        """Return in a word why nothing of a view can be moved, None if something can or the sampler moves nothing."""
+        return None
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Return for each of the step's scored groups the responses that are not trained on, and why."""

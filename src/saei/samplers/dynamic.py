@@ -77,9 +77,13 @@ class Dynamic(Sampler):
         with step.phase("reward"):
             return sum(supply.varies(supply.grade_group(group)) for group in groups)
 
-    def check(self, policy: Policy, view: View) -> None:
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Ask the other sampler."""
-        self.of.check(policy, view)
+        self.of.check(policy, views)
+
+    def lacks(self, view: View) -> str | None:
+        """Ask the other sampler."""
+        return self.of.lacks(view)
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Drop groups without variance; ask the other sampler about the rest."""
