@@ -31,7 +31,9 @@ _FROZEN = (
     re.compile(r"\$\$.*?\$\$|\$[^$]+\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL),  # formulas
     re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL),
     re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})*"),  # commands of LaTeX with their arguments
-    re.compile(r"^[ \t]*\(?(?:[A-Za-z]|\d{1,2})[.):．、：][ \t]*\S.*$", re.MULTILINE),  # an option on a line of its own
+    re.compile(
+        r"^[ \t]*\(?(?:[A-Za-z]|\d{1,2})[.):\u3001\uff0e\uff1a][ \t]*\S.*$", re.MULTILINE
+    ),  # an option on a line
     re.compile(r"(?<!\w)\(?[Aa][.):]\s.*?(?<!\w)\(?[Bb][.):]\s.*$", re.DOTALL),  # options behind one another
     re.compile(r"^[ \t]*(?:choices|options)\b.*$", re.MULTILINE | re.IGNORECASE),
     re.compile(r"<[^<>\s]{1,40}>"),  # image markers and tags
