@@ -361,7 +361,7 @@ def test_embedding_gradient_is_that_of_the_models_own_forward(
 
         ours = float((gradient * along).sum())
         assert abs(ours) > 1e-2
-        assert ours == pytest.approx(slope(value, steps=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)), rel=5e-3)
+        assert ours == pytest.approx(slope(value, steps=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4)), rel=5e-3)
     finally:
         policy.model.float()
 

@@ -70,7 +70,9 @@ class Outcome:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
         untouched: Why it was left alone: what the surface lacks, such as ``no-image``; ``empty``, nothing to select;
             ``unanswerable``, the changed question; or what the gate says. Else None.
-        metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
+        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, and of what
+            is frozen in part the number of values or tokens that are not; ``answer_changed`` where it may ask something
+            else.
         record: How the view was made, None for the clean one.
     """
 
@@ -268,6 +270,7 @@ class Intervention:
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
             metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
+            metrics |= {self._metric(name, "editable"): float(n) for name, n in opened.editable(number).items()}
             if self.rewords:
                 metrics["answer_changed"] = float(after.example.answer != view.example.answer)
             outcomes.append(Outcome(after, metrics=metrics, record=record))
@@ -294,12 +297,16 @@ class Intervention:
         return (*self.lacking, *([UNANSWERABLE] if self.rewords else []), *self.gate.reasons)
 
     def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
-        """Return how far a view has moved; of several surfaces under their names."""
+        """Return how far a view has moved."""
         metrics: dict[str, float] = {}
         for surface, distance in distances.items():
-            prefix = f"{surface}/" if len(self.surfaces) > 1 else ""
-            metrics |= {f"{prefix}moved": distance.share, f"{prefix}largest_change": distance.largest}
+            metrics[self._metric(surface, "moved")] = distance.share
+            metrics[self._metric(surface, "largest_change")] = distance.largest
         return metrics
+
+    def _metric(self, surface: str, name: str) -> str:
+        """Return the name of a surface's metric; those of several surfaces have the surface's before them."""
+        return f"{surface}/{name}" if len(self.surfaces) > 1 else name
 
 
 def _with_its_answer(clean: View, moved: View, step: StepContext) -> View | None:

@@ -99,6 +99,14 @@ class OpenViews:
                 )
         return distances
 
+    def editable(self, number: int) -> dict[str, int]:
+        """Return for each surface of a view that is frozen in part how many of its values or tokens are not."""
+        counts: dict[str, int] = {}
+        for name, space, example in zip(self.surface_of, self.space.blocks, self.space.examples, strict=True):
+            if example == number and space.editable is not None:
+                counts[name] = counts.get(name, 0) + int(space.editable.sum())
+        return counts
+
     def _parts(self, point: Point) -> Iterator[tuple[Surface, Opening, Sequence[Tensor]]]:
         """Yield each surface with its blocks."""
         end = 0

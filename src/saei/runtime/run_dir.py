@@ -175,6 +175,8 @@ class RunDir:
     def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
         """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy.
 
+        The question is that of the view it was drawn from, the answer that of the view it is trained under.
+
         Raises:
             OSError: If the disk refuses.
         """
@@ -185,8 +187,8 @@ class RunDir:
                     {
                         "step": step,
                         "example": group.example.id,
-                        "question": group.example.question,
-                        "answer": group.example.answer,
+                        "question": group.views[group.sampled_from[n]].example.question,
+                        "answer": group.update_view(n).example.answer,
                         "origin": group.origin(n),
                         "reward": reward,
                         "entropy": float(response.entropy_T.mean()) if len(response) else None,
@@ -195,22 +197,25 @@ class RunDir:
                 )
 
     def append_views(self, step: int, groups: Iterable[Group]) -> None:
-        """Add how each view that an intervention made was made to ``views.jsonl``.
+        """Add how each view that an intervention made was made to ``views.jsonl``, and what it asks if that changed.
 
         Raises:
             OSError: If the disk refuses.
         """
         for group in groups:
             for number, record in enumerate(group.records, start=1):
+                view = group.views[number]
                 line: dict[str, Any] = {
                     "step": step,
                     "example": group.example.id,
                     "view": number,
-                    "origin": group.views[number].origin,
+                    "origin": view.origin,
                     "seed": record.seed,
                     "strength": record.strength,
                     "distances": {surface: asdict(distance) for surface, distance in record.distances.items()},
                 }
+                if view.example.question != group.example.question:
+                    line |= {"question": view.example.question, "answer": view.example.answer}
                 if record.trace is not None:
                     line["selected"] = [selected_T.nonzero()[:, 0].tolist() for selected_T in record.trace.selected_NT]
                     line["gradient_signs"] = record.trace.gradient_signs
