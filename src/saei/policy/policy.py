@@ -228,7 +228,8 @@ class Policy:
             ids_Q: int64 ids, one for each of the question's tokens.
 
         Returns:
-            None if no text has these tokens: what is decoded has to be encoded as the same ones.
+            None if no question has these tokens: what is decoded has to be encoded as the same ones, with as many
+            image markers and no control token.
         """
         return with_question_ids(self._prompts, self.template, view, ids_Q)
 

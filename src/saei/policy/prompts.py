@@ -107,6 +107,10 @@ class Prompts:
         encoded = self._tokenizer(text, return_offsets_mapping=True, **self._options(text))
         return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
 
+    def has_control_token(self, text: str) -> bool:
+        """Return whether a part of a text would be read as structure."""
+        return self._control.first(text) is not None
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids as it is, special tokens and spaces included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -73,7 +73,7 @@ def with_question_ids(prompts: Prompts, template: Template, view: View, ids_Q: T
     if torch.equal(before_Q, ids_Q):
         return view
     text = _respelt(prompts, view.example.question, question, before_Q.tolist(), ids_Q.tolist())
-    if text is None:
+    if text is None or text.count(MARKER) != view.example.question.count(MARKER) or prompts.has_control_token(text):
         return None
     # What is protected was marked in the question that it was.
     example = replace(view.example, question=text, wordings=(), protected=())
