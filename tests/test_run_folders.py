@@ -307,10 +307,10 @@ def test_checkpoints_are_in_the_order_of_their_steps(random_policy: Policy, tmp_
         checkpoint.save(tmp_path, step, random_policy, {"step": step}, keep=2)
     (tmp_path / "step-mine").mkdir()
     (tmp_path / "step-mine" / checkpoint.STATE).touch()
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-999999", "step-1000000"]
+    assert [path.name for path in checkpoint.complete_in(tmp_path)] == ["step-999999", "step-1000000"]
     assert checkpoint.step_of(checkpoint.latest(tmp_path)) == 1_000_000
     checkpoint.save(tmp_path, 1_000_001, random_policy, {"step": 1_000_001}, keep=1)
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-1000001"]
+    assert [path.name for path in checkpoint.complete_in(tmp_path)] == ["step-1000001"]
 
 
 def test_what_killed_processes_left_behind_goes(random_policy: Policy, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_checkpoint_killed_while_it_is_deleted_is_none(
         patched.setattr("shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, 3, random_policy, {"step": 3}, keep=2)
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-000002", "step-000003"]
+    assert [path.name for path in checkpoint.complete_in(tmp_path)] == ["step-000002", "step-000003"]
 
 
 def flip(file: Path) -> None:

@@ -202,7 +202,7 @@ def _say(text: str) -> None:
 def _say_how_to_go_on(reason: str, folder: Path, command: str) -> None:
     from saei.engine import checkpoint
 
-    checkpoints = checkpoint.found(folder / "checkpoints")
+    checkpoints = checkpoint.complete_in(folder / "checkpoints")
     if command:
         how = f"Go on:\n  {command}"
     else:
