@@ -17,9 +17,9 @@ from saei.config.sections import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
 from saei.intake.scan import DROPPED, ExampleReport
-from saei.runtime.files import check_folder, disk_errors, safe_name, write_whole
+from saei.runtime.files import check_folder, disk_errors, read_jsonl, safe_name, write_whole
 from saei.runtime.lock import FolderLock
-from saei.runtime.run_dir import RunDir, read_jsonl
+from saei.runtime.run_dir import RunDir
 
 Line = TypeVar("Line", Record, ExampleReport)
 

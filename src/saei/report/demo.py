@@ -12,8 +12,7 @@ from PIL import Image
 
 from saei.engine.samples import last_pictures
 from saei.report.compare import COLOURS, Curve, read_curve
-from saei.runtime.files import replacing
-from saei.runtime.run_dir import read_jsonl
+from saei.runtime.files import read_jsonl, replacing
 
 Panel = tuple[str, str, str]
 """Metric, title and unit."""
