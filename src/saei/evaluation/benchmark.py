@@ -126,7 +126,7 @@ class Benchmark:
             raise DataError(
                 "Evaluation needs at least one usable example.",
                 reason=f"None of {self._plan.examples} is; the first: {left_out[0].report}",
-                remedy="Mend the data, or choose another split.",
+                remedy="Fix the data, or choose another split.",
             )
         if spent["answers"] == 0 and folder.complete:  # it was answered before; only scores are taken anew
             spent = folder.result()["time"]

@@ -194,7 +194,7 @@ class Evaluator:
             raise DataError(
                 f"Of a benchmark's examples at most {self._max_bad_share:.0%} may be unusable.",
                 reason=f"{len(self._bad)} of the first {seen} are; the first: {next(iter(self._bad.values())).report}",
-                remedy="Mend the data or pin another revision (task.revision), or raise training.max_bad_share.",
+                remedy="Fix the data or pin another revision (task.revision), or raise training.max_bad_share.",
             )
 
     def _draw(self, batch: Batch, numbers: Sequence[int], views: Sequence[View]) -> list[list[Response]]:

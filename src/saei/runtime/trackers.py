@@ -82,7 +82,7 @@ class Trackers:
                 raise ConfigError(
                     "A tracker has to start before training does.",
                     reason=f"'{name}' raised {type(error).__name__}: {error}.",
-                    remedy="Mend its settings, or leave it out of output.trackers.",
+                    remedy="Fix its settings, or leave it out of output.trackers.",
                 ) from error
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
