@@ -224,17 +224,17 @@ def test_a_disk_that_fills_at_the_metrics_leaves_a_run_to_go_on_with(
     saei: Saei, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(model, tmp_path, "whole", output__checkpoint_every=1)).run.path
-    append = RunDir._append
+    append_line = rundir.append_line
 
-    def filling(self: RunDir, name: str, line: Any) -> None:
-        if name == "metrics.jsonl" and line["step"] == 3:
-            with (self.path / name).open("a") as file:
-                file.write('{"step": 3, "train/lo')
+    def filling(file: Path, line: Any) -> None:
+        if file.name == "metrics.jsonl" and line["step"] == 3:
+            with file.open("a") as stream:
+                stream.write('{"step": 3, "train/lo')
             full()
-        append(self, name, line)
+        append_line(file, line)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunDir, "_append", filling)
+        patched.setattr(rundir, "append_line", filling)
         with pytest.raises(CheckpointError) as raised:
             train(tiny(model, tmp_path, output__checkpoint_every=1))
     assert f"{tmp_path / 'run' / 'metrics.jsonl'}: No space left on device" in raised.value.reason

@@ -24,7 +24,7 @@ from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.checksums import verify_checksums
-from saei.runtime.run_dir import read_jsonl
+from saei.runtime.files import read_jsonl
 from test_kill_resume import PLUGIN
 
 STEPS = 6

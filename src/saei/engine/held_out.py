@@ -8,7 +8,7 @@ from saei.config.run import RunConfig
 from saei.config.sections import SamplingConfig
 from saei.data.base import Task
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.answers import Answered, answer
+from saei.evaluation.answers import AnswerSet, answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -69,7 +69,7 @@ class HeldOutEvaluation:
         accuracy = {f"eval/{name}": value for name, value in accuracy_metrics(answered).items()}
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self._task).items()}
 
-    def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[Answered]:
+    def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[AnswerSet]:
         return answer(
             self._policy,
             self._reward,
