@@ -152,7 +152,7 @@ def _truth(first: tuple[int, ...], second: tuple[int, ...], relation: str) -> st
 
 
 def place_wordings(kind: str, first: str, second: str, relation: str) -> tuple[str, ...]:
-    """Return other questions whether the first shape lies so to the second, or which way, as words the model knows."""
+    """Return other questions with the same meaning, in words that the built-in model knows."""
     there, opposite = RELATIONS[relation], OPPOSITE[relation]
     if kind == "check":
         return (

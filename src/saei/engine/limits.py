@@ -1,4 +1,4 @@
-"""What a run stops for by itself: too many groups with nothing to move, too many steps with nothing to train on."""
+"""Why a run stops by itself: too many groups with nothing to move, or too many steps without a group to train on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NothingToMove:
             self._reasons |= {reason} if share else set()
 
     def problem(self) -> DataError | None:
-        """Return why a run that intervenes so rarely should stop, None while it does often enough."""
+        """Return why the run should stop if too many groups have nothing to move, else None."""
         if self._groups < FEW or self._unmovable <= self._most * self._groups:
             return None
         return DataError(
@@ -96,7 +96,7 @@ class EmptySteps:
         self._in_a_row = 0
 
     def note(self, step: int, *, empty: bool) -> str | None:
-        """Count a step; return what the user should know about it, None where it had something to train on."""
+        """Count a step; return a note for the user if it had nothing to train on, else None."""
         self._in_a_row = self._in_a_row + 1 if empty else 0
         return f"Step {step} had nothing to train on: all of its groups were dropped." if empty else None
 

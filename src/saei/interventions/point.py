@@ -1,4 +1,4 @@
-"""The point of an attack: the blocks of all surfaces that it moves, of all views that it is made on together."""
+"""The point of an attack: the blocks of all surfaces that it moves, for all views that are attacked together."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Pixels(Surface):
     def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
         """Return the share of pixel values that moved, and their largest change in units of 1/255.
 
-        A step that the grid rounds away moves nothing: a weak attack that is none is seen here.
+        A step that the grid rounds away moves nothing, so these numbers show an attack that is too weak.
         """
         changes = torch.cat([(b - a).abs().flatten() for a, b in zip(start, moved, strict=True)])
         return Distance(float((changes > 0).float().mean()), float(changes.max()) / GRID)

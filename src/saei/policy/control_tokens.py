@@ -26,14 +26,14 @@ _CONVERSATION = tuple(
 class ControlTokens:
     """The control tokens of a model's tokenizer, processor and chat template.
 
-    These are the special tokens but for the unknown word, whatever the processor takes for a picture, and the added
+    These are the special tokens except the unknown word, whatever the processor reads as a picture, and the added
     tokens that the chat template itself writes between turns. Other added tokens, such as runs of spaces, HTML tags or
     ``<loc0012>``, are words.
 
     Args:
         tokenizer: The tokenizer.
         processor: The processor.
-        render: From messages to the text of a conversation.
+        render: Returns the text of a conversation.
     """
 
     def __init__(self, tokenizer: Any, processor: Any, render: Callable[[Sequence[Message]], str]) -> None:
@@ -46,7 +46,7 @@ class ControlTokens:
         except Exception:  # a chat template may refuse a conversation of several turns in its own way
             ids |= set(self._ids(render(_CONVERSATION[:1]))) & set(added)
         self._control = ids - {None, tokenizer.unk_token_id}
-        # Processors look for these in the text, before there are tokens.
+        # Processors search the text for these before it is tokenized.
         marks = {value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
         self._marks = sorted(marks - {"", str(tokenizer.unk_token)})
 
@@ -58,7 +58,7 @@ class ControlTokens:
         return next((mark for mark in self._marks if mark in text), None)
 
     def check(self, example: Example, messages: Sequence[Message]) -> None:
-        """Check what a template made of an example.
+        """Check the messages that a template makes of an example.
 
         Raises:
             DataError: If the example's own text contains a control token.

@@ -23,8 +23,8 @@ _RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl")
 class Arms(Mixing):
     """Some responses from the clean view, the others from any number of arms, each with an intervention of its own.
 
-    ``mixed`` and ``noisy`` are it with one arm. Here an arm's name is the origin of its views, and a guard drops
-    responses of its own arm alone. Source: original.
+    ``mixed`` and ``noisy`` are this sampler with one arm. Here an arm's name is the origin of its views, and a guard
+    drops only responses of its own arm. Source: original.
     """
 
     class Config(StrategyConfig):
@@ -58,7 +58,7 @@ class Arms(Mixing):
 
         @classmethod
         def placed(cls, above: Mapping[str, Any], below: Mapping[str, Any]) -> Mapping[str, Any]:
-            """Put what is said of ``sampler.intervention`` into the only arm.
+            """Move the settings of ``sampler.intervention`` into the only arm.
 
             Raises:
                 ConfigError: If there are several.

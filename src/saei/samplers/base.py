@@ -24,7 +24,7 @@ UpdateOn: TypeAlias = Literal["sampled", "clean", "perturbed"]
 
 @dataclass(frozen=True, slots=True)
 class PlannedArm:
-    """Responses of a group that are drawn alike.
+    """Responses of a group that are drawn in the same way.
 
     Attributes:
         origin: Origin of the views that they are drawn from.
@@ -58,7 +58,7 @@ class PlannedArm:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """What a sampler will do in every step, for all who have to know it beforehand and must not ask its class.
+    """What a sampler does in every step, for code that has to know it in advance whatever the sampler's class is.
 
     Attributes:
         arms: The clean one first.
@@ -87,7 +87,7 @@ class SamplingPlan:
         return tuple(arm for arm in self.arms if arm.intervention is not None)
 
     def below(self, path: str) -> SamplingPlan:
-        """Return the plan as that of a sampler whose settings stand at a path below another's."""
+        """Return the plan of the same sampler inside another one, which has its settings at this path."""
         return replace(
             self,
             arms=tuple(replace(arm, path=_joined(path, arm.path)) for arm in self.arms),
@@ -95,7 +95,7 @@ class SamplingPlan:
         )
 
     def settings_for(self, responses: int) -> list[str]:
-        """Return the assignments that give groups another size, shared out as now.
+        """Return the assignments, for ``--set``, that change the group size and keep the arms' proportions.
 
         Raises:
             ConfigError: If an arm's number of responses is no setting.
@@ -127,13 +127,13 @@ class Sampler(Strategy, ABC):
 
     @abstractmethod
     def plan(self) -> SamplingPlan:
-        """Return what it will do; the same all the time."""
+        """Return what the sampler does in every step; always the same."""
 
     @abstractmethod
     def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return one group per clean view, each with as many responses as planned.
 
-        The groups stand in the order of their views: the given ones, then those that ``supply.more`` was asked for.
+        The groups stand in the order of their views: the given ones, then those from ``supply.more``.
 
         Args:
             views: Clean views, of which a process may have none.
@@ -171,11 +171,11 @@ def clean_arm(responses: int, count: str) -> PlannedArm:
     return PlannedArm(CLEAN, responses, count=count)
 
 
-def checked_drops(asked: Strategy, scored: Sequence[ScoredGroup], dropped: Sequence[Drops]) -> Sequence[Drops]:
-    """Return what a sampler or a guard drops, if it says so for each group and of responses that there are.
+def checked_drops(strategy: Strategy, scored: Sequence[ScoredGroup], dropped: Sequence[Drops]) -> Sequence[Drops]:
+    """Return what a sampler or a guard drops, checked: one mapping per group, of responses that exist.
 
     Raises:
-        TrainingError: If it does not: groups would vanish from training without a word.
+        TrainingError: If that is not so, since groups would silently vanish from training.
     """
     sizes = [len(group.grades) for group in scored]
     if len(dropped) != len(sizes):
@@ -186,7 +186,7 @@ def checked_drops(asked: Strategy, scored: Sequence[ScoredGroup], dropped: Seque
     if problem:
         raise TrainingError(
             "For each scored group there is one mapping from the numbers of its responses to reasons.",
-            reason=f"'{asked.name()}' returned {problem}.",
+            reason=f"'{strategy.name()}' returned {problem}.",
             remedy="Return an empty mapping for a group that is kept whole.",
         )
     return dropped

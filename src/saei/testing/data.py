@@ -22,7 +22,7 @@ HOSTILE = (
     "\x00\x1b[31m\ud7ff <script>",
     "\\boxed{" + "9" * 10_000 + "}",
 )
-"""Texts that a policy may write and a reward has to survive, or that an attack makes of a question."""
+"""Texts that a policy may write and no reward may fail on, or that an attack makes of a question."""
 
 
 def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
@@ -32,7 +32,7 @@ def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
 
     Args:
         subject: A task or its config.
-        count: Examples of each split that are looked at.
+        count: Number of examples of each split to check.
 
     Raises:
         AssertionError: Naming the rule that is broken.
@@ -51,8 +51,9 @@ def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
             examples = [task.example(index, split) for index in indices]
             others = [again.example(index, split) for index in reversed(indices)][::-1]
             require(all(map(_same, examples, others)), name, "the same split and index give the same example")
-            require(len({one.id for one in examples}) == len(examples), name, "ids are unique within a split")
-            require(all(one.question and one.answer for one in examples), name, "question and answer are not empty")
+            require(len({example.id for example in examples}) == len(examples), name, "ids are unique within a split")
+            filled = all(example.question and example.answer for example in examples)
+            require(filled, name, "question and answer are not empty")
             for example in examples:
                 _check_text(task, again, example, name)
 
@@ -142,6 +143,6 @@ def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _same(left: Example, right: Example) -> bool:
-    pictures = [[image.tobytes() for image in one.images] for one in (left, right)]
-    texts = [(one.id, one.question, one.answer, one.protected) for one in (left, right)]
+    pictures = [[image.tobytes() for image in example.images] for example in (left, right)]
+    texts = [(example.id, example.question, example.answer, example.protected) for example in (left, right)]
     return pictures[0] == pictures[1] and texts[0] == texts[1]

@@ -48,14 +48,14 @@ def check_surface(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
 
 
 def _check_start(surface: Surface, policy: Policy, views: Sequence[View]) -> None:
-    """At the blocks that it opens, nothing has changed yet."""
+    """Check that at the blocks it opens, no view is changed yet."""
     name = surface.name()
     opening = surface.open(policy, views, scale=1.0)
     with_surface = [view for view in views if surface.lacks(view) is None]
-    for view, same in zip(with_surface, surface.moved(policy, with_surface, opening.blocks), strict=True):
-        kept = view.example is same.example and view.index == same.index and view.origin == same.origin
-        require(kept, name, "moving keeps example, index and origin")
-        tensors = [(view.prompt_ids_P, same.prompt_ids_P), *zip(view.canvases, same.canvases, strict=True)]
+    for view, moved_view in zip(with_surface, surface.moved(policy, with_surface, opening.blocks), strict=True):
+        same_example = view.example is moved_view.example and view.index == moved_view.index
+        require(same_example and view.origin == moved_view.origin, name, "moving keeps example, index and origin")
+        tensors = [(view.prompt_ids_P, moved_view.prompt_ids_P), *zip(view.canvases, moved_view.canvases, strict=True)]
         require(all(torch.equal(a, b) for a, b in tensors), name, "views moved to where they are stay as they are")
     ids = policy.eos_ids[:1]
     zero = torch.zeros(1, device=policy.device)

@@ -1,4 +1,4 @@
-"""What is known of responses: the values beside them, their keys, and when they are forgotten.
+"""Known statistics of responses: their keys, how they are kept, and when they are forgotten.
 
 Values without gradient are kept in ``Policy.known`` until the weights that they depend on change, so that each
 statistic of a response is computed once.
@@ -54,21 +54,21 @@ class Key:
     Attributes:
         statistic: Its name.
         policy: The need's policy.
-        own: The response's own view, for a divergence from the current policy under it; else None.
+        own_view: The response's own view, for a divergence from the current policy under it; else None.
         target: The need's view.
         update: Whether the values are of the distribution that the update trains.
     """
 
     statistic: str
     policy: WhichPolicy
-    own: View | None
+    own_view: View | None
     target: View
     update: bool
 
     @property
     def moves(self) -> bool:
         """Whether the values depend on the current policy's weights."""
-        return self.policy == "current" or self.own is not None
+        return self.policy == "current" or self.own_view is not None
 
     @property
     def is_state(self) -> bool:
@@ -188,13 +188,13 @@ class KnownStatistics:
     def keep_drawn(self, leaf: Need) -> None:
         """Keep what the sampling pass computed of a leaf.
 
-        A response that continues given tokens has the values of these from elsewhere, so it is left out.
+        A response with forced tokens is left out: theirs are the values of its parent, perhaps of another view.
         """
         subject = self.subject
         if not subject.drawn or leaf.policy != "current" or leaf.statistic not in ("logp", "entropy"):
             return
-        for number, (own, target) in enumerate(zip(subject.views, self.views(leaf), strict=True)):
-            if own is not target:
+        for number, (own_view, target) in enumerate(zip(subject.views, self.views(leaf), strict=True)):
+            if own_view is not target:
                 continue
             key = self._key(leaf, number)
             for response in subject.responses[number]:
@@ -216,17 +216,17 @@ class KnownStatistics:
         statistic = self.statistic(leaf)
         if isinstance(statistic, TokenStatistic):
             return leaf.statistic
-        own = self.subject.views[number] if isinstance(statistic, DivergenceStatistic) else None
-        return Key(leaf.statistic, leaf.policy, own, self.views(leaf)[number], self.subject.update)
+        own_view = self.subject.views[number] if isinstance(statistic, DivergenceStatistic) else None
+        return Key(leaf.statistic, leaf.policy, own_view, self.views(leaf)[number], self.subject.update)
 
 
-def _made_view(policy: Policy, config: StrategyConfig, own: View) -> View:
+def _made_view(policy: Policy, config: StrategyConfig, source: View) -> View:
     """Return what a view maker makes of a view; made once, since keys hold the view itself."""
-    by_config = policy.made_views.setdefault(own, {})
+    by_config = policy.made_views.setdefault(source, {})
     if config not in by_config:
-        view = config.build().make_view(policy, own)
+        view = config.build().make_view(policy, source)
         # A table whose value is its own weak key never drops the entry; a copy of the view does as well.
-        by_config[config] = replace(view) if view is own else view
+        by_config[config] = replace(view) if view is source else view
     return by_config[config]
 
 
