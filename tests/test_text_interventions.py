@@ -389,8 +389,8 @@ def test_a_resumed_run_goes_on_bit_for_bit(
     changes: dict[str, Any] = {"sampler": intervening(attack), "training__steps": 3, "evaluation__every": 9}
     whole = train(tiny(model, tmp_path, "whole", **changes))
     assert any(line["train/untouched"] < 1 for line in lines(whole.run.path)[1:])
+    interrupting = Quiet({1: lambda: os.kill(os.getpid(), signal.SIGINT)})
     with pytest.raises(Interrupted):
-        interrupting = Quiet({1: lambda: os.kill(os.getpid(), signal.SIGINT)})
         train(tiny(model, tmp_path, "halves", **changes), interrupting)
     run, config = RunDir.open(tmp_path / "halves")
     resumed = train(config, resume=run)

@@ -125,7 +125,7 @@ class Intervention:
         return {name: getattr(self, name) for name in ("selector", "criterion", "attack", "strength", "gate", "guard")}
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
-        """Attack one view along a response of one token, so that what cannot work is found before any long work.
+        """Attack one view with a response of one token, so that errors come before any long work.
 
         Args:
             policy: The policy.

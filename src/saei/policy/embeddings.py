@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ MEASURED = 1024
 
 
 class Embeddings:
-    """Embeddings of a policy's tokens. Lengths are of the weights as they are when they are first asked for.
+    """Embeddings of a policy's tokens. Lengths are those of the current weights, so that a resumed run has the same.
 
     Args:
         policy: The policy.
@@ -27,6 +28,7 @@ class Embeddings:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._measured: dict[str, tuple[int, float]] = {}
 
     @torch.no_grad()
     def scores(self, vectors_Qd: Tensor) -> Tensor:
@@ -38,19 +40,24 @@ class Embeddings:
     @property
     def size(self) -> int:
         """Features of an embedding."""
-        return self._sample.shape[1]
+        return int(self._policy.model.get_input_embeddings()(self._policy.eos_ids[:1]).shape[1])
 
-    @cached_property
+    @property
     def rms(self) -> float:
         """Root mean square of the features."""
-        return float(self._sample.pow(2).mean().sqrt())
+        return self._length("rms", lambda sample_Md: sample_Md.pow(2).mean().sqrt())
 
-    @cached_property
+    @property
     def distance(self) -> float:
         """Median Euclidean distance between two tokens."""
-        distances_MM = torch.cdist(self._sample, self._sample)
-        upper = torch.ones_like(distances_MM, dtype=torch.bool).triu(1)
-        return float(distances_MM[upper].median())
+        return self._length("distance", _median_distance)
+
+    def _length(self, name: str, measure: Callable[[Tensor], Tensor]) -> float:
+        """Return a length, measured once until the weights change."""
+        updates = self._policy.updates
+        if self._measured.get(name, (-1, 0.0))[0] != updates:
+            self._measured[name] = (updates, float(measure(self._sample())))
+        return self._measured[name][1]
 
     @cached_property
     def texts(self) -> list[str]:
@@ -71,13 +78,17 @@ class Embeddings:
             for text, never in zip(texts, banned, strict=True)
         ]
 
-    @cached_property
+    @torch.no_grad()
     def _sample(self) -> Tensor:
         """float32 embeddings of some tokens that may be drawn, ``[M, d]``."""
         assert self._policy.distribution.banned_V is not None
         ids_M = (~self._policy.distribution.banned_V).nonzero()[:, 0]
         if len(ids_M) > MEASURED:
             ids_M = ids_M[torch.linspace(0, len(ids_M) - 1, MEASURED).round().long().to(ids_M.device)]
-        with torch.no_grad():
-            embeddings_Md: Tensor = self._policy.model.get_input_embeddings()(ids_M)
+        embeddings_Md: Tensor = self._policy.model.get_input_embeddings()(ids_M)
         return embeddings_Md.float()
+
+
+def _median_distance(sample_Md: Tensor) -> Tensor:
+    distances_MM = torch.cdist(sample_Md, sample_Md)
+    return distances_MM[torch.ones_like(distances_MM, dtype=torch.bool).triu(1)].median()

@@ -147,14 +147,14 @@ class Sampler(Strategy, ABC):
         return self.plan().group_size
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
-        """Find out, before any long work, whether the sampler can do its work with this policy.
+        """Check, before any long work, that the sampler works with this policy.
 
         Args:
             policy: The policy.
             views: Some clean views, one at least.
 
         Raises:
-            SaeiError: If it cannot.
+            SaeiError: If it does not.
         """
 
     def lacks(self, view: View) -> str | None:
