@@ -24,7 +24,7 @@ from rich.table import Table
 
 from saei.config.run import RunConfig, validate
 from saei.config.sections import SamplingConfig
-from saei.evaluation.answers import Answered, answer
+from saei.evaluation.answers import AnswerSet, answer
 from saei.evaluation.metrics import mean
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.intake.inspect import inspect_example
@@ -114,7 +114,7 @@ class Bench:
                 values.append(float((stats.entropy_NT * selected_NT).sum() / selected_NT.sum()))
         return values
 
-    def greedy(self, moved: Sequence[View]) -> list[Answered]:
+    def greedy(self, moved: Sequence[View]) -> list[AnswerSet]:
         """Return the greedy response to each view with its grade as an answer to what the view's example asks."""
         greedy = SamplingConfig(temperature=0.0, max_new_tokens=self.config.sampling.max_new_tokens)
         reward = self.config.reward.build()
