@@ -198,6 +198,14 @@ OTHERS = {
     },
     "kl": {**SETTINGS, **KL},
     "lora": {**SETTINGS, **KL, "model.lora.rank": 4, "optimizer.lr": 0.1},  # the reference: the model without adapters
+    "text": {
+        **SETTINGS,
+        "task.type": "bars",
+        "sampler.intervention.criterion": "nll",
+        "sampler.intervention.attack.type": "joint",
+        "sampler.intervention.attack.of": "{embeddings: {type: text-pgd, random_start: true}, tokens: random-swap}",
+        "objective.advantage.baseline": "per-origin",
+    },
     # Each optimiser step has one group, and one of two processes none.
     "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 1e-2},
 }
@@ -212,6 +220,8 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
     assert_same_run(home, f"{name}-one", f"{name}-two")
     if name == "dynamic":  # more than 4 groups of 4, since those without variance were replaced
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
+    elif name == "text":  # the embeddings of some questions moved, of which the tokens make no other
+        assert any(moved for moved in of_each_step(home, "text-one", "train/intervention/embeddings/moved"))
     elif name != "updates":
         assert (of_each_step(home, f"{name}-one", "train/kl/mean")[-1] or 0) > 1e-6
 

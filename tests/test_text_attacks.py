@@ -246,7 +246,7 @@ def test_each_surface_has_its_attack_and_its_ball_and_sees_what_moved_before() -
 
 
 def test_joint_refuses_an_attack_that_is_not_made_for_its_surface() -> None:
-    with pytest.raises(ConfigError, match="'hotflip' moves tokens, not pixels"):
+    with pytest.raises(ConfigError, match="'hotflip' moves in tokens, not pixels"):
         Joint.Config.model_validate({"of": {"pixels": "hotflip"}}).build()
 
 

@@ -279,10 +279,13 @@ def test_answers_to_two_questions_have_no_common_baseline() -> None:
         configured("sampled"),
         configured("sampled", baseline="leave-one-out"),
         configured("sampled", attack=joint),
-        configured("perturbed", views=2),
     ):
         with pytest.raises(ConfigError, match=r"answers to the same question.*baseline to per-origin"):
             build_strategies(config)
+    for config in (configured("sampled", baseline="per-origin", views=2), configured("perturbed", views=2)):
+        with pytest.raises(ConfigError, match=r"it has 2 of them.*sampler\.views to 1"):
+            build_strategies(config)
+    build_strategies(configured("clean", views=2))
 
 
 # What is refused

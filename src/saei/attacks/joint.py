@@ -16,7 +16,7 @@ from saei.errors import ConfigError
 
 
 class Joint(Attack):
-    """One attack for each surface, one after the other; each sees what those before it have moved.
+    """One attack for each kind of surface, one after the other; each sees what those before it have moved.
 
     Every block stays in the ball of its own attack. VILLA (arXiv 2006.06195) moves either the picture or the text in a
     pass; both in one are ours.
@@ -26,7 +26,7 @@ class Joint(Attack):
         """Fields.
 
         Attributes:
-            of: For each surface its attack, in this order.
+            of: For each space, such as ``pixels``, the attack that moves its surfaces, in this order.
         """
 
         type: Literal["joint"] = "joint"
@@ -40,16 +40,16 @@ class Joint(Attack):
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
-        self._attacks: dict[str, Attack] = {surface: attack.build() for surface, attack in self.config.of.items()}
-        for surface, attack in self._attacks.items():
-            if surface not in attack.spaces:
+        self._attacks: dict[str, Attack] = {space: attack.build() for space, attack in self.config.of.items()}
+        for space, attack in self._attacks.items():
+            if space not in attack.spaces:
                 raise ConfigError(
-                    "Each surface of a joint attack has an attack that is made for it.",
-                    reason=f"'{attack.name()}' moves {', '.join(sorted(attack.spaces))}, not {surface}.",
+                    "Each space of a joint attack has an attack that is made for it.",
+                    reason=f"'{attack.name()}' moves in {', '.join(sorted(attack.spaces))}, not {space}.",
                     remedy="Choose another attack for it; `saei list attack` has them.",
                 )
         self.spaces = frozenset(self._attacks)
-        self.moves = tuple(self._attacks)
+        self.moves = tuple(self._attacks)  # the built-in surfaces have the names of their spaces
         self.jointly = all(attack.jointly for attack in self._attacks.values())
 
     @property

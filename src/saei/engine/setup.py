@@ -108,16 +108,25 @@ def _check_golds(strategies: Strategies) -> None:
     """
     arms = strategies.sampler.plan().intervening
     rewording = [arm for arm in arms if arm.rewords and arm.update_on != "clean"]
+    if not rewording or not strategies.task.oracle:
+        return
+    arm = rewording[0]
     # All responses are trained under the only moved view.
-    single_question = len(arms) == 1 and arms[0].update_on == "perturbed" and arms[0].views == 1
-    if strategies.task.oracle and rewording and not single_question and strategies.objective.advantage.mixes_origins:
-        raise ConfigError(
-            "Rewards are compared with those of answers to the same question.",
-            reason=f"The views of '{rewording[0].origin}' may ask something else, with another right answer, and "
-            f"{rewording[0].setting('update_on')} is {rewording[0].update_on}, while the advantage has a baseline of "
-            "all origins.",
-            remedy="Set objective.advantage.baseline to per-origin, or update_on to clean.",
-        )
+    single_question = len(arms) == 1 and arm.update_on == "perturbed" and arm.views == 1
+    several_views = next((arm for arm in rewording if arm.views > 1), None)
+    if several_views is not None:
+        arm, comparing = several_views, f"it has {several_views.views} of them"
+        remedy = f"{arm.setting('views')} to 1"
+    elif strategies.objective.advantage.mixes_origins and not single_question:
+        comparing, remedy = "the advantage has a baseline of all origins", "objective.advantage.baseline to per-origin"
+    else:
+        return
+    raise ConfigError(
+        "Rewards are compared with those of answers to the same question.",
+        reason=f"The views of '{arm.origin}' may ask something else, with another right answer; "
+        f"{arm.setting('update_on')} is {arm.update_on}, and {comparing}.",
+        remedy=f"Set {remedy}, or {arm.setting('update_on')} to clean.",
+    )
 
 
 def _check_decoder(config: RunConfig, strategies: Strategies) -> None:

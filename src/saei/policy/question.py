@@ -31,7 +31,7 @@ _PROBE = "saeiquestion"
 def find_question(prompts: Prompts, template: Template, example: Example, ids_P: Tensor) -> Question | None:
     """Return where an example's question stands in its prompt.
 
-    None if that cannot be told: the tokenizer has no offsets, or the chat template changes the question's text.
+    None if that cannot be told: the tokenizer has no offsets, or a template changes or refuses the question's text.
 
     Args:
         prompts: Renders and tokenizes conversations.
@@ -42,7 +42,11 @@ def find_question(prompts: Prompts, template: Template, example: Example, ids_P:
     parts = _parts(example.question)
     rendered = prompts.text(template.messages(example))
     with_probe = replace(example, question=_with_probes(example.question, parts))
-    spans = _spans(rendered, prompts.text(template.messages(with_probe)), [end - start for start, end in parts])
+    try:
+        rendered_probes = prompts.text(template.messages(with_probe))
+    except Exception:  # a template may refuse whatever is no question of its task
+        return None
+    spans = _spans(rendered, rendered_probes, [end - start for start, end in parts])
     encoded = prompts.encode(rendered)
     if spans is None or encoded is None:
         return None
@@ -150,5 +154,6 @@ def _expanded_place(ids: Sequence[int], expanded: Sequence[int], inside: Sequenc
 
 
 def _places_of(run: Sequence[int], ids: Sequence[int]) -> list[int]:
-    width = len(run)
-    return [place for place in range(len(ids) - width + 1) if list(ids[place : place + width]) == list(run)]
+    width, first = len(run), run[0]
+    starts = (place for place in range(len(ids) - width + 1) if ids[place] == first)
+    return [place for place in starts if list(ids[place : place + width]) == list(run)]
