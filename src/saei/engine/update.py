@@ -37,7 +37,8 @@ from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs, moves
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
-from saei.types import TrainGroup
+from saei.types import NO_IMAGE, TrainGroup
+from saei.views import look_at_changed_pictures
 
 
 class Updater:
@@ -88,6 +89,9 @@ class Updater:
         self._looks_at_batch = bool(self._batch_weights) or objective.prepares
         batch_needs = objective.batch_needs if objective.prepares else frozenset()
         self._batch_needs = batch_needs.union(*(weight.needs for weight in self._batch_weights.values()))
+        self._needs_picture = {
+            name for name, weight in objective.weights.items() if look_at_changed_pictures(weight.needs)
+        }
 
     def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
@@ -128,7 +132,11 @@ class Updater:
             norm = self._optimiser_step(loss)
             log.step(loss, norm)
         self._policy.forget_old()
-        return log.summary(self._processes)
+        metrics = log.summary(self._processes)
+        if self._needs_picture:
+            imageless = self._processes.total(sum(not each.group.views[0].canvases for each in groups))
+            metrics[f"left_out/{NO_IMAGE}"] = imageless / len(everywhere)
+        return metrics
 
     def _plan(self, everywhere: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
         """Return the number of each optimiser step and the indices of its groups, in ascending order.
@@ -154,10 +162,15 @@ class Updater:
         statistics = row_statistics(self._policy, group, [need for need in needs if not moves(need)])
         whole = GroupRows(group, rows_of(group), valid_tokens(group, self._policy.device), None, statistics)
         for name, weight in self._objective.weights.items():
-            if weight.per_group:
-                batch = group_batch(group, self._policy.device, row_statistics(self._policy, group, weight.needs))
-                seed = derive(self._seed, name, step, group.group.index)
-                whole = weighed(whole, weight, weigh(weight, batch, progress=progress, seed=seed))
+            if not weight.per_group:
+                continue
+            if name in self._needs_picture and not group.group.views[0].canvases:
+                whole = weighed(whole, weight, torch.zeros_like(whole.selected_NT, dtype=torch.float32))
+                continue
+            batch = group_batch(group, self._policy.device, row_statistics(self._policy, group, weight.needs))
+            self._policy.forget_states()  # the other side of divergences
+            seed = derive(self._seed, name, step, group.group.index)
+            whole = weighed(whole, weight, weigh(weight, batch, progress=progress, seed=seed))
         return whole
 
     @torch.no_grad()

@@ -1,0 +1,88 @@
+"""The selector of clusters of tokens."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from saei.entropy.selectors.base import Selector, TokenStats
+
+MOST_ROUNDS = 100
+"""Rounds after which clusters are taken as they are; they settle in far fewer."""
+
+
+class KMeans(Selector):
+    """Split a response's tokens into k clusters by entropy and surprise, and keep some of the clusters.
+
+    The surprise of a token is its negative log-probability: a token may be unlikely where little was open, and likely
+    where much was. Lloyd's algorithm goes on until no token changes its cluster. It starts from the different points
+    at the middles of k equal parts of their order, so nothing is random; a token as near to two centres belongs to the
+    lower one. Equal points are never separated. A response with fewer than k different points is kept whole. By
+    entropy alone the best three clusters are those that ``adaptive`` cuts exactly.
+
+    Source: Lloyd (1982); its use here is original.
+    """
+
+    class Config(Selector.Config):
+        """Fields.
+
+        Attributes:
+            k: Number of clusters.
+            keep: Numbers of the clusters that are kept, from 0, in ascending order of the first feature's mean.
+            features: What tokens are clustered by, in nats.
+        """
+
+        type: Literal["k-means"] = "k-means"
+        k: int = Field(default=3, ge=2, le=64)
+        keep: tuple[int, ...] = Field(default=(1,), min_length=1)
+        features: tuple[Literal["entropy", "surprise"], ...] = Field(default=("entropy", "surprise"), min_length=1)
+
+        @model_validator(mode="after")
+        def _keeps_some(self) -> Self:
+            if not set(self.keep) < set(range(self.k)):
+                raise ValueError(
+                    f"k-means keeps some of its clusters 0 to {self.k - 1}, and not all; got keep={list(self.keep)}."
+                )
+            return self
+
+    config: Config
+
+    def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
+        """Return the mask of the kept clusters."""
+        of_feature = {"entropy": stats.entropy_NT, "surprise": -stats.logp_NT}
+        points_NTd = torch.stack([of_feature[name] for name in self.config.features], dim=-1)
+        mask_NT = self.candidates(stats).clone()
+        for mask_T, points_Td in zip(mask_NT, points_NTd, strict=True):
+            number = clusters(points_Td[mask_T], self.config.k)
+            if number is not None:
+                mask_T[mask_T.clone()] = torch.isin(number, torch.tensor(self.config.keep)).to(mask_T.device)
+        return mask_NT
+
+
+def clusters(points_Md: Tensor, k: int) -> Tensor | None:
+    """Return the number of each point's cluster on the CPU, None for fewer than k different points.
+
+    Args:
+        points_Md: M points of d features.
+        k: Number of clusters; they are numbered by their centres' first feature.
+    """
+    points_Md = points_Md.detach().double().cpu()
+    distinct_md, place_M, count_m = points_Md.unique(dim=0, return_inverse=True, return_counts=True)
+    if len(distinct_md) < k:
+        return None
+    centre_kd = distinct_md[[(2 * i + 1) * len(distinct_md) // (2 * k) for i in range(k)]]
+    cluster_m = torch.full((len(distinct_md),), -1)
+    for _ in range(MOST_ROUNDS):
+        before_m, cluster_m = cluster_m, (distinct_md[:, None] - centre_kd).square().sum(-1).argmin(1)
+        if torch.equal(before_m, cluster_m):
+            break
+        weight_km = (cluster_m == torch.arange(k)[:, None]) * count_m
+        total_k1 = weight_km.sum(1, keepdim=True)
+        mean_kd = weight_km.double() @ distinct_md / total_k1.clamp_min(1)
+        centre_kd = torch.where(total_k1 > 0, mean_kd, centre_kd)  # a cluster that lost its points stays where it was
+    number_k = centre_kd[:, 0].argsort(stable=True).argsort()
+    numbers: Tensor = number_k[cluster_m[place_M]]
+    return numbers
