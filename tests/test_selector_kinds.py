@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -433,3 +435,16 @@ def test_bounds_of_a_moving_band_stay_in_order() -> None:
     sizes = [len(chosen(moving, stats(tuple(range(100))), progress=p / 20)[0]) for p in range(21)]
     assert all(after <= before for before, after in pairwise(sizes))
     assert (sizes[0], sizes[-1]) == (50, 1)
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_selector_and_its_example_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "selectors.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall("`([^`]+)`", row)} == {
+        entry.name for entry in entries("selector") if "/" not in entry.name
+    }
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(example, "selectors.md", "exec"), {})  # a page of our own
