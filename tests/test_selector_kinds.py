@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +87,7 @@ BY_HAND: dict[str, tuple[Any, list[int]]] = {
     # Halfway from [1/3, 2/3) to [2/3, 1): ranks 3 and 4 of [1/2, 5/6).
     "scheduled": ("scheduled", [0, 4]),
     "scheduled bounds": (
-        {"type": "scheduled", "start": {"lo": 0, "hi": "1/3"}, "end": {"lo": "1/3", "hi": 1}},
+        {"type": "scheduled", "start_lo": 0, "start_hi": "1/3", "end_lo": "1/3", "end_hi": 1},
         [0, 3, 5],
     ),  # [1/6, 2/3): ranks 1 to 3
     "threshold": ({"type": "threshold", "lo": 0.25, "hi": 0.75}, [0, 3, 5]),
@@ -166,6 +167,13 @@ def test_one_token() -> None:
     assert chosen("mass", stats((0,))) == [[]]
 
 
+def test_a_divergence_below_0_is_rounding() -> None:
+    """Both tokens count as not depending on the picture, and of equal scores the later is the higher."""
+    of = stats((1, 8))
+    of = replace(of, statistics={Visual().divergence: torch.tensor([[-1e-7, -1e-7]])})
+    assert chosen({"type": "entropy-visual", "share": "1/2"}, of) == [[1]]
+
+
 def test_scope_group() -> None:
     """Of both responses together the ranks are 0 to 8, the widths 1 1 2 2 3 3 4 6 8 of 30."""
     of = stats(EIGHTHS, (2, 1, 3))
@@ -214,7 +222,7 @@ def test_the_band_moves_with_training() -> None:
 
 def test_progress_is_taken_as_the_share_of_steps_that_it_is() -> None:
     """A float beside the share would move a bound across a whole number of tokens."""
-    fields = {"start": {"lo": 0, "hi": "1/2"}, "end": {"lo": "1/2", "hi": 1}}
+    fields = {"start_lo": 0, "start_hi": "1/2", "end_lo": "1/2", "end_hi": 1}
     for steps in (3, 7, 49):
         for step in range(steps):
             length = 2 * steps  # lo * length is the whole number `step`
@@ -373,9 +381,9 @@ def test_a_function_says_what_it_needs() -> None:
         ({"type": "bottom-k", "count": 2, "share": "1/2"}, "bottom-k takes a count or a share"),
         ({"type": "mass", "lo": "2/3", "hi": "1/3"}, "needs lo < hi"),
         ({"type": "position", "lo": "1/2", "hi": "1/2"}, "needs lo < hi"),
-        ({"type": "scheduled", "end": {"lo": "1/3", "hi": "2/3"}}, "has to move"),
-        ({"type": "scheduled", "end": {"lo": "1/2", "hi": "1/2"}}, "needs lo < hi"),
-        ({"type": "scheduled", "end": {"hi": "1/2"}}, "needs lo < hi"),
+        ({"type": "scheduled", "end_lo": "1/3", "end_hi": "2/3"}, "has to move"),
+        ({"type": "scheduled", "start_lo": "2/3"}, "needs lo < hi"),
+        ({"type": "scheduled", "end_hi": "1/2"}, "needs lo < hi"),
         ({"type": "threshold", "lo": 1.0}, "needs lo < hi"),
         ({"type": "threshold", "lo": 0, "hi": None}, "Use `all`"),
         ({"type": "threshold", "lo": -0.5}, "greater than or equal to 0"),
@@ -431,7 +439,7 @@ def test_a_selector_that_breaks_its_contract_is_stopped(broken: Any, said: str) 
 
 
 def test_bounds_of_a_moving_band_stay_in_order() -> None:
-    moving = config({"type": "scheduled", "start": {"lo": "1/2", "hi": 1}, "end": {"lo": 0, "hi": "1/100"}})
+    moving = config({"type": "scheduled", "start_lo": "1/2", "start_hi": 1, "end_lo": 0, "end_hi": "1/100"})
     sizes = [len(chosen(moving, stats(tuple(range(100))), progress=p / 20)[0]) for p in range(21)]
     assert all(after <= before for before, after in pairwise(sizes))
     assert (sizes[0], sizes[-1]) == (50, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from saei.entropy.selectors.entropy_visual import EntropyVisual
 from saei.entropy.selectors.visual import Visual
 from saei.entropy.selectors.visual_logp import VisualLogp
 from saei.errors import DataError
+from saei.intake.scan import ExampleReport
+from saei.intake.stream import ViewStream
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.stats import token_stats
@@ -258,6 +261,7 @@ class Mostly(Task):
     class Config(Task.Config):
         type: Literal["mostly"] = "mostly"
         pictures: tuple[int, ...] = ()
+        examples: int | None = None
 
     def example(self, index: int, split: Split = "train") -> Example:
         config: Any = self.config
@@ -265,7 +269,9 @@ class Mostly(Task):
         return Example(f"{split}-{index}", "What is red?", "3", images)
 
     def size(self, split: Split = "train") -> int | None:
-        return None
+        config: Any = self.config
+        size: int | None = config.examples
+        return size
 
 
 def opened(policy: Policy, pictures: tuple[int, ...], **changes: Any) -> None:
@@ -301,3 +307,13 @@ def test_an_intervention_by_the_picture_needs_one_among_the_first(random_policy:
     with pytest.raises(DataError, match="The selector 'visual' can do nothing without a picture"):
         opened(random_policy, (), sampler={"type": "mixed", **arms})
     opened(random_policy, (), sampler={"type": "mixed", **arms, "intervention": {"selector": "mass"}})
+
+
+def test_examples_that_were_all_looked_at_before_are_looked_at_for_a_picture(random_policy: Policy) -> None:
+    for pictures, refused in (((), True), ((3,), False), ((64,), True)):
+        task = Mostly.Config(pictures=pictures, examples=70).build()
+        stream = ViewStream(task, random_policy, seed=0, max_bad_share=0.1)
+        stream.admit("train", [ExampleReport(index, tokens=9) for index in range(70)])
+        stream.preflight()
+        with pytest.raises(DataError, match="A thing can do nothing") if refused else nullcontext():
+            stream.preflight(["A thing"])
