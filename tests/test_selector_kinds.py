@@ -353,6 +353,16 @@ def test_a_function_is_a_selector() -> None:
 
 
 @pytest.mark.usefixtures("_registry")
+def test_a_function_that_returns_no_mask_is_stopped() -> None:
+    @selector("test/entropies")
+    def entropies(given: TokenStats) -> Tensor:
+        return given.entropy_NT[:1]
+
+    with pytest.raises(TrainingError, match=r"'test/entropies' returned torch.float32 \[1, 6\] for tokens \[2, 6\]"):
+        chosen(entropies(), stats(EIGHTHS, EIGHTHS))
+
+
+@pytest.mark.usefixtures("_registry")
 def test_a_function_says_what_it_needs() -> None:
     need = Visual().divergence
 

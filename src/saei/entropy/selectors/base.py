@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from saei.config.registry import register
+from saei.config.registry import load, register
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import TrainingError
 from saei.need import Need
@@ -100,10 +100,8 @@ class Selector(Strategy, ABC):
 
     @staticmethod
     def _combined(name: str, *selectors: Selector) -> Selector:
-        from saei.entropy.selectors.composition import COMPOSITIONS  # it derives from this class
-
-        composition = COMPOSITIONS[name]
-        return composition(composition.Config.model_validate({"of": [each.config for each in selectors]}))
+        combined: Selector = load("selector", name).Config.model_validate({"of": selectors}).build()
+        return combined
 
 
 @torch.no_grad()
@@ -120,11 +118,8 @@ def checked_selection(selector: Selector, stats: TokenStats, *, progress: float,
         TrainingError: If it is not, with the selector's name and what is wrong with the mask.
     """
     mask_NT = selector.select(stats, progress=progress, generator=generator)
-    shape = list(stats.valid_NT.shape)
-    if not isinstance(mask_NT, Tensor) or mask_NT.dtype != torch.bool or list(mask_NT.shape) != shape:
-        what = f"{mask_NT.dtype} {list(mask_NT.shape)}" if isinstance(mask_NT, Tensor) else type(mask_NT).__name__
-        problem = f"returned {what} for tokens {shape}"
-    else:
+    problem = _wrong_form(mask_NT, stats)
+    if not problem:
         mask_NT = mask_NT.to(stats.valid_NT.device)
         outside = int((mask_NT & ~selector.candidates(stats)).sum())
         problem = f"marked {outside} that are padding, were given to a response, or are excluded" if outside else ""
@@ -135,6 +130,16 @@ def checked_selection(selector: Selector, stats: TokenStats, *, progress: float,
             remedy="Mend it; `saei.testing.check_selector` names the rule that it breaks.",
         )
     return mask_NT
+
+
+def _wrong_form(mask_NT: Any, stats: TokenStats) -> str:
+    """Return what is wrong with the form of a mask, empty if nothing is."""
+    shape = list(stats.valid_NT.shape)
+    if not isinstance(mask_NT, Tensor):
+        return f"returned {type(mask_NT).__name__} for tokens {shape}"
+    if mask_NT.dtype != torch.bool or list(mask_NT.shape) != shape:
+        return f"returned {mask_NT.dtype} {list(mask_NT.shape)} for tokens {shape}"
+    return ""
 
 
 SelectorFunction: TypeAlias = Callable[[TokenStats], Tensor]
@@ -165,7 +170,8 @@ def selector(name: str, *, needs: Collection[Need] = ()) -> Callable[[SelectorFu
     def decorate(function: SelectorFunction) -> type[Selector]:
         def select(self: Selector, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
             candidates_NT = self.candidates(stats)
-            return function(replace(stats, valid_NT=candidates_NT)) & candidates_NT
+            mask_NT = function(replace(stats, valid_NT=candidates_NT))
+            return mask_NT & candidates_NT if not _wrong_form(mask_NT, stats) else mask_NT
 
         def all_needs(self: Selector) -> frozenset[Need]:
             excluded: frozenset[Need] = Selector.needs.__get__(self)

@@ -161,7 +161,3 @@ class Not(Composition):
     def combine(self, masks: Sequence[Tensor]) -> Tensor:
         """Return what is not in the mask."""
         return ~masks[0]
-
-
-COMPOSITIONS: Mapping[str, type[Composition]] = {"and": And, "or": Or, "not": Not}
-"""What Python's operators make."""

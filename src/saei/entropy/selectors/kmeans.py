@@ -19,11 +19,11 @@ class KMeans(Selector):
 
     The surprise of a token is its negative log-probability: a token may be unlikely where little was open, and likely
     where much was. Both are in nats and not scaled. Lloyd's algorithm goes on until no token changes its cluster; a
-    token as near to two centres belongs to the one that was named first. It starts twice, and nothing is random: from
-    the middles of k equal parts of the different points in their order, and from points each of which is the farthest
-    from those before. The result with the smaller sum of squared distances counts, of equal ones the first. Equal
-    points are never separated. A response with fewer than k different points is kept whole. By entropy alone the best
-    three clusters are those that ``adaptive`` finds exactly.
+    token as near to two centres belongs to the first of them. It starts twice, and nothing is random: from the middles
+    of k equal parts of the different points in their order, and from points each of which is the farthest from those
+    before. The result with the smaller sum of squared distances counts, of equal ones the first. Equal points are never
+    separated. A response with fewer than k different points is kept whole. By entropy alone the best three clusters are
+    those that ``adaptive`` finds exactly.
 
     Source: Lloyd (1982); its use here is original.
     """

@@ -20,7 +20,7 @@ class VisualLogp(TopShare):
 
     Tokens are ranked by Schulman's k3 estimate ``exp(d) - d - 1``, in nats, with d the log-probability of the token
     under the view with black patches less the one under the response's own view. It sees the token that was drawn
-    alone, where ``visual`` sees the whole distribution, and costs one pass. A view without a picture has nothing to
+    alone, where ``visual`` sees the whole distribution, and costs a pass less. A view without a picture has nothing to
     measure: an intervention leaves it alone, and in the update its responses are left out.
 
     Source: the token selection of VPPO (https://arxiv.org/abs/2510.09285): its estimate, its patches and its share of
