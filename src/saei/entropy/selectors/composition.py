@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from saei.config.registry import SelectorField
@@ -75,15 +75,17 @@ class Composition(Selector):
 
 
 def _check_sense(config: Any, result: str) -> None:
-    """Refuse a selector beside its own opposite; `random` draws twice, and is none.
+    """Refuse fewer than two selectors, and one beside its own opposite; `random` draws twice, and is none.
 
     Raises:
-        ValueError: Naming the selector.
+        ValueError: Saying what is wrong with them.
     """
+    if len(config.of) < 2:
+        raise ValueError(f"`{config.type}` combines two selectors or more; got {len(config.of)}.")
     opposites = [part.of[0] for part in config.of if part.type == "not"]
     both = [part.type for part in config.of if part in opposites and part.type != "random"]
     if both:
-        raise ValueError(f"'{both[0]}' {config.type} its own `not` keeps {result}. Leave one out.")
+        raise ValueError(f"`{both[0]}` {config.type} its own `not` keeps {result}. Leave one out.")
 
 
 class And(Composition):
@@ -97,7 +99,6 @@ class And(Composition):
         """
 
         type: Literal["and"] = "and"
-        of: tuple[SelectorField, ...] = Field(min_length=2, max_length=16)
 
         @model_validator(mode="after")
         def _has_sense(self) -> Self:
@@ -122,7 +123,6 @@ class Or(Composition):
         """
 
         type: Literal["or"] = "or"
-        of: tuple[SelectorField, ...] = Field(min_length=2, max_length=16)
 
         @model_validator(mode="after")
         def _has_sense(self) -> Self:
@@ -147,10 +147,11 @@ class Not(Composition):
         """
 
         type: Literal["not"] = "not"
-        of: tuple[SelectorField, ...] = Field(min_length=1, max_length=1)
 
         @model_validator(mode="after")
         def _leaves_some(self) -> Self:
+            if len(self.of) != 1:
+                raise ValueError(f"`not` takes one selector; got {len(self.of)}. Combine several by `and` or `or`.")
             part: Any = self.of[0]
             if part.type == "all" and not part.exclude:
                 raise ValueError("`not` of `all` keeps no token. Name a selector that leaves some.")
