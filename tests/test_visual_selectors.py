@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from groups import draw, no_grades, own_forward, token_logp
+from groups import cut, draw, no_grades, own_forward, token_logp
 from runs import registered, tiny
 from saei.data.bars import Bars
 from saei.data.base import Split, Task
@@ -25,13 +25,15 @@ from saei.entropy.selectors.base import Selector, TokenStats
 from saei.entropy.selectors.entropy_visual import EntropyVisual
 from saei.entropy.selectors.visual import Visual
 from saei.entropy.selectors.visual_logp import VisualLogp
-from saei.errors import DataError
+from saei.errors import DataError, TrainingError
 from saei.intake.scan import ExampleReport
 from saei.intake.stream import ViewStream
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.stats import token_stats
 from saei.need import Need
+from saei.objectives.batch import Row, UpdateBatch
+from saei.objectives.weights.selected import Selected
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
@@ -221,6 +223,37 @@ def test_reselection_goes_by_the_picture_that_the_attack_has_come_to(
     assert float((Watching.seen[1] - Watching.seen[2]).abs().max()) > 1e-3
 
 
+class Everything(Selector):
+    """Marks padding, too."""
+
+    class Config(Selector.Config):
+        type: Literal["test/everything"] = "test/everything"
+
+    def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
+        return torch.ones_like(stats.valid_NT)
+
+
+def test_a_selector_that_leaves_its_tokens_is_stopped_by_name(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    uneven = [cut(responses[0][0], 2), responses[0][1]]
+    with pytest.raises(TrainingError, match="The selector 'test/everything' marked"):
+        apply(random_policy, views[:1], [uneven], selector=Everything.Config())
+    batch = UpdateBatch(
+        rows=(Row(0, 0, 0),),
+        ids_RT=torch.zeros(1, 3, dtype=torch.int64),
+        mask_RT=torch.tensor([[True, True, False]]),
+        behaviour_logp_RT=torch.zeros(1, 3),
+        behaviour_entropy_RT=torch.zeros(1, 3),
+        advantage_RT=torch.zeros(1, 3),
+        truncated_R=torch.tensor([False]),
+        drawn_RT=torch.tensor([[False, True, False]]),
+    )
+    weight = Selected.Config(selector=Everything.Config()).build()
+    with pytest.raises(TrainingError, match="'test/everything' marked 2 that are padding, were given"):
+        weight.weigh(batch, progress=0.0, generator=torch.Generator())
+
+
 def test_a_view_without_a_picture_is_left_alone_and_counted(
     random_policy: Policy, views: list[View], responses: list[list[Response]], text_only: View, monkeypatch: Any
 ) -> None:
@@ -283,7 +316,10 @@ def opened(policy: Policy, pictures: tuple[int, ...], **changes: Any) -> None:
 CLEAN = {"type": "clean", "n": 2}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective": {"type": "grpo", "token_selector": "visual"}}, "The selector 'visual'"),
-    ({"objective": {"type": "grpo", "weights": [{"type": "selected", "selector": "visual-logp"}]}}, "'visual-logp'"),
+    (
+        {"objective": {"type": "grpo", "weights": [{"type": "selected", "selector": "visual-logp"}]}},
+        "The selector 'visual-logp'",
+    ),
     (
         {"objective": {"type": "grpo", "token_selector": {"type": "and", "of": ["entropy-visual", "top-k"]}}},
         "The selector 'entropy-visual'",
@@ -297,7 +333,7 @@ def test_data_without_any_picture_are_refused_before_training(
 ) -> None:
     with pytest.raises(DataError, match="can do nothing without a picture") as refused:
         opened(random_policy, (64,), sampler=CLEAN, **changes)
-    assert named in refused.value.rule
+    assert refused.value.rule == f"{named} can do nothing without a picture."
     assert "None of the first 64 examples of 'mostly'" in refused.value.reason
     opened(random_policy, (63,), sampler=CLEAN, **changes)
 

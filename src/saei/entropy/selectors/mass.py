@@ -52,6 +52,7 @@ class Mass(Ranked):
         right = ascending.cumsum(-1)
         left, total = right - ascending, right[:, -1:]
         lo, hi = self.config.lo, self.config.hi
+        # A token without width ends at 0, and so never lies inside.
         inside = (right * lo.denominator > total * lo.numerator) & (left * hi.denominator < total * hi.numerator)
-        mask = torch.zeros_like(inside).scatter_(-1, order, inside & (ascending > 0))
+        mask = torch.zeros_like(inside).scatter_(-1, order, inside)
         return mask.reshape(candidates_NT.shape)
