@@ -20,6 +20,7 @@ from saei.config.registry import (
     load,
 )
 from saei.config.strategy import Section, Strategy
+from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
@@ -29,7 +30,8 @@ from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import Distance, Response, View, ViewRecord
+from saei.types import NO_IMAGE, Distance, Response, View, ViewRecord
+from saei.views import look_at_changed_pictures
 
 
 class InterventionConfig(Section):
@@ -39,7 +41,8 @@ class InterventionConfig(Section):
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
         surfaces: What of the view the attack moves; None for what it is made for first, ``pixels``. A view that lacks
-            all of these is left alone.
+            all of these is left alone, and one without a picture where selector or criterion compare it with a view
+            whose pictures are changed.
         attack: How it moves them.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
@@ -97,6 +100,7 @@ class Intervention:
         for part, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
             check_needs(part.needs, f"The {part.kind} '{part.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
+        self._needs_picture = look_at_changed_pictures(self.selector.needs | self.criterion.needs)
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
         """Return what the attack moves."""
@@ -124,11 +128,13 @@ class Intervention:
         Raises:
             ModelError: If no gradient reaches the pixels.
         """
-        if self._lacks_all(view) is None:
+        if self._lacks(view) is None:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
             step = StepContext(policy, 0.0, GroupSources(0, "check"))
-            self._attack([view], [[response]], step)
+            (outcome,) = self._attack([view], [[response]], step)
+            if outcome.untouched:  # the selector leaves this token out, and nothing was attacked
+                Intervention(self.config.model_copy(update={"selector": All.Config()})).check(policy, view)
 
     def apply(
         self,
@@ -186,7 +192,7 @@ class Intervention:
         supply: Supply | None,
     ) -> list[str | None]:
         reasons: list[str | None] = [
-            self._lacks_all(view) or (None if any(map(len, drawn)) else "empty")
+            self._lacks(view) or (None if any(map(len, drawn)) else "empty")
             for view, drawn in zip(views, responses, strict=True)
         ]
         movable = [number for number, reason in enumerate(reasons) if reason is None]
@@ -198,8 +204,10 @@ class Intervention:
             reasons[number] = reason
         return reasons
 
-    def _lacks_all(self, view: View) -> str | None:
-        """Return why a view has nothing to move, None if it has one of the surfaces."""
+    def _lacks(self, view: View) -> str | None:
+        """Return why a view has nothing to move or nothing to compare it with, None if it has both."""
+        if self._needs_picture and not view.canvases:
+            return NO_IMAGE
         reasons = [surface.lacks(view) for surface in self.surfaces]
         return None if None in reasons else reasons[0]
 
