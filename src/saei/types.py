@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
-UNTOUCHED = ("no-image", "empty")
+NO_IMAGE = "no-image"
+"""Why something is left alone that has no picture."""
+
+UNTOUCHED = (NO_IMAGE, "empty")
 """Reasons for which an intervention may leave a group alone, counted at every step, also where they never occur."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
@@ -20,19 +19,19 @@ from saei.config.registry import (
     load,
 )
 from saei.config.strategy import Section, Strategy
+from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.group_criterion import GroupCriterion
+from saei.interventions.outcome import UNANSWERABLE, Outcome, with_its_answer
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import Distance, Response, View, ViewRecord
-
-UNANSWERABLE = "unanswerable"
-"""Why a group is left alone whose changed question has no one clear answer."""
+from saei.types import NO_IMAGE, Response, View, ViewRecord
+from saei.views import look_at_changed_pictures
 
 
 class InterventionConfig(Section):
@@ -42,7 +41,8 @@ class InterventionConfig(Section):
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
         surfaces: What of the view the attack moves; None for what it is made for first, such as ``pixels``. A view that
-            lacks all of these is left alone.
+            lacks all of these is left alone, and one without a picture where selector or criterion compare it with a
+            view whose pictures are changed.
         attack: How it moves them.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
@@ -60,26 +60,6 @@ class InterventionConfig(Section):
     guard: GuardField = "none"  # type: ignore[assignment]
     reselect: bool = False
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Outcome:
-    """What became of one group.
-
-    Attributes:
-        view: The view to draw the remaining responses from: the clean one if the group was left alone.
-        untouched: Why it was left alone: what the surface lacks, such as ``no-image``; ``empty``, nothing to select;
-            ``unanswerable``, the changed question; or what the gate says. Else None.
-        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, and of what
-            is frozen in part the number of values or tokens that are not; ``answer_changed`` where it may ask something
-            else.
-        record: How the view was made, None for the clean one.
-    """
-
-    view: View
-    untouched: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    record: ViewRecord | None = None
 
 
 class Intervention:
@@ -103,6 +83,7 @@ class Intervention:
         for part, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
             check_needs(part.needs, f"The {part.kind} '{part.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
+        self._needs_picture = look_at_changed_pictures(self.selector.needs | self.criterion.needs)
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
         """Return what the attack moves."""
@@ -139,7 +120,9 @@ class Intervention:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
             step = StepContext(policy, 0.0, GroupSources(0, "check"))
-            self._attack([view], [[response]], step)
+            (outcome,) = self._attack([view], [[response]], step)
+            if outcome.untouched:  # the selector leaves this token out, and nothing was attacked
+                Intervention(self.config.model_copy(update={"selector": All.Config()})).check(policy, [view])
 
     def apply(
         self,
@@ -210,7 +193,9 @@ class Intervention:
         return reasons
 
     def lacks(self, view: View) -> str | None:
-        """Return why a view has nothing to move, None if it has one of the surfaces."""
+        """Return why a view has nothing to move or nothing to compare it with, None if it has both."""
+        if self._needs_picture and not view.canvases:
+            return NO_IMAGE
         reasons = [surface.lacks(view) for surface in self.surfaces]
         return None if None in reasons else reasons[0]
 
@@ -263,14 +248,13 @@ class Intervention:
             if criterion.selections[number].empty:
                 outcomes.append(Outcome(view, "empty"))
                 continue
-            after = moved[number] if not self.rewords else _with_its_answer(view, moved[number], step)
+            after = with_its_answer(view, moved[number], step.answer) if self.rewords else moved[number]
             if after is None:
                 outcomes.append(Outcome(view, UNANSWERABLE))
                 continue
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
-            metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
-            metrics |= {self._metric(name, "editable"): float(n) for name, n in opened.editable(number).items()}
+            metrics = criterion.metrics(number) | opened.metrics(number, distances[number])
             if self.rewords:
                 metrics["answer_changed"] = float(after.example.answer != view.example.answer)
             outcomes.append(Outcome(after, metrics=metrics, record=record))
@@ -289,29 +273,10 @@ class Intervention:
     @property
     def lacking(self) -> tuple[str, ...]:
         """What it may say of a view that has nothing to move."""
-        return tuple(dict.fromkeys(reason for surface in self.surfaces for reason in surface.reasons))
+        of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
+        return tuple(dict.fromkeys([*of_surfaces, *([NO_IMAGE] if self._needs_picture else [])]))
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """What it may say of a group that it leaves alone, but for ``empty``."""
         return (*self.lacking, *([UNANSWERABLE] if self.rewords else []), *self.gate.reasons)
-
-    def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
-        """Return how far a view has moved."""
-        metrics: dict[str, float] = {}
-        for surface, distance in distances.items():
-            metrics[self._metric(surface, "moved")] = distance.share
-            metrics[self._metric(surface, "largest_change")] = distance.largest
-        return metrics
-
-    def _metric(self, surface: str, name: str) -> str:
-        """Return the name of a surface's metric; those of several surfaces have the surface's before them."""
-        return f"{surface}/{name}" if len(self.surfaces) > 1 else name
-
-
-def _with_its_answer(clean: View, moved: View, step: StepContext) -> View | None:
-    """Return a moved view whose example has the right answer to what it asks, None if there is none."""
-    if step.answer is None or moved.example.question == clean.example.question:
-        return moved
-    answer = step.answer(clean.example, moved.example.question)
-    return None if answer is None else replace(moved, example=replace(moved.example, answer=answer))

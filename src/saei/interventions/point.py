@@ -99,13 +99,27 @@ class OpenViews:
                 )
         return distances
 
-    def editable(self, number: int) -> dict[str, int]:
-        """Return for each surface of a view that is frozen in part how many of its values or tokens are not."""
-        counts: dict[str, int] = {}
+    def metrics(self, number: int, distances: Mapping[str, Distance]) -> dict[str, float]:
+        """Return how far a view has moved, and of what is frozen in part how many values or tokens are not.
+
+        Those of several surfaces have the surface's name before them.
+
+        Args:
+            number: Of the view.
+            distances: How far each of its surfaces has moved.
+        """
+        metrics: dict[str, float] = {}
+        prefixes = {
+            surface.name(): f"{surface.name()}/" if len(self._surfaces) > 1 else "" for surface in self._surfaces
+        }
+        for name, distance in distances.items():
+            metrics[f"{prefixes[name]}moved"] = distance.share
+            metrics[f"{prefixes[name]}largest_change"] = distance.largest
         for name, space, example in zip(self.surface_of, self.space.blocks, self.space.examples, strict=True):
             if example == number and space.editable is not None:
-                counts[name] = counts.get(name, 0) + int(space.editable.sum())
-        return counts
+                key = f"{prefixes[name]}editable"
+                metrics[key] = metrics.get(key, 0.0) + float(space.editable.sum())
+        return metrics
 
     def _parts(self, point: Point) -> Iterator[tuple[Surface, Opening, Sequence[Tensor]]]:
         """Yield each surface with its blocks."""

@@ -1,0 +1,44 @@
+"""What became of a group that an intervention was applied to, and the right answer to a question that it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from saei.types import Example, View, ViewRecord
+
+UNANSWERABLE = "unanswerable"
+"""Why a group is left alone whose changed question has no one clear answer."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcome:
+    """What became of one group.
+
+    Attributes:
+        view: The view to draw the remaining responses from: the clean one if the group was left alone.
+        untouched: Why it was left alone: what the surfaces lack, such as ``no-image``; ``empty``, nothing to select;
+            ``unanswerable``, the changed question; or the gate's reason. Else None.
+        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, of what is
+            frozen in part how many values or tokens are not; ``answer_changed`` where it may ask something else.
+        record: How the view was made, None for the clean one.
+    """
+
+    view: View
+    untouched: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    record: ViewRecord | None = None
+
+
+def with_its_answer(clean: View, moved: View, answer: Callable[[Example, str], str | None] | None) -> View | None:
+    """Return a moved view whose example has the right answer to what it asks, None if there is none.
+
+    Args:
+        clean: The clean view.
+        moved: The moved view, with an example that asks what its prompt asks.
+        answer: The task's oracle; None if it has none, and an answer is taken to be kept.
+    """
+    if answer is None or moved.example.question == clean.example.question:
+        return moved
+    new_answer = answer(clean.example, moved.example.question)
+    return None if new_answer is None else replace(moved, example=replace(moved.example, answer=new_answer))
