@@ -374,6 +374,22 @@ def test_five_steps_by_the_command_line(saei: Callable[..., Said], model: Path, 
         assert sum(line["train/untouched/unanswerable"] for line in steps) > 0
 
 
+@pytest.mark.parametrize("update_on", ["sampled", "clean", "perturbed"])
+def test_offsets_are_in_the_update_that_they_belong_to(
+    random_policy: Policy, views: list[View], update_on: str
+) -> None:
+    """What the update scores, with the graph to the parameters, is what was drawn where both views are the same."""
+    intervention = {"attack": {"type": "text-fgsm", "step": 2}}
+    fields = {"n_clean": 2, "n_adversarial": 2, "update_on": update_on, "intervention": intervention}
+    groups = Mixed.Config.model_validate(fields).build().draw(views, step_of(random_policy), Supply(no_grades))
+    for group in groups:
+        for n, response in enumerate(group.responses):
+            (scores,) = random_policy.score([group.update_view(n)], [[response]], wrt="parameters")
+            gap = float((scores.logp_NT[0] - response.behaviour_logp_T).detach().abs().max())
+            assert (gap > 1e-3) == (group.sampled_from[n] != group.updated_on[n]), gap
+            assert scores.logp_NT.requires_grad
+
+
 @pytest.mark.parametrize(
     "attack",
     [

@@ -44,8 +44,8 @@ class Paraphrase(Attack):
     ) -> Point:
         """Return the numbers of other wordings, drawn uniformly; at strength 0 the start."""
         moved = []
-        for block, own, example in zip(start, space.blocks, space.examples, strict=True):
-            others = [number for number in range(int(own.high) + 1) if number != int(block)]
+        for block, block_space, example in zip(start, space.blocks, space.examples, strict=True):
+            others = [number for number in range(int(block_space.high) + 1) if number != int(block)]
             drawn = others[int(torch.randint(len(others), (), generator=generators[example]))] if others else int(block)
-            moved.append(torch.full_like(block, drawn) if own.scale else block.clone())
+            moved.append(torch.full_like(block, drawn) if block_space.scale else block.clone())
         return tuple(moved)

@@ -62,8 +62,8 @@ def find_question(prompts: Prompts, template: Template, example: Example, ids_P:
             return None
         ids, ids_p = ids[: inside[0]], ids_p[:place]
         shift = first_character - start
-        places = [place + one - inside[0] for one in inside] + places
-        characters = [(offsets[one][0] + shift, offsets[one][1] + shift) for one in inside] + characters
+        places = [place + token - inside[0] for token in inside] + places
+        characters = [(offsets[token][0] + shift, offsets[token][1] + shift) for token in inside] + characters
     if not places:
         return None
     return Question(torch.tensor(places, dtype=torch.long, device=ids_P.device), tuple(characters))
@@ -86,10 +86,10 @@ def with_question_ids(prompts: Prompts, template: Template, view: View, ids_Q: T
     if len(old) != len(new) or [(a, b) for a, b in zip(old, new, strict=True) if a != b] != swaps:
         return None
     ids_P = view.prompt_ids_P.index_copy(0, question.places_Q, ids_Q)
-    found = find_question(prompts, template, example, ids_P)
-    if found is None or not torch.equal(found.places_Q, question.places_Q):
+    new_question = find_question(prompts, template, example, ids_P)
+    if new_question is None or not torch.equal(new_question.places_Q, question.places_Q):
         return None
-    return replace(view, example=example, prompt_ids_P=ids_P, question=found)
+    return replace(view, example=example, prompt_ids_P=ids_P, question=new_question)
 
 
 def _respelt(
