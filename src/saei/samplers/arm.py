@@ -144,7 +144,7 @@ def one_arm(config: OneArmConfig) -> tuple[ArmSampler, ...]:
     """Return the only arm of a sampler with these settings."""
     intervention = Intervention(config.intervention)
     plan = PlannedArm(
-        origin=intervention.attack.origin,
+        origin=intervention.origin,
         responses=config.n_adversarial,
         views=config.views,
         update_on=config.update_on,
