@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, Literal
 
@@ -19,6 +18,9 @@ from saei.interventions.control import Change, Control, Substitute
 from saei.need import Need
 
 FROM_CLEAN = Need("kl", view="clean")
+
+LARGEST_RATIO = 256
+"""Largest noise that is tried, in units of the attack's change: the smallest change of a picture becomes all of it."""
 
 
 class ShuffledSigns(Control):
@@ -98,10 +100,12 @@ class MatchedNoise(Control):
     Its radius is found by bisection, so that the mean over the clean responses' tokens of KL(noisy view ‖ clean view)
     is that of the attack. The noise is drawn once and only scaled, every block in proportion to the attack's largest
     change there, and rounded to the grid. Logged for each group: ``attack_kl`` and ``control_kl`` in nats per token,
-    and ``noise_ratio``, the noise's radius in units of the attack's largest change.
+    and ``noise_ratio``, the noise's radius in units of the attack's largest change. A group for which no radius fits is
+    left alone: an attack may move a policy further than any noise does.
     """
 
     spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "embeddings"})
+    reasons: ClassVar[tuple[str, ...]] = ("no-match",)
 
     class Config(StrategyConfig):
         """Fields.
@@ -132,38 +136,26 @@ class MatchedNoise(Control):
             for size, start in zip(largest, change.opened.start, strict=True)
         ]
         target = mean_kl(change, change.point, step)
-        best = _Trial(0.0, change.opened.start, 0.0)
-        too_weak, too_strong = 0.0, None
-        ratio = 1.0
-        for _ in range(self.config.trials if target > 0 else 0):
+        if target <= 0:
+            return self._substitute(change.opened.start, target, 0.0, 0.0)
+        too_weak, too_strong, ratio = 0.0, None, 1.0
+        for _ in range(self.config.trials):
             point = change.after([ratio * noise for noise in unit])
-            trial = _Trial(ratio, point, mean_kl(change, point, step))
-            if abs(trial.kl - target) < abs(best.kl - target):
-                best = trial
-            if abs(trial.kl - target) <= self.config.tolerance * target:
-                break
-            if trial.kl < target:
+            kl = mean_kl(change, point, step)
+            if abs(kl - target) <= self.config.tolerance * target:
+                return self._substitute(point, target, kl, ratio)
+            if kl < target:
                 too_weak = ratio
             else:
                 too_strong = ratio
             ratio = 2 * ratio if too_strong is None else (too_weak + too_strong) / 2
-        metrics = {"attack_kl": target, "control_kl": best.kl, "noise_ratio": best.ratio}
-        return Substitute(best.point, metrics=metrics)
+            if ratio > LARGEST_RATIO:
+                break
+        return Substitute(change.opened.start, untouched=self.reasons[0])
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Trial:
-    """Noise that was tried.
-
-    Attributes:
-        ratio: Its radius, in units of the attack's largest change.
-        point: Where it leads.
-        kl: What it does to the policy.
-    """
-
-    ratio: float
-    point: Point
-    kl: float
+    @staticmethod
+    def _substitute(point: Point, target: float, kl: float, ratio: float) -> Substitute:
+        return Substitute(point, metrics={"attack_kl": target, "control_kl": kl, "noise_ratio": ratio})
 
 
 @torch.no_grad()
