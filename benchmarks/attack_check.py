@@ -29,7 +29,7 @@ from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import StepContext
-from saei.interventions.stats import token_stats
+from saei.interventions.group_criterion import token_stats
 from saei.policy import Policy, Scores
 from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources

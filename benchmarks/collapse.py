@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from saei.engine.checkpoint import found
+from saei.engine.checkpoint import complete_in
 from saei.report.compare import plot, read_curve
 
 ARMS = {"GRPO": "clean", "SaEI": "mixed"}
@@ -35,7 +35,7 @@ def run(folder: Path, flags: Mapping[str, object], extra: Sequence[str] = ()) ->
     metrics = folder / "metrics.jsonl"
     if metrics.exists() and json.loads(metrics.read_text().splitlines()[-1])["step"] >= flags["--steps"]:
         return folder
-    if found(folder / "checkpoints"):
+    if complete_in(folder / "checkpoints"):
         command = [*saei, "--resume", str(folder)]
     else:
         named = {**flags, "--name": folder.name, "--output": folder.parent}

@@ -24,7 +24,7 @@ from torch.nn.functional import cosine_similarity
 from saei.config.run import RunConfig, validate
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention
-from saei.interventions.stats import token_stats
+from saei.interventions.group_criterion import token_stats
 from saei.policy import Policy
 from saei.runtime.seeds import GroupSources
 from saei.types import Response, View

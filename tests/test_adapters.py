@@ -22,6 +22,7 @@ from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.builtin import builtin_path
 from saei.cli.options import policy_config
+from saei.cli.quick_look import measure
 from saei.config.overrides import load_config
 from saei.config.run import validate
 from saei.config.sections import LoraConfig, ModelConfig, SamplingConfig
@@ -29,7 +30,6 @@ from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint
 from saei.errors import ConfigError, ModelError
-from saei.evaluation.measure import measure
 from saei.policy import Policy
 from saei.policy.load.parts import language_model
 from saei.runtime.interrupt import Interrupted

@@ -188,7 +188,7 @@ def test_the_sound_advantage_keeps_the_contract() -> None:
         ("too long", "one advantage per token"),
         ("infinite", "advantages are finite"),
         ("attached", "advantages are detached"),
-        ("stateful", "the same group has the same advantages"),
+        ("stateful", "the same group gives the same advantages"),
         ("global", "the global random state"),
         ("writes", "the group is left as it was"),
         ("no effect", "where rewards differ"),

@@ -18,7 +18,7 @@ from saei.data.base import Split, Task
 from saei.data.templates import ThinkBoxed
 from saei.engine.metrics import group_metrics, view_divergence
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.answers import Answered, answer
+from saei.evaluation.answers import AnswerSet, answer
 from saei.evaluation.metrics import answer_entropy, distinct_answers
 from saei.evaluation.probe import probe_metrics
 from saei.policy import Policy
@@ -49,17 +49,17 @@ class Ways(Task):
 
 
 ANSWERED = [
-    Answered(
+    AnswerSet(
         seen(CLEAN),
         (said("a", [-1.0, -2.0], [0.5, 1.5]), said("b", [-4.0], [2.0]), said("?", [-1.0], [0.0], truncated=True)),
         (Grade(1.0, True, answer="3"), Grade(0.9, True, answer="3"), Grade(0.2, True, answer="3.0")),
     ),
-    Answered(
+    AnswerSet(
         seen(CLEAN),
         (said("a", [-3.0], [1.0]), said("a", [-1.0], [1.0]), said("b", [0.0], [1.0])),
         (Grade(0.0, False), Grade(0.0, False, answer="1"), Grade(1.0, True, answer="3")),
     ),
-    Answered(
+    AnswerSet(
         seen(CLEAN),
         (said("a", [-1.0], [0.0]), said("a", [-1.0], [0.0]), said("b", [-1.0], [0.0])),
         (Grade(0.0, False), Grade(0.1, False), Grade(0.0, False)),
@@ -173,7 +173,7 @@ def test_a_small_view_divergence_keeps_its_digits(random_policy: Policy, bars: B
 
 def test_fresh_answers_do_not_depend_on_the_training_distribution(random_parts: Parts, bars: Bars) -> None:
     """Entropies of the probe are those of the distribution it draws from, whatever the criterion looks at."""
-    found: list[list[Answered]] = []
+    found: list[list[AnswerSet]] = []
     for sampling, entropy in (
         (SamplingConfig(max_new_tokens=6), EntropyConfig()),
         (SamplingConfig(max_new_tokens=6), EntropyConfig(temperature=3.0)),

@@ -30,7 +30,7 @@ from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.base import Criterion
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.criteria import NLL, Entropy
-from saei.interventions.stats import token_stats
+from saei.interventions.group_criterion import token_stats
 from saei.interventions.strengths import Constant
 from saei.need import Need
 from saei.policy import Policy, Scores

@@ -24,7 +24,7 @@ from runs import Checksum, registered
 from saei.cli.compare import show_contrasts
 from saei.data.table_task import TableTask
 from saei.errors import CheckpointError
-from saei.evaluation import drawing as answering
+from saei.evaluation import drawing
 from saei.evaluation.statistics.comparison import Contrast
 from saei.evaluation.statistics.intervals import Interval
 from saei.evaluation.statistics.run_sets import read_run_sets
@@ -280,7 +280,7 @@ def test_an_interrupt_keeps_what_was_answered(saei: Saei, monkeypatch: pytest.Mo
 
 
 def test_answers_do_not_depend_on_the_batch(saei: Saei, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "ROUND", 2)
+    monkeypatch.setattr(drawing, "RESPONSES_PER_ROUND", 2)
     found = []
     for batch in (1, 4, 64):
         saei(*SIZES, "--batch", batch, "--output", f"out{batch}")
@@ -294,7 +294,7 @@ def test_answers_do_not_depend_on_the_batch(saei: Saei, monkeypatch: pytest.Monk
 def test_examples_and_rounds_have_draws_of_their_own(
     saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "ROUND", 1)
+    monkeypatch.setattr(drawing, "RESPONSES_PER_ROUND", 1)
     write(tmp_path / "data", "test", OLD_GEOMETRY, GEOMETRY, GEOMETRY)
     saei("--benchmark", "geometry3k", "--data", tmp_path / "data", "--responses", 3, "--output", "out")
     texts = [one.text for one in EvaluationDir(Path("out")).records()]

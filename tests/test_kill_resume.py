@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(home: Path, whole: Path) -> 
     assert process.wait() == -signal.SIGKILL
     died_at = len(lines(run)) - 1
     assert 3 <= died_at < STEPS
-    assert checkpoint.found(run / "checkpoints")
+    assert checkpoint.complete_in(run / "checkpoints")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "train/lo')  # what a death while writing leaves behind
     finished(saei(home, "train", "--resume", "runs/killed"))

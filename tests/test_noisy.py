@@ -20,8 +20,8 @@ from saei.config.overrides import load_config
 from saei.config.strategy import StrategyConfig
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import StepContext
-from saei.interventions.originals import redrawing
 from saei.interventions.strengths import Cosine, Linear, Sigmoid
+from saei.interventions.surfaces import redrawing
 from saei.policy import Policy
 from saei.policy.pixels.space import PixelSpace
 from saei.runtime.seeds import GroupSources, derive

@@ -224,17 +224,17 @@ def test_a_disk_that_fills_at_the_metrics_leaves_a_run_to_go_on_with(
     saei: Saei, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny(model, tmp_path, "whole", output__checkpoint_every=1)).run.path
-    append = RunDir._append
+    append_line = rundir.append_line
 
-    def filling(self: RunDir, name: str, line: Any) -> None:
-        if name == "metrics.jsonl" and line["step"] == 3:
-            with (self.path / name).open("a") as file:
-                file.write('{"step": 3, "train/lo')
+    def filling(file: Path, line: Any) -> None:
+        if file.name == "metrics.jsonl" and line["step"] == 3:
+            with file.open("a") as stream:
+                stream.write('{"step": 3, "train/lo')
             full()
-        append(self, name, line)
+        append_line(file, line)
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunDir, "_append", filling)
+        patched.setattr(rundir, "append_line", filling)
         with pytest.raises(CheckpointError) as raised:
             train(tiny(model, tmp_path, output__checkpoint_every=1))
     assert f"{tmp_path / 'run' / 'metrics.jsonl'}: No space left on device" in raised.value.reason
@@ -307,10 +307,10 @@ def test_checkpoints_are_in_the_order_of_their_steps(random_policy: Policy, tmp_
         checkpoint.save(tmp_path, step, random_policy, {"step": step}, keep=2)
     (tmp_path / "step-mine").mkdir()
     (tmp_path / "step-mine" / checkpoint.STATE).touch()
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-999999", "step-1000000"]
+    assert [path.name for path in checkpoint.complete_in(tmp_path)] == ["step-999999", "step-1000000"]
     assert checkpoint.step_of(checkpoint.latest(tmp_path)) == 1_000_000
     checkpoint.save(tmp_path, 1_000_001, random_policy, {"step": 1_000_001}, keep=1)
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-1000001"]
+    assert [path.name for path in checkpoint.complete_in(tmp_path)] == ["step-1000001"]
 
 
 def test_what_killed_processes_left_behind_goes(random_policy: Policy, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_checkpoint_killed_while_it_is_deleted_is_none(
         patched.setattr("shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, 3, random_policy, {"step": 3}, keep=2)
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-000002", "step-000003"]
+    assert [path.name for path in checkpoint.complete_in(tmp_path)] == ["step-000002", "step-000003"]
 
 
 def flip(file: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: 
     with pytest.raises(Interrupted, match="after step 4 of 6"):
         train(config, stop_at(4))  # there is one of step 3 as well
     halves = tmp_path / "halves"
-    assert [path.name for path in checkpoint.found(halves / "checkpoints")] == ["step-000003", "step-000004"]
+    assert [path.name for path in checkpoint.complete_in(halves / "checkpoints")] == ["step-000003", "step-000004"]
     run, read = RunDir.open(halves)
     assert read == config
     # A process that died after its last checkpoint leaves a step too many, and half a line.
@@ -280,11 +280,11 @@ def test_a_full_disk_leaves_older_checkpoints_alone(
     full_disk(resource.RLIM_INFINITY)
     assert "step-000002" in raised.value.reason
     assert "MB are free there" in raised.value.reason
-    assert checkpoint.found(tmp_path) == [older]
+    assert checkpoint.complete_in(tmp_path) == [older]
     assert {file.name: file.read_bytes() for file in older.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == [older.name]
     newer = checkpoint.save(tmp_path, 2, random_policy, state, keep=1)
-    assert checkpoint.found(tmp_path) == [newer]
+    assert checkpoint.complete_in(tmp_path) == [newer]
 
 
 def test_a_checkpoint_cut_off_before_its_renaming_is_none(
@@ -301,7 +301,7 @@ def test_a_checkpoint_cut_off_before_its_renaming_is_none(
             checkpoint.save(tmp_path, 2, random_policy, {"step": 2}, keep=2)
     assert checkpoint.latest(tmp_path) == older
     newer = checkpoint.save(tmp_path, 2, random_policy, {"step": 2}, keep=2)
-    assert checkpoint.found(tmp_path) == [older, newer]
+    assert checkpoint.complete_in(tmp_path) == [older, newer]
     assert checkpoint.load_state(newer) == {"step": 2}
 
 
@@ -540,10 +540,10 @@ def test_a_part_of_a_need_may_be_the_references(model: Path, tmp_path: Path) -> 
 def test_a_state_that_could_not_be_read_back_is_refused(model: Path, tmp_path: Path) -> None:
     trainer = train(tiny(model, tmp_path, training__steps=1))
     trainer.sampler.state_dict = lambda: {"share": [1.0, object()]}  # type: ignore[method-assign]
-    before = checkpoint.found(trainer.run.checkpoints)
+    before = checkpoint.complete_in(trainer.run.checkpoints)
     with pytest.raises(CheckpointError, match=r"state\.sampler\.own\.share\.1 is a object"):
         trainer.save()
-    assert checkpoint.found(trainer.run.checkpoints) == before
+    assert checkpoint.complete_in(trainer.run.checkpoints) == before
 
 
 def test_a_model_without_pixel_gradient_is_refused_before_training(

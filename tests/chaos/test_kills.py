@@ -24,7 +24,7 @@ from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.checksums import verify_checksums
-from saei.runtime.run_dir import read_jsonl
+from saei.runtime.files import read_jsonl
 from test_kill_resume import PLUGIN
 
 STEPS = 6
@@ -145,7 +145,7 @@ class Training(Job):
     def again(self, home: Path, name: str) -> list[str] | None:
         if not (home / name / "config.yaml").exists():
             return self.start(name)
-        found = checkpoint.found(home / name / "checkpoints")
+        found = checkpoint.complete_in(home / name / "checkpoints")
         return None if found and checkpoint.step_of(found[-1]) == STEPS else ["train", "--resume", name]
 
     def tear(self, folder: Path, chance: random.Random) -> None:
@@ -154,7 +154,7 @@ class Training(Job):
                 tear(file, chance)
 
     def check_left(self, folder: Path) -> None:
-        for each in checkpoint.found(folder / "checkpoints"):
+        for each in checkpoint.complete_in(folder / "checkpoints"):
             verify_checksums(each)
 
     def check(self, folder: Path, whole: Path) -> None:

@@ -119,7 +119,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one message and exit code 2."""
+    """Run the command line; an error that the user can fix is one message and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

@@ -19,7 +19,7 @@ class RecipeName(StrEnum):
 
 
 class CouplingName(StrEnum):
-    """What can tie the strategy to the look of a chart; ``saei.builtin.COUPLINGS`` says how."""
+    """What can tie the strategy to the look of a chart; see ``saei.builtin.COUPLINGS``."""
 
     faded = "faded"
     reversed = "reversed"

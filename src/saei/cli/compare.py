@@ -19,7 +19,7 @@ SCOPE = {
     "base": "Paired by base, the mean of its runs: the test concerns the methods, over bases like these.",
     "example": "Paired by example: the test concerns these two checkpoints, not the methods that made them.",
 }
-"""What a test says something about, by the unit that it pairs."""
+"""What a test's result is about, by the unit that it pairs."""
 
 
 def compare_evaluations(patterns: Sequence[str], *, flag_given: bool, output: Path | None, as_json: bool) -> None:

@@ -131,7 +131,7 @@ def _train(
     from saei.runtime.run_dir import RunDir
 
     command_again = "the same command again (saei demo with the same options, or make demo)"
-    checkpoints = checkpoint.found(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
+    checkpoints = checkpoint.complete_in(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
     if checkpoints:
         if checkpoint.step_of(checkpoints[-1]) == steps:
             say(f"Complete already: {folder}", error=True)

@@ -146,7 +146,7 @@ def _show(diagnosis: Diagnosis) -> None:
 
 
 def _plainly(reason: str) -> str:
-    """Return a reason without the error behind it: which attribute a cache lacks says nothing to a reader."""
+    """Return a reason without the error behind it: a cache's missing attribute means nothing to a reader."""
     return re.sub(r"its cache cannot be handed on \(.*\)", "its cache cannot be repeated", reason)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +35,7 @@ PERTURBED = "Other pictures"
 
 
 def note(text: str) -> None:
-    """Report something that is not a result."""
+    """Print a text that is no result on standard error."""
     say(text, error=True)
 
 
@@ -155,7 +154,10 @@ def evaluate(
         n = responses or (8 if decoding["temperature"] else 1)
         check_draws(n, decoding["temperature"])
         check_truncation(decoding)
-        _quick_look(config, decoding, examples or 128, n, seed, as_json)
+        note(f"Loading {config.model.path} ...")
+        from saei.cli.quick_look import quick_look
+
+        quick_look(config, decoding, examples=examples or 128, responses=n, seed=seed, note=note, as_json=as_json)
         return
 
     from saei.cli.benchmark import benchmark_config
@@ -227,27 +229,3 @@ def _evaluate_robust(
         print(json.dumps(result, indent=2, default=str))
     else:
         show_robust(result)
-
-
-def _quick_look(
-    config: RunConfig, decoding: Mapping[str, Any], examples: int, responses: int, seed: int, as_json: bool
-) -> None:
-    note(f"Loading {config.model.path} ...")
-    from saei.cli.result import show_quick_look
-    from saei.evaluation.measure import measure
-
-    sampling = config.sampling.model_copy(update=decoding)
-    measured, metrics = measure(config, sampling, examples=examples, responses=responses, seed=seed, note=note)
-    report: dict[str, Any] = {
-        "model": config.model.path,
-        "task": config.task.model_dump(mode="json"),
-        "split": "eval",
-        "examples": measured,
-        "responses": responses,
-        **decoding,
-        "seed": seed,
-    }
-    if as_json:
-        print(json.dumps(report | {"metrics": metrics}, indent=2))
-    else:
-        show_quick_look(report, metrics)

@@ -27,14 +27,14 @@ class FieldRow(NamedTuple):
 
 
 def field_rows(section: type[BaseModel], prefix: str = "", values: BaseModel | None = None) -> list[FieldRow]:
-    """Return one row per field; an inner section's fields stand under its path, ``type`` is left out.
+    """Return one row per field; an inner section's fields have its path in front, ``type`` is left out.
 
     A section that may be None, and a mapping of sections, has a row of its own before them.
 
     Args:
         section: The section or a strategy's config.
         prefix: Path of the section.
-        values: What stands there by default, where that differs from the section's own defaults.
+        values: Default values that differ from the section's own.
     """
     docs = field_docs(section)
     rows = []

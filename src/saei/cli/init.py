@@ -35,7 +35,7 @@ def _write(file: Path, text: str) -> None:
     from saei.errors import ConfigError
 
     try:
-        with file.open("x", encoding="utf-8") as opened:  # never over an existing file, whatever happens meanwhile
+        with file.open("x", encoding="utf-8") as opened:  # never overwrites, even if the file appears meanwhile
             opened.write(text)
     except FileExistsError as error:
         raise ConfigError(

@@ -93,7 +93,7 @@ def policy_config(
 
     run = _run_of(folder)
     path = checkpoint.latest(run / "checkpoints") if run == folder else folder
-    weights = {"path": str(path), "revision": None}  # the run's revision is that of the model it began with
+    weights = {"path": str(path), "revision": None}  # the run's revision belongs to the model that it started from
     above = command_line([*layers, {"model": weights}], assignments)
     for plugin in plugins:
         load_plugin(plugin)
@@ -116,7 +116,7 @@ def policy_config(
 
 
 def _replaced(section: str, value: Any, layer: Mapping[str, Any]) -> bool:
-    """Return whether a layer sets another strategy in a section's place, of which it keeps nothing."""
+    """Return whether a layer replaces a section's strategy by another, of which no field is kept."""
     from saei.config.strategy import typed
 
     before = typed(value, None)
@@ -127,7 +127,7 @@ def _replaced(section: str, value: Any, layer: Mapping[str, Any]) -> bool:
 
 
 def model_path(model: str) -> str:
-    """Return where a model's weights lie: of a run, its newest checkpoint; nothing else of the run is read."""
+    """Return the path of a model's weights; for a run that of its newest checkpoint, and nothing else is read."""
     from saei.engine import checkpoint
 
     folder = Path(os.path.expanduser(model))

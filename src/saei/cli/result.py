@@ -13,7 +13,7 @@ from saei.errors import shown
 
 
 def show_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Print what was measured, the scores with their intervals, and what has to be known to read them."""
+    """Print what was measured, the scores with their intervals, and the notes needed to read them."""
     settings, console = result["settings"], screen()
     sampling = settings["sampling"]
     limits = "".join(f", {name} {sampling[name]}" for name in ("top_p", "top_k") if sampling[name] not in (None, 1.0))

@@ -21,13 +21,13 @@ MAY_CHANGE = (
     "output.trackers",
     *(f"reward.judge.{name}" for name in ("url", "key_variable", "timeout", "retries", "parallel", "max_failures")),
 )
-"""Where a run goes on, how long, and what is kept of it; what makes it another experiment may not."""
+"""Settings about where and how long a run goes on and what it stores; others would make it another experiment."""
 
 
 def resumed_run(
     folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
-    """Return a run and its configuration, with what was asked to change and may.
+    """Return a run and its configuration with the requested changes, as far as they are allowed.
 
     Raises:
         ConfigError: If another field would change, or the run is complete.

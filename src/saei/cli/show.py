@@ -75,7 +75,7 @@ def _print(name: str, what: str, documented: type, rows: Sequence[FieldRow]) -> 
 
 
 def _with_code(text: str) -> Text:
-    """Return a text whose words in backticks look as the docstring's do."""
+    """Return a text whose words in backticks are styled as in the docstring."""
     from rich.text import Text
 
     parts = text.split("`")
@@ -83,7 +83,7 @@ def _with_code(text: str) -> Text:
 
 
 def as_markdown(documented: object) -> str:
-    """Return what a docstring says before and beside its fields, as Markdown.
+    """Return a docstring without the descriptions of its fields, as Markdown.
 
     reStructuredText's code blocks, roles, links and notes become Markdown's, and Google's sections paragraphs with a
     title. ``Attributes`` is left out: a config's fields are listed apart.

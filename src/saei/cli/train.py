@@ -133,7 +133,7 @@ def train(
 
 
 def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, again: str = "") -> Path:
-    """Train, or go on with a run; an interrupt says how to go on and leaves with exit code 130.
+    """Train, or resume a run; an interrupt prints how to resume and exits with code 130.
 
     Args:
         config: The run's configuration.
@@ -158,7 +158,7 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     except KeyboardInterrupt:
         _say_how_to_go_on("Stopped at once.", folder, again)
         sys.exit(130)
-    except Exception:  # whatever it is, it is raised again below the way to go on
+    except Exception:  # of any kind; it is raised again after the way to resume is printed
         _say_how_to_go_on("An error ended the run; it is named below.", folder, again)
         raise
     del trainer
@@ -202,7 +202,7 @@ def _say(text: str) -> None:
 def _say_how_to_go_on(reason: str, folder: Path, command: str) -> None:
     from saei.engine import checkpoint
 
-    checkpoints = checkpoint.found(folder / "checkpoints")
+    checkpoints = checkpoint.complete_in(folder / "checkpoints")
     if command:
         how = f"Go on:\n  {command}"
     else:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told by path, with the fields that there are."""
+"""Errors of a configuration by path, with the fields that exist there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from saei.config.strategy import Open, default_type, item_section, section_of, s
 from saei.errors import ConfigError, nearest, shown
 
 MOST_LINES = 16
-"""Wrong fields that are named at once."""
+"""Most wrong fields that one error names."""
 
 MOST_MESSAGES = 6
-"""What is said about one field; a union has as many members at most, a mapping as many wrong keys as one likes."""
+"""Most messages about one field: enough for the members of a union; a mapping may have any number of wrong keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _locate(root: type[BaseModel], data: Any, loc: tuple[int | str, ...]) -> _Pl
 
 
 def _below(data: Any, word: int | str) -> Any:
-    """Return what stands at a key or place, None where there is nothing."""
+    """Return the value at a key or index, None where there is none."""
     try:
         return data[word]
     except (LookupError, TypeError):

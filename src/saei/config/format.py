@@ -1,4 +1,4 @@
-"""The format of a run's recorded configuration: what older runs hold that there is no more.
+"""The format of a run's recorded configuration: which fields of older runs no longer exist.
 
 A run's ``config.yaml`` has the number of its format; runs of 0.1, which have none, are of format 1. Whoever removes or
 renames a field adds it to ``REMOVED`` and, if the last release wrote the field, raises ``FORMAT``.
@@ -16,7 +16,7 @@ FORMAT = 2
 
 
 class Removed(NamedTuple):
-    """A field that there is no more.
+    """A field that no longer exists.
 
     Attributes:
         instead: What took its place: one or two sentences.
@@ -38,11 +38,11 @@ REMOVED: Mapping[str, Removed] = {
     ),
     "training.seed_per": Removed("Every group draws from a source of randomness of its own, as `group` had it."),
 }
-"""By path."""
+"""Removed fields by path."""
 
 
 def without_removed(record: Mapping[str, Any], *, where: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the configuration of a run's record without fields that there are no more, and a note for each of them.
+    """Return the configuration of a run's record without fields that no longer exist, and a note for each of them.
 
     Only records of older formats lose fields; in others they are as wrong as in a user's own file.
 

@@ -55,7 +55,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 def combine(
     settings: Iterable[Mapping[str, Any]], *, where: str, last_wins: bool = False, paths: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return what several settings of one layer say, the same in whatever order they stand.
+    """Return several settings of one layer as one mapping, whatever their order.
 
     ``attack.steps=3`` and ``attack.type=fgsm`` are one mapping: neither drops the other.
 
@@ -73,7 +73,7 @@ def combine(
         for key, value in setting.items():
             values = (whole[key], value) if key in whole else ()
             if any(isinstance(each, Mapping) for each in values):
-                # A strategy's name stands for its type.
+                # A strategy's name is short for its type.
                 mappings = [{"type": each} if isinstance(each, str) else each for each in values]
                 if not all(isinstance(each, Mapping) for each in mappings):
                     raise _dropped(where, (*paths, key), *values)
@@ -99,7 +99,7 @@ def _dropped(where: str, path: tuple[str, ...], *values: Any) -> ConfigError:
 
 
 def command_line(flags: Iterable[Mapping[str, Any]], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the layer that a command's flags and ``--set`` are; ``--set`` goes over a flag of the same field.
+    """Return the layer made of a command's flags and ``--set``; ``--set`` wins over a flag of the same field.
 
     Raises:
         ConfigError: If one of them would drop another.
@@ -190,7 +190,7 @@ def assigned(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
 
 
 def _plugins(layers: Iterable[Mapping[str, Any]], home: Path) -> list[str]:
-    """Return the plugins that layers ask for; files as absolute paths, so that a resumed run finds them anywhere."""
+    """Return the plugins that layers name; files as absolute paths, which a resumed run finds from any folder."""
     names: list[str] = []
     for layer in layers:
         value = layer.get("plugins")

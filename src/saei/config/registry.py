@@ -135,7 +135,7 @@ def load(kind: str, name: str) -> type[Strategy]:
         raise PluginLoadError(
             f"The {kind} '{name}' has to be importable.",
             reason=f"{entry.target} of {entry.origin}: {cause_of(error)}.",
-            remedy=f"Mend or uninstall {entry.origin}.",
+            remedy=f"Fix or uninstall {entry.origin}.",
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Strategy) and cls.kind == kind and cls.name() == name):
         raise PluginLoadError(
@@ -175,7 +175,7 @@ def load_plugin(plugin: str) -> None:
         raise PluginLoadError(
             f"The plugin '{shown(plugin)}' has to be importable.",
             reason=f"{cause_of(error)}.",
-            remedy="Mend that line, or give the path of a Python file or the name of an importable module.",
+            remedy="Fix that line, or give the path of a Python file or the name of an importable module.",
         ) from error
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, fie
 from saei.errors import shown
 
 _FRACTION = re.compile(r"[-+]?(?:\d{1,20}/\d{1,20}|(?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][-+]?\d{1,2})?)")
-"""What a text for a fraction may be. Python's own reading takes hours over an exponent of nine digits."""
+"""The texts that are read as fractions. Python's own parser takes hours for an exponent of nine digits."""
 
 
 def fraction(value: object) -> Fraction:
@@ -57,7 +57,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     needs_consent: ClassVar[bool] = False
-    """Whether the section names code or a server; out of a stranger's folder it is used only on the user's word."""
+    """Whether the section names code or a server; a folder of another user may use it only with the user's consent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -185,7 +185,7 @@ class Strategy:
 
 
 def observe_all(strategy: Strategy, metrics: Mapping[str, float]) -> None:
-    """Show metrics to a strategy and all of its parts, as ``Strategy.observe`` says."""
+    """Pass metrics to a strategy and all of its parts, see ``Strategy.observe``."""
     strategy.observe(metrics)
     for part in strategy.parts().values():
         observe_all(part, metrics)
@@ -259,13 +259,13 @@ def default_type(section: type[BaseModel], field: str) -> str | None:
 
 
 def type_of(value: Any, default: str) -> str:
-    """Return the strategy name that a strategy field's value asks for."""
+    """Return the name of the strategy in a strategy field's value."""
     mapping = typed(value, default)
     return str(mapping["type"]) if mapping else default
 
 
 def typed(value: Any, default: str | None) -> dict[str, Any] | None:
-    """Return a strategy field's value as a mapping with its type, None where it is neither name nor mapping."""
+    """Return a strategy field's value as a mapping with its type, None if it is neither name nor mapping."""
     if isinstance(value, str):
         return {"type": value}
     if isinstance(value, StrategyConfig):
@@ -276,7 +276,7 @@ def typed(value: Any, default: str | None) -> dict[str, Any] | None:
 
 
 def field_docs(config: type[BaseModel]) -> dict[str, str]:
-    """Return what the ``Attributes`` sections of a config's docstrings say about its fields."""
+    """Return the descriptions of a config's fields from the ``Attributes`` sections of its docstrings."""
     docs: dict[str, str] = {}
     for cls in reversed(config.__mro__):
         name = None

@@ -60,7 +60,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(
             "A configuration has to be a readable YAML file.",
             reason=f"{file}: {reason_of(error)}.",
-            remedy="Mend the file, or give another one.",
+            remedy="Fix the file, or give another one.",
         ) from error
     if data is None:
         return {}

@@ -93,12 +93,12 @@ def find_columns(requested: Columns, names: Sequence[str], where: str) -> Column
 
 
 def _candidates(role: str, names: Sequence[str]) -> list[str]:
-    """Return the table's columns that are called as the first tier with any of its names says."""
+    """Return the table's columns named in the first tier of the role's names that has any of them."""
     plain = {name: name.strip().casefold().replace(" ", "_").replace("-", "_") for name in names}
     for tier in NAMES[role]:
-        found = [name for name in names if plain[name] in tier]
-        if found:
-            return found
+        candidates = [name for name in names if plain[name] in tier]
+        if candidates:
+            return candidates
     return []
 
 

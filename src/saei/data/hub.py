@@ -43,7 +43,7 @@ def current_revision(path: str, revision: str | None) -> str | None:
 
     try:
         return HfApi().dataset_info(path, revision=revision, timeout=TIMEOUT_S).sha
-    except Exception:  # no such data set, no access: loading it says so with its own words
+    except Exception:  # no such data set or no access: loading it raises the proper error
         return None
 
 

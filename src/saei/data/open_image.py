@@ -16,7 +16,7 @@ from saei.errors import DataError, out_of_memory, shown
 MAX_PIXELS = 64_000_000
 """Default limit: above any photograph, far below what exhausts memory (192 MB as RGB)."""
 
-Image.init()  # else Pillow knows only some of its decoders
+Image.init()  # otherwise Pillow has registered only some of its decoders
 _SAFE: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 FORMATS = tuple(name for name in _SAFE if name in Image.OPEN)
 """Decoders that files are shown to, whatever their names end in; others run programs (EPS) or are no pictures."""
@@ -109,7 +109,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return a picture turned as its EXIF orientation says; damaged EXIF says nothing, and the pixels are good."""
+    """Return a picture turned by its EXIF orientation; damaged EXIF is ignored, since the pixels are good."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # Pillow's parsers of EXIF, XMP and raw profiles raise errors of all kinds

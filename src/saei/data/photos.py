@@ -98,7 +98,7 @@ def _file(path: str, roots: Sequence[Path]) -> Picture:
     try:
         file = find_image(path, roots, "")
         return Picture(file.stat().st_size, str(file))
-    except (DataError, OSError, ValueError):  # no such file, no such path: the row says so when it is used
+    except (DataError, OSError, ValueError):  # no such file or path: the row raises the error when it is used
         return Picture(None, os.path.normpath(path))
 
 

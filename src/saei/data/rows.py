@@ -24,7 +24,7 @@ class BadRow:
 
 
 Cells: TypeAlias = Mapping[str, Any]
-"""What a row says, by column."""
+"""The content of a row, by column."""
 
 
 class Rows(ABC):

@@ -47,14 +47,14 @@ RATIOS = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is measured.
+    """The sizes of a benchmark.
 
     Attributes:
-        side: Of the square picture, in pixels.
-        prompts: Of a training step.
-        responses: To each prompt; half of them are attacked, and adversarial in SaEI's step.
-        tokens: Of every response.
-        rounds: In each round every workload runs once.
+        side: Side of the square picture, in pixels.
+        prompts: Prompts of a training step.
+        responses: Responses to each prompt; half of them are attacked, or adversarial in SaEI's step.
+        tokens: Tokens of every response.
+        rounds: Number of rounds; every workload runs once in each.
     """
 
     side: int = 256
@@ -65,14 +65,14 @@ class Sizes:
 
 
 def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
-    """Measure a model; the run's task, reward and sizes give way to synthetic ones.
+    """Measure a model on synthetic examples, whatever the run's task, reward and sizes.
 
-    Responses are exactly as long as asked: the end of a response is banned. Seconds are process CPU time where the
-    model is on a CPU, else wall time; bytes are the growth of memory at its peak, None where it cannot be told.
+    Responses have exactly the given length, since the end-of-sequence token is banned. Seconds are process CPU time for
+    a model on a CPU, else wall time; bytes are the growth of memory at its peak, None where it cannot be measured.
 
     Args:
         config: Names the model and the intervention.
-        sizes: What is measured.
+        sizes: The sizes of the benchmark.
 
     Raises:
         SaeiError: If the model or the configuration cannot be used.
@@ -100,7 +100,7 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         )
         if not policy.shared_prefix:
             workloads = {name: workload for name, workload in workloads.items() if name not in (ATTACK, SHARED)}
-        # Memory first: it is measured in forked processes, which have to come before any backward pass.
+        # Memory first: it is measured in forked processes, and a fork has to happen before any backward pass.
         memory = {name: peak_growth(workload, policy.device) for name, workload in workloads.items()}
         seconds = time_in_turns(workloads, sizes.rounds, policy.device)
     return {

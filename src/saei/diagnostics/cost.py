@@ -1,4 +1,4 @@
-"""Measuring cost: CPU time in turns, and the growth of memory over one call."""
+"""Measuring cost: the time of workloads that take turns, and the growth of memory over one call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def retain_freed_memory() -> bool:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another libc, or Windows, which takes no None
+    except (AttributeError, OSError, TypeError):  # another libc, or Windows, where CDLL(None) fails
         return False
     return all(mallopt(option, value) for option, value in _RETAIN)
 
@@ -45,7 +45,7 @@ def seconds_of(workload: Workload, device: torch.device) -> float:
 
 
 def time_in_turns(workloads: Mapping[str, Workload], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Return the seconds of every workload, once a round, after one round to warm up."""
+    """Return the seconds of every workload in each round, after one round of warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in workloads}
     for number in range(rounds + 1):
         for name, workload in workloads.items():
@@ -61,11 +61,11 @@ def ratio(over: list[float], under: list[float]) -> float:
 
 
 def peak_growth(workload: Workload, device: torch.device) -> int | None:
-    """Return by how many bytes memory grows at its peak while a workload runs once; None where it cannot be told.
+    """Return by how many bytes memory grows at its peak while a workload runs once; None where it cannot be measured.
 
-    On an accelerator it is the memory of tensors. On a CPU it is the resident set, of a forked process that ends with
-    the call: what ran before leaves nothing behind that would be used again. Call it before any backward pass of this
-    process, whose threads a fork does not take along.
+    On an accelerator it is the memory of tensors. On a CPU it is the resident set of a process that is forked for the
+    call, so that memory freed by earlier calls is not reused. Call it before any backward pass of this process: a fork
+    does not copy the threads of autograd.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -79,7 +79,7 @@ def peak_growth(workload: Workload, device: torch.device) -> int | None:
     if child == 0:
         try:
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # else the peak is what this process had before it was forked
+            Path("/proc/self/clear_refs").write_text("5")  # otherwise the peak is that of the parent process
             before = _kilobytes("VmRSS")
             workload()
             os.write(send, str(_kilobytes("VmHWM") - before).encode())

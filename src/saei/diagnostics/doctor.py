@@ -54,7 +54,7 @@ def diagnose(
 
     Args:
         config: Names the model and defines a step.
-        side: Of the square picture, in pixels.
+        side: Side of the square picture, in pixels.
         random_weights: Use random weights even if the model has its own.
         memory: Bytes to plan for; None takes what is free on this machine.
         on_progress: Called with a description of each stage when it starts.
@@ -72,13 +72,13 @@ _LESS = "Lower --prompts, --responses, --tokens or --side, or take a smaller mod
 
 
 class _Visit:
-    """One visit to the doctor, which fills in a diagnosis as far as it comes.
+    """One visit to the doctor, which fills in a diagnosis until it fails.
 
     Args:
         config: The run's configuration.
-        side: Of the picture.
-        found: What is filled in.
-        on_progress: Called with what is being done.
+        side: Side of the square picture, in pixels.
+        diagnosis: The diagnosis to fill in.
+        on_progress: Called with a description of each stage when it starts.
     """
 
     def __init__(self, config: RunConfig, side: int, diagnosis: Diagnosis, on_progress: OnProgress) -> None:
@@ -124,7 +124,7 @@ class _Visit:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """End some work where it fails, and note why; what fails again by the same rule is noted once."""
+        """Stop the work inside where it fails and note the reason, each broken rule once."""
         try:
             yield
             return
@@ -137,7 +137,7 @@ class _Visit:
             self.diagnosis.findings.append(finding)
 
     def _load(self, config: Any, room: int | None) -> Parts | None:
-        """Return the model's parts, or those of a copy that fits the room; None where that would not fit either."""
+        """Return the model's parts, or those of a copy that fits into ``room`` bytes; None if no copy does."""
         diagnosis, model = self.diagnosis, self.config.model
         untrained = Untrained() if diagnosis.random else None
         if room is not None:

@@ -1,4 +1,4 @@
-"""How the library handles a model: pixels, their gradient, the shared prefix, and how exact each of them is."""
+"""How the library handles a model: its pixels, their gradient, the shared prefix, and the accuracy of each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ STEPS: Mapping[torch.dtype, tuple[float, ...]] = {
     torch.float64: (3e-4, 1e-4, 3e-5, 1e-5, 3e-6),
     torch.float32: (1.8e-3, 1e-3, 6e-4, 3e-4),
 }
-"""Steps of finite differences by the model's type, in units of the [0, 1] pixel range; less than half of 1/255, where
-a processor that rounds would begin to see another picture."""
+"""Steps of finite differences by the model's type, in units of the [0, 1] pixel range. They stay below half of 1/255,
+from which a processor that rounds would see another picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Examination:
 
     @property
     def cells(self) -> list[str]:
-        """The cells of its row in a table, behind the name."""
+        """The cells of its row in a table, after the name."""
         return [
             self.layout,
             self.canvas,
@@ -95,9 +95,10 @@ def examine(policy: Policy, precision: torch.dtype = torch.float64) -> Examinati
 
 
 def slope(value: Callable[[float], float], steps: tuple[float, ...] = STEPS[torch.float64]) -> float:
-    """Return a derivative at 0 by central differences, of several steps the one that the next agrees with best.
+    """Return a derivative at 0 by central differences, for the step whose result agrees best with that of the next.
 
-    Large steps feel the curvature, small ones the float32 in which some models norm and attend whatever their type.
+    Large steps suffer from curvature, small ones from float32, in which some models compute norms and attention
+    whatever their type.
     """
     derivatives = [(value(step) - value(-step)) / (2 * step) for step in steps]
     return min(itertools.pairwise(derivatives), key=lambda pair: abs(pair[0] - pair[1]))[1]
@@ -105,9 +106,9 @@ def slope(value: Callable[[float], float], steps: tuple[float, ...] = STEPS[torc
 
 @contextmanager
 def weights_in(model: Any, precision: torch.dtype) -> Iterator[None]:
-    """Give a model's floating-point tensors another type for a while; each gets its own back, also where they differ.
+    """Convert a model's floating-point tensors to another type inside the context; each gets its old type back.
 
-    No value may be lost on the way, so the type has to be at least as precise as theirs.
+    The type has to be at least as precise as theirs, so that no value changes.
     """
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
     before = [tensor.dtype for tensor in tensors]
@@ -121,7 +122,7 @@ def weights_in(model: Any, precision: torch.dtype) -> Iterator[None]:
 
 
 def _gradient_deviation(policy: Policy, view: View, responses: list[Response], precision: torch.dtype) -> float:
-    """Compare along the gradient's own signs on a random half of the pixels, where its size is felt most."""
+    """Compare along the signs of the gradient on a random half of the pixels, where the slope is steep."""
     with weights_in(policy.model, precision):
         start = tuple(canvas.to(precision) for canvas in view.canvases)
 

@@ -29,14 +29,14 @@ from saei.types import Example, Grade, Response, View
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that one group needs besides the weights.
+    """Bytes that one group needs in addition to the weights.
 
     Attributes:
         attack: Saved for the attack's backward pass along the clean responses; 0 without an attack.
         update: Saved for the update's backward pass of all responses.
         sample: The cache of the responses that are decoded together, at their full length.
         prompt_tokens: Tokens of the prompt.
-        image_tokens: Those of its picture.
+        image_tokens: Tokens of its picture.
     """
 
     attack: int
@@ -46,7 +46,7 @@ class Footprint:
     image_tokens: int = 0
 
     def of_step(self, config: RunConfig) -> int:
-        """Return the largest number of bytes in use at a time in a step, by the groups that share each pass.
+        """Return the peak number of bytes in a step, given how many groups share each pass.
 
         All groups of a step are decoded together, however few are attacked and updated at a time.
         """
@@ -60,13 +60,13 @@ class Footprint:
 
 
 def shape_only_footprint(config: RunConfig, example: Example, examined: Policy | None) -> Footprint:
-    """Count on a model that has the true shapes and takes no memory.
+    """Count with a model whose tensors have the true shapes but take no memory.
 
     Args:
         config: The run's configuration.
-        example: What the policy looks at.
-        examined: A real policy of this model, or of one with fewer layers, whose cache and logits were looked at; None
-            takes the shared prefix for granted.
+        example: The example in the prompt.
+        examined: A real policy of this model, or of one with fewer layers, whose cache and logits were examined; None
+            assumes that the prefix can be shared.
     """
     model = config.model.model_copy(update={"device": "cpu", "shared_prefix": False})
     template = config.template.build()
@@ -83,12 +83,12 @@ def shape_only_footprint(config: RunConfig, example: Example, examined: Policy |
 
 
 def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footprint:
-    """Count on one example, with as many responses of random tokens as a step draws, each as long as it may be.
+    """Count for one example, with a step's number of responses of random tokens, all of the maximum length.
 
     Args:
         policy: The policy.
         config: The run's configuration.
-        example: What it looks at.
+        example: The example in the prompt.
     """
     plan = config.sampler.build().plan()
     with_entropy = any(need.statistic == "entropy" and need.grad for need in config.objective.build().needs)
@@ -128,12 +128,12 @@ def _by_update_view(plan: SamplingPlan, clean: Sequence[Response], rest: Sequenc
 
 @torch.no_grad()
 def cache_bytes(policy: Policy, view: View, tokens: int) -> int:
-    """Return the cache of one response to a view: a value per token grows with it, a state of fixed size does not.
+    """Return the bytes of one response's cache: keys and values grow with its length, states of fixed size do not.
 
     Args:
         policy: The policy.
-        view: What it looks at.
-        tokens: Of the response.
+        view: The view in the prompt.
+        tokens: Tokens of the response.
     """
     rows = stack([prompt_row(view)])
     pixels = policy.pixels.inputs([view.canvases])
@@ -154,7 +154,7 @@ def cache_bytes(policy: Policy, view: View, tokens: int) -> int:
 def _update(
     policy: Policy, views: Sequence[View], responses: Sequence[Sequence[Response]], with_entropy: bool
 ) -> object:
-    """Return what a backward pass would begin from; its graph keeps the rest."""
+    """Return the scores that a backward pass would start from; they keep its graph alive."""
     return policy.score(views, responses, wrt="parameters", with_entropy=with_entropy)
 
 

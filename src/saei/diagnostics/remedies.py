@@ -15,11 +15,11 @@ from saei.policy.load.weights import load_outline
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Settings on top of those before them.
+    """Settings that add to those of the remedies before.
 
     Attributes:
-        assignments: For ``--set``, each.
-        total: Bytes that training then takes, by the same computation.
+        assignments: The arguments of ``--set``.
+        total: Bytes that training takes with them, by the same computation.
     """
 
     assignments: tuple[str, ...]
@@ -31,14 +31,14 @@ def remedies(
 ) -> list[Remedy]:
     """Return settings that need less memory, harmless ones first: fewer groups at a time change nothing but memory.
 
-    Activations are counted again only for gradient checkpointing; narrower types and frozen weights lower them further
-    than this says. Settings that save nothing are left out.
+    Activations are counted again only for gradient checkpointing, so narrower types and frozen weights save more than
+    is reported. Settings that save nothing are left out.
 
     Args:
         config: The run's configuration.
-        footprint: What is kept for one group.
-        counted: Counts that of another configuration.
-        reference: Whether the objective keeps a second model, which adapters make needless.
+        footprint: Memory of one group.
+        counted: Counts the footprint of another configuration.
+        reference: Whether the objective keeps a second model as reference, which is not needed with adapters.
     """
 
     def total(config: RunConfig, footprint: Footprint) -> int:
@@ -56,7 +56,7 @@ def remedies(
             again = changed.model.gradient_checkpointing != config.model.gradient_checkpointing
             new_footprint = counted(changed) if again else footprint
             needed = total(changed, new_footprint)
-        except SaeiError:  # such as for want of peft
+        except SaeiError:  # such as a missing peft
             continue
         if needed < least:
             config, footprint, least = changed, new_footprint, needed
@@ -65,7 +65,7 @@ def remedies(
 
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, ...]]:
-    """Return what may be set, together what helps only together: the larger of two passes counts."""
+    """Yield settings that may help; those that only help together, since the larger pass counts, come together."""
     groups = config.training.prompts_per_step
     fewer = []
     if groups > 1 and config.training.micro_groups != 1:

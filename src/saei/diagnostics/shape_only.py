@@ -1,4 +1,4 @@
-"""Passes without arithmetic: tensors have their true shapes and types, and zeros where weights would be computed with.
+"""Passes without arithmetic: tensors have their true shapes and types, and all results of weights are zeros.
 
 What autograd keeps for a backward pass depends on shapes alone. Where only that is asked, weights are neither drawn nor
 read, and the system gives no memory to pages that nothing touches: so a model passes that is larger than the machine.
@@ -26,7 +26,7 @@ class ShapeOnlyMode(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
-        self._storages: dict[int, StorageWeakRef] = {}  # a reference, so that no other storage gets its number
+        self._storages: dict[int, StorageWeakRef] = {}  # the reference keeps the id from being reused
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -56,7 +56,7 @@ class ShapeOnlyMode(TorchDispatchMode):
 
 
 def _shapes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Return what an operation gives on the meta device, None where it needs more than shapes."""
+    """Return an operation's result on the meta device, None if it needs more than shapes."""
     args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("meta")}
@@ -67,7 +67,7 @@ def _shapes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def _zeros(shape: Tensor) -> Tensor:
-    """Return zeros that take no memory before they are touched, as numpy's of some size do and torch's do not."""
+    """Return zeros that take no memory until they are written: large arrays of numpy are such, torch's are not."""
     length = 1 + sum((size - 1) * stride for size, stride in zip(shape.shape, shape.stride(), strict=True))
     room = torch.from_numpy(np.zeros(length * shape.element_size() if shape.numel() else 0, np.uint8))
     return room.view(shape.dtype).as_strided(shape.shape, shape.stride())

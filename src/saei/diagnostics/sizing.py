@@ -1,4 +1,4 @@
-"""Memory of training: of weights, computed from their shapes; of a pass, counted as autograd saves tensors."""
+"""Memory of training: that of weights from their shapes, that of a pass from the tensors that autograd saves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GB = 10**9
 
 
 def gigabytes(size: int) -> str:
-    """Return a number of bytes in GB, to the megabyte where it is less than one."""
+    """Return a number of bytes in GB, with three decimals below 1 GB."""
     return f"{size / GB:.1f}" if size >= GB else f"{size / GB:.3f}"
 
 
@@ -29,7 +29,7 @@ class Memory:
         gradients: Gradients of the trained parameters.
         optimizer: AdamW's two moments of the trained parameters.
         reference: A second model, if the objective needs one.
-        activations: Of the largest pass of a step: saved for its backward pass, or the cache of sampling.
+        activations: Tensors saved for the backward pass of the largest pass of a step, or the cache of sampling.
     """
 
     weights: int
@@ -40,16 +40,16 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """The sum of all parts."""
         return sum(getattr(self, part.name) for part in fields(self))
 
 
 def memory_of(model: nn.Module, *, reference: bool = False) -> Memory:
-    """Return what a model's weights and their training take, by shapes and types; it may be on the meta device.
+    """Return the memory of a model's weights and their training, from shapes and types; meta tensors suffice.
 
     Args:
-        model: The model; what of it is trained requires a gradient.
-        reference: Whether a second one is kept beside it.
+        model: The model; its trained parameters require a gradient.
+        reference: Whether a second model is kept as the reference.
     """
     weights, trained = 0, 0
     for parameter in model.parameters():
@@ -66,7 +66,7 @@ def saved_tensor_bytes(work: Callable[[], object], model: nn.Module) -> int:
     counted but not saved, so the work may need more memory than there is.
     """
     model_storages = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    saved: dict[int, tuple[StorageWeakRef, int]] = {}  # a reference, so that no other storage gets its number
+    saved: dict[int, tuple[StorageWeakRef, int]] = {}  # the reference keeps the id from being reused
 
     def pack(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -85,11 +85,11 @@ def saved_tensor_bytes(work: Callable[[], object], model: nn.Module) -> int:
 
 
 class _BackwardError(Exception):
-    """A backward pass asks for what was not kept."""
+    """A backward pass begins; the tensors it needs were counted, not saved."""
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Return how much memory is free for training on a device; None where it cannot be told."""
+    """Return how much memory is free for training on a device; None where it cannot be measured."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu" or sys.platform != "linux":
@@ -99,7 +99,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the most memory in use while some work is done, what was there before included; None where unknown.
+    """Return the peak memory in use during some work, including what was in use before; None where unknown.
 
     On an accelerator it is the memory of tensors, on a CPU the resident set of the process.
     """
@@ -114,7 +114,7 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def _container_limits() -> list[int]:
-    """Return what a container's limit leaves, an empty list where there is none."""
+    """Return the memory left under a container's limit, an empty list where there is no limit."""
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     try:
         return [max(0, int(limit.read_text()) - int(used.read_text()))]
@@ -123,7 +123,7 @@ def _container_limits() -> list[int]:
 
 
 def _peak_is_reset() -> bool:
-    """Begin anew to watch for the largest resident set, and return whether the system allows it."""
+    """Reset the peak of the resident set, and return whether the system allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -38,7 +38,7 @@ class Family:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What it needs and is not there."""
+        """The packages that it needs and that are missing."""
         return tuple(name for name in self.needs if find_spec(name) is None)
 
 
@@ -260,7 +260,7 @@ def _lfm2_vl(ids: Ids) -> Fields:
 
 
 def _named(*tokens: str) -> dict[str, str]:
-    """Return tokens that no processor looks for by an attribute."""
+    """Return the special tokens that no processor reads from an attribute."""
     return {f"token_{token.strip('<|>')}": token for token in tokens}
 
 

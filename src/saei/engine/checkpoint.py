@@ -29,7 +29,7 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
         folder: The run's checkpoints.
         step: Steps done.
         policy: Its model, tokenizer and image processor are saved as one Hugging Face folder.
-        state: Everything else that the run needs to go on: tensors, numbers, strings, lists and mappings.
+        state: Everything else that the run needs to resume: tensors, numbers, strings, lists and mappings.
         keep: Checkpoints kept.
 
     Raises:
@@ -39,28 +39,28 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
     target = folder / f"step-{step:06d}"
     temporary = folder / f".{target.name}.tmp"
     try:
-        for left in folder.glob(".step-*.*"):  # of a process that was killed while it wrote or deleted
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.glob(".step-*.*"):  # of a process that was killed while it wrote or deleted
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         policy.save(temporary)
         torch.save(dict(state), temporary / STATE)
         write_checksums(temporary)
         _delete(target)
         os.replace(temporary, target)
-    except (OSError, SafetensorError, RuntimeError) as error:  # weights and state report a full disk in their own ways
+    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk raises any of these
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             "A checkpoint has to fit on the disk.",
             reason=f"{target}: {error} ({_free_space(folder)}).",
             remedy="Free some space and go on with --resume; earlier checkpoints are kept.",
         ) from error
-    for old in found(folder)[:-keep]:
+    for old in complete_in(folder)[:-keep]:
         _delete(old)
     return target
 
 
 def _free_space(folder: Path) -> str:
-    """Say how much room a disk has: torch's own words for a full one do not speak of it."""
+    """Return how much space a disk has left, which torch's own error for a full one does not mention."""
     try:
         return f"{shutil.disk_usage(folder).free / 2**20:.0f} MB are free there"
     except OSError:
@@ -68,7 +68,7 @@ def _free_space(folder: Path) -> str:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint, which loses its name first: a process that is killed on the way leaves no half of one."""
+    """Delete a checkpoint, renamed first, so that a process that is killed meanwhile leaves no half of one."""
     if checkpoint.exists():
         hidden = checkpoint.with_name(f".{checkpoint.name}.old")
         os.replace(checkpoint, hidden)
@@ -95,7 +95,7 @@ def _check_plain(value: Any, path: str) -> None:
         )
 
 
-def found(folder: Path) -> list[Path]:
+def complete_in(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a run, in the order of their steps."""
     named = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name, re.ASCII))
     return sorted((path for path in named if (path / STATE).is_file()), key=step_of)
@@ -107,7 +107,7 @@ def latest(folder: Path) -> Path:
     Raises:
         CheckpointError: If there is none.
     """
-    checkpoints = found(folder)
+    checkpoints = complete_in(folder)
     if not checkpoints:
         raise CheckpointError(
             "A run goes on from its newest checkpoint.",
@@ -123,7 +123,7 @@ def start_of(run: RunDir, config: RunConfig) -> Path | None:
     Raises:
         CheckpointError: If the checkpoints that it had are gone, or another engine wrote them.
     """
-    checkpoints = found(run.checkpoints)
+    checkpoints = complete_in(run.checkpoints)
     if checkpoints:
         return checkpoints[-1]
     if run.engine != ENGINE:
@@ -166,9 +166,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def state_of_rank(state: Mapping[str, Any], names: Sequence[str], processes: Processes) -> dict[str, Any]:
-    """Return a process's own part of a checkpoint's state: that of the process of the same rank that wrote it.
+    """Return what a process resumes from: the part of a checkpoint that the process of the same rank wrote.
 
-    A run may go on in another number of processes if all states were the same, as those of built-in strategies are.
+    The number of processes may change if all parts are equal, as those of built-in strategies are.
 
     Args:
         state: What ``load_state`` returned.
@@ -182,7 +182,7 @@ def state_of_rank(state: Mapping[str, Any], names: Sequence[str], processes: Pro
     written: list[dict[str, Any]] = [first, *state.get("others", [])]
     if len(written) == processes.count:
         return written[processes.rank]
-    if all(_same(own, first) for own in written):
+    if all(_same(part, first) for part in written):
         return first
     raise CheckpointError(
         "Strategies whose states differ between processes go on in as many processes.",

@@ -41,7 +41,7 @@ class Display(Protocol):
 
 
 class SilentDisplay:
-    """Nothing: what a process shows beside the one that shows everything."""
+    """Shows nothing: the display of every process but the first."""
 
     @contextmanager
     def open(self, config: RunConfig, run: Path) -> Iterator[None]:
@@ -65,7 +65,7 @@ class PlainDisplay:
 
     @contextmanager
     def open(self, config: RunConfig, run: Path) -> Iterator[None]:
-        """Say where the run writes."""
+        """Print where the run writes."""
         self._steps = config.training.steps
         self.note(f"{title(config)}\nWriting to {run}")
         yield
@@ -140,9 +140,11 @@ def _cells(metrics: Mapping[str, float]) -> list[str]:
 
 
 def title(config: RunConfig) -> str:
-    """Say in two lines what is trained on what and how."""
-    made = [arm.intervention for arm in config.sampler.build().plan().arms if arm.intervention is not None]
-    how = f" ({', '.join(f'{each.selector.type} + {each.attack.type}' for each in made)})" if made else ""
+    """Return two lines: what is trained on which task, and how."""
+    arms = config.sampler.build().plan().intervening
+    interventions = [arm.intervention for arm in arms if arm.intervention is not None]
+    slots = ", ".join(f"{each.selector.type} + {each.attack.type}" for each in interventions)
+    how = f" ({slots})" if slots else ""
     return (
         f"Training {config.model.path} on {config.task.type}: {config.training.steps} steps of "
         f"{config.training.prompts_per_step} prompts, seed {config.seed}\n"

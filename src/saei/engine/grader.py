@@ -1,4 +1,4 @@
-"""Grading a step's responses: equal ones of a group once, and as many at a time as there are."""
+"""Grading a step's responses: equal responses of a group once, and all new ones in one call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StepGrader:
     """Grades the responses of one step and remembers the grades.
 
     Args:
-        reward: What grades.
+        reward: Grades them.
     """
 
     def __init__(self, reward: Reward) -> None:
@@ -25,21 +25,23 @@ class StepGrader:
 
     def __call__(self, view: View, responses: Sequence[Response]) -> Sequence[Grade]:
         """Return the grades of a view's responses, for ``Supply.grade``."""
-        self._grade((view, one) for one in responses)
-        return [self._grades[_key(view, one)] for one in responses]
+        self._grade((view, response) for response in responses)
+        return [self._grades[_key(view, response)] for response in responses]
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Return the groups with their grades; what was not graded yet is graded all at once."""
-        self._grade((group.views[0], one) for group in groups for one in group.responses)
+        self._grade((group.views[0], response) for group in groups for response in group.responses)
         return [
-            ScoredGroup(group, tuple(self._grades[_key(group.views[0], one)] for one in group.responses))
+            ScoredGroup(group, tuple(self._grades[_key(group.views[0], response)] for response in group.responses))
             for group in groups
         ]
 
     def _grade(self, answers: Iterable[tuple[View, Response]]) -> None:
-        new = {_key(view, one): (view, one) for view, one in answers}
-        new = {key: answer for key, answer in new.items() if key not in self._grades}
-        attempts = [Attempt(view.example, one.text, one.truncated, len(one)) for view, one in new.values()]
+        by_key = {_key(view, response): (view, response) for view, response in answers}
+        new = {key: answer for key, answer in by_key.items() if key not in self._grades}
+        attempts = [
+            Attempt(view.example, response.text, response.truncated, len(response)) for view, response in new.values()
+        ]
         self._grades.update(zip(new, self._reward.grade_all(attempts), strict=True))
 
 

@@ -8,7 +8,7 @@ from saei.config.run import RunConfig
 from saei.config.sections import SamplingConfig
 from saei.data.base import Task
 from saei.evaluation.accuracy import accuracy_metrics
-from saei.evaluation.answers import Answered, answer
+from saei.evaluation.answers import AnswerSet, answer
 from saei.evaluation.probe import probe_metrics
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -22,15 +22,15 @@ PROBE_SEED = 20_512
 
 
 class HeldOutEvaluation:
-    """Evaluates a policy on the same held-out examples again and again.
+    """Evaluates a policy on the same held-out examples every time.
 
     Args:
         config: The run's configuration.
         policy: The policy.
-        task: Knows the strategies of an answer, if it has some.
+        task: Tells, if it can, which strategy an answer follows, for the probe.
         reward: Grades answers.
         stream: Makes the views.
-        processes: Those that share the examples out; metrics are those of all.
+        processes: They share the examples; metrics cover all of them.
 
     Raises:
         DataError: If there are not enough usable examples.
@@ -64,12 +64,12 @@ class HeldOutEvaluation:
         config = self._config.evaluation
         sampling = self._config.sampling
         answered = self._answer(self._held_out, config.responses, sampling, derive(self._config.seed, "evaluate", step))
-        whole = sampling.model_copy(update={"temperature": 1.0})
-        probed = self._answer(self._probe, config.probe_responses, whole, derive(PROBE_SEED, step))
+        at_temperature_1 = sampling.model_copy(update={"temperature": 1.0})
+        probed = self._answer(self._probe, config.probe_responses, at_temperature_1, derive(PROBE_SEED, step))
         accuracy = {f"eval/{name}": value for name, value in accuracy_metrics(answered).items()}
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self._task).items()}
 
-    def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[Answered]:
+    def _answer(self, views: Sequence[View], responses: int, sampling: SamplingConfig, seed: int) -> list[AnswerSet]:
         return answer(
             self._policy,
             self._reward,

@@ -1,4 +1,4 @@
-"""What a run stops for by itself: too many groups without an image, or too many steps without a group to train on."""
+"""Why a run stops by itself: too many groups without an image, or too many steps without a group to train on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Imageless:
         self._imageless += groups * metrics.get(f"untouched/{REASON}", 0.0)
 
     def problem(self) -> DataError | None:
-        """Return why a run that intervenes so rarely should stop, None while it does often enough."""
+        """Return why the run should stop if too many groups have no image, else None."""
         if self._groups < FEW or self._imageless <= self._most * self._groups:
             return None
         return DataError(
@@ -62,7 +62,7 @@ class EmptySteps:
         self._in_a_row = 0
 
     def note(self, step: int, *, empty: bool) -> str | None:
-        """Count a step; return what the user should know about it, None where it had something to train on."""
+        """Count a step; return a note for the user if it had nothing to train on, else None."""
         self._in_a_row = self._in_a_row + 1 if empty else 0
         return f"Step {step} had nothing to train on: all of its groups were dropped." if empty else None
 

@@ -1,4 +1,4 @@
-"""What is logged about a step's groups, always apart by origin."""
+"""What is logged about a step's groups, also for the responses of each origin."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def group_metrics(
     graded: bool = False,
     reasons: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return reward and its parts, accuracy, length, truncated share and entropy, variance, and the interventions'.
+    """Return means of reward, its parts, accuracy, length, truncation and entropy, and how groups vary.
 
-    Zero variance is counted on accuracy, all right and all wrong apart: a format reward would hide it. Under a graded
-    reward it is the share of groups whose rewards are all equal.
+    Zero variance is counted on accuracy, separately for all right and all wrong: a format reward would hide it. Under
+    a graded reward it is the share of groups whose rewards are all equal. Metrics of the interventions are included.
 
     Args:
         scored: This process's groups.
-        processes: The processes whose groups are meant, all; None for this one alone.
+        processes: The processes whose groups are counted; None for this one alone.
         graded: Rewards are numbers between right and wrong.
-        reasons: What gates may say of groups that they leave alone.
+        reasons: The gates' possible reasons to leave groups alone, each of which is logged, 0 included.
     """
     processes = processes or Processes()
     values: dict[str, list[float]] = defaultdict(list)
@@ -79,13 +79,13 @@ def group_metrics(
 def drop_metrics(
     scored: Sequence[ScoredGroup], dropped: Sequence[Drops], processes: Processes, *, reasons: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Return the share of the step's responses that is not trained on, and of that what each reason makes up.
+    """Return the share of the step's responses that are not trained on, in total and by reason.
 
     Args:
         scored: This process's groups.
         dropped: For each group the responses that are dropped, and why.
-        processes: The processes whose groups are meant, all.
-        reasons: What guards may say.
+        processes: The processes whose groups are counted.
+        reasons: The guards' possible reasons, each of which is logged, 0 included.
     """
     responses = processes.total(sum(len(scored_group.grades) for scored_group in scored))
     counts = Counter(
@@ -157,7 +157,7 @@ class UpdateLog:
         self._norms.append(norm)
 
     def summary(self, processes: Processes) -> dict[str, float]:
-        """Return what was noted in all processes: means, and maxima of what ends in ``_max``, also by origin."""
+        """Return means over all processes, and maxima of metrics whose name ends in ``_max``; also by origin."""
         losses = [sum(shares) for shares in zip(*processes.gather(self._losses), strict=True)]
         summary = {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
         parts = processes.gather(self._values)

@@ -58,7 +58,7 @@ class RunOutput:
             self._trackers.log(metrics, step)
 
     def samples(self, step: int, scored: Sequence[ScoredGroup]) -> None:
-        """Keep a few groups to be looked at; a disk that refuses them costs the pictures, not the run."""
+        """Write a few groups for people to look at; if the disk refuses, the run goes on without them."""
         if not self._processes.main:
             return
         try:

@@ -1,4 +1,4 @@
-"""A few groups of an evaluation step, kept to be looked at."""
+"""Samples: a few groups of an evaluation step, written for people to look at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = re.compile(r"step-(\d+)-(\d+)-(.+)-(\d+)-([^-]+)-(\d+)\.png")
 
 @dataclass(frozen=True, order=True, slots=True)
 class Picture:
-    """One picture of a view, by what stands in its file's name.
+    """One picture of a view, as its file's name describes it.
 
     Attributes:
         step: Steps done.
@@ -52,35 +52,36 @@ def keep_samples(run: RunDir, step: int, scored: Sequence[ScoredGroup], *, image
         run: The run.
         step: Steps done.
         scored: The groups of the step.
-        images: Groups whose views are drawn; one that was left alone has nothing to show beside its clean view.
+        images: Number of groups whose pictures are written; one that was left alone has none but its clean view's, and
+            is passed over.
 
     Raises:
         OSError: If the disk refuses.
     """
-    kept = scored[: max(1, images)]
-    run.append_samples(step, [(one.group, one.rewards) for one in kept])
-    run.append_views(step, [one.group for one in kept])
+    sampled = scored[: max(1, images)]
+    run.append_samples(step, [(each.group, each.rewards) for each in sampled])
+    run.append_views(step, [each.group for each in sampled])
     folder = run.path / IMAGES
-    for number, one in enumerate(kept[:images]):
-        if len(one.group.views) == 1:
+    for number, group in enumerate(each.group for each in sampled[:images]):
+        if len(group.views) == 1:
             continue
         folder.mkdir(exist_ok=True)
-        for view_number, view in enumerate(one.group.views):
-            origin = slug(view.origin).replace("-", "_")  # parts of the name are told apart by hyphens
+        for view_number, view in enumerate(group.views):
+            origin = slug(view.origin).replace("-", "_")  # hyphens separate the parts of the name
             for place, canvas in enumerate(view.canvases):
-                picture = Picture(step, number, slug(one.group.example.id), view_number, origin, place)
+                picture = Picture(step, number, slug(group.example.id), view_number, origin, place)
                 with replacing(folder / picture.name) as temporary:
                     to_image(canvas).save(temporary)
 
 
 def last_pictures(run: Path) -> dict[Picture, Path]:
-    """Return the pictures of the first group that the last evaluation step kept, in order of view and place."""
-    found = {}
+    """Return the pictures of the first group of the last evaluation step, in order of view and place."""
+    files = {}
     for file in (run / IMAGES).glob("step-*.png"):
         parts = NAME.fullmatch(file.name)
         if parts:
             step, group, example, view, origin, place = parts.groups()
-            found[Picture(int(step), int(group), example, int(view), origin, int(place))] = file
-    last = max((picture.step for picture in found), default=0)
-    first = min((picture.group for picture in found if picture.step == last), default=0)
-    return {one: found[one] for one in sorted(found) if (one.step, one.group) == (last, first)}
+            files[Picture(int(step), int(group), example, int(view), origin, int(place))] = file
+    last = max((picture.step for picture in files), default=0)
+    first = min((picture.group for picture in files if picture.step == last), default=0)
+    return {picture: files[picture] for picture in sorted(files) if (picture.step, picture.group) == (last, first)}

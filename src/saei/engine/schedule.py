@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far the plan is, whatever number of optimiser steps was really made."""
+"""The learning rate, as a function of the optimiser steps that were planned, not of those that were made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from saei.config.sections import OptimizerConfig, TrainingConfig
 class Schedule:
     """The learning rate of each optimiser step of a run.
 
-    It follows what was planned: a training step that makes fewer optimiser steps, because groups were dropped or
-    because fp16's scaler skipped one, leaves the next training step the rate that it would have had.
+    It follows the plan: if a training step makes fewer optimiser steps, because groups were dropped or because fp16's
+    scaler skipped one, the rates of later training steps stay the same.
 
     Args:
         optimizer: Its parameter groups get the rates.

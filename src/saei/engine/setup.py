@@ -29,13 +29,15 @@ from saei.runtime.trackers import check_trackers
 from saei.samplers.base import Sampler
 
 LARGE = 50_000_000
+"""Parameters of a model for which the default learning rate, made for the built-in models, is far too high."""
+
 TINY_LR = 1e-4
-"""Parameters from which a learning rate of this size is probably a built-in default that was forgotten."""
+"""Learning rates from here on were probably left at that default."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Strategies:
-    """The pluggable parts of a run, built and checked as far as that takes no model."""
+    """The pluggable parts of a run, built and checked as far as that needs no model."""
 
     task: Task
     template: Template
@@ -45,20 +47,20 @@ class Strategies:
 
     @property
     def stateful(self) -> dict[str, Strategy]:
-        """Those that see metrics and whose state a checkpoint keeps, by the name that it has there."""
+        """Those that see metrics and whose state is in checkpoints, by their names there."""
         return {"sampler": self.sampler, "objective": self.objective, "reward": self.reward}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Data:
-    """Where views come from, with the look that was taken at all examples before; None if there was none."""
+    """Where views come from, and the scan of all examples before training; None if there was none."""
 
     stream: ViewStream
     scanned: ScanResult | None
 
 
 def check_output(config: RunConfig, *, new: bool = True) -> None:
-    """Refuse a run that could not write what it is to write.
+    """Refuse a run whose output could not be written.
 
     Raises:
         SaeiError: If the folder cannot be made, a new run's exists, or a tracker is not installed.
@@ -100,7 +102,7 @@ def load_policy(
 
     Args:
         config: The run's configuration.
-        template: How examples are asked.
+        template: Turns examples into prompts.
         checkpoint: The checkpoint whose weights take the place of the configured model's.
         parts: The model's parts where they are loaded already.
 
@@ -160,8 +162,8 @@ def open_data(
         config: The run's configuration.
         strategies: The run's strategies; the sampler is checked against the policy and a first view.
         policy: Makes the views.
-        processes: Those that train together; the first looks for all of them.
-        shared: The stream of each gives it its share of the examples; False gives each all.
+        processes: Those that train together; the first scans the examples for all of them.
+        shared: Whether each process gets its share of the examples; if not, each gets all.
 
     Raises:
         SaeiError: If too many of the examples cannot be used, or the sampler cannot work with this policy.

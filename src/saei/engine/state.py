@@ -1,4 +1,4 @@
-"""Where a run is: all that a checkpoint keeps besides the weights, and how a run goes on from it."""
+"""The state of a run: what a checkpoint holds in addition to the weights, and how a run resumes from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from saei.runtime.run_dir import RunDir
 
 
 class RunState:
-    """How far a run is, and the state of whatever has one.
+    """How far a run is, with the states of its strategies, its stream of views and its optimiser.
 
     Args:
         config: The run's configuration.
@@ -115,16 +115,16 @@ class RunState:
 
     @contextmanager
     def saved_on_failure(self, run: RunDir, policy: Policy, updates: Callable[[], int]) -> Iterator[None]:
-        """Around a step: where it fails before its update, write the checkpoint that the step began from.
+        """Run a step in this context; if it fails before its update, write the checkpoint that the step began from.
 
-        Most failures are those of other people's code: a reward, a task, a sampler. All steps before are kept so, and
-        the step is done again, bit for bit, once the code is mended. Several processes write none, since the others
-        wait in the middle of theirs.
+        Most failures come from users' code: a reward, a task, a sampler. No earlier step is lost then, and the step
+        is repeated, bit for bit, once the code is fixed. Several processes write no checkpoint, since the others are
+        waiting in the middle of their step.
 
         Args:
             run: The run.
             policy: The policy that is trained.
-            updates: Returns how many optimiser steps were begun: the weights are still those before.
+            updates: Returns how many optimiser steps were begun: without a new one, the weights have not changed.
 
         Raises:
             TrainingError: If that code asked the process to exit.
@@ -133,11 +133,11 @@ class RunState:
         updates_before = updates()
         try:
             yield
-        except (Exception, SystemExit) as error:  # whatever that code raises; it is raised on
+        except (Exception, SystemExit) as error:  # whatever that code raises is raised again
             if before is not None and updates() == updates_before:
-                written = map(checkpoint.step_of, checkpoint.found(run.checkpoints))
+                written = map(checkpoint.step_of, checkpoint.complete_in(run.checkpoints))
                 if before["step"] not in (0, *written):
-                    with suppress(CheckpointError):  # what the step raised says more than a full disk
+                    with suppress(CheckpointError):  # the step's own error matters more than a full disk
                         self.save(run, policy, before)
             if isinstance(error, SystemExit):
                 raise TrainingError(

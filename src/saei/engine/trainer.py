@@ -58,7 +58,7 @@ class Trainer:
         parts: The model's parts where they are loaded already, as ``config.model`` says; None loads them.
 
     Raises:
-        SaeiError: For whatever in configuration, model, data or checkpoint cannot work, before any long work.
+        SaeiError: If configuration, model, data or checkpoint cannot work; this comes before any long work.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Trainer:
     ) -> None:
         self.display = display or PlainDisplay()
 
-        # --- What needs no weights is refused before any are loaded.
+        # --- Errors that need no weights come before any weights are loaded.
         if resume is not None and first_process():
             resume.lock.acquire()  # before its newest checkpoint is looked for, which another process may delete
         check_output(config, new=resume is None)
@@ -135,7 +135,7 @@ class Trainer:
         if start is not None:
             self._state.load(start)
 
-        # --- The run's folder, not before everything else is known to work.
+        # --- The run's folder comes last, once everything else is known to work.
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
         self.run = self.processes.once(lambda: RunDir.create(config)) if resume is None else resume
         if resume:
@@ -268,7 +268,7 @@ class Trainer:
                 metrics |= self.updater.run(train_groups, step=step, progress=progress)
         metrics |= self._decoder_gaps.metrics(self.processes)
 
-        # --- Evaluate where it is due, and show the strategies with state what came of all this.
+        # --- Evaluate if it is due, and pass all metrics to the strategies with state.
         state.step += 1
         metrics |= {
             "sampled_responses": float(sampled),
@@ -283,7 +283,7 @@ class Trainer:
         return named
 
     def evaluate(self, metrics: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Evaluate, show the strategies with state the metrics of a step and the evaluation's, and return the latter.
+        """Evaluate and return the metrics; strategies with state get them together with those of the step before.
 
         Args:
             metrics: Those of the step that the evaluation follows; None before the first step.

@@ -1,4 +1,7 @@
-"""The update: from train groups to optimiser steps."""
+"""The update: from train groups to optimiser steps.
+
+train groups ─► rows, with weights and old log-probabilities ─► update batches ─► loss of each micro-batch ─► gradients
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,8 @@ from torch import Tensor
 from saei.config.sections import TrainingConfig
 from saei.engine.metrics import UpdateLog
 from saei.engine.schedule import Schedule
-from saei.engine.update_rows import (
-    OLD_LOGP,
-    GroupRows,
-    Prepared,
-    checked_values,
-    group_batch,
-    look_ahead,
-    objective_input,
-    pick,
-    row_statistics,
-    rows_of,
-    score_rows,
-    valid_tokens,
-    weigh,
-    weighed,
-)
+from saei.engine.update_objective import Prepared, RowPlaces, objective_input, weigh
+from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores
 from saei.errors import TrainingError
 from saei.objectives.base import Objective
 from saei.objectives.batch import UpdateBatch, join
@@ -102,13 +91,15 @@ class Updater:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
         """
         # --- Plan: which groups, of all processes, make up each optimiser step; the same in every process.
-        everywhere = sorted(i for part in self._processes.gather([each.group.index for each in groups]) for i in part)
-        assert len(set(everywhere)) == len(everywhere), "two groups of a step have one index"
-        plan = self._plan(everywhere, step)
+        indices_of_all = sorted(
+            index for part in self._processes.gather([each.group.index for each in groups]) for index in part
+        )
+        assert len(set(indices_of_all)) == len(indices_of_all), "two groups of a step have one index"
+        plan = self._plan(indices_of_all, step)
         on_policy = len(plan) == 1  # the only optimiser step sees the old policy itself; later ones see one that moved
 
-        # --- Once a step: what stays the same of a group in whatever update batch it is.
-        of_index = {
+        # --- Rows: for each group what is the same in every update batch, computed while the policy is the old one.
+        rows_of_index = {
             each.group.index: self._group_rows(each, on_policy=on_policy, step=step, progress=progress)
             for each in groups
         }
@@ -116,21 +107,23 @@ class Updater:
         log = UpdateLog()
         for update, indices in plan:
             self._schedule.begin(step, update)
-            batch = [of_index[index] for index in indices if index in of_index]
+            batch = [rows_of_index[index] for index in indices if index in rows_of_index]
 
-            # --- Once an optimiser step: weights and the objective's preparation see the batch of all processes.
+            # --- The whole update batch, for the weights and objectives that depend on all of it.
             prepared = Prepared()
             if self._looks_at_batch:
                 batch, prepared = self._look_at_batch(batch, step=step, update=update, progress=progress)
 
-            # --- Gradients of all micro-batches and processes add up; then the parameters move.
+            # --- Gradients of all micro-batches and processes add up.
             loss = self._backward(batch, prepared, on_policy, log)
+
+            # --- The parameters move.
             norm = self._optimiser_step(loss)
             log.step(loss, norm)
         self._policy.forget_old()
         return log.summary(self._processes)
 
-    def _plan(self, everywhere: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
+    def _plan(self, indices: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
         """Return the number of each optimiser step and the indices of its groups, in ascending order.
 
         Each epoch splits the groups, in a new order, into ``updates_per_batch`` parts whose sizes differ by one at
@@ -140,25 +133,26 @@ class Updater:
         parts, plan = self._config.updates_per_batch, []
         for epoch in range(self._config.ppo_epochs):
             seed = derive(self._seed, "minibatches", step, epoch)
-            order = torch.randperm(len(everywhere), generator=torch.Generator().manual_seed(seed)).tolist()
+            order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed)).tolist()
             for part, places in enumerate(np.array_split(np.array(order, dtype=int), parts)):
                 if len(places):
-                    plan.append((epoch * parts + part, [everywhere[place] for place in sorted(places.tolist())]))
+                    plan.append((epoch * parts + part, [indices[place] for place in sorted(places.tolist())]))
         return plan
 
     def _group_rows(self, group: TrainGroup, *, on_policy: bool, step: int, progress: float) -> GroupRows:
         """Return a group's rows with the weights that see it alone, and with the scores of other policies."""
         # The old policy is the current one as it is now. What is needed of it is computed before it moves.
         needs = self._objective.needs | self._batch_needs | (frozenset() if on_policy else {OLD_LOGP})
-        look_ahead(self._policy, group, self._objective.all_needs | needs)
-        statistics = row_statistics(self._policy, group, [need for need in needs if not moves(need)])
-        whole = GroupRows(group, rows_of(group), valid_tokens(group, self._policy.device), None, statistics)
+        rows = GroupRows.of(group, self._policy.device)
+        rows.look_ahead(self._policy, self._objective.all_needs | needs)
+        constant = [need for need in needs if not moves(need)]
+        rows = replace(rows, statistics=rows.compute(self._policy, constant))
         for name, weight in self._objective.weights.items():
             if weight.per_group:
-                batch = group_batch(group, self._policy.device, row_statistics(self._policy, group, weight.needs))
+                alone = rows.as_batch(rows.compute(self._policy, weight.needs))
                 seed = derive(self._seed, name, step, group.group.index)
-                whole = weighed(whole, weight, weigh(weight, batch, progress=progress, seed=seed))
-        return whole
+                rows = rows.weighted(weight, weigh(weight, alone, progress=progress, seed=seed))
+        return rows
 
     @torch.no_grad()
     def _look_at_batch(
@@ -168,49 +162,48 @@ class Updater:
 
         Every process does so on the rows of all, with the same result.
         """
-        gathered = [part for part in self._processes.gather(self._batch(batch)) if part is not None]
-        everywhere = join(gathered)
-        places = {(row.index, row.response): place for place, row in enumerate(everywhere.rows)}
+        whole = join([part for part in self._processes.gather(self._part_of_batch(batch)) if part is not None])
+        places = RowPlaces.of(whole)
         for name, weight in self._batch_weights.items():
             seed = derive(self._seed, name, step, update)
-            weight_RT = weigh(weight, everywhere, progress=progress, seed=seed)
-            batch = [weighed(each, weight, pick(weight_RT, places, each.rows, each.selected_NT)) for each in batch]
+            weight_RT = weigh(weight, whole, progress=progress, seed=seed)
+            batch = [rows.weighted(weight, places.pick(weight_RT, rows.rows, rows.mask_NT)) for rows in batch]
         prepared = Prepared()
         if self._objective.prepares:
-            generator = torch.Generator().manual_seed(derive(self._seed, "prepare", step, update))
-            values = self._objective.prepare(everywhere, progress=progress, generator=generator)
-            prepared = Prepared(checked_values(self._objective, values, len(places)), places)
+            seed = derive(self._seed, "prepare", step, update)
+            prepared = Prepared.by(self._objective, whole, progress=progress, seed=seed)
         return list(batch), prepared
 
-    def _batch(self, groups: Sequence[GroupRows]) -> UpdateBatch | None:
+    def _part_of_batch(self, batch: Sequence[GroupRows]) -> UpdateBatch | None:
         """Return this process's part of an update batch, on the CPU; None if it has none."""
-        if not groups:
+        if not batch:
             return None
-        batches = []
-        for each in groups:
-            current = {need for need in self._batch_needs if need not in each.statistics}
-            statistics = {**each.statistics, **row_statistics(self._policy, each.group, current)}
-            needed = {need: statistics[need] for need in self._batch_needs}
-            batch = group_batch(each.group, self._policy.device, needed)
+        parts = []
+        for rows in batch:
+            current = {need for need in self._batch_needs if need not in rows.statistics}
+            statistics = {**rows.statistics, **rows.compute(self._policy, current)}
+            part = rows.as_batch({need: statistics[need] for need in self._batch_needs})
             if self._objective.config.mask_truncated:
-                batch = replace(batch, mask_RT=batch.mask_RT & ~batch.truncated_R[:, None])
-            batches.append(batch)
-        return join(batches).cpu()
+                part = replace(part, mask_RT=part.mask_RT & ~part.truncated_R[:, None])
+            parts.append(part)
+        return join(parts).cpu()
 
     def _backward(self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog) -> float:
         """Accumulate the gradients of an update batch over all micro-batches and processes; return this one's loss."""
-        counts = self._counts(batch)
+        # The loss of a micro-batch is its share of the whole batch's, so the counts come first.
+        counts = BatchCounts.of(batch, mask_truncated=self._objective.config.mask_truncated)
+        counts = BatchCounts.total(self._processes.gather(counts))
         needs = [need for need in self._objective.needs if moves(need)]
         size = self._config.micro_groups or max(1, len(batch))
         loss = 0.0
         for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            if not any(len(response) for each in part for response in each.group.group.responses):
+            micro_batch = batch[start : start + size]
+            if not any(len(response) for rows in micro_batch for response in rows.responses):
                 continue  # no token, and so no loss
             with self._processes.alone(self._policy.module):
-                scores = score_rows(self._policy, [each.group for each in part], needs)
+                scores = RowScores.of(self._policy, micro_batch, needs)
                 inputs = objective_input(
-                    part,
+                    micro_batch,
                     scores,
                     counts=counts,
                     max_new_tokens=self._policy.sampling.max_new_tokens,
@@ -221,7 +214,7 @@ class Updater:
                 # Counts cover all processes, so gradients must be summed, and the wrapper takes their mean.
                 self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
             loss += float(result.value.detach())
-            log.add([each.group.group.origin(row.response) for each in part for row in each.rows], result.metrics)
+            log.add([origin for rows in micro_batch for origin in rows.origins], result.metrics)
         self._processes.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
         return loss
 
@@ -247,24 +240,6 @@ class Updater:
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for parameter in self._policy.module.parameters() if parameter.requires_grad]
-
-    def _counts(self, batch: Sequence[GroupRows]) -> dict[str, float]:
-        """Return the counts of ``ObjectiveInput`` by field, over the update batch of all processes."""
-        leave_out = self._objective.config.mask_truncated
-        n_responses = n_tokens = n_selected = 0
-        for each in batch:
-            responses = each.group.group.responses
-            counted = [n for n, response in enumerate(responses) if not (leave_out and response.truncated)]
-            n_responses += len(responses)
-            n_tokens += sum(len(responses[n]) for n in counted)
-            n_selected += int(each.selected_NT[counted].sum())
-        in_each_process = self._processes.gather((n_responses, n_tokens, n_selected))
-        n_responses, n_tokens, n_selected = (sum(numbers) for numbers in zip(*in_each_process, strict=True))
-        return {
-            "n_responses": float(n_responses),
-            "n_tokens": float(max(1, n_tokens)),
-            "n_selected": float(max(1, n_selected)),
-        }
 
 
 def check_update(objective: Objective) -> None:

@@ -1,8 +1,8 @@
-"""Token statistics of a linear head whose weights get no gradient: the hidden states' gradient is made on the way.
+"""Token statistics of a linear head whose weights get no gradient; the forward pass computes the gradient, too.
 
 The gradient of a token's statistic with respect to its hidden state needs nothing but that token's logits. So it is
-computed while they are at hand, and the backward pass only scales it: the head is multiplied twice, forth and back,
-where a checkpoint multiplies it three times, and what is kept is as large as the hidden states.
+computed while the logits exist, and the backward pass only scales it. The head is multiplied twice, once forward and
+once backward, where a checkpoint multiplies it three times, and what is saved is as large as the hidden states.
 
 M tokens, m of a chunk of them, d hidden size, V vocabulary.
 """
@@ -46,8 +46,8 @@ def fused_statistics(
         ids_M: int64 ids.
         head: A plain linear layer.
         kernel: The distribution.
-        differentiated: Which of ``logp`` and ``entropy`` will be differentiated. The other may be as well, at the price
-            of computing its logits again.
+        differentiated: Which of ``logp`` and ``entropy`` will be differentiated. The other may be, too, but its
+            logits are computed again then.
 
     Returns:
         ``logp_M`` and ``entropy_M`` (None if not wanted) in nats.
@@ -100,14 +100,14 @@ class Kernel:
         logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
         if self.banned_V is not None:
             logits_mV.masked_fill_(self.banned_V, FLOOR)
-        logp_mV = own_mV = _log_softmax(logits_mV, self.temperature)
+        logp_mV = entropy_logp_mV = _log_softmax(logits_mV, self.temperature)
         if self.with_entropy and self.entropy_temperature != self.temperature:
-            own_mV = _log_softmax(logits_mV, self.entropy_temperature)
+            entropy_logp_mV = _log_softmax(logits_mV, self.entropy_temperature)
         logp_m = logp_mV.gather(-1, ids_m[:, None])[:, 0]
         if self.banned_V is not None:
             logp_m.masked_fill_(self.banned_V[ids_m], -torch.inf)
         statistics, slopes = {"logp": logp_m}, {}
-        # From here on the two buffers are written over: what they hold is needed only once.
+        # From here on the buffers are overwritten: their values are needed only once.
         p_mV = torch.exp(logp_mV, out=logits_mV)
         if "logp" in slopes_of:
             ids_m1 = ids_m[:, None]
@@ -119,9 +119,9 @@ class Kernel:
             slopes["logp"] = at_hidden(p_mV.scatter_(-1, ids_m1, -rest_m1), weight_Vd) / -self.temperature
             p_mV.scatter_(-1, ids_m1, drawn_m1)
         if self.with_entropy:
-            if own_mV is not logp_mV:
-                p_mV = torch.exp(own_mV, out=p_mV)
-            terms_mV = own_mV.mul_(p_mV)
+            if entropy_logp_mV is not logp_mV:
+                p_mV = torch.exp(entropy_logp_mV, out=p_mV)
+            terms_mV = entropy_logp_mV.mul_(p_mV)
             entropy_m = 0.0 - terms_mV.sum(-1)  # a difference, since a negated zero is -0.0
             statistics["entropy"] = entropy_m
             if "entropy" in slopes_of:
@@ -131,7 +131,7 @@ class Kernel:
 
 
 class _Fused(torch.autograd.Function):
-    """Saves the slopes of the forward pass, and the hidden states for those that were not foreseen."""
+    """Saves the slopes of the forward pass, and the hidden states in case others are needed."""
 
     @staticmethod
     def forward(

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from saei.entropy.fused import FLOOR, Kernel, fused_statistics, is_plain_linear
 
 CHUNK_ELEMENTS = 2**23
-"""Logits held at once: 32 MiB in float32. A product with few rows of a large vocabulary would read the head in vain."""
+"""Logits held at once: 32 MiB in float32. With fewer, a large head would be read from memory for only a few rows."""
 
 
 def token_entropy(logits: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
@@ -56,8 +56,8 @@ def token_statistics(
         banned_V: bool, ids of probability 0.
         entropy_temperature: Temperature of the entropy, None for the same.
         with_entropy: Whether entropies are wanted.
-        hidden_only: Nobody asks for the head's gradient, nor, where entropies are wanted, for the log-probabilities':
-            so it is in an attack.
+        hidden_only: Whether the head's gradient is not needed and, with entropies, that of the log-probabilities
+            neither, as in an attack.
         chunk_elements: Logits held at once.
 
     Returns:
@@ -85,8 +85,8 @@ def token_statistics(
         and hidden_Md.requires_grad
         and (hidden_only or not any(parameter.requires_grad for parameter in head.parameters()))
     ):
-        own = temperature if entropy_temperature is None else entropy_temperature
-        kernel = Kernel(temperature, own, banned_V, with_entropy, rows)
+        of_entropy = temperature if entropy_temperature is None else entropy_temperature
+        kernel = Kernel(temperature, of_entropy, banned_V, with_entropy, rows)
         wanted = {"entropy"} if with_entropy else {"logp"}
         return fused_statistics(
             hidden_Md, ids_M, head, kernel, differentiated=wanted if hidden_only else wanted | {"logp"}

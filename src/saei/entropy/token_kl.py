@@ -6,12 +6,12 @@ each. Logits are made in chunks of rows. With δ_v = log q_v - log p_v,
     KL(p‖q) = Σ_v p_v · (exp δ_v - 1 - δ_v),
 
 which is the textbook's Σ p (log p - log q), since Σ (q - p) = 0. No term is negative, so none cancels another, and an
-error of a normaliser, which shifts all δ alike, is felt in second order only: near p = q the textbook's form has no
-digits left in float32. The slopes at the logits, τ the temperature, are
+error of a normaliser, which shifts all δ equally, has only a second-order effect. Near p = q the textbook's form has no
+correct digits in float32. The slopes at the logits, τ the temperature, are
 
     ∂KL/∂z_p = p · (m - δ) / τ  with m = Σ_v p_v δ_v,      ∂KL/∂z_q = (q - p) / τ.
 
-As with entropies, the gradient at the hidden states is made while the logits are at hand, where no head gets one.
+As with entropies, the gradient at the hidden states is computed while the logits exist, unless a head is trained.
 
 M tokens, m of a chunk of them, d hidden size, V vocabulary.
 """

@@ -18,12 +18,12 @@ from saei.entropy.token_entropy import CHUNK_ELEMENTS
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TokenStates:
-    """A policy's distribution at each of M tokens: hidden states, and what makes logits of them.
+    """A policy's distribution at each of M tokens: hidden states, and the head that maps them to logits.
 
     Attributes:
         hidden_Md: The hidden states that predict the tokens.
         head: Maps ``[m, d]`` hidden states to ``[m, V]`` logits.
-        hidden_only: Nobody asks for the head's gradient.
+        hidden_only: Whether the head's gradient is not needed.
     """
 
     hidden_Md: Tensor
@@ -44,7 +44,7 @@ class TokenStates:
     def _head_is_trained(self) -> bool:
         if self.hidden_only:
             return False
-        if not isinstance(self.head, nn.Module):  # who knows what a function refers to
+        if not isinstance(self.head, nn.Module):  # a function may refer to trained parameters
             return self.hidden_Md.requires_grad
         return any(parameter.requires_grad for parameter in self.head.parameters())
 
@@ -76,10 +76,10 @@ def per_token(
     """
     rows = chunk_rows(sides[0], banned_V, chunk_elements) if len(ids_M) else 1
 
-    def chunk(ids_m: Tensor, *hidden_md: Tensor) -> Tensor:
+    def chunk(ids_m: Tensor, *hidden_of_sides: Tensor) -> Tensor:
         logs = []
-        for side, own_md in zip(sides, hidden_md, strict=True):
-            logits_mV = side.head(own_md)
+        for side, hidden_md in zip(sides, hidden_of_sides, strict=True):
+            logits_mV = side.head(hidden_md)
             logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
             if banned_V is not None:
                 logits_mV = logits_mV.masked_fill(banned_V, FLOOR)

@@ -15,12 +15,12 @@ from saei.runtime.processes import Processes
 from saei.runtime.seeds import GroupSources
 from saei.types import Grade, Response, View
 
-TOGETHER = 32
+VIEWS_PER_BATCH = 32
 """Views whose responses are drawn together."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Answered:
+class AnswerSet:
     """One view with fresh responses and their grades."""
 
     view: View
@@ -37,7 +37,7 @@ def answer(
     sampling: SamplingConfig,
     seed: int,
     processes: Processes | None = None,
-) -> list[Answered]:
+) -> list[AnswerSet]:
     """Sample and grade ``responses`` fresh responses per view.
 
     Each view draws from a source of its own, seeded by ``seed`` and its index: its responses depend neither on which
@@ -55,9 +55,9 @@ def answer(
     processes = processes or Processes()
     sources = GroupSources(seed)
     share = processes.share(views)
-    answered = []
-    for start in range(0, len(share), TOGETHER):
-        batch = share[start : start + TOGETHER]
+    answer_sets = []
+    for start in range(0, len(share), VIEWS_PER_BATCH):
+        batch = share[start : start + VIEWS_PER_BATCH]
         generators = [sources(view) for view in batch]
         drawn = policy.sample(batch, [responses] * len(batch), sampling=sampling, generators=generators)
         attempts = [
@@ -66,26 +66,26 @@ def answer(
             for response in drawn_from_view
         ]
         grades = iter(reward.grade_all(attempts))
-        answered += [
-            Answered(view, tuple(drawn_from_view), tuple(islice(grades, responses)))
+        answer_sets += [
+            AnswerSet(view, tuple(drawn_from_view), tuple(islice(grades, responses)))
             for view, drawn_from_view in zip(batch, drawn, strict=True)
         ]
     if processes.count == 1:
-        return answered
-    parts = processes.gather([(tuple(map(_detached, one.responses)), one.grades) for one in answered])
-    everywhere = (pair for part in parts for pair in part)
-    return [Answered(view, drawn, grades) for view, (drawn, grades) in zip(views, everywhere, strict=True)]
+        return answer_sets
+    shares = processes.gather([(tuple(map(_detached, answers.responses)), answers.grades) for answers in answer_sets])
+    of_all_views = (pair for pairs in shares for pair in pairs)
+    return [AnswerSet(view, drawn, grades) for view, (drawn, grades) in zip(views, of_all_views, strict=True)]
 
 
 def _detached(response: Response) -> Response:
-    """Return a response to be sent to another process: its tensors on the CPU, and of a batch's only its own part."""
+    """Return a copy that can be sent to another process: tensors on the CPU, without the rest of their batch."""
 
-    def own(values: Tensor) -> Tensor:
+    def on_cpu(values: Tensor) -> Tensor:
         return values.cpu().clone()
 
     return replace(
         response,
-        ids_T=own(response.ids_T),
-        behaviour_logp_T=own(response.behaviour_logp_T),
-        entropy_T=own(response.entropy_T),
+        ids_T=on_cpu(response.ids_T),
+        behaviour_logp_T=on_cpu(response.behaviour_logp_T),
+        entropy_T=on_cpu(response.entropy_T),
     )

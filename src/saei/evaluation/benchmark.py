@@ -12,7 +12,7 @@ from saei.config.sections import ModelConfig, SamplingConfig
 from saei.data.base import Task
 from saei.data.table_task import TableTask
 from saei.errors import ConfigError, DataError
-from saei.evaluation.drawing import Answering, Move, Plan
+from saei.evaluation.drawing import Evaluator, Perturbation, Plan
 from saei.evaluation.metrics import mean
 from saei.evaluation.records import Record, by_example
 from saei.evaluation.statistics.pass_at import RULE, chosen_ks
@@ -23,7 +23,7 @@ from saei.policy import Policy
 from saei.runtime.provenance import versions
 
 GENERATED = 128
-"""Examples of a task without end that are evaluated on where no number is given."""
+"""Examples of a task without end that are evaluated if no number is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Benchmark:
     Args:
         config: Model, task, template and reward.
         sampling: How responses are drawn.
-        request: What to do.
+        request: How many examples and responses, and where the answers go.
 
     Raises:
         SaeiError: If the data cannot be used, or options do not fit each other.
@@ -61,7 +61,7 @@ class Benchmark:
     Attributes:
         task: The benchmark.
         settings: Everything that decides what is answered and how it is graded.
-        reward: What grades.
+        reward: Grades the responses.
     """
 
     def __init__(self, config: RunConfig, sampling: SamplingConfig, request: EvaluationRequest) -> None:
@@ -92,20 +92,25 @@ class Benchmark:
         )
 
     def evaluate(
-        self, folder: EvaluationDir, policy: Policy, *, move: Move = list, on_progress: Callable[[int, int], None]
+        self,
+        folder: EvaluationDir,
+        policy: Policy,
+        *,
+        perturb: Perturbation = list,
+        on_progress: Callable[[int, int], None],
     ) -> dict[str, Any]:
-        """Answer what a begun folder lacks, and write and return the result.
+        """Draw and grade the answers that the folder lacks, and write and return the result.
 
         Args:
-            folder: The evaluation's folder.
+            folder: The evaluation's folder, after its ``begin``.
             policy: The policy.
-            move: Changes the views that the policy looks at.
+            perturb: Turns clean views into those that the policy gets.
             on_progress: Called with how many of how many examples are done.
 
         Raises:
             DataError: If too many examples cannot be used.
         """
-        answering = Answering(
+        evaluator = Evaluator(
             policy,
             self.task,
             self.reward,
@@ -113,15 +118,15 @@ class Benchmark:
             self._plan,
             folder,
             max_bad_share=self.config.training.max_bad_share,
-            move=move,
+            perturb=perturb,
         )
-        spent = answering.run(on_progress)
+        spent = evaluator.run(on_progress)
         records, left_out = folder.records(), folder.left_out()
         if not records:
             raise DataError(
                 "Evaluation needs at least one usable example.",
                 reason=f"None of {self._plan.examples} is; the first: {left_out[0].report}",
-                remedy="Mend the data, or choose another split.",
+                remedy="Fix the data, or choose another split.",
             )
         if spent["answers"] == 0 and folder.complete:  # it was answered before; only scores are taken anew
             spent = folder.result()["time"]
@@ -158,9 +163,9 @@ def run_benchmark(
     Args:
         config: Model, task, template and reward.
         sampling: How responses are drawn.
-        request: What to do.
+        request: How many examples and responses, and where the answers go.
         on_progress: Called with how many of how many examples are done.
-        note: Is told what the user should know.
+        note: Called with each text that the user should read.
 
     Raises:
         SaeiError: If data or model cannot be used, or the folder belongs to another evaluation.
@@ -170,7 +175,7 @@ def run_benchmark(
         note(text)
     folder = EvaluationDir(benchmark.folder)
     folder.check(benchmark.settings)
-    policy = benchmark.load()  # before there is a folder: one of a policy that does not load would never be complete
+    policy = benchmark.load()  # before the folder is made: it could never be completed if the policy does not load
     folder.begin(benchmark.settings)
     with folder.lock:
         note(f"Answers: {folder.path}")

@@ -1,4 +1,7 @@
-"""Drawing and grading an evaluation's answers: examples are looked at ahead, grades are given behind the sampling."""
+"""Drawing and grading an evaluation's answers.
+
+While the policy samples one batch, a thread prepares the views of the next ones and another grades those before.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import TypeAlias
 
 import torch
@@ -25,67 +28,76 @@ from saei.rewards.base import Attempt, Reward
 from saei.runtime.seeds import derive
 from saei.types import Response, View
 
-ROUND = 32
-"""Responses to one example that share a source of randomness, and are drawn together whatever the batch."""
+RESPONSES_PER_ROUND = 32
+"""Responses to one example that share a source of randomness; they are drawn together whatever the batch size."""
 
-AHEAD = 2
-"""Batches that are looked at before their turn, and that may wait for their grades."""
+BATCHES_AHEAD = 2
+"""Batches whose views are prepared before their turn; as many may wait for their grades."""
 
-Looks: TypeAlias = Mapping[int, View | ExampleReport]
-"""Examples by their numbers: what the policy sees, or why an example cannot be used."""
+Inspections: TypeAlias = Mapping[int, View | ExampleReport]
+"""Examples by their numbers: the view that the policy gets, or why the example cannot be used."""
 
-Move: TypeAlias = Callable[[Sequence[View]], Sequence[View]]
-"""Changes clean views into those that the policy looks at."""
+Perturbation: TypeAlias = Callable[[Sequence[View]], Sequence[View]]
+"""Turns clean views into those that the policy gets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many answers, and in which portions.
+    """How many answers to draw, and in which batches.
 
     Attributes:
-        examples: Examples, from the first of the split on.
-        responses: Responses to each.
-        seed: Seed of the draws; each example and round has its own by it.
-        batch: Responses drawn together, about.
+        examples: Number of examples, counted from the first of the split.
+        responses: Responses to each example.
+        seed: Seed of the draws; each example and round has its own source of randomness, derived from it.
+        batch_size: Approximate number of responses drawn together.
     """
 
     examples: int
     responses: int
     seed: int
-    batch: int
+    batch_size: int
 
-    def units(self) -> Iterator[Unit]:
-        """Return the portions: blocks of examples, and for each block rounds of responses."""
-        size = max(1, self.batch // min(self.responses, ROUND))
-        for start in range(0, self.examples, size):
-            numbers = range(start, min(start + size, self.examples))
-            for first in range(0, self.responses, ROUND):
-                yield Unit(numbers, range(first, min(first + ROUND, self.responses)))
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches: blocks of examples, and for each block its rounds of responses."""
+        block_size = max(1, self.batch_size // min(self.responses, RESPONSES_PER_ROUND))
+        for start in range(0, self.examples, block_size):
+            numbers = range(start, min(start + block_size, self.examples))
+            for first in range(0, self.responses, RESPONSES_PER_ROUND):
+                yield Batch(numbers, range(first, min(first + RESPONSES_PER_ROUND, self.responses)))
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """Examples and the responses to each that are drawn together."""
+class Batch:
+    """A block of examples and the responses to each of them that are drawn together.
+
+    Attributes:
+        numbers: Numbers of the examples.
+        responses: Numbers of the responses, the same for each example.
+    """
 
     numbers: range
     responses: range
 
+    def answers(self) -> Iterator[tuple[int, int]]:
+        """Yield the number of the example and of the response for each answer of the batch."""
+        return product(self.numbers, self.responses)
 
-class Answering:
-    """Draws and grades what of an evaluation is not yet in its folder.
 
-    What is drawn for an example depends on seed, example and round alone, so an evaluation that was stopped ends
-    where an undisturbed one does. A batch that the folder has only a part of is drawn again.
+class Evaluator:
+    """Draws and grades the answers that an evaluation's folder does not have yet.
+
+    What is drawn for an example depends on seed, example and round alone, so an evaluation that was stopped and
+    continued ends as an undisturbed one does. A batch that is only partly in the folder is drawn again as a whole.
 
     Args:
         policy: The policy.
-        task: The benchmark; its split ``eval`` is answered.
+        task: The benchmark; the examples are those of its split ``eval``.
         reward: Grades the responses.
-        sampling: How they are drawn.
-        plan: How many.
+        sampling: How responses are drawn.
+        plan: How many answers, in which batches.
         folder: Where answers are written, batch by batch.
         max_bad_share: Share of broken examples above which the data counts as unusable.
-        move: Changes the views that the policy looks at.
+        perturb: Turns clean views into those that the policy gets; the default leaves them as they are.
     """
 
     def __init__(
@@ -98,16 +110,16 @@ class Answering:
         folder: EvaluationDir,
         *,
         max_bad_share: float,
-        move: Move = list,
+        perturb: Perturbation = list,
     ) -> None:
         self._policy, self._task, self._reward = policy, task, reward
         self._sampling, self._plan, self._folder = sampling, plan, folder
-        self._max_bad_share, self._move = max_bad_share, move
-        self._block: tuple[range, Looks] = (range(0), {})
+        self._max_bad_share, self._perturb = max_bad_share, perturb
+        self._block: tuple[range, Inspections] = (range(0), {})
         self._bad: dict[int, ExampleReport] = {}
 
     def run(self, on_progress: Callable[[int, int], None]) -> dict[str, float]:
-        """Answer what is left, and return how many answers that were and how the time was spent.
+        """Draw and grade the missing answers, and return how many they were and how the time was spent.
 
         ``busy`` is the share of the time in which the policy sampled.
 
@@ -116,59 +128,58 @@ class Answering:
         """
         start, sampling_s, drawn = time.perf_counter(), 0.0, 0
         grading: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(1, "saei-look") as looking, ThreadPoolExecutor(1, "saei-grade") as grader:
-            rest = iter(self._left())
-            ahead = deque((unit, looking.submit(self._look, unit)) for unit in islice(rest, AHEAD))
+        with ThreadPoolExecutor(1, "saei-inspect") as inspector, ThreadPoolExecutor(1, "saei-grade") as grader:
+            missing = iter(self._missing_batches())
+            ahead = deque((batch, inspector.submit(self._inspect, batch)) for batch in islice(missing, BATCHES_AHEAD))
             try:
                 while ahead:
-                    unit, future = ahead.popleft()
-                    looked = future.result()
-                    ahead.extend((later, looking.submit(self._look, later)) for later in islice(rest, 1))
-                    views = {number: one for number, one in looked.items() if isinstance(one, View)}
-                    moved = self._move(list(views.values())) if views else ()
-                    begun = time.perf_counter()
-                    responses = self._draw(unit, list(views), moved)
-                    sampling_s += time.perf_counter() - begun
+                    batch, inspection = ahead.popleft()
+                    inspections = inspection.result()
+                    ahead.extend((later, inspector.submit(self._inspect, later)) for later in islice(missing, 1))
+                    views = _views(inspections)
+                    perturbed = self._perturb(list(views.values())) if views else ()
+                    sampling_start = time.perf_counter()
+                    responses = self._draw(batch, list(views), perturbed)
+                    sampling_s += time.perf_counter() - sampling_start
                     drawn += sum(map(len, responses))
-                    grading.append(grader.submit(self._grade, unit, looked, responses))
-                    while grading and (len(grading) > AHEAD or grading[0].done()):
+                    grading.append(grader.submit(self._grade, batch, inspections, responses))
+                    while grading and (len(grading) > BATCHES_AHEAD or grading[0].done()):
                         grading.popleft().result()
-                    on_progress(unit.numbers.stop, self._plan.examples)
+                    on_progress(batch.numbers.stop, self._plan.examples)
                 for graded in grading:
                     graded.result()
             finally:
-                looking.shutdown(cancel_futures=True)
+                inspector.shutdown(cancel_futures=True)
         seconds = time.perf_counter() - start
         return {"answers": drawn, "seconds": seconds, "sampling_seconds": sampling_s, "busy": sampling_s / seconds}
 
-    def _left(self) -> list[Unit]:
-        """Return the units that have no or not all answers; what is there of those is dropped from the folder."""
-        records, left = self._folder.records(), self._folder.left_out()
-        there = {(one.number, one.response) for one in records}
-        unusable = {one.index: one for one in left}
-        units = list(self._plan.units())
+    def _missing_batches(self) -> list[Batch]:
+        """Return the batches that the folder lacks in whole or in part; the folder loses the partial ones."""
+        records, reports = self._folder.records(), self._folder.left_out()
+        answered = {(record.number, record.response) for record in records}
+        unusable = {report.index for report in reports}
         missing = [
-            unit
-            for unit in units
-            if any(
-                number not in unusable and (number, n) not in there for number in unit.numbers for n in unit.responses
-            )
+            batch
+            for batch in self._plan.batches()
+            if any(number not in unusable and (number, n) not in answered for number, n in batch.answers())
         ]
         if missing:
-            again = {(number, n) for unit in missing for number in unit.numbers for n in unit.responses}
-            left = [one for one in left if (one.index, 0) not in again]
-            self._bad = {one.index: one for one in left if not one.too_long}
-            self._folder.keep([one for one in records if (one.number, one.response) not in again], left)
+            redrawn = {answer for batch in missing for answer in batch.answers()}
+            reports = [report for report in reports if (report.index, 0) not in redrawn]
+            self._bad = {report.index: report for report in reports if not report.too_long}
+            self._folder.keep(
+                [record for record in records if (record.number, record.response) not in redrawn], reports
+            )
         return missing
 
-    def _look(self, unit: Unit) -> Looks:
-        """Return the views of a unit's examples, and why others have none."""
-        numbers, found = self._block
-        if numbers != unit.numbers:  # else it is a further round of the same
-            found = {number: self._view(number) for number in unit.numbers}
-            self._block = unit.numbers, found
-            self._check(unit.numbers.stop, found)
-        return found
+    def _inspect(self, batch: Batch) -> Inspections:
+        """Return the views of a batch's examples, and for those that cannot be used the reason."""
+        numbers, inspections = self._block
+        if numbers != batch.numbers:  # otherwise it is a further round of the same block
+            inspections = {number: self._view(number) for number in batch.numbers}
+            self._block = batch.numbers, inspections
+            self._check(batch.numbers.stop, inspections)
+        return inspections
 
     def _view(self, number: int) -> View | ExampleReport:
         try:
@@ -176,40 +187,51 @@ class Answering:
         except DataError as error:
             return left_out(number, error)
 
-    def _check(self, seen: int, found: Looks) -> None:
-        self._bad |= {
-            number: one for number, one in found.items() if isinstance(one, ExampleReport) and not one.too_long
-        }
+    def _check(self, seen: int, inspections: Inspections) -> None:
+        """Raise a ``DataError`` if too many of the first ``seen`` examples are broken."""
+        self._bad |= {report.index: report for report in _reports(inspections) if not report.too_long}
         if len(self._bad) > self._max_bad_share * max(PREFLIGHT, seen):
             raise DataError(
                 f"Of a benchmark's examples at most {self._max_bad_share:.0%} may be unusable.",
                 reason=f"{len(self._bad)} of the first {seen} are; the first: {next(iter(self._bad.values())).report}",
-                remedy="Mend the data or pin another revision (task.revision), or raise training.max_bad_share.",
+                remedy="Fix the data or pin another revision (task.revision), or raise training.max_bad_share.",
             )
 
-    def _draw(self, unit: Unit, numbers: Sequence[int], views: Sequence[View]) -> list[list[Response]]:
-        """Return the responses to the views of some examples."""
+    def _draw(self, batch: Batch, numbers: Sequence[int], views: Sequence[View]) -> list[list[Response]]:
+        """Return a batch's responses to the views of the examples with these numbers."""
         if not views:
             return []
-        purpose = ("evaluation", unit.responses.start)
+        purpose = ("evaluation", batch.responses.start)
         sources = [torch.Generator().manual_seed(derive(self._plan.seed, *purpose, number)) for number in numbers]
-        counts = [len(unit.responses)] * len(views)
+        counts = [len(batch.responses)] * len(views)
         return self._policy.sample(views, counts, sampling=self._sampling, generators=sources)
 
-    def _grade(self, unit: Unit, looked: Looks, responses: Sequence[Sequence[Response]]) -> None:
-        """Grade and write a unit's answers; its unusable examples are written with the first round."""
-        seen = [(number, one) for number, one in looked.items() if isinstance(one, View)]
-        spoken = [
+    def _grade(self, batch: Batch, inspections: Inspections, responses: Sequence[Sequence[Response]]) -> None:
+        """Grade and write a batch's answers; its unusable examples are written with the first round."""
+        answers = [
             (number, n, view, response)
-            for (number, view), own in zip(seen, responses, strict=True)
-            for n, response in zip(unit.responses, own, strict=True)
+            for (number, view), to_view in zip(_views(inspections).items(), responses, strict=True)
+            for n, response in zip(batch.responses, to_view, strict=True)
         ]
-        attempts = [Attempt(view.example, one.text, one.truncated, len(one)) for _, _, view, one in spoken]
-        grades = self._reward.grade_all(attempts)
+        grades = self._reward.grade_all(
+            [
+                Attempt(view.example, response.text, response.truncated, len(response))
+                for _, _, view, response in answers
+            ]
+        )
         reporting = self._task.reporting
         records: list[Record] = [
             record(number, n, view.example, response, grade, reporting)
-            for (number, n, view, response), grade in zip(spoken, grades, strict=True)
+            for (number, n, view, response), grade in zip(answers, grades, strict=True)
         ]
-        left = [one for one in looked.values() if isinstance(one, ExampleReport)] if unit.responses.start == 0 else []
-        self._folder.add(records, left)
+        self._folder.add(records, _reports(inspections) if batch.responses.start == 0 else [])
+
+
+def _views(inspections: Inspections) -> dict[int, View]:
+    """Return the views of the usable examples by number."""
+    return {number: view for number, view in inspections.items() if isinstance(view, View)}
+
+
+def _reports(inspections: Inspections) -> list[ExampleReport]:
+    """Return why the other examples cannot be used."""
+    return [report for report in inspections.values() if isinstance(report, ExampleReport)]

@@ -17,9 +17,9 @@ from saei.config.sections import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
 from saei.intake.scan import DROPPED, ExampleReport
-from saei.runtime.files import check_folder, disk_errors, safe_name, write_whole
+from saei.runtime.files import check_folder, disk_errors, read_jsonl, safe_name, write_whole
 from saei.runtime.lock import FolderLock
-from saei.runtime.run_dir import RunDir, read_jsonl
+from saei.runtime.run_dir import RunDir
 
 Line = TypeVar("Line", Record, ExampleReport)
 
@@ -35,7 +35,7 @@ class EvaluationDir:
         path: Such as ``runs/eval/<name>``.
 
     Attributes:
-        lock: The right to write into it, which whoever evaluates holds.
+        lock: The right to write into the folder; an evaluation holds it while it runs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class EvaluationDir:
         self.lock = FolderLock(path)
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder, or go on with one of the same settings; either way it is locked.
+        """Make and lock the folder, or lock an existing one of the same settings.
 
         Raises:
             ConfigError: If the folder belongs to another evaluation, another process writes into it, or it cannot be
@@ -71,7 +71,7 @@ class EvaluationDir:
             ) from error
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse what ``begin`` would refuse; nothing is made.
+        """Refuse what ``begin`` would refuse, without making the folder.
 
         Raises:
             ConfigError: If the folder belongs to another evaluation or to a run, or cannot be written.
@@ -93,7 +93,7 @@ class EvaluationDir:
         check_folder(self.path)
 
     def settings(self) -> dict[str, Any]:
-        """Return what the evaluation began with.
+        """Return the settings that the evaluation began with.
 
         Raises:
             CheckpointError: If the folder holds no evaluation.
@@ -130,7 +130,7 @@ class EvaluationDir:
         return _built(ExampleReport, self.path / DROPPED)
 
     def add(self, records: Sequence[Record], left_out: Iterable[ExampleReport] = ()) -> None:
-        """Write the answers of a batch, and the examples that were left out of it, through to the disk.
+        """Write the answers of a batch, and the examples left out of it, and flush them to the disk.
 
         Raises:
             CheckpointError: If the disk refuses, or another process took the folder over.
@@ -147,7 +147,7 @@ class EvaluationDir:
                     os.fsync(file.fileno())
 
     def keep(self, records: Sequence[Record], left_out: Sequence[ExampleReport]) -> None:
-        """Write the two files anew with only these, so that a line that was cut off is not continued.
+        """Rewrite both files with only these lines, which also removes a line that was cut off.
 
         Raises:
             CheckpointError: If the disk refuses.
@@ -191,7 +191,7 @@ class EvaluationDir:
 
 
 def _built(line_class: type[Line], file: Path) -> list[Line]:
-    """Return the lines of a file as what they were written from.
+    """Return the lines of a file as instances of the class that they were written from.
 
     Raises:
         CheckpointError: If they have other fields.
@@ -207,16 +207,16 @@ def _built(line_class: type[Line], file: Path) -> list[Line]:
 
 
 def default_dir(settings: Mapping[str, Any], root: Path) -> Path:
-    """Return a folder below ``root`` whose name tells benchmark and model and changes with every setting."""
+    """Return a folder below ``root``, named after benchmark, model and a digest of all settings."""
     model = "-".join(Path(settings["model"]["path"]).parts[-3:]).strip("/").replace("-checkpoints-", "-")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return root / "eval" / f"{safe_name(settings['task']['type'])}-{safe_name(model)}-{digest}"
 
 
 def model_settings(model: ModelConfig) -> dict[str, Any]:
-    """Return what tells which policy answers: where it lies, its files as they are, and the base it was trained from.
+    """Return what identifies a policy: its path, the state of its files, and the base that it was trained from.
 
-    What only decides how fast it is, such as the device, is left out.
+    Settings that only affect speed, such as the device, are left out.
     """
     settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "min_pixels", "max_pixels"})
     folder = Path(os.path.expanduser(model.path))
@@ -229,7 +229,7 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 def base_of(path: str) -> str:
-    """Return the model that training began with, followed back through runs; of a model of no run, itself."""
+    """Return the model that training started from, followed back through runs; a model of no run is its own base."""
     run = Path(path).parent.parent
     if Path(path).parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return path
@@ -239,7 +239,7 @@ def base_of(path: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return plain data in which numbers that are not finite are None, as JSON knows none."""
+    """Return plain data with None for numbers that are not finite, which JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -248,5 +248,5 @@ def finite(value: Any) -> Any:
 
 
 def _text(lines: Sequence[Mapping[str, Any]]) -> str:
-    # In ASCII, so that whatever a response holds stands on one line and can be encoded.
+    # ASCII, so that any response fits on one line and can be encoded.
     return "".join(json.dumps(finite(line)) + "\n" for line in lines)

@@ -10,7 +10,7 @@ from saei.types import View
 
 
 class LongPromptError(DataError):
-    """A prompt over the length that was asked for: the example is left out, and nothing is wrong with it.
+    """A prompt longer than ``sampling.max_prompt_tokens``: the example is left out, although nothing is wrong with it.
 
     Attributes:
         tokens: The prompt's tokens.

@@ -24,8 +24,8 @@ class Preview:
         id: The example's.
         question: The question, without the prompt template.
         answer: The gold answer.
-        meta: What the task knows besides.
-        images: Width and height of each image, as it is and as the model sees it.
+        meta: The task's further data.
+        images: Width and height of each image, before and after the processor.
         prompt: The prompt's tokens as text; a run of image tokens is written ``<|image_pad|> x 256``.
         tokens: Tokens of the prompt, those of the images included.
     """
@@ -40,7 +40,7 @@ class Preview:
 
 
 def preview(policy: Policy, view: View) -> Preview:
-    """Return what a view's example is like for a policy."""
+    """Return a view's example as the policy sees it."""
     example = view.example
     sizes = [
         (image.size, (int(canvas.shape[-1]), int(canvas.shape[-2])))
@@ -60,15 +60,15 @@ def preview(policy: Policy, view: View) -> Preview:
 def preview_examples(
     task: Task, policy: Policy, split: Split, *, reward: Reward, indices: Sequence[int], count: int
 ) -> tuple[list[Preview], ScanResult]:
-    """Return the first usable examples and what all are like, each image decoded once.
+    """Return previews of the first usable examples and reports on all, each image decoded once.
 
     Args:
         task: Where examples come from.
         policy: Makes the views.
         split: Which split.
-        reward: Says whether an example's gold answer can be read.
-        indices: Which examples are looked at.
-        count: How many are shown.
+        reward: Checks that an example's gold answer can be read.
+        indices: The examples that are inspected.
+        count: Number of previews.
     """
     previews: list[Preview] = []
     reports: list[ExampleReport] = []

@@ -63,7 +63,7 @@ def scan(
         task: Where examples come from.
         policy: Makes the views.
         split: Which split.
-        reward: Says whether an example's gold answer can be read; None takes every one.
+        reward: Checks that an example's gold answer can be read; None accepts every example.
         indices: Which examples; None for all.
         workers: Threads; None for one per core.
         cache: A folder that caches the result for as long as data, processor and reward stay the same; None to check
@@ -90,7 +90,7 @@ def scan(
 
 
 def check_end(task: Task) -> None:
-    """Check that a task's training examples can all be looked at.
+    """Check that a task's training examples can all be inspected.
 
     Raises:
         ConfigError: If they have no end.

@@ -1,4 +1,4 @@
-"""The stream of training views: one global position, bad examples named, counted and skipped."""
+"""The stream of training views: one global position, bad examples are named, counted and skipped."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from saei.runtime.seeds import derive
 from saei.types import View
 
 PREFLIGHT = 64
-"""Examples that are looked at before training."""
+"""Examples that are inspected before training."""
 
 
 class ViewStream:
     """Clean views of a task's training examples, in an order that is a pure function of seed and position.
 
-    A finite task is gone through in a new permutation each epoch.
+    Each epoch visits a finite task in a new permutation.
 
     Args:
         task: Where examples come from.
         policy: Makes the views.
         seed: Seed of the permutations.
-        max_bad_share: Share of unusable examples, among the different ones seen, above which the run stops; of
-            fewer than ``PREFLIGHT`` as many may be unusable as of ``PREFLIGHT``, up to half.
-        reward: Says whether an example's gold answer can be read; None takes every one.
-        processes: The processes that share the examples out; position and counts are those of all.
+        max_bad_share: The run stops when more than this share of the distinct examples seen is unusable. Until
+            ``PREFLIGHT`` have been seen, as many may be unusable as of ``PREFLIGHT``, but at most half.
+        reward: Checks that an example's gold answer can be read; None accepts every example.
+        processes: The processes that divide the examples among them; position and counts are those of all.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ViewStream:
         self._reported = 0
 
     def preflight(self) -> View:
-        """Look at the first examples, so that data errors are found before training, and return the first view.
+        """Inspect the first examples, so that data errors surface before training, and return the first view.
 
         Raises:
             DataError: If there are no examples or too many of them are unusable.
@@ -74,31 +74,32 @@ class ViewStream:
                 remedy="Check the path, the split and the filters of the task.",
             )
         looks = (self._look(index, "train") for index in (count() if size is None else range(size)))
-        # Where all examples were looked at before, none is again but for a view, and the first usable may come later.
-        known = sum(split == "train" for split, _ in self._seen)
-        first = list(islice(looks, PREFLIGHT if size is None or known < size else 1))
+        # After a scan of all examples only a view is missing, and the first example may be unusable.
+        seen = sum(split == "train" for split, _ in self._seen)
+        first = list(islice(looks, PREFLIGHT if size is None or seen < size else 1))
         self._check("train")
         return next(view for view in chain(first, looks) if view is not None)
 
     def take(self, n: int) -> list[View]:
-        """Return this process's share of the next ``n`` usable views, and move on by all of them.
+        """Return this process's share of the next ``n`` usable views, and advance past all ``n``.
 
-        The index of a view is its position, unusable examples counted.
+        The index of a view is its position, which counts unusable examples, too.
 
         Raises:
             DataError: If the share of unusable examples exceeds the limit.
         """
         index: dict[int, int] = {}
-        found: dict[int, View | ExampleReport] = {}
+        views: dict[int, View | ExampleReport] = {}
         usable: list[int] = []
         while len(usable) < n:
             positions = range(self.position, self.position + n - len(usable))
             index |= {position: self._index(position) for position in positions}
-            own = {position: self._view(index[position], "train") for position in self._processes.share(positions)}
-            found |= own
+            new = {position: self._view(index[position], "train") for position in self._processes.share(positions)}
+            views |= new
+            reports = {position: view for position, view in new.items() if isinstance(view, ExampleReport)}
             unusable: dict[int, ExampleReport] = {}
-            for part in self._processes.gather({p: one for p, one in own.items() if isinstance(one, ExampleReport)}):
-                unusable |= part
+            for reports_of_process in self._processes.gather(reports):
+                unusable |= reports_of_process
             for position in positions:
                 self.position += 1
                 self._note(index[position], "train", unusable.get(position))
@@ -107,8 +108,9 @@ class ViewStream:
                     self._check("train")
                 else:
                     usable.append(position)
-        # Where examples were unusable the shares have moved, and one may fall to a process that has not looked at it.
-        mine = [(p, found[p] if p in found else self._view(index[p], "train")) for p in self._processes.share(usable)]
+        # Unusable examples shift the shares: this process may now have an example that another one inspected.
+        share = self._processes.share(usable)
+        mine = [(p, views[p] if p in views else self._view(index[p], "train")) for p in share]
         return [replace(view, index=position) for position, view in mine if not isinstance(view, ExampleReport)]
 
     def held_out(self, n: int, start: int = 0) -> list[View]:
@@ -137,19 +139,19 @@ class ViewStream:
             )
         return views
 
-    def admit(self, split: Split, found: Iterable[ExampleReport]) -> None:
-        """Take note of examples that were looked at already; what is wrong with them is not reported again."""
-        for one in found:
-            self._note(one.index, split, one if one.rule else None)
+    def admit(self, split: Split, reports: Iterable[ExampleReport]) -> None:
+        """Record examples that were inspected before; what is wrong with them is not reported again."""
+        for report in reports:
+            self._note(report.index, split, report if report.rule else None)
         self._reported = len(self._bad())
 
     @property
     def too_long(self) -> int:
-        """How many of the training examples met so far are left out for the length of their prompts."""
-        return sum(one.too_long for (split, _), one in self._left_out.items() if split == "train")
+        """How many training examples seen so far are left out because their prompts are too long."""
+        return sum(report.too_long for (split, _), report in self._left_out.items() if split == "train")
 
     def unreported(self) -> list[str]:
-        """Return what was wrong with each unusable example met since the last call, once each."""
+        """Return what is wrong with each unusable example seen since the last call; each is reported once."""
         new = self._bad()[self._reported :]
         self._reported += len(new)
         return new
@@ -159,7 +161,7 @@ class ViewStream:
         return {"position": self.position, "bad": self.bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self.position, self.bad = int(state["position"]), int(state["bad"])
 
     def _index(self, position: int) -> int:
@@ -170,9 +172,12 @@ class ViewStream:
         return int(np.random.default_rng(derive(self._seed, "epoch", epoch)).permutation(size)[place])
 
     def _look(self, index: int, split: Split) -> View | None:
-        found = self._view(index, split)
-        self._note(index, split, found if isinstance(found, ExampleReport) else None)
-        return None if isinstance(found, ExampleReport) else found
+        view = self._view(index, split)
+        if isinstance(view, ExampleReport):
+            self._note(index, split, view)
+            return None
+        self._note(index, split)
+        return view
 
     def _view(self, index: int, split: Split) -> View | ExampleReport:
         """Return an example's view, or why the example is left out."""
@@ -183,30 +188,33 @@ class ViewStream:
         except DataError as error:
             return left_out(index, error)
 
-    def _note(self, index: int, split: Split, unusable: ExampleReport | None) -> None:
+    def _note(self, index: int, split: Split, unusable: ExampleReport | None = None) -> None:
         self._seen.add((split, index))
         if unusable is not None:
             self._left_out.setdefault((split, index), unusable)
 
     def _bad(self, *splits: Split) -> list[str]:
-        """Return what is wrong with each example that is left out for a mistake, of all splits if none is named."""
+        """Return what is wrong with each faulty example of these splits, or of all; length is no fault."""
         return [
-            f"{split} example {one.index} is skipped: {one.report}"
-            for (split, _), one in self._left_out.items()
-            if not one.too_long and (not splits or split in splits)
+            f"{split} example {report.index} is skipped: {report.report}"
+            for (split, _), report in self._left_out.items()
+            if not report.too_long and (not splits or split in splits)
         ]
 
     def _check(self, split: Split) -> None:
-        """Count the unusable among the different examples seen, but not among fewer than ``PREFLIGHT``.
+        """Check that few enough of the distinct examples seen are unusable; see ``max_bad_share``.
 
-        Too long a prompt is no mistake, but some have to be short enough.
+        A prompt that is too long is no fault, but some prompts have to be short enough.
+
+        Raises:
+            DataError: If too many are faulty, or none is usable.
         """
         size = self._task.size(split)
-        few = PREFLIGHT if size is None else min(PREFLIGHT, size)
-        seen = max(few, sum(known == split for known, _ in self._seen))
+        fewest = PREFLIGHT if size is None else min(PREFLIGHT, size)
+        seen = max(fewest, sum(of_split == split for of_split, _ in self._seen))
         bad = self._bad(split)
         allowed = max(self._max_bad_share * seen, min(self._max_bad_share * PREFLIGHT, seen / 2))
-        too_long = sum(one.too_long for (known, _), one in self._left_out.items() if known == split)
+        too_long = sum(report.too_long for (of_split, _), report in self._left_out.items() if of_split == split)
         if not bad and too_long == seen:
             raise DataError(
                 "Some prompts have to be short enough.",

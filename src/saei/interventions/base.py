@@ -41,11 +41,11 @@ class Surface(Strategy, ABC):
 
     kind: ClassVar[str] = "surface"
     space: ClassVar[str]
-    """Name of the space that its blocks are in, which an attack has to be made for: ``pixels``."""
+    """Name of the space that its blocks are in, which an attack has to support: ``pixels``."""
 
     @abstractmethod
     def lacks(self, view: View) -> str | None:
-        """Return in a word why a view has nothing of it to move, such as ``no-image``; None if it has."""
+        """Return None if a view has the surface, else the reason in one word, such as ``no-image``."""
 
     @abstractmethod
     def open(self, policy: Policy, views: Sequence[View], *, scale: float) -> Opening:
@@ -89,8 +89,9 @@ class Criterion(Strategy, ABC):
         """Return ``[N, T]`` differentiable values, in nats.
 
         Args:
-            scores: The clean responses under the moved view, which is their own here, and in ``scores.statistics``
-                what the criterion needs; on tokens that are not selected all of it is 0.
+            scores: Scores of the clean responses under the moved view, with what the criterion needs in
+                ``scores.statistics``; in needs, the own view of a response is the moved one. Tokens that are not
+                selected have 0.
         """
 
     def value(self, scores: Scores, selected_NT: Tensor, *, pooled: bool) -> Tensor:
@@ -122,13 +123,13 @@ class Gate(Strategy, ABC):
 
     kind: ClassVar[str] = "gate"
     needs_supply: ClassVar[bool] = True
-    """Whether it asks ``Supply``; one that does not is open to engines that have none."""
+    """Whether it uses ``Supply``; a gate that does not also works in engines that have none."""
     reasons: ClassVar[tuple[str, ...]] = ()
-    """What it may say, so that metrics count it at every step, 0 included."""
+    """Its possible reasons; metrics count each of them at every step, 0 included."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What ``leave_alone`` asks of ``step.statistics``."""
+        """What ``leave_alone`` requests from ``step.statistics``."""
         return frozenset()
 
     @abstractmethod
@@ -139,7 +140,7 @@ class Gate(Strategy, ABC):
         step: StepContext,
         supply: Supply | None,
     ) -> Sequence[str | None]:
-        """Return for each group None, or in a word why it is left alone; metrics count groups by these reasons.
+        """Return for each group None, or in one word why it is left alone; metrics count groups by these reasons.
 
         Called once in every process for all groups that are drawn together and have something to move, of which a
         process may have none.
@@ -158,21 +159,21 @@ class Guard(Strategy, ABC):
 
     kind: ClassVar[str] = "guard"
     needs_supply: ClassVar[bool] = True
-    """Whether an engine has to ask it after grading: False for ``none`` alone, which drops nothing.
+    """Whether an engine has to call it after grading: False for ``none`` alone, which drops nothing.
 
-    TRL asks no guard, since it trains on all that it grades, and refuses every one but ``none``, whatever it says here.
+    TRL trains on all that it grades and calls no guard, so it refuses every guard but ``none``, whatever stands here.
     """
     reasons: ClassVar[tuple[str, ...]] = ()
-    """What it may say, so that metrics count it at every step, 0 included."""
+    """Its possible reasons; metrics count each of them at every step, 0 included."""
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What ``drop`` asks of ``step.statistics``."""
+        """What ``drop`` requests from ``step.statistics``."""
         return frozenset()
 
     @abstractmethod
     def drop(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> Sequence[Drops]:
-        """Return for each group the responses that are not trained on, by number, and in a word why.
+        """Return for each group the responses that are not trained on, by number, and in one word why.
 
         Called once in every process for all scored groups of the step, of which a process may have none. A group all
         of whose responses are dropped is dropped itself. Metrics count responses by these reasons.

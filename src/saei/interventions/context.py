@@ -50,7 +50,7 @@ def _from_one_process(value: T) -> list[T]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StepContext:
-    """The policy and the circumstances of one step, which every engine can give.
+    """The policy and the circumstances of one step; every engine provides them.
 
     Attributes:
         policy: The current policy.
@@ -76,7 +76,7 @@ class StepContext:
         return [self.sources(view) for view in views]
 
     def states(self, views: Sequence[View]) -> list[bytes]:
-        """Return the states of the views' sources of randomness; equal ones tell that nothing was drawn between."""
+        """Return the states of the views' sources of randomness; equal ones mean that nothing was drawn in between."""
         return [self.sources(view).get_state().numpy().tobytes() for view in views]
 
     def sample(self, views: Sequence[View], counts: Sequence[int]) -> list[list[Response]]:
@@ -99,10 +99,13 @@ class StepContext:
         *,
         clean: Sequence[View] | None = None,
     ) -> list[dict[Need, Tensor]]:
-        """Return what a part needs to know about the responses that were drawn from views: for each view ``[N, T]``.
+        """Return statistics of responses drawn in this step, for gates and guards: for each view ``[N, T]`` by need.
+
+        It is ``Policy.statistics`` for responses of the policy as it is now: what is known from sampling them is not
+        computed again.
 
         Args:
-            needs: What is asked for, without gradient; gates and guards declare it in their ``needs``.
+            needs: The statistics, without gradient; gates and guards declare them in their ``needs``.
             views: The views; there may be none.
             responses: For each its responses.
             clean: The clean view of each one's group, None if these are the clean ones.
@@ -112,19 +115,19 @@ class StepContext:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Supply:
-    """What saei's own loop can give besides, while it draws; TRL cannot, since it grades and counts afterwards.
+    """What only saei's own loop provides while it draws; TRL does not, since it grades and counts afterwards.
 
-    A strategy that asks for it says so, and is refused where there is none: see ``Gate.needs_supply`` and
+    A strategy that uses it declares so, and is refused where there is none: see ``Gate.needs_supply`` and
     ``SamplingPlan.needs_supply``.
 
     Attributes:
         grade: Grades a view's responses; no response of a step is graded twice.
         more: ``supply.more(n)`` moves on in the examples and returns up to n further clean views; of several
-            processes, which all have to ask for the same n, each gets its share.
+            processes, which all have to request the same n, each gets its share.
         total: ``supply.total(number)`` adds up a number over all processes, which all have to call it equally often.
             A running state that comes from such totals is the same in every process, and goes on in any number of them.
         gather: ``supply.gather(value)`` has the values of all processes, which all have to call it equally often.
-        graded: The reward is a number between right and wrong, so that groups vary in it and not in being right.
+        graded: The reward is a number between right and wrong; groups then vary if their rewards differ.
     """
 
     grade: Callable[[View, Sequence[Response]], Sequence[Grade]]
@@ -134,8 +137,9 @@ class Supply:
     graded: bool = False
 
     def varies(self, grades: Sequence[Grade]) -> bool:
-        """Return whether a group's grades differ, so that it teaches something: in being right, or in the reward.
+        """Return whether a group's grades differ, so that it teaches something.
 
-        A reward that is right or wrong is counted on being right, since its format part would hide that it is neither.
+        A graded reward is compared as it is. Otherwise it is correctness that has to differ: the reward's part for the
+        format may differ where all responses are right, or all wrong.
         """
         return len({grade.reward if self.graded else grade.correct for grade in grades}) > 1

@@ -35,7 +35,7 @@ class Entropy(Criterion):
 
 
 class NLL(Criterion):
-    """Negative log-probability of the clean responses' tokens: a control that knows no entropy. Source: original."""
+    """Negative log-probability of the clean responses' tokens: a control without entropy. Source: original."""
 
     class Config(StrategyConfig):
         """No fields."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from saei.attacks.base import Point
 from saei.entropy.selectors.base import Selector, TokenStats
@@ -14,17 +15,37 @@ from saei.entropy.selectors.summary import selection_summary
 from saei.interventions.base import Criterion
 from saei.interventions.context import StepContext
 from saei.interventions.point import OpenViews
-from saei.interventions.stats import token_stats
-from saei.policy import Scores
+from saei.need import Need
+from saei.policy import Policy, Scores
+from saei.policy.sampling import drawn_tokens
 from saei.types import AttackTrace, Response, View
+
+
+def token_stats(policy: Policy, view: View, responses: Sequence[Response], needs: Collection[Need]) -> TokenStats:
+    """Return the statistics of a group's responses as selectors see them: the sampling pass's, and what they need.
+
+    Args:
+        policy: The policy that drew the responses.
+        view: The clean view that they were drawn from.
+        responses: The responses, one at least.
+        needs: What the selector needs beyond the statistics of the sampling pass.
+    """
+    (statistics,) = policy.statistics(needs, [view], [responses], drawn=True)
+    return TokenStats(
+        entropy_NT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
+        logp_NT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
+        ids_NT=pad_sequence([response.ids_T for response in responses], batch_first=True),
+        valid_NT=drawn_tokens(responses, policy.device),
+        statistics=statistics,
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Selection:
-    """The tokens of one group that the criterion looks at.
+    """The tokens of one group that the criterion is taken over.
 
     Attributes:
-        stats: What they were chosen by.
+        stats: The statistics that they were chosen by.
         selected_NT: bool; True on these tokens.
     """
 
@@ -41,7 +62,7 @@ class TokenChooser:
     """Chooses tokens for the groups of a step.
 
     Args:
-        selector: Says which.
+        selector: Chooses them.
         step: The step.
     """
 
@@ -49,11 +70,11 @@ class TokenChooser:
         self._selector, self._step = selector, step
 
     def by_sampling(self, view: View, responses: Sequence[Response]) -> Selection:
-        """Return the selection by the statistics of the sampling pass; nothing is computed again."""
+        """Return the selection by the statistics of the sampling pass."""
         return self._chosen(view, token_stats(self._step.policy, view, responses, self._selector.needs))
 
     def by_scores(self, view: View, before: Selection, scores: Scores) -> Selection:
-        """Return the selection by what the policy makes of the responses where the attack has come to."""
+        """Return the selection by the scores of the responses at the attack's current point."""
         stats = replace(before.stats, entropy_NT=scores.entropies().detach(), logp_NT=scores.logp_NT.detach())
         return self._chosen(view, stats)
 
@@ -67,15 +88,15 @@ class GroupCriterion:
     """J of several groups as a function of a point.
 
     Args:
-        criterion: What is taken of each token.
-        selector: Which tokens it is taken of.
-        reselect: Choose them anew at every point that the attack visits; else the choice is frozen.
+        criterion: The value of each token.
+        selector: The tokens that it is taken over.
+        reselect: Choose them again at every point that the attack visits; otherwise the first choice stays.
         opened: The groups' clean views.
         responses: For each view the responses drawn from it, none of them empty.
         step: The step.
 
     Attributes:
-        selections: For each group the tokens that it is taken of, of the point that was visited last.
+        selections: For each group the tokens that it is taken over, as chosen last.
     """
 
     def __init__(
@@ -115,7 +136,7 @@ class GroupCriterion:
         return J_B
 
     def _scores(self, point: Point) -> list[Scores]:
-        """Return the scores of the responses at a point; with a frozen choice those of the selected tokens alone."""
+        """Return the scores of the responses at a point; with ``reselect`` of all tokens, else of the selected ones."""
         views, wrt = self._opened.at(point)
         return self._step.policy.score(
             views,
@@ -136,7 +157,7 @@ class GroupCriterion:
         return metrics
 
     def trace(self, number: int) -> AttackTrace | None:
-        """Return what is kept of a group's attack where the step is recorded, None elsewhere."""
+        """Return the record of a group's attack, None unless the step is traced."""
         if not self._step.traced:
             return None
         signs: dict[str, list[tuple[float, float, float]]] = {}

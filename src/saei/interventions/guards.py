@@ -1,4 +1,4 @@
-"""Guards: a last look at scored groups."""
+"""Guards: which responses of scored groups are not trained on."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class InterventionConfig(Section):
         control: What stands in for what the attack did, to tell what of it matters; None for nothing.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
-        guard: A last look at the scored groups.
-        reselect: Choose the tokens anew from every image that the attack visits; else the choice is frozen.
+        guard: Which responses of scored groups are not trained on.
+        reselect: Choose the tokens again from every image that the attack visits; otherwise the first choice stays.
         micro_groups: Groups attacked at once, None for all: fewer take less memory.
     """
 
@@ -84,8 +84,8 @@ class Intervention:
         self.strength: Strength = self.config.strength.build()
         self.gate: Gate = self.config.gate.build()
         self.guard: Guard = self.config.guard.build()
-        for asker, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
-            check_needs(asker.needs, f"The {asker.kind} '{asker.name()}'", policies=("current",), grad=grad)
+        for part, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
+            check_needs(part.needs, f"The {part.kind} '{part.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
@@ -122,7 +122,7 @@ class Intervention:
         return (*self.gate.reasons, *(self.control.reasons if self.control else ()))
 
     def check(self, policy: Policy, view: View) -> None:
-        """Attack one view along a response of one token, so that what cannot work is found before any long work.
+        """Attack one view with a response of one token, so that errors come before any long work.
 
         Raises:
             ModelError: If no gradient reaches the pixels.
@@ -146,7 +146,7 @@ class Intervention:
             views: One clean view per group.
             responses: For each view the responses drawn from it.
             step: The policy that drew them, and the circumstances.
-            supply: What the gate may ask for; None where it asks for nothing.
+            supply: For gates that use it; None if the gate does not.
         """
         return [outcomes[0] for outcomes in self.apply_repeatedly(views, responses, step, supply, times=1)]
 
@@ -159,16 +159,16 @@ class Intervention:
         *,
         times: int,
     ) -> list[list[Outcome]]:
-        """Return several outcomes for each clean view, a single one where further ones would be the same.
+        """Return several outcomes for each clean view, or a single one if further ones would be the same.
 
-        They would be where the gate leaves the group alone, and where selector, attack and control drew nothing at
-        random, which the group's source of randomness tells.
+        They would be the same if the group is left alone, or if selector, attack and control drew nothing at random.
+        The latter shows in the state of the group's source of randomness, which has not changed then.
 
         Args:
-            views: As for ``apply``, like the other arguments.
-            responses: Likewise.
-            step: Likewise.
-            supply: Likewise.
+            views: One clean view per group.
+            responses: For each view the responses drawn from it.
+            step: The policy that drew them, and the circumstances.
+            supply: For gates that use it; None if the gate does not.
             times: Most outcomes of each group.
         """
         reasons = self._reasons_to_leave_alone(views, responses, step, supply)
@@ -197,7 +197,7 @@ class Intervention:
             for view, drawn in zip(views, responses, strict=True)
         ]
         movable = [number for number, reason in enumerate(reasons) if reason is None]
-        # Asked also where there is none: what a gate asks of all processes, all of them have to answer.
+        # Called even if no group is movable here: a gate may use totals over processes, which need every process.
         verdicts = self.gate.leave_alone(
             [views[number] for number in movable], [responses[number] for number in movable], step, supply
         )
@@ -265,7 +265,7 @@ class Intervention:
             self.selector,
             reselect=self.config.reselect,
             opened=opened,
-            # Empty responses have nothing to teach the criterion and are left out of it.
+            # Empty responses have no token to select.
             responses=[[response for response in drawn if len(response)] for drawn in responses],
             step=step,
         )
@@ -279,7 +279,7 @@ class Intervention:
                 generators=step.generators(views),
             )
             check_result(self.attack, opened.start, point, opened.space)
-        step.policy.forget_states()  # the clean side of divergences; the update has no use for it
+        step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
         outcomes = []
         moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):

@@ -1,4 +1,4 @@
-"""The point of an attack: the blocks of all surfaces that it moves, of all views that it is made on together."""
+"""The point of an attack: the blocks of all surfaces that it moves, for all views that are attacked together."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class OpenViews:
         distances: list[dict[str, Distance]] = [{} for _ in self.views]
         for surface, opening, blocks in self._parts(point):
             for number in dict.fromkeys(opening.examples):
-                own = [place for place, example in enumerate(opening.examples) if example == number]
-                start, moved = [opening.blocks[place] for place in own], [blocks[place] for place in own]
+                places = [place for place, example in enumerate(opening.examples) if example == number]
+                start, moved = [opening.blocks[place] for place in places], [blocks[place] for place in places]
                 distances[number][surface.name()] = surface.distance(start, moved)
         return distances
 

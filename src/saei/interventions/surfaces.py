@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from saei.attacks.base import BlockSpace
 from saei.config.strategy import StrategyConfig
+from saei.data.open_image import to_rgb
 from saei.interventions.base import Opening, Surface
-from saei.interventions.originals import redrawing
 from saei.policy import Policy
-from saei.policy.pixels.space import GRID
+from saei.policy.pixels.space import GRID, PixelSpace, to_image
 from saei.types import Distance, View
 
 
@@ -62,7 +64,28 @@ class Pixels(Surface):
     def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
         """Return the share of pixel values that moved, and their largest change in units of 1/255.
 
-        A step that the grid rounds away moves nothing: a weak attack that is none is seen here.
+        A step that the grid rounds away moves nothing, so these numbers show an attack that is too weak.
         """
         changes = torch.cat([(b - a).abs().flatten() for a, b in zip(start, moved, strict=True)])
         return Distance(float((changes > 0).float().mean()), float(changes.max()) / GRID)
+
+
+def redrawing(
+    pixels: PixelSpace, images: Sequence[Image.Image], place: int
+) -> Callable[[Callable[[Tensor], Tensor]], Tensor]:
+    """Return a function that applies a change to an original picture and returns the canvas of the result.
+
+    It is ``BlockSpace.redraw``, for attacks that act before the processor resizes.
+
+    Args:
+        pixels: The pixel space.
+        images: All pictures of the prompt, since a processor may treat several pictures differently from one.
+        place: Index of the picture.
+    """
+
+    def redraw(change: Callable[[Tensor], Tensor]) -> Tensor:
+        picture_HWC = torch.from_numpy(np.array(to_rgb(images[place])))
+        changed = to_image(change(picture_HWC.permute(2, 0, 1).float() / 255))
+        return pixels.canvases([*images[:place], changed, *images[place + 1 :]])[place]
+
+    return redraw

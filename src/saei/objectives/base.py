@@ -37,8 +37,8 @@ class ObjectiveInput:
             ``count_zeroed`` gives 0.
         advantage_RT: The advantage of each token; those of a response are equal unless the advantage is per token.
         truncated_R: bool, responses that the length limit ended.
-        off_view_R: bool, responses trained under another view than the one they were drawn from. Tokens that were given
-            to a response go with those that it went on with; the view that they were drawn from is not known.
+        off_view_R: bool, responses trained under another view than the one they were drawn from. Forced tokens
+            count as drawn from the view of the tokens that follow, since their own view is not known.
         beta_R: Exponent of the view weight per response.
         cap_R: Cap of the view weight per response.
         n_responses: Responses of the whole update batch, over all micro-batches and processes.
@@ -80,7 +80,7 @@ class Loss:
 
     Attributes:
         value: The scalar, a share of a mean over the whole update batch.
-        metrics: One detached value per response, ``[R]``, so that they can be told apart by origin: the mean over
+        metrics: One detached value per response, ``[R]``, so that they can be grouped by origin: the mean over
             its tokens, or the maximum where the name ends in ``_max``. NaN where no token of it was used.
     """
 
@@ -104,7 +104,7 @@ class Term(Strategy, ABC):
 
         Args:
             inputs: The micro-batch.
-            aggregate: Weighs response tokens as the objective's policy loss does, also those that it does not use.
+            aggregate: Averages over all response tokens as the policy loss does over those that it uses.
         """
 
 
@@ -200,7 +200,7 @@ class Objective(Strategy, ABC):
     def aggregate(self, values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
         """Return this micro-batch's share of the update batch's loss, from the values of its selected tokens.
 
-        The terms are aggregated by it, too: their coefficients mean the same beside each token's loss.
+        Terms are aggregated in the same way, so that a coefficient is relative to the policy loss of a token.
         """
         return response_mean(values_RT, inputs)
 

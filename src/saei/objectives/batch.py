@@ -44,10 +44,11 @@ class UpdateBatch:
         advantage_RT: float32, 0 on padding.
         truncated_R: bool, responses that the length limit ended.
         drawn_RT: bool, False on the first tokens of a response that were given to it, and on padding.
-        statistics: One ``[R, T]`` tensor per need of who sees the batch; a response's own view is the one that it is
-            trained under. What is asked of the current policy, such as ``Need("entropy")``, costs a pass without
-            gradient over the update batch in each optimiser step; of the old policy and the reference, a pass per
-            step; ``Need("logp", policy="old")`` is there anyway where a step makes several optimiser steps.
+        statistics: One ``[R, T]`` tensor per need of the weights or the objective that get the batch; in these needs
+            the own view of a response is the one that it is trained under. Needs of the current policy, such as
+            ``Need("entropy")``, cost a pass without gradient over the update batch in each optimiser step; needs of
+            the old policy and the reference cost a pass per step. ``Need("logp", policy="old")`` costs nothing more if
+            a step makes several optimiser steps.
     """
 
     rows: tuple[Row, ...]

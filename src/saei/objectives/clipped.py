@@ -21,8 +21,8 @@ class ClippedSurrogate(Objective):
     Metrics, over the tokens that the loss uses: ``ratio_mean``, ``ratio_max``, ``clip_share`` (tokens whose
     gradient the clip cut off) and ``view_weight``.
 
-    To add one: derive, nest a ``Config``; other weights of the tokens override ``aggregate``, a ratio of something
-    else than tokens ``level``.
+    To add one: derive and nest a ``Config``. To average tokens in another way, override ``aggregate``; for a ratio of
+    something other than a token, override ``level``.
 
     Source: https://arxiv.org/abs/1707.06347, equation 7; the asymmetric range is https://arxiv.org/abs/2503.14476.
     """
@@ -41,11 +41,10 @@ class ClippedSurrogate(Objective):
     config: Config
 
     def level(self, logs_RT: Tensor, selected_RT: Tensor) -> Tensor:
-        """Return the log-ratios that the loss uses in the place of the tokens' own, ``[R, T]``.
+        """Return the log-ratio that the loss uses at each token, ``[R, T]``.
 
-        Here they are the tokens' own: each token has its ratio, is clipped by itself, and has its view weight. An
-        objective whose ratio belongs to more than one token, such as a whole response, returns at each token the
-        log-ratio of what the token belongs to.
+        Here it is the token's own: each token has its own ratio, clip and view weight. An objective whose ratio belongs
+        to several tokens, such as a whole response, returns at each of them the log-ratio that they share.
 
         Args:
             logs_RT: Log-ratio of each token, 0 where it is not selected. Called twice: with the current policy's

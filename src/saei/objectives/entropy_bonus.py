@@ -16,7 +16,7 @@ ENTROPY = Need("entropy", grad=True)
 
 
 class EntropyBonus(Term):
-    """``-coefficient`` times the mean token entropy under the update view, in nats; the objective says which mean.
+    """``-coefficient`` times the mean token entropy under the update view, in nats; averaged as the objective does.
 
     Metric: ``mean``, the entropy without its coefficient.
 

@@ -13,9 +13,9 @@ from saei.objectives.clipped import ClippedSurrogate
 class GSPO(ClippedSurrogate):
     """The clipped surrogate with the sequence's ratio, ``(p(response) / p_old(response)) ** (1 / length)``.
 
-    A response is clipped as a whole. What it is to the loss are its selected tokens: with a ``token_selector``, product
-    and length go over these alone, as if the response consisted of them. The view weight is the sequence's as well,
-    ``min(cap, exp(beta * mean gap of the selected tokens))``, one number per response in the measure of the ratio; beta
+    A response is clipped as a whole. Only its selected tokens count: with a ``token_selector``, product and length are
+    those of these tokens, as if the response consisted of them. The view weight is the sequence's as well,
+    ``min(cap, exp(beta * mean gap of the selected tokens))``, one number per response, on the scale of the ratio; beta
     1 hence corrects the geometric mean of the tokens' gaps, not their product. Terms stay per token.
 
     Source: https://arxiv.org/abs/2507.18071, equations 5 to 7; token selection and view weight are original.

@@ -13,15 +13,15 @@ def view_weight(inputs: ObjectiveInput, beta_R: Tensor, gap_RT: Tensor | None = 
     """Return the detached weight ``min(cap, exp(beta * gap))`` per token, ``[R, T]``.
 
     It is exactly 1 for a response trained under its own view, where the two log-probabilities differ only by how
-    they were computed, where beta is 0, and on padding. Tokens that were given to a response are weighed where its
-    drawn ones are, each by the log-probability that it was itself drawn with, so the weight is right whatever view that
-    was from; in a response trained under its own view they count in full, as with beta 0.
+    they were computed, where beta is 0, and on padding. The forced tokens of a response are weighed if its drawn
+    ones are, each by the log-probability that it was itself drawn with, so the weight is right whichever view that was;
+    in a response trained under its own view they count in full, as with beta 0.
 
     Args:
         inputs: The micro-batch.
         beta_R: 0 ignores the gap, 1 corrects it fully up to the cap.
         gap_RT: None for ``old_logp - behaviour_logp`` of each token; an objective whose ratio is not that of a token
-            gives the gap in its own measure.
+            passes a gap on the scale of its ratio.
 
     Source: original; the form is a truncated importance weight.
     """

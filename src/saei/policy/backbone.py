@@ -1,7 +1,7 @@
-"""A model in two halves: the hidden states of its rows, and the logits that it makes of them.
+"""A model in two halves: the hidden states of its rows, and the logits that it computes from them.
 
-Only some tokens are scored, so logits are made of chosen hidden states instead of all. What a model does to them
-besides its output layer is found out by asking it.
+Only some tokens are scored, so logits are computed from chosen hidden states instead of all. What a model does to the
+values of its output layer is inferred from its own logits of one token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from saei.errors import ModelError, out_of_memory
 
 _SCALES = ("logit_scale", "logits_scaling", "output_multiplier")
-"""How configurations call a factor or a divisor of the logits; some models ignore what theirs says."""
+"""Fields of configurations with a factor or a divisor of the logits; some models ignore their own."""
 
 _CAP = "final_logit_softcapping"
 
@@ -49,10 +49,10 @@ def hidden_states(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
 
 @torch.no_grad()
 def find_readout(model: Any, id_: int) -> Readout:
-    """Find out what a model does to the values of its output layer, by its logits of one token.
+    """Infer what a model does to the values of its output layer from its logits of one token.
 
     Raises:
-        ModelError: If it is nothing that its configuration speaks of.
+        ModelError: If no field of its configuration explains it.
     """
     ids_11 = torch.tensor([[id_]], device=next(model.parameters()).device)
     logits_V = model(input_ids=ids_11, use_cache=False).logits.flatten().float()
@@ -77,14 +77,14 @@ def find_readout(model: Any, id_: int) -> Readout:
 
 @torch.no_grad()
 def pixel_dtype(model: Any, inputs: Mapping[str, Tensor]) -> torch.dtype | None:
-    """Return the type that a model of half precision insists on for its pixels, None where it takes float32.
+    """Return the type that a model in half precision requires of its pixels, None where it accepts float32.
 
     Args:
         model: The model.
-        inputs: What its processor makes of some prompt with a picture.
+        inputs: Its processor's output for some prompt with a picture.
 
     Raises:
-        ModelError: If it takes them in no type.
+        ModelError: If it accepts none.
     """
     device = next(model.parameters()).device
     moved = {name: value.to(device) for name, value in inputs.items()}

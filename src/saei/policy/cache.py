@@ -9,17 +9,17 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 64
-"""Tokens that new memory has room for: of so many steps one copies what there is, instead of each."""
+"""Tokens that new memory has room for: only one step in as many copies the cache."""
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """Grows as its base class does; not for gradients, since it writes into tensors that it has handed out.
 
-    ``keys`` and ``values`` stay what they are to everyone else, the first columns of the memory behind them. Where
-    other tensors have taken their place, such as those of chosen rows, the next token gets new memory.
+    To other code ``keys`` and ``values`` are as before; here they are the first columns of a larger memory. When they
+    are replaced, such as by those of selected rows, the next token allocates new memory.
 
     Args:
-        layer: The layer to go on from.
+        layer: The layer to continue from.
     """
 
     def __init__(self, layer: DynamicLayer) -> None:
@@ -46,9 +46,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no typ
 
 
 def make_room(cache: Any) -> None:
-    """Let the layers of a cache that would copy all they hold with each token write into room that they keep.
+    """Let the layers of a cache grow in place where they would copy their whole content with each token.
 
-    Others, such as those of sliding windows and linear attention, stay as they are.
+    Others, such as those of sliding windows and linear attention, are left unchanged.
     """
     layers = getattr(cache, "layers", [])
     for number, layer in enumerate(layers):

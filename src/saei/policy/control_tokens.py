@@ -1,7 +1,7 @@
-"""Control tokens: what a tokenizer or a processor reads as structure, and what data must therefore not contain.
+"""Control tokens: what a tokenizer or a processor reads as structure.
 
-A question with the token of an image asks for a picture that is not there, one with the end of a turn speaks for the
-policy.
+Data must not contain them: an image token in a question stands for a picture that is not there, an end of turn lets the
+question write the policy's response. Of them the policy itself draws only those that end a response.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from saei.errors import ConfigError, DataError, shown
+import torch
+from torch import Tensor
+
+from saei.errors import ConfigError, DataError, ModelError, shown
+from saei.policy.load.weights import Parts
 from saei.types import Example
 
 Message: TypeAlias = Mapping[str, Any]
@@ -22,14 +26,14 @@ _CONVERSATION = tuple(
 class ControlTokens:
     """The control tokens of a model's tokenizer, processor and chat template.
 
-    These are the special tokens but for the unknown word, whatever the processor takes for a picture, and the added
+    These are the special tokens except the unknown word, whatever the processor reads as a picture, and the added
     tokens that the chat template itself writes between turns. Other added tokens, such as runs of spaces, HTML tags or
     ``<loc0012>``, are words.
 
     Args:
         tokenizer: The tokenizer.
         processor: The processor.
-        render: From messages to the text of a conversation.
+        render: Returns the text of a conversation.
     """
 
     def __init__(self, tokenizer: Any, processor: Any, render: Callable[[Sequence[Message]], str]) -> None:
@@ -42,7 +46,7 @@ class ControlTokens:
         except Exception:  # a chat template may refuse a conversation of several turns in its own way
             ids |= set(self._ids(render(_CONVERSATION[:1]))) & set(added)
         self._control = ids - {None, tokenizer.unk_token_id}
-        # Processors look for these in the text, before there are tokens.
+        # Processors search the text for these before it is tokenized.
         marks = {value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
         self._marks = sorted(marks - {"", str(tokenizer.unk_token)})
 
@@ -54,7 +58,7 @@ class ControlTokens:
         return next((mark for mark in self._marks if mark in text), None)
 
     def check(self, example: Example, messages: Sequence[Message]) -> None:
-        """Check what a template made of an example.
+        """Check the messages that a template makes of an example.
 
         Raises:
             DataError: If the example's own text contains a control token.
@@ -85,3 +89,38 @@ def texts(message: Message) -> list[str]:
     """Return the texts of a message."""
     content = message["content"]
     return [content] if isinstance(content, str) else [part["text"] for part in content if part.get("text")]
+
+
+def end_ids(parts: Parts) -> Tensor:
+    """Return every id that the model's generation config or the tokenizer names as an end of sequence.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    ids = getattr(parts.model.generation_config, "eos_token_id", None)
+    ids = [ids] if isinstance(ids, int) else list(ids or [])
+    if parts.tokenizer.eos_token_id is not None:
+        ids.append(parts.tokenizer.eos_token_id)
+    if not ids:
+        raise ModelError(
+            "A policy needs an end-of-sequence token.",
+            reason="Neither the generation config nor the tokenizer names one.",
+            remedy="Set eos_token_id in generation_config.json.",
+        )
+    return torch.tensor(sorted(set(ids)))
+
+
+def banned_ids(parts: Parts, processor: Any, eos_ids: Tensor) -> Tensor:
+    """Return ``[V]`` bool, True on ids that are never sampled: special tokens except the ends, and ids without a token.
+
+    A sampled image token would stand for an image that is not there.
+    """
+    size = parts.model.get_output_embeddings().weight.shape[0]
+    banned_V = torch.zeros(size, dtype=torch.bool)
+    banned_V[len(parts.tokenizer) :] = True
+    special = {number for number, token in parts.tokenizer.added_tokens_decoder.items() if token.special}
+    special |= {*parts.tokenizer.all_special_ids, parts.model.config.image_token_id, *processor.image_token_ids}
+    special.discard(None)
+    banned_V[[number for number in special if number < size]] = True
+    banned_V[eos_ids.cpu()] = False
+    return banned_V

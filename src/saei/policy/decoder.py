@@ -1,7 +1,7 @@
-"""The decoder seam: who draws the responses, and how far one elsewhere is from the policy.
+"""The decoder seam: who draws the responses, and how far an external decoder is from the policy.
 
-A decoder elsewhere has its own processor, its own copy of the weights and its own sampling. Each of them can go wrong
-without a sign: rewards and losses look as they always do. The difference between the decoder's log-probabilities and
+An external decoder has its own processor, its own copy of the weights and its own sampling. Each of them can go wrong
+silently, while rewards and losses look as usual. The difference between the decoder's log-probabilities and
 the policy's own score of the same tokens shows all of it, so it is measured at every draw.
 """
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DrawRequest:
-    """What a decoder is asked for.
+    """The responses that a decoder is to draw.
 
     Attributes:
-        views: What the policy looks at.
+        views: What the policy sees.
         counts: How many responses each view gets, 0 or more.
         sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
-        distribution: What log-probabilities and entropies are taken of, with the ids that must not be drawn.
+        distribution: The distribution of log-probabilities and entropies, with the ids that must not be drawn.
         generators: One source of randomness per view, on the CPU.
         prefixes: For each view and each of its responses the tokens that it begins with, None for a response without;
             None if no response has any.
@@ -50,7 +50,7 @@ class DrawRequest:
     prefixes: Sequence[Sequence[ResponsePrefix | None]] | None = None
 
     def seeds(self) -> list[int]:
-        """Take from each view's source a seed below ``2**62``, for decoders with a randomness of their own."""
+        """Take from each view's source a seed below ``2**62``, for decoders with their own random numbers."""
         return [int(torch.randint(2**62, (), generator=source)) for source in self.generators]
 
 
@@ -70,10 +70,10 @@ class Completion:
 
 
 class Decoder(Strategy, ABC):
-    """Draws the responses of a policy. To add one, implement ``draw``, and ``sync`` if it keeps what weights made.
+    """Draws the responses of a policy. To add one, implement ``draw``, and ``sync`` if it holds weights or caches.
 
-    A decoder elsewhere gives no entropies; the policy then scores its responses in one pass, whose log-probabilities
-    its own are compared with.
+    An external decoder gives no entropies. The policy then scores its responses in one pass, and compares the decoder's
+    log-probabilities with its own.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -93,7 +93,7 @@ class Decoder(Strategy, ABC):
         """
 
     def sync(self, policy: Policy) -> None:
-        """Take over the policy's weights and forget what earlier ones made.
+        """Take over the policy's weights and drop what was computed with earlier ones.
 
         It is called before the first draw after the weights changed.
         """
@@ -134,7 +134,7 @@ def decoder_gap(responses: Sequence[Sequence[Response]], scores: Sequence[Scores
 
 
 def check_gap(gap: DecoderGap, limit: float) -> None:
-    """Refuse responses of a decoder that draws from something else than the policy.
+    """Refuse responses that were drawn from a distribution other than the policy's.
 
     Raises:
         TrainingError: If the median is above the limit.
@@ -152,7 +152,7 @@ def check_gap(gap: DecoderGap, limit: float) -> None:
 
 
 class DecoderGaps:
-    """Takes note of how far a decoder elsewhere is from the policy, and stops the run where that is too far.
+    """Records how far an external decoder is from the policy, and stops the run when that is too far.
 
     Args:
         limit: Largest median difference of one draw, in nats.
@@ -186,7 +186,7 @@ class DecoderGaps:
 
 
 def check_prompt(view: View, decoder_ids: Sequence[int]) -> None:
-    """Hold the prompt that a decoder read against the view's.
+    """Check that a decoder read the same prompt as the policy.
 
     Raises:
         ModelError: If they differ.

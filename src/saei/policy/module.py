@@ -35,7 +35,7 @@ Measure: TypeAlias = Callable[[TokenStates, Tensor, Distribution], Tensor]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Continuation:
-    """Rows that go on from the cache of others: for each the row it goes on from, and its own arguments."""
+    """Rows that continue from the cache of others: for each the row that it continues, and its own arguments."""
 
     parent_R: Tensor
     inputs: Mapping[str, Any]
@@ -45,9 +45,8 @@ class Continuation:
 class Targets:
     """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
 
-    Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` says that
-    the head's gradient is not wanted. ``measures`` are
-    further functions of the distributions, by name.
+    Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` is True if
+    the head needs no gradient. ``measures`` are further functions of the distributions, by name.
     """
 
     source_M: Tensor
@@ -64,7 +63,7 @@ class TokenScores:
 
     Attributes:
         logp_M: Log-probabilities.
-        entropy_M: Entropies, None if they were not asked for.
+        entropy_M: Entropies, None if they were not requested.
         measured: What each further measure returned, by its name.
     """
 
@@ -75,7 +74,7 @@ class TokenScores:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NextToken:
-    """Float32 logits of the next token of each row, and the cache to go on from."""
+    """Float32 logits of the next token of each row, and the cache to continue from."""
 
     logits_BV: Tensor
     cache: Any
@@ -86,7 +85,7 @@ class PolicyModule(nn.Module):
 
     Args:
         model: An image-text-to-text model with output embeddings.
-        readout: What it does to the values of its output layer.
+        readout: The function from the values of its output layer to logits.
     """
 
     def __init__(self, model: Any, readout: Readout) -> None:
@@ -103,7 +102,7 @@ class PolicyModule(nn.Module):
             inputs: Arguments of the base model's forward; None returns a zero that depends on every trained parameter,
                 for a backward pass in which processes add up their gradients.
             targets: What to score.
-            continuation: Rows to score that go on from those of ``inputs``, which then have to ask for a cache.
+            continuation: Rows to score that continue those of ``inputs``, which then need ``use_cache``.
 
         Returns:
             ``TokenScores`` or ``NextToken``.
@@ -136,7 +135,7 @@ class PolicyModule(nn.Module):
         return TokenScores(logp_M, entropy_M, measured)
 
     def head(self, layer: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
-        """Return the way from hidden states to logits: the output layer itself where that is all, which can fuse.
+        """Return the function from hidden states to logits: the output layer itself if possible, which can be fused.
 
         Args:
             layer: An output layer in place of the model's.

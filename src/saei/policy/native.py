@@ -34,13 +34,13 @@ class Native(Decoder):
     config: Config
 
     def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
-        """Draw responses, with the entropies that the request's distribution says."""
+        """Draw responses, with entropies of the request's distribution."""
         completions: list[list[Completion]] = [[] for _ in request.views]
-        asked = [number for number, count in enumerate(request.counts) if count > 0]
-        for chosen in passes([request.views[number] for number in asked]):
-            numbers = [asked[place] for place in chosen]
+        wanted = [number for number, count in enumerate(request.counts) if count > 0]
+        for of_pass in passes([request.views[number] for number in wanted]):
+            numbers = [wanted[place] for place in of_pass]
             draw = _draw(policy, request, numbers)
-            # A response per row, which copies what is its own out of the tensors of all.
+            # One response per row, copied, so that it does not keep the tensors of all rows alive.
             ids, lengths = draw.ids_RT.tolist(), draw.length_R.tolist()
             rows = iter(
                 Completion(row[:length], draw.logp_RT[place, :length].clone(), draw.entropy_RT[place, :length].clone())
@@ -63,7 +63,7 @@ def _draw(policy: Policy, request: DrawRequest, numbers: Sequence[int]) -> Draw:
     pixels = policy.pixels.inputs([view.canvases for view in views])
     first: NextToken = policy.module({**prompt_arguments(rows), "use_cache": True, **pixels})
     logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
-    tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # stands for any token to come
+    tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # a placeholder of each token to come
     if policy.shared_prefix:
         expand_R = expand_R.to(policy.device)
         first.cache.batch_select_indices(expand_R)
@@ -93,13 +93,13 @@ def _draw(policy: Policy, request: DrawRequest, numbers: Sequence[int]) -> Draw:
         sampling=request.sampling,
         eos_ids=policy.eos_ids,
         uniform=uniforms([request.generators[number] for number in numbers], counts, request.sampling.max_new_tokens),
-        drop_ended=policy.shared_prefix,  # what cannot share its cache cannot drop rows from it
+        drop_ended=policy.shared_prefix,  # a cache that cannot be shared cannot drop rows either
         forced_RK=_forced(request, numbers, policy.device),
     )
 
 
 def _forced(request: DrawRequest, numbers: Sequence[int], device: torch.device) -> Tensor | None:
-    """Return the tokens that the rows of some views must begin with, -1 behind them; None if no row has any."""
+    """Return the tokens that the rows of some views must begin with, -1 after them; None if no row has any."""
     if request.prefixes is None:
         return None
     prefixes = [prefix for number in numbers for prefix in request.prefixes[number]]

@@ -23,6 +23,7 @@ from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.need import Need
 from saei.policy.backbone import find_readout, pixel_dtype
+from saei.policy.control_tokens import banned_ids, end_ids
 from saei.policy.decoder import Decoder
 from saei.policy.load.adapters import SwitchedOff, save_adapter
 from saei.policy.load.processors import compose, has_limits, save_processor
@@ -34,10 +35,8 @@ from saei.policy.prompts import Prompt, Prompts
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
-from saei.policy.special_ids import banned_ids, end_ids
-from saei.policy.statistics.fill import fill, look_ahead, score_needs
-from saei.policy.statistics.filling import Subject
-from saei.policy.statistics.known import forget_current, forget_old, forget_states
+from saei.policy.statistics.compute import compute_statistics, look_ahead, score_needs
+from saei.policy.statistics.known import Subject, forget_current, forget_old, forget_states
 from saei.types import CLEAN, Example, Response, View
 
 
@@ -46,7 +45,7 @@ class Policy:
 
     Args:
         parts: Model, tokenizer and image processor.
-        template: How examples are asked.
+        template: Turns examples into messages.
         sampling: Its temperature defines the policy's distribution.
         entropy: Which distribution entropies are taken of.
         shared_prefix: Compute a view's prompt once for all of its responses, if the model's cache allows it.
@@ -58,13 +57,13 @@ class Policy:
         distribution: The one definition of the policy.
         eos_ids: The ids that end a response.
         pixels: The pixel space of the processor.
-        reference: What needs call the reference policy; None if there is none.
+        reference: The reference policy of needs; None if there is none.
         known: Statistics of responses that need not be computed again; see ``saei.policy.statistics.known``.
-        made_views: For each view those that needs' view makers made of it, by their configs; each is made once.
+        made_views: For each view the views that view makers made of it, by their configs; each is made once.
         updates: How often the weights have changed.
         decoder: Who draws the responses.
-        on_decoded: Called with what a decoder elsewhere drew from the policy's own distribution, for each view its
-            responses, and with their scores; None for nobody.
+        on_decoded: Called with what an external decoder drew from the policy's own distribution, for each view its
+            responses, and with their scores; None to call nothing.
         shared_prefix: Whether a view's prompt is computed once for all of its responses.
         not_shared: Why it is not, else None.
     """
@@ -103,7 +102,7 @@ class Policy:
         self.made_views: WeakKeyDictionary[View, dict[StrategyConfig, View]] = WeakKeyDictionary()
         self.decoder: Decoder = Native()
         self.on_decoded: Callable[[Sequence[Sequence[Response]], Sequence[Scores]], None] | None = None
-        self._decoder_is_stale = True  # one elsewhere may have other weights than those that were loaded here
+        self._decoder_is_stale = True  # an external one may hold other weights than those loaded here
         self.eos_ids = end_ids(parts).to(self.device)
         self._banned_V = banned_ids(parts, self.processor, self.eos_ids).to(self.device)
         self.distribution = self.distribution_of(
@@ -142,7 +141,7 @@ class Policy:
         sampling: SamplingConfig | None = None,
         entropy: EntropyConfig | None = None,
     ) -> Self:
-        """Return the policy of parts that were loaded as ``model`` says."""
+        """Return the policy of parts that were loaded by this configuration."""
         return cls(
             parts,
             template,
@@ -212,7 +211,7 @@ class Policy:
             ids_P,
             self._positions(prompt).to(self.device),
             tuple(canvas.to(self.device) for canvas in canvases),
-            {name: own.to(self.device) for name, own in prompt.token_inputs.items()},
+            {name: values.to(self.device) for name, values in prompt.token_inputs.items()},
             index,
         )
 
@@ -240,7 +239,7 @@ class Policy:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
         Args:
-            views: What the policy looks at.
+            views: What the policy sees.
             counts: How many responses each view gets.
             generators: For each view the source of all randomness of its responses, on the CPU. What is drawn does not
                 depend on the views that it is drawn with; views may share a source, which then serves them in order.
@@ -268,7 +267,7 @@ class Policy:
         """Score responses under views; each view's prompt is computed once for all of them.
 
         Args:
-            views: What the policy looks at; a view may be given twice.
+            views: What the policy sees; a view may be given twice.
             responses: For each view its responses; all of them may be empty for a view.
             wrt: What scores may be differentiated by: ``"parameters"``, or a point in place of what the views show,
                 its blocks by the name of their surface and in the order of the views, such as
@@ -276,7 +275,7 @@ class Policy:
             with_entropy: Whether entropies are wanted: those of the criterion, or by the parameters those of the
                 policy as it samples.
             selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
-            needs: What else is wanted, for ``Scores.statistics``; those with gradient are computed in the same pass.
+            needs: Further statistics, for ``Scores.statistics``; those with gradient are computed in the same pass.
             clean: The clean view of each view's group, for needs that name it; None if the views are clean.
 
         Raises:
@@ -295,23 +294,23 @@ class Policy:
         drawn: bool = False,
         update: bool = False,
     ) -> list[dict[Need, Tensor]]:
-        """Return what is needed to know about responses, without gradient: for each view ``[N, T]`` by need.
+        """Return statistics of responses without gradient: for each view ``[N, T]`` by need.
 
         Each statistic is computed once for a response, until the weights change.
 
         Args:
-            needs: What is asked for.
+            needs: The statistics.
             views: The responses' own views.
             responses: For each view its responses.
             clean: The clean view of each view's group, for needs that name it; None if the views are clean.
-            drawn: Whether the responses were drawn under these views by the policy as it is: then what the sampling
-                pass found out is not computed again.
+            drawn: Whether the responses were drawn under these views by the current weights; then the values of the
+                sampling pass are used.
             update: Whether entropies are those that the update trains, not those of the criterion.
 
         Raises:
-            TrainingError: If the weights have changed, and something of the old policy was not looked ahead.
+            TrainingError: If the weights have changed, and ``look_ahead`` did not compute values of the old policy.
         """
-        return fill(needs, Subject(self, views, responses, clean, drawn, update))
+        return compute_statistics(needs, Subject(self, views, responses, clean, drawn, update))
 
     def look_ahead(
         self,
@@ -321,10 +320,10 @@ class Policy:
         *,
         clean: Sequence[View] | None = None,
     ) -> None:
-        """Compute, before an update, what of needs is of the old policy, so that it is known after it.
+        """Compute before an update what the needs ask of the old policy, so that it is known during the update.
 
         Args:
-            needs: What the update will ask for.
+            needs: The needs of the update.
             views: The views that the responses are trained under.
             responses: For each view its responses.
             clean: The clean view of each view's group, for needs that name it.
@@ -338,7 +337,7 @@ class Policy:
         forget_current(self.known)
 
     def forget_states(self) -> None:
-        """Forget the hidden states that divergences were taken from; to be called when they are no longer asked for."""
+        """Forget the hidden states that divergences were taken from; to be called when they are no longer needed."""
         forget_states(self.known)
 
     def forget_old(self) -> None:
@@ -396,12 +395,14 @@ class Policy:
         save_processor(self.processor, folder)
 
     def _positions(self, prompt: Prompt) -> Tensor:
-        """Return the prompt's rotary positions ``[K, P]``; found out from the model."""
+        """Return the prompt's rotary positions ``[K, P]``: the model's own where it computes some, else 0 to P - 1."""
         rope_index = getattr(self.model.base_model, "get_rope_index", None)
         if rope_index is None:
             return torch.arange(len(prompt.ids_P))[None]
-        tokens = {name: own[None, :-1] for name, own in prompt.token_inputs.items()}
-        known = {"input_ids": prompt.ids_P[None], **tokens, **prompt.images}
+        token_inputs = {name: values[None, :-1] for name, values in prompt.token_inputs.items()}
+        inputs = {"input_ids": prompt.ids_P[None], **token_inputs, **prompt.images}
         takes = inspect.signature(rope_index).parameters
-        positions_KBP, _ = rope_index(**{name: value.to(self.device) for name, value in known.items() if name in takes})
+        positions_KBP, _ = rope_index(
+            **{name: value.to(self.device) for name, value in inputs.items() if name in takes}
+        )
         return torch.as_tensor(positions_KBP[:, 0])

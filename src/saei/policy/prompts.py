@@ -20,10 +20,10 @@ _IDS = frozenset({"input_ids", "attention_mask"})
 _BLANK = (64, 64)
 _IMAGE = {"type": "image"}
 _BEFORE, _BEHIND = "saei-before", "saei-behind"
-"""Texts that chat templates are tried with."""
+"""Texts that show where a chat template writes images."""
 
 _PROBE = "saei's \\probe"
-"""A text that only text survives as: printed as part of a list, its quote or backslash would be escaped."""
+"""A text that shows whether a template writes it as text: in a printed list its quote or backslash is escaped."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,10 +43,10 @@ class Prompt:
 
 
 class Prompts:
-    """Asks a model's processor.
+    """Makes prompts with a model's processor.
 
     Args:
-        model: The model, which tells by its forward's arguments which of the processor's outputs it takes.
+        model: The model; the arguments of its forward decide which of the processor's outputs are used.
         processor: Its processor.
 
     Raises:
@@ -66,11 +66,11 @@ class Prompts:
         blank = Image.new("RGB", _BLANK)
         try:
             self._of_images = set(processor.image_processor(images=[blank], return_tensors="pt"))
-            self.example = self._ask(self._placeholders(1), [blank])
+            self.example = self._inputs(self._placeholders(1), [blank])
             self._of_tokens = {name for name in self.example if name not in self._of_images | _IDS}
             self._response = self._response_inputs(self._placeholders(1), blank)
             self._control = ControlTokens(self._tokenizer, processor, self.text)
-        except Exception as error:  # each class has its own ways to miss something
+        except Exception as error:  # each class fails in its own way
             raise ModelError(
                 "A model's processor and chat template have to make a prompt of a picture.",
                 reason=f"{type(processor).__name__} raised {type(error).__name__}: {error}.",
@@ -78,10 +78,10 @@ class Prompts:
             ) from error
 
     def text(self, messages: Sequence[Message]) -> str:
-        """Return a conversation as text that ends where the response begins; images stand where the messages say.
+        """Return a conversation as text that ends where the response begins, with images where the messages have them.
 
         Raises:
-            DataError: If one stands behind text, and the chat template can only put it elsewhere.
+            DataError: If an image follows text, and the chat template can only put it elsewhere.
         """
         return self._rendered([self._in_order(message) for message in messages])
 
@@ -98,9 +98,9 @@ class Prompts:
         return list(self._tokenizer(text, **self._options(text))["input_ids"])
 
     def _in_order(self, message: Message) -> Message:
-        """Return a message whose images a chat template leaves where they are, even one that writes all images first.
+        """Return a message whose images stay in place even if the chat template writes all images first.
 
-        Images behind text become part of it, in the words of the template.
+        For such a template images after text become part of the text, as the template itself writes an image.
         """
         content = message["content"]
         kinds = [] if isinstance(content, str) else [part["type"] for part in content]
@@ -123,7 +123,7 @@ class Prompts:
         """What the chat template writes for an image.
 
         Raises:
-            DataError: If that cannot be told.
+            DataError: If the template writes images in a place of its own.
         """
         start, _, _ = self._rendered([_user(_text(_BEFORE))]).partition(_BEFORE)
         written, _, _ = self._rendered([_user(_IMAGE, _text(_BEFORE))]).partition(_BEFORE)
@@ -153,26 +153,26 @@ class Prompts:
         self._check_turns(messages)
         text = self.text(messages)
         try:
-            found = self._ask(text, images)
+            inputs = self._inputs(text, images)
         except (ValueError, IndexError, StopIteration) as error:
-            # A prompt with one picture was made when the policy was: what is refused here is this example.
+            # The policy was built with a prompt of one picture, so the fault is in this example.
             raise DataError(
                 "A model's processor has to take an example's text and pictures.",
                 reason=f"That of example '{shown(example.id)}', with {len(images)} image(s), is refused: {error}.",
                 remedy="Mend the example or leave it out; some models take one image per prompt.",
             ) from error
-        ids_P = found["input_ids"][0].long()
+        ids_P = inputs["input_ids"][0].long()
         token_inputs = {}
         for name in sorted(self._of_tokens):
-            if name in found:
-                own = found[name][0]
-                rest = self._response.get(name, own[-1:])
-            elif name in self._response:  # a text without images goes without
-                own, rest = torch.zeros_like(ids_P), self._response[name]
+            if name in inputs:
+                of_prompt = inputs[name][0]
+                of_response = self._response.get(name, of_prompt[-1:])
+            elif name in self._response:  # some processors leave it out for a text without images
+                of_prompt, of_response = torch.zeros_like(ids_P), self._response[name]
             else:
                 continue
-            token_inputs[name] = torch.cat([own, rest.to(own)])
-        return Prompt(ids_P, token_inputs, {name: found[name] for name in self._of_images if name in found})
+            token_inputs[name] = torch.cat([of_prompt, of_response.to(of_prompt)])
+        return Prompt(ids_P, token_inputs, {name: inputs[name] for name in self._of_images if name in inputs})
 
     def _check_turns(self, messages: Sequence[Message]) -> None:
         """Check once per kind of conversation that the chat template writes the text of every turn.
@@ -198,13 +198,13 @@ class Prompts:
 
     def images(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return the model's inputs that come from the pictures of one prompt."""
-        found = self._ask(self._placeholders(len(images)), images)
-        return {name: value for name, value in found.items() if name in self._of_images}
+        inputs = self._inputs(self._placeholders(len(images)), images)
+        return {name: value for name, value in inputs.items() if name in self._of_images}
 
     def _placeholders(self, count: int) -> str:
         return self._rendered([_user(*[_IMAGE] * count, _text("?"))])
 
-    def _ask(self, text: str, images: Sequence[Image.Image], **options: Any) -> dict[str, Tensor]:
+    def _inputs(self, text: str, images: Sequence[Image.Image], **options: Any) -> dict[str, Tensor]:
         """Return what the model takes of the processor's output."""
         options |= self._options(text)
         pictures = [list(images)] if images else None
@@ -217,18 +217,18 @@ class Prompts:
         return {name: value for name, value in output.items() if name in self._accepted and isinstance(value, Tensor)}
 
     def _options(self, text: str) -> dict[str, bool]:
-        """Return how a text is tokenized: by transformers' own rule for chat templates it has no second beginning."""
+        """Return the tokenizer's options for a text; as in transformers, a text with a BOS token gets no second one."""
         bos = self._tokenizer.bos_token
         return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
 
     def _response_inputs(self, text: str, blank: Image.Image) -> dict[str, Tensor]:
-        """Return what the tokens of a response get, ``[1]`` by name; masks are left out, which go on as they end.
+        """Return the token inputs of a response's tokens, ``[1]`` by name; masks are left out: their last row is used.
 
-        A processor with a notion of a response, the ``suffix``, is asked; to others it is text.
+        A processor that knows responses has the argument ``suffix``; for others a response is text, of type 0.
         """
         if "suffix" in inspect.signature(self._processor.__call__).parameters:
-            answered = self._ask(text, [blank], suffix=["?"])
-            return {name: answered[name][0, -1:] for name in self._of_tokens}
+            inputs = self._inputs(text, [blank], suffix=["?"])
+            return {name: inputs[name][0, -1:] for name in self._of_tokens}
         return {name: torch.zeros(1, dtype=torch.long) for name in self._of_tokens if self.example[name].ndim == 2}
 
 
@@ -245,7 +245,7 @@ def _between(written: str) -> str:
 
 
 def _with_probe(message: Message, text: str) -> Any:
-    """Return a message's content with another text in the place of each of its own."""
+    """Return a message's content with each of its texts replaced."""
     content = message["content"]
     if isinstance(content, str):
         return text

@@ -1,8 +1,8 @@
 """From views and responses to model rows.
 
-The shared way computes a view's prompt as one row, and every response goes on from its cache in a row of its own.
-Explicit positions let each start right after the prompt, so the logits are those of the plain way: one row per response
-that holds the prompt, too. The plain way is the reference and the fallback.
+The shared way computes a view's prompt as one row, and every response continues from its cache in a row of its own.
+Explicit positions place each response right after the prompt, so the logits equal those of the plain way: one row per
+response, prompt included. The plain way is the reference and the fallback.
 
 B rows, S columns of a row, R rows of responses, M scored tokens of all rows; K rotary position axes.
 """
@@ -37,7 +37,7 @@ class Rows:
 
     def select(self, number_R: Tensor) -> Rows:
         """Return the rows of these numbers."""
-        inputs = {name: own[number_R] for name, own in self.token_inputs.items()}
+        inputs = {name: values_BS[number_R] for name, values_BS in self.token_inputs.items()}
         return Rows(self.ids_BS[number_R], self.positions_KBS[:, number_R], self.valid_BS[number_R], inputs)
 
 
@@ -46,9 +46,9 @@ class Layout:
     """Model rows and where in them each response token is predicted.
 
     Attributes:
-        rows: Prompts, or in the plain way prompts with a response.
+        rows: Prompts; in the plain way, prompts with a response each.
         views: For each of ``rows`` the number of its view, whose pixels the row needs.
-        answers: Rows that go on from the cache of ``rows``, None if there are none.
+        answers: Rows that continue from the cache of ``rows``, None if there are none.
         parent_R: int64, for each row of ``answers`` its row of ``rows``.
         source_M: int64, for each token the place of the hidden state that predicts it, in those of ``rows`` and then
             those of ``answers``, flat.
@@ -73,53 +73,55 @@ def lay_out(
     Args:
         views: One per entry of ``responses``.
         responses: For each view the int64 ids of its responses; at least one of all is not empty.
-        shared: One row per view and what each response adds to it, or one row per response.
-        left: Pad shared prompts on the left, so that no padding comes between a prompt and what goes on from it.
+        shared: Lay out one row per view and one per response that continues it; otherwise one row per response with
+            its prompt.
+        left: Pad shared prompts on the left, so that no padding comes between a prompt and its responses.
     """
-    numbers = [number for number, own in enumerate(responses) if any(len(ids_T) for ids_T in own)]
-    spoken = [(views[number], [ids_T for ids_T in responses[number] if len(ids_T)]) for number in numbers]
-    target_M = torch.cat([ids_T for _, own in spoken for ids_T in own])
-    return _shared(numbers, spoken, target_M, left) if shared else _plain(numbers, spoken, target_M)
+    numbers = [number for number, view_ids in enumerate(responses) if any(len(ids_T) for ids_T in view_ids)]
+    ids_by_view = [(views[number], [ids_T for ids_T in responses[number] if len(ids_T)]) for number in numbers]
+    target_M = torch.cat([ids_T for _, view_ids in ids_by_view for ids_T in view_ids])
+    return _shared(numbers, ids_by_view, target_M, left) if shared else _plain(numbers, ids_by_view, target_M)
 
 
 def _shared(
-    numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor, left: bool
+    numbers: Sequence[int], ids_by_view: Sequence[tuple[View, list[Tensor]]], target_M: Tensor, left: bool
 ) -> Layout:
-    rows = stack([prompt_row(view) for view, _ in spoken], left=left)
+    rows = stack([prompt_row(view) for view, _ in ids_by_view], left=left)
     width, device = rows.ids_BS.shape[1], target_M.device
-    going_on = [
+    # A response of one token needs no row: the last hidden state of its prompt predicts it.
+    answer_rows = [
         (parent, response_row(view, ids_T[:-1]))
-        for parent, (view, own) in enumerate(spoken)
-        for ids_T in own
+        for parent, (view, view_ids) in enumerate(ids_by_view)
+        for ids_T in view_ids
         if len(ids_T) > 1
     ]
-    answers = stack([row for _, row in going_on]) if going_on else None
-    sources, place = [], rows.ids_BS.numel()
-    for parent, (view, own) in enumerate(spoken):
-        last = parent * width + (width if left else len(view.prompt_ids_P)) - 1
-        for ids_T in own:
-            sources.append(torch.tensor([last], device=device))
+    answers = stack([row for _, row in answer_rows]) if answer_rows else None
+    sources, answer_start = [], rows.ids_BS.numel()
+    for parent, (view, view_ids) in enumerate(ids_by_view):
+        prompt_end = parent * width + (width if left else len(view.prompt_ids_P)) - 1
+        for ids_T in view_ids:
+            sources.append(torch.tensor([prompt_end], device=device))
             if answers is not None and len(ids_T) > 1:
-                sources.append(torch.arange(place, place + len(ids_T) - 1, device=device))
-                place += answers.ids_BS.shape[1]
+                sources.append(torch.arange(answer_start, answer_start + len(ids_T) - 1, device=device))
+                answer_start += answers.ids_BS.shape[1]
     return Layout(
         rows=rows,
         views=tuple(numbers),
         answers=answers,
-        parent_R=torch.tensor([parent for parent, _ in going_on], dtype=torch.long, device=device),
+        parent_R=torch.tensor([parent for parent, _ in answer_rows], dtype=torch.long, device=device),
         source_M=torch.cat(sources),
         target_M=target_M,
     )
 
 
-def _plain(numbers: Sequence[int], spoken: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
-    pairs = [(view, ids_T) for view, own in spoken for ids_T in own]
+def _plain(numbers: Sequence[int], ids_by_view: Sequence[tuple[View, list[Tensor]]], target_M: Tensor) -> Layout:
+    pairs = [(view, ids_T) for view, view_ids in ids_by_view for ids_T in view_ids]
     rows = stack([_joined(prompt_row(view), response_row(view, ids_T[:-1])) for view, ids_T in pairs])
     width, device = rows.ids_BS.shape[1], target_M.device
     starts = [number * width + len(view.prompt_ids_P) - 1 for number, (view, _) in enumerate(pairs)]
     return Layout(
         rows=rows,
-        views=tuple(number for number, (_, own) in zip(numbers, spoken, strict=True) for _ in own),
+        views=tuple(number for number, (_, view_ids) in zip(numbers, ids_by_view, strict=True) for _ in view_ids),
         answers=None,
         parent_R=target_M.new_zeros(0),
         source_M=torch.cat(
@@ -143,14 +145,14 @@ class Row:
 
 def prompt_row(view: View) -> Row:
     """Return the row of a view's prompt."""
-    return Row(view.prompt_ids_P, view.positions_KP, {name: own[:-1] for name, own in view.token_inputs.items()})
+    return Row(view.prompt_ids_P, view.positions_KP, {name: values[:-1] for name, values in view.token_inputs.items()})
 
 
 def response_row(view: View, ids_T: Tensor) -> Row:
     """Return the row of what follows a view's prompt."""
     start = int(view.positions_KP.max()) + 1
     positions = torch.arange(start, start + len(ids_T), device=ids_T.device)
-    inputs = {name: own[-1:].expand(len(ids_T), *own.shape[1:]) for name, own in view.token_inputs.items()}
+    inputs = {name: values[-1:].expand(len(ids_T), *values.shape[1:]) for name, values in view.token_inputs.items()}
     return Row(ids_T, positions.expand(view.positions_KP.shape[0], -1), inputs)
 
 
@@ -158,14 +160,14 @@ def _joined(first: Row, second: Row) -> Row:
     return Row(
         torch.cat([first.ids_S, second.ids_S]),
         torch.cat([first.positions_KS, second.positions_KS], dim=1),
-        {name: torch.cat([own, second.token_inputs[name]]) for name, own in first.token_inputs.items()},
+        {name: torch.cat([values_S, second.token_inputs[name]]) for name, values_S in first.token_inputs.items()},
     )
 
 
 def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
     """Stack rows, padded to the longest.
 
-    Of token inputs that some rows lack, such as masks over images for a text without, those get zeros.
+    A row that lacks a token input of the others gets zeros: a text without images has no mask over them.
 
     Args:
         rows: The rows.
@@ -176,7 +178,7 @@ def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
     places = [slice(width - length, width) if left else slice(length) for length in lengths]
 
     def spread(parts: Sequence[Tensor | None]) -> Tensor:
-        """Return ``[B, S, ...]`` of ``[S, ...]`` tensors, zero where there is nothing."""
+        """Pad ``[S, ...]`` tensors with zeros to ``[B, S, ...]``; None gives a row of zeros."""
         given = [part for part in parts if part is not None]
         shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in given), strict=True)]
         spread_BS = given[0].new_zeros(len(parts), width, *shape)
@@ -206,7 +208,7 @@ def prompt_arguments(rows: Rows) -> dict[str, Any]:
 
 
 def answer_arguments(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
-    """Return the model's arguments for rows that go on from a cache."""
+    """Return the model's arguments for rows that continue from a cache."""
     return {
         "input_ids": answers.ids_BS,
         "attention_mask": seen_RS,
@@ -216,8 +218,8 @@ def answer_arguments(answers: Rows, seen_RS: Tensor) -> dict[str, Any]:
 
 
 def masks(rows: Rows) -> dict[str, Tensor]:
-    """Return the token inputs that matter beyond the prompt: masks over images do, types of tokens do not."""
-    return {name: own for name, own in rows.token_inputs.items() if own.ndim > 2}
+    """Return the token inputs that a response needs: masks over images; token types belong to the prompt alone."""
+    return {name: values_BS for name, values_BS in rows.token_inputs.items() if values_BS.ndim > 2}
 
 
 def position_argument(positions_KBS: Tensor) -> Tensor:

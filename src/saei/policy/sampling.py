@@ -1,4 +1,4 @@
-"""Sampling: responses out of what a decoder drew."""
+"""Sampling: from a decoder's completions to responses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def drawn_tokens(responses: Sequence[Response], device: torch.device) -> Tensor:
 def _responses(
     policy: Policy, completions: Sequence[Sequence[Completion]], prefixes: Prefixes | None
 ) -> list[list[Response]]:
-    """Make responses of completions; what a prefix brings with it takes the place of what was drawn there."""
+    """Make responses of completions; the values of a prefix replace the decoder's for the same tokens."""
     device, ends = policy.device, set(policy.eos_ids.tolist())
     flat = [completion.ids for drawn in completions for completion in drawn]
     texts = iter(policy.tokenizer.batch_decode(flat, skip_special_tokens=True) if flat else ())
@@ -66,8 +66,8 @@ def _responses(
         logp_T = completion.logp_T.to(device)
         entropy_T = torch.zeros_like(logp_T) if completion.entropy_T is None else completion.entropy_T.to(device)
         if prefix is not None:
-            logp_T = _begun(logp_T, prefix.behaviour_logp_T)
-            entropy_T = _begun(entropy_T, prefix.entropy_T)
+            logp_T = _with_given(logp_T, prefix.behaviour_logp_T)
+            entropy_T = _with_given(entropy_T, prefix.entropy_T)
         return Response(
             ids_T=torch.tensor(completion.ids, dtype=torch.long, device=device),
             text=next(texts),
@@ -87,28 +87,28 @@ def _responses(
     ]
 
 
-def _begun(drawn_T: Tensor, given_K: Tensor) -> Tensor:
-    """Return the values of a response's tokens, the first of them given."""
+def _with_given(drawn_T: Tensor, given_K: Tensor) -> Tensor:
+    """Return drawn values with the first ones replaced by given ones."""
     return torch.cat([given_K.to(drawn_T), drawn_T[len(given_K) :]]) if len(given_K) else drawn_T
 
 
 def _scored(
     policy: Policy, request: DrawRequest, responses: list[list[Response]], *, on_policy: bool
 ) -> list[list[Response]]:
-    """Give responses what their decoder could not: the entropies, and log-probabilities where it had none."""
+    """Add what the decoder did not give: entropies, and log-probabilities where it had none."""
     scored = score_with(policy, request.views, responses, {}, distribution=request.distribution)
     scores = [of_view for of_view, _ in scored]
     if on_policy and policy.on_decoded is not None:
         policy.on_decoded(responses, scores)
 
-    def filled(response: Response, logp_T: Tensor, entropy_T: Tensor) -> Response:
+    def completed(response: Response, logp_T: Tensor, entropy_T: Tensor) -> Response:
         drawn_T = response.behaviour_logp_T
         behaviour_logp_T = drawn_T.where(~drawn_T.isnan(), logp_T[: len(response)])
-        entropy_T = _begun(entropy_T[: len(response)], response.entropy_T[: response.forced])
+        entropy_T = _with_given(entropy_T[: len(response)], response.entropy_T[: response.forced])
         return replace(response, behaviour_logp_T=behaviour_logp_T, entropy_T=entropy_T)
 
     return [
-        [filled(*row) for row in zip(drawn, of_view.logp_NT, of_view.entropies(), strict=True)]
+        [completed(*row) for row in zip(drawn, of_view.logp_NT, of_view.entropies(), strict=True)]
         for drawn, of_view in zip(responses, scores, strict=True)
     ]
 
@@ -158,7 +158,7 @@ def _check_prefixes(policy: Policy, request: DrawRequest, prefixes: Prefixes) ->
 def _never_drawn(ids_T: Tensor, distribution: Distribution) -> list[int]:
     """Return those ids, each once, that the distribution does not have or has banned."""
     banned_V = distribution.banned_V
-    assert banned_V is not None, "a policy's distribution says what is never drawn"
+    assert banned_V is not None, "a policy's distribution has banned ids"
     ids_T = ids_T.to(banned_V.device)
     outside_T = (ids_T < 0) | (ids_T >= len(banned_V))
     return sorted(set(ids_T[outside_T | banned_V[ids_T.masked_fill(outside_T, 0)]].tolist()))

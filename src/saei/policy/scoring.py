@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from saei.entropy.token_states import TokenStates
 from saei.errors import ConfigError, nearest
@@ -40,9 +40,9 @@ class Scores:
 
     Attributes:
         logp_NT: float32 log-probability of each token, 0 on padding and on tokens that were not selected.
-        entropy_NT: float32 entropy in nats, 0 likewise; None if it was not asked for.
+        entropy_NT: float32 entropy in nats, 0 likewise; None if it was not requested.
         mask_NT: bool, True on response tokens.
-        statistics: What was needed besides, ``[N, T]`` each, 0 likewise.
+        statistics: Further statistics by need, ``[N, T]`` each, 0 likewise.
     """
 
     logp_NT: Tensor
@@ -51,18 +51,18 @@ class Scores:
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
     def entropies(self) -> Tensor:
-        """Return ``entropy_NT`` of scores that were asked for it."""
+        """Return ``entropy_NT``, which must have been requested."""
         assert self.entropy_NT is not None
         return self.entropy_NT
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Extra:
-    """A function of the distribution at each token that a scoring pass computes on its way.
+    """A further function of the distribution at each token, computed in the scoring pass itself.
 
     Attributes:
         function: ``function(states, ids_M, distribution, constant_M)`` returns one number, or one row, per token.
-        constants: What the function is given of each token besides, for each view and response ``[T, ...]``.
+        constants: For each view and response ``[T, ...]``, the function's last argument; None if it takes none.
     """
 
     function: Callable[[TokenStates, Tensor, Distribution, Tensor | None], Tensor]
@@ -80,17 +80,17 @@ def score_with(
     selected: Sequence[Tensor] | None = None,
     distribution: Distribution | None = None,
 ) -> list[tuple[Scores, dict[Hashable, list[Tensor]]]]:
-    """Score responses, and return for each view what the extras give for its responses, ``[T, ...]`` each.
+    """Score responses; return for each view its scores, and by extra the values ``[T, ...]`` of each response.
 
     Args:
-        policy: Whose passes they are.
-        views: What it looks at.
+        policy: The policy that scores.
+        views: What it sees.
         responses: For each view its responses.
         extras: Further functions of the distributions, by name.
         wrt: See ``Policy.score``.
         with_entropy: Likewise.
         selected: Likewise.
-        distribution: What everything is taken of; None for the update's where scores are differentiated by the
+        distribution: The distribution of all values; None for the update's where scores are differentiated by the
             parameters, else the criterion's.
     """
     on_point = isinstance(wrt, Mapping)
@@ -100,8 +100,8 @@ def score_with(
     # `entropy.temperature` is the criterion's; an update trains the entropy of the policy as it samples.
     if distribution is None:
         distribution = policy.distribution_of(policy.sampling) if wrt == "parameters" else policy.distribution
-    found: dict[int, tuple[Scores, dict[Hashable, list[Tensor]]]] = {}
-    # A distributed wrapper gets ready for its reduction in the forward pass: one that leads to a point needs none.
+    scored: dict[int, tuple[Scores, dict[Hashable, list[Tensor]]]] = {}
+    # A distributed wrapper prepares its reduction in the forward pass; a gradient with respect to a point needs none.
     with torch.set_grad_enabled(wrt is not None), _no_sync(policy.module) if on_point else nullcontext():
         for numbers in passes(views):
             of_pass = _score_pass(
@@ -114,8 +114,8 @@ def score_with(
                 hidden_only=on_point,
                 extras={name: _of_views(extra, numbers) for name, extra in extras.items()},
             )
-            found |= zip(numbers, of_pass, strict=True)
-    return [found[number] for number in range(len(views))]
+            scored |= zip(numbers, of_pass, strict=True)
+    return [scored[number] for number in range(len(views))]
 
 
 def _of_views(extra: Extra, numbers: Sequence[int]) -> Extra:
@@ -159,7 +159,7 @@ def _score_pass(
         nothing = torch.zeros(0, device=policy.device)
         return [
             (
-                _padded(view_ids, None, torch.zeros(0) if with_entropy else None),
+                _scores(view_ids, nothing, nothing if with_entropy else None),
                 {name: [nothing] * len(view_ids) for name in extras},
             )
             for view_ids in ids
@@ -192,7 +192,7 @@ def _score_pass(
     by_view = {name: values.split(counts) for name, values in measured.items()}
     return [
         (
-            _padded(view_ids, logps[number], entropies[number]),
+            _scores(view_ids, logps[number], entropies[number]),
             {name: list(values[number].split([len(ids_T) for ids_T in view_ids])) for name, values in by_view.items()},
         )
         for number, view_ids in enumerate(ids)
@@ -228,19 +228,18 @@ def _at(keep_M: Tensor, values_m: Tensor) -> Tensor:
     return values_m.new_zeros(shape).masked_scatter(where_M, values_m)
 
 
-def _padded(ids: Sequence[Tensor], logp_M: Tensor | None, entropy_M: Tensor | None) -> Scores:
+def _scores(ids: Sequence[Tensor], logp_M: Tensor, entropy_M: Tensor | None) -> Scores:
+    """Return the scores of a view from the values of all tokens of its responses, in order."""
     lengths = [len(ids_T) for ids_T in ids]
-    width = max(lengths, default=0)
+    logp_NT = padded(logp_M.split(lengths))
+    places_T = torch.arange(logp_NT.shape[1], device=logp_NT.device)
+    mask_NT = places_T < torch.tensor(lengths, device=logp_NT.device)[:, None]
+    return Scores(logp_NT, None if entropy_M is None else padded(entropy_M.split(lengths)), mask_NT)
 
-    def spread(values_M: Tensor) -> Tensor:
-        return torch.stack([pad(part, (0, width - len(part))) for part in values_M.split(lengths)])
 
-    device = ids[0].device if ids else None
-    mask_NT = torch.arange(width, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
-    if logp_M is None or not ids:
-        zeros = torch.zeros(len(ids), width, device=device)
-        return Scores(zeros, None if entropy_M is None else zeros, mask_NT)
-    return Scores(spread(logp_M), None if entropy_M is None else spread(entropy_M), mask_NT)
+def padded(values: Sequence[Tensor]) -> Tensor:
+    """Pad the values ``[T]`` of each response with zeros on the right, to ``[N, T]``; N may be 0."""
+    return pad_sequence(list(values), batch_first=True) if values else torch.zeros(0, 0)
 
 
 def _no_sync(module: Any) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""Whether a model's cache can be handed from a prompt to several responses: found out on a few tokens."""
+"""Whether several responses can continue from the cache of one prompt: tried on a few tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
 _ANSWERS = (4, 2, 3)
-"""Tokens of the responses that are tried, to a question without a picture."""
+"""Lengths in tokens of the responses that are tried, to a question without a picture."""
 
 _TOLERANCE = 1e-4
 """Largest deviation from the plain way, relative to the largest value."""
 
 _HALF_TOLERANCE = 0.3
-"""The same in half precision, whose rounding alone was seen to make 0.1; a cache that is wrong shows even so."""
+"""The same in half precision, whose rounding alone was measured at up to 0.1; a wrong cache deviates by more."""
 
 
 def why_not_shared(policy: Policy) -> str | None:
@@ -33,12 +33,12 @@ def why_not_shared(policy: Policy) -> str | None:
     assert banned_V is not None
     free = (~banned_V).nonzero()[:, 0]
     ids = free[torch.arange(sum(_ANSWERS), device=free.device) * 7 % len(free)]
-    responses = [Response(own, "", own, own, truncated=True) for own in ids.split(_ANSWERS)]
+    responses = [Response(ids_T, "", ids_T, ids_T, truncated=True) for ids_T in ids.split(_ANSWERS)]
     view = policy.view(Example("probe", "?", ""))
     plain = _try(policy, view, responses, shared=False)
     try:
         shared = _try(policy, view, responses, shared=True)
-    except Exception as error:  # a cache that was not made for it fails in its own way
+    except Exception as error:  # caches that cannot do it raise errors of all kinds
         if out_of_memory(error):
             raise
         return f"its cache cannot be handed on ({type(error).__name__}: {str(error).strip().splitlines()[0]})"

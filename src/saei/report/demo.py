@@ -1,4 +1,4 @@
-"""The demonstration's picture: for each task what is asked, what was answered, and the runs side by side."""
+"""The demonstration's picture: for each task a question, the answers, and the runs side by side."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from PIL import Image
 
 from saei.engine.samples import last_pictures
 from saei.report.compare import COLOURS, Curve, read_curve
-from saei.runtime.files import replacing
-from saei.runtime.run_dir import read_jsonl
+from saei.runtime.files import read_jsonl, replacing
 
 Panel = tuple[str, str, str]
 """Metric, title and unit."""
@@ -114,7 +113,7 @@ def _example(part: Any, story: Story) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return a policy's text with a mark for what no font draws."""
+    """Return a policy's text with a mark for each character that no font can draw."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 

@@ -1,4 +1,4 @@
-"""What the rewards of a right answer in an asked form share."""
+"""The common base of rewards for a right answer in a required form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What a response says its final answer is, and whether it has the asked form; all in linear time."""
+r"""Extracting a response's final answer and checking its form, in linear time."""
 
 from __future__ import annotations
 

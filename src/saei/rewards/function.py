@@ -83,7 +83,7 @@ class Function(Reward):
                 "A reward function has to return a finite number or a Grade for every response.",
                 reason=f"{shown(self.config.path)} on example {shown(example.id)} with the response '{shown(text)}': "
                 f"{cause_of(error)}.",
-                remedy="Mend the function, and resume the run.",
+                remedy="Fix the function, and resume the run.",
             ) from error
         return grade
 
@@ -99,6 +99,6 @@ def _load(path: str) -> Callable[..., Any]:
         raise PluginLoadError(
             f"The reward function '{shown(path)}' has to be importable.",
             reason=f"{cause_of(error)}.",
-            remedy="Mend that line, or give `module:function` of an installed module, or `./file.py:function`.",
+            remedy="Fix that line, or give `module:function` of an installed module, or `./file.py:function`.",
         ) from error
     return function  # type: ignore[no-any-return]

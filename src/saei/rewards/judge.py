@@ -82,11 +82,11 @@ class Judge(Section):
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What became of one question to the judge.
+    """The outcome of one question to the judge.
 
     Attributes:
-        verdict: Its verdict; wrong where there is none.
-        available: Whether it answered.
+        verdict: The judge's verdict; wrong if there was no reply.
+        available: Whether the judge replied.
     """
 
     verdict: Verdict
@@ -95,7 +95,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What the judge is shown."""
+    """The text that the judge gets."""
 
     question: str
     gold: str
@@ -103,7 +103,7 @@ class _Case:
 
 
 class _NoReplyError(Exception):
-    """A request that brought no usable reply; the text says why, ``again`` whether another try may help."""
+    """A request without a usable reply; the text gives the reason, ``again`` whether another try may help."""
 
     def __init__(self, reason: str, *, again: bool = True) -> None:
         super().__init__(reason)
@@ -111,7 +111,7 @@ class _NoReplyError(Exception):
 
 
 class JudgeClient:
-    """Asks the judge, equal cases once, and keeps count of what stayed unanswered.
+    """Queries the judge, once for equal cases, and counts the queries without a reply.
 
     Raises:
         ConfigError: If the variable that holds the key is missing or holds something that is no key.
@@ -121,14 +121,14 @@ class JudgeClient:
         self.config = config
         self._key = _read_key(config)
         self._replies: OrderedDict[_Case, str] = OrderedDict()
-        self._failures = 0  # in a row, over all calls
+        self._failures = 0  # consecutive ones, over all calls
 
     def judge(self, pairs: Sequence[tuple[Example, str]]) -> list[Opinion]:
-        """Return what the judge says about each answer; wrong where it said nothing, and marked so.
+        """Return the judge's opinion on each answer; an answer without a reply is wrong and marked as unavailable.
 
         Raises:
-            TrainingError: If more answers in a row than ``max_failures`` got no opinion: to go on would be
-                another reward.
+            TrainingError: If more than ``max_failures`` answers in a row got no reply: going on would change
+                the reward.
         """
         cases = [_Case(example.question, example.answer, answer[:MAX_LENGTH]) for example, answer in pairs]
         new = [case for case in dict.fromkeys(cases) if case not in self._replies]
@@ -153,7 +153,7 @@ class JudgeClient:
         return Opinion(Verdict(word[1].lower() == "yes", f"judge {model}: {word[1].lower()}"), available=True)
 
     async def _ask_all(self, cases: Sequence[_Case]) -> dict[_Case, str]:
-        """Ask about all cases, and return why for those that got no reply."""
+        """Query the judge about all cases, and return the reason for each that got no reply."""
         import httpx2  # not at the start of every command
 
         failed: dict[_Case, str] = {}
@@ -167,7 +167,7 @@ class JudgeClient:
                 nonlocal too_many
                 async with at_once:
                     if too_many:
-                        return  # the run stops: waiting for the others helps nobody
+                        return  # the run stops, so there is no need to wait for the others
                     try:
                         self._replies[case] = self._redacted(await self._ask(client, case))
                         self._failures = 0
@@ -189,21 +189,21 @@ class JudgeClient:
         return failed
 
     async def _ask(self, client: AsyncClient, case: _Case) -> str:
-        """Return what the judge says about one case, after as many tries as are allowed."""
+        """Return the judge's reply to one case, after up to ``retries`` further tries."""
         failure = _NoReplyError("not asked")
         for attempt in range(self.config.retries + 1):
             if attempt:
                 await asyncio.sleep(min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)))
             try:
-                # One deadline over name, connection, headers and body: a server that sends a byte now and then
-                # never meets a time limit between two of them.
+                # One deadline for resolving, connecting, headers and body: a server that sends a byte now and then
+                # would never exceed a limit on the time between two bytes.
                 async with asyncio.timeout(self.config.timeout):
                     return await self._request(client, case)
             except _NoReplyError as error:
                 failure = error
             except TimeoutError:
                 failure = _NoReplyError(f"no whole reply within {self.config.timeout:g} s")
-            except Exception as error:  # httpx, anyio, h11 and ssl raise more kinds than they say
+            except Exception as error:  # httpx, anyio, h11 and ssl raise more kinds than they document
                 failure = _NoReplyError(shown(self._redacted(f"{type(error).__name__}: {error}"), 100).rstrip(": "))
             if not failure.again:
                 break

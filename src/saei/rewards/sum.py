@@ -14,7 +14,7 @@ from saei.types import Example, Grade
 
 
 class Sum(Reward):
-    """A weighted sum of rewards; the first says what the answer is and whether it is right."""
+    """A weighted sum of rewards; the first decides which answer was given and whether it is right."""
 
     class Config(StrategyConfig):
         """Fields of ``sum``.
@@ -43,7 +43,7 @@ class Sum(Reward):
 
     @property
     def graded(self) -> bool:
-        """Whether the first of them is, which says what is right."""
+        """Whether the first reward, which decides what is right, is graded."""
         return self._rewards[0].graded
 
     def parts(self) -> Mapping[str, Strategy]:
@@ -55,7 +55,7 @@ class Sum(Reward):
         return self.grade_all([Attempt(example, text, truncated)])[0]
 
     def grade_all(self, attempts: Sequence[Attempt]) -> list[Grade]:
-        """Return the grade of each response; a part that two rewards have is kept under the names of both."""
+        """Return the grade of each response; a part that two rewards share is stored under the name of each."""
         columns = [reward.grade_all(attempts) for reward in self._rewards]
         return [self._add(grades) for grades in zip(*columns, strict=True)]
 

@@ -25,7 +25,7 @@ class R1V(Accuracy):
     config: Config
 
     def final_answer(self, text: str) -> str | None:
-        """Return what stands between the last answer tags."""
+        """Return the text between the last answer tags."""
         return last_tagged(text)
 
     def well_formed(self, text: str) -> bool:
@@ -50,7 +50,7 @@ class MMEureka(Accuracy):
     config: Config
 
     def final_answer(self, text: str) -> str | None:
-        """Return what stands between the last answer tags."""
+        """Return the text between the last answer tags."""
         return last_tagged(text)
 
     def well_formed(self, text: str) -> bool:

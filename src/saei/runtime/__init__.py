@@ -1,1 +1,1 @@
-"""What any long job needs: locks of folders, files that are whole or not there, checksums. Knows no policy."""
+"""What any long job needs: run folders, locks, safe files, seeds, processes, progress. Independent of any policy."""

@@ -1,4 +1,4 @@
-"""Checksums of a folder's files: what was written is what is read, or it is said."""
+"""Checksums of a folder's files: a file that changed since it was written is reported when it is read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ REMEDY = (
 
 
 def write_checksums(folder: Path) -> None:
-    """Write ``checksums.json`` with the SHA-256 of every file below a folder, and put all of them through to the disk.
+    """Write ``checksums.json`` with the SHA-256 of every file below a folder, and flush all of them to the disk.
 
     Raises:
-        OSError: If the disk refuses, which some say only here.
+        OSError: If the disk refuses; some disks report it only when they are flushed.
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CHECKSUMS)
     sums = {file.relative_to(folder).as_posix(): digest for file, digest in zip(files, _digests(files), strict=True)}
@@ -38,7 +38,7 @@ def verify_checksums(folder: Path, concerns: Callable[[str], bool] = lambda name
 
     Args:
         folder: The folder.
-        concerns: Whether a file is about to be read, by its name; the others are left for whoever reads them.
+        concerns: Whether to check the file of a name; callers check the files that they are about to read.
 
     Raises:
         CheckpointError: Naming the files that are damaged or missing.
@@ -59,7 +59,7 @@ def verify_checksums(folder: Path, concerns: Callable[[str], bool] = lambda name
 
 
 def _digests(files: Sequence[Path]) -> list[str]:
-    """Return the SHA-256 of files, an empty text for one that is missing; hashing runs outside of Python's lock."""
+    """Return the SHA-256 of files, an empty text for one that is missing; hashing releases Python's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         return list(threads.map(_digest, files))
 

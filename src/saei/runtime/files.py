@@ -1,4 +1,4 @@
-"""Names of files from any text, files that are whole or not there, and what is said when a disk refuses."""
+"""Safe file names for any text, files that are written whole or not at all, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
 
 
 def slug(text: str, width: int = 64) -> str:
-    """Return a name of a file for any text: readable, safe on every file system, and different for different texts.
+    """Return a file name for any text: readable, safe on every file system, and different for different texts.
 
-    A text of lower-case ASCII letters, digits, ``.``, ``_`` and ``-`` stays as it is. Any other loses what is not
-    safe and gets the first 12 hex digits of its SHA-256 at its end. Case is not enough to tell names apart, since some
-    file systems ignore it.
+    A text of lower-case ASCII letters, digits, ``.``, ``_`` and ``-`` stays as it is. Any other loses its unsafe
+    characters and gets the first 12 hex digits of its SHA-256 at its end. Case alone does not make names different,
+    since some file systems ignore it.
 
     Args:
-        text: Such as the id of an example, in which anything may stand.
+        text: Any text, such as the id of an example.
         width: Longest name, at least 16 characters.
     """
     safe = safe_name(text, 4 * width)
@@ -36,7 +36,7 @@ def slug(text: str, width: int = 64) -> str:
         safe == text == text.lower()
         and 0 < len(safe) <= width
         and not RESERVED.fullmatch(stem)
-        and not re.search(r"(^|-)[0-9a-f]{12}$", safe)  # it would look like one that got a digest
+        and not re.search(r"(^|-)[0-9a-f]{12}$", safe)  # it would look like a name with a digest
     ):
         return safe
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
@@ -44,7 +44,7 @@ def slug(text: str, width: int = 64) -> str:
 
 
 def safe_name(text: str, width: int = 100) -> str:
-    """Return what of a text is safe in a name of a file, for names that are made different by something else."""
+    """Return the part of a text that is safe in a file name, for names that are unique by another part."""
     plain = unicodedata.normalize("NFKD", text[:width]).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:width]
 
@@ -62,8 +62,8 @@ def write_whole(file: Path, content: str | bytes) -> None:
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Yield the path of a file to write, which takes the place of ``file`` at the end and vanishes after an error."""
-    # The name is this writer's own: two processes may write the same picture. It keeps the suffix, by which
-    # libraries choose a format.
+    # The name is unique, since two processes may write the same picture. It keeps the suffix, from which libraries
+    # choose a format.
     temporary = file.with_name(f".{uuid.uuid4().hex}{file.suffix}")
     try:
         yield temporary
@@ -87,9 +87,9 @@ def disk_errors(rule: str, path: Path, remedy: str) -> Iterator[None]:
 
 
 def json_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each line that is not empty with the mapping that it holds, None for one that holds none.
+    """Yield each line that is not empty with the mapping that it holds, None for a line that is not a JSON mapping.
 
-    Bytes, not text, are cut into lines: a character may be broken, and text has further ends of lines.
+    Bytes are split, not text: a character may be cut off, and text has further line ends.
     """
     for line in content.split(b"\n"):
         if line.strip():
@@ -100,11 +100,20 @@ def json_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
             yield line, value if isinstance(value, dict) else None
 
 
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file, none if it does not exist.
+
+    Broken lines are left out, such as a last line that was cut off when its process died.
+    """
+    content = file.read_bytes() if file.exists() else b""
+    return [value for _, value in json_lines(content) if value is not None]
+
+
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written or made; nothing is.
+    """Refuse a folder that cannot be written or made, without making it.
 
     Raises:
-        ConfigError: Naming what stands in the way.
+        ConfigError: Naming the folder or file that prevents it.
     """
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():

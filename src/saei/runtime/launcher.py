@@ -1,4 +1,4 @@
-"""What a launcher says of this process, without an import of torch."""
+"""The role that a launcher gave this process, read without importing torch."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def first_process() -> bool:
-    """Return whether this is the only process, or of those that a launcher started the one that writes and shows."""
+    """Return whether this process writes and shows: the only one, or the first of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"

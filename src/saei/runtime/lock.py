@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Mapping
@@ -24,15 +25,15 @@ PATIENCE = 120.0
 """Seconds without a heartbeat after which a writer counts as gone, where its process cannot be looked up."""
 
 _TOKENS: set[str] = set()
-"""Of all locks that this process has taken."""
+"""Tokens of all locks that this process has taken."""
 
 
 class FolderLock:
     """The right of this process to write into a folder.
 
-    The lock is a file. The operating system makes it for one process only, also on network file systems. One that a
-    process left behind is recognised: on the same machine the process is looked up, elsewhere its heartbeat tells. A
-    process that locks a folder twice takes over from itself.
+    The lock is a file that the operating system creates for one process only, also on network file systems. A lock
+    whose process is gone is stale and gets removed: on the same machine the process is looked up, elsewhere the lock
+    is stale when its heartbeat stops. A process that locks a folder twice takes over from itself.
 
     Args:
         folder: The folder, which is made if it is not there.
@@ -47,7 +48,7 @@ class FolderLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lock, as far as it knows without a look at the disk."""
+        """Whether this object holds the lock, without checking the file."""
         return self._token is not None
 
     def acquire(self) -> None:
@@ -66,7 +67,7 @@ class FolderLock:
                 self._remove_stale()
         except OSError as error:
             raise ConfigError(
-                "A folder has to be writable for whoever writes into it.",
+                "A folder has to be writable for the process that locks it.",
                 reason=f"{self._folder}: {error.strerror or error}.",
                 remedy="Choose another folder, or free some space.",
             ) from error
@@ -112,7 +113,7 @@ class FolderLock:
         except FileExistsError:
             return False
         except OSError:
-            self._file.unlink(missing_ok=True)  # made, but the disk had no room for what stands in it
+            self._file.unlink(missing_ok=True)  # created, but the disk had no room for the content
             raise
         return True
 
@@ -122,29 +123,35 @@ class FolderLock:
         Raises:
             ConfigError: If it is not gone.
         """
-        owner = _read(self._file)
         try:
+            stale = self._file.stat()
+            owner = _read(self._file)
             age = self._age()
         except FileNotFoundError:  # given back meanwhile
             return
         runs = _runs(owner)
         if runs or (runs is None and age < PATIENCE):
             raise self._busy(owner, age)
-        # Of several processes that see the same stale lock one moves it away. Whoever is late and moves a new one
-        # sees it by the token and puts it back.
-        moved = self._file.with_name(f".{LOCK}-{uuid.uuid4().hex}")
+        self._remove(stale)
+
+    def _remove(self, stale: os.stat_result) -> None:
+        """Remove a stale lock, unless it is gone already; one process at a time does so, since it looks before."""
+        guard = self._file.with_name(f".{LOCK}-removal")
         try:
-            os.rename(self._file, moved)
-        except FileNotFoundError:
+            guard.open("x").close()
+        except FileExistsError:
+            if time.time() - _modified(guard) > PATIENCE:  # the process that made it died in between
+                guard.unlink(missing_ok=True)
+            time.sleep(0.01)
             return
-        now = _read(moved)
-        if now.get("token") != owner.get("token"):
-            os.rename(moved, self._file)
-            raise self._busy(now, 0.0)
-        moved.unlink()
+        try:
+            if _same(stale, self._file):
+                self._file.unlink(missing_ok=True)
+        finally:
+            guard.unlink(missing_ok=True)
 
     def _age(self) -> float:
-        """Return seconds since the last heartbeat, by the clock of the file system, which is that of all machines."""
+        """Return seconds since the last heartbeat, by the clock of the file system, which all machines share."""
         probe = self._file.with_name(f".{LOCK}-{uuid.uuid4().hex}")
         probe.touch()
         try:
@@ -182,6 +189,23 @@ def _release(file: Path, token: str, stop: threading.Event, process: int) -> Non
             return
 
 
+def _same(before: os.stat_result, file: Path) -> bool:
+    """Return whether a file is still the one that it was, without a heartbeat since."""
+    try:
+        now = file.stat()
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino, now.st_mtime_ns) == (before.st_dev, before.st_ino, before.st_mtime_ns)
+
+
+def _modified(file: Path) -> float:
+    """Return when a file was modified last, in seconds since the epoch; now if it is gone."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
 def _lost(file: Path, token: str) -> bool:
     """Return whether a lock is another's or gone; one that cannot be read for the moment is not."""
     try:
@@ -193,7 +217,7 @@ def _lost(file: Path, token: str) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return what a lock says; nothing where there is none, one that is being written, or one that is damaged."""
+    """Return the content of a lock, empty if there is no lock or it is incomplete or damaged."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -220,7 +244,7 @@ def _runs(owner: Mapping[str, Any]) -> bool | None:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's, of which the system may show nothing more
+    except PermissionError:  # it runs as another user; the system may show nothing more
         pass
     started = _started(process)
     return None if started is None else started == owner["started"]
@@ -229,7 +253,7 @@ def _runs(owner: Mapping[str, Any]) -> bool | None:
 def _started(process: int) -> str | None:
     """Return when a process started, in ticks since the machine did; empty if it has ended, None where it is unknown.
 
-    Numbers of processes are used again, also within seconds where containers restart; with their start they are not.
+    Process numbers are reused, within seconds when containers restart; number and start together are not.
     """
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
@@ -240,9 +264,9 @@ def _started(process: int) -> str | None:
 
 
 def _machine() -> str | None:
-    """Return what tells machines, their restarts and containers apart; None on other systems than Linux.
+    """Return an identifier of this machine, its last boot and its container; None on systems other than Linux.
 
-    Names of hosts do not: containers may share one, and look each other's processes up in vain.
+    Host names are not enough: containers may share one and still not see each other's processes.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

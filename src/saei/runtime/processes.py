@@ -1,4 +1,4 @@
-"""The processes of a run: who takes which groups, what they tell each other, how gradients are added up."""
+"""The processes of a run: how they share groups, exchange values and add up gradients."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PATIENCE = timedelta(minutes=30)
 
 
 class Processes:
-    """The processes of a run, of which this is one; alone, nothing here does anything.
+    """The processes of a run, of which this is one; with one process every method is trivial.
 
     ``gather``, ``total``, ``any``, ``once`` and ``add_up_gradients`` are collective: every process has to call them,
-    equally often and in the same order. What decides how often must therefore be the same everywhere.
+    equally often and in the same order. So every condition on such a call must have the same value everywhere.
 
     Args:
-        count: Processes.
+        count: Number of processes.
         rank: Number of this one; 0 writes the run's folder.
     """
 
@@ -63,13 +63,13 @@ class Processes:
         return sum(self.gather(number))
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is up in some process."""
+        """Return whether the flag is true in any process."""
         return any(self.gather(flag))
 
     def once(self, work: Callable[[], T]) -> T:
-        """Let the first process work and return its result everywhere; no process goes on before.
+        """Do some work in the first process and return its result in all; the others wait for it.
 
-        The others get a copy, the first process the very object.
+        The first process gets the object itself, the others a copy.
 
         Raises:
             SaeiError: Everywhere, what the work raised.
@@ -103,7 +103,7 @@ class Processes:
         used = self.gather([parameter.grad is not None for parameter in parameters])
         accelerator.backward(module(None), inputs=list(parameters))
         for parameter, *flags in zip(parameters, *used, strict=True):
-            if not any(flags):  # as in one process, the optimiser passes over what nothing depended on
+            if not any(flags):  # as in one process, the optimiser skips parameters that no loss depended on
                 parameter.grad = None
         if not self._reduced:
             # The first pass with gradient after the first reduction sorts the wrapper's buckets anew: a collective
@@ -136,7 +136,7 @@ def processes_of(accelerator: Any, config: RunConfig) -> Processes:
     """Return the processes that a run was launched in.
 
     Raises:
-        ConfigError: If the run cannot be done so.
+        ConfigError: If the engine cannot run in these processes.
     """
     from accelerate.utils import DistributedType
 

@@ -1,4 +1,4 @@
-"""Progress of something long before the training: a bar on a terminal, else a line now and then."""
+"""Progress of a long job: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVERY_S = 10.0
 
 @contextmanager
 def progress(label: str, unit: str = "examples") -> Iterator[Callable[[int, int], None]]:
-    """Give a function that is told how many of how many are done."""
+    """Yield a function to call with the number of items done and the total."""
     if not sys.stderr.isatty():
         yield _Lines(label, unit)
         return

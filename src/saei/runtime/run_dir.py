@@ -1,11 +1,8 @@
-"""A run on disk: its configuration, one line of metrics a step, samples and pictures."""
+"""The folder of a run: making it, opening it again, and the files in it."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -16,9 +13,10 @@ from saei.config.format import FORMAT, without_removed
 from saei.config.run import RunConfig, dump, validate
 from saei.config.yaml import read_yaml, write_yaml
 from saei.errors import CheckpointError, ConfigError
-from saei.runtime.files import disk_errors, json_lines, slug, write_whole
+from saei.runtime.files import disk_errors, read_jsonl, slug, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.provenance import provenance
+from saei.runtime.step_lines import append_line, drop_later_steps, last_step, sample_lines, view_lines
 from saei.types import Group
 
 ENGINE = "saei"
@@ -32,8 +30,8 @@ class RunDir:
         path: ``runs/<name>``.
 
     Attributes:
-        lock: The right to write into it, which whoever trains holds.
-        notes: What ``open`` and ``read`` left out of the configuration of an older run.
+        lock: The right to write into the folder; a run holds it while it trains.
+        notes: What ``open`` and ``read`` left out of the configuration of a run by an older version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,16 +40,16 @@ class RunDir:
         self.notes: list[str] = []
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Go to another process as a path alone: a lock is one process's."""
+        """Pickle the path alone: the lock belongs to one process."""
         return RunDir, (self.path,)
 
     @classmethod
     def create(cls, config: RunConfig, *, engine: str = ENGINE) -> RunDir:
-        """Make a new run's folder, which no other run gets, lock it and write the resolved configuration.
+        """Make the folder of a new run, lock it and write the resolved configuration.
 
         Args:
             config: The run's configuration.
-            engine: Who trains.
+            engine: Name of the engine that trains.
 
         Raises:
             ConfigError: If the folder holds a run already, is another process's or cannot be written.
@@ -59,7 +57,7 @@ class RunDir:
         run = cls(_new_folder(config) if config.output.name is None else config.output.root / config.output.name)
         run.lock.acquire()
         try:
-            cls.check_new(config)  # once more, since the lock is held: another run may have begun and ended meanwhile
+            cls.check_new(config)  # again, now under the lock: another run may have begun and ended since
             run.record(config, engine=engine)
         except ConfigError:
             run.lock.release()
@@ -68,7 +66,7 @@ class RunDir:
 
     @staticmethod
     def check_new(config: RunConfig) -> None:
-        """Refuse a name that is taken, before anything is loaded.
+        """Refuse the name of an existing run, before anything is loaded.
 
         Raises:
             ConfigError: If the folder that the configuration names holds a run already.
@@ -90,7 +88,7 @@ class RunDir:
             )
 
     def record(self, config: RunConfig, *, engine: str = ENGINE) -> None:
-        """Write the resolved configuration and what the run is made with, also when a resumed run changed it.
+        """Write the resolved configuration and the versions the run is made with; a resumed run may have changed them.
 
         Raises:
             ConfigError: If the folder cannot be written.
@@ -118,7 +116,7 @@ class RunDir:
 
         Args:
             path: The run's folder.
-            trust: Use the code and the servers that the folder names, whoever wrote it.
+            trust: Use the code and the servers that the folder names even if another user wrote it.
 
         Raises:
             CheckpointError: If the folder holds no run, or that of a later version of saei.
@@ -149,7 +147,7 @@ class RunDir:
 
     @property
     def engine(self) -> str:
-        """Who trained it; runs of before this was recorded are taken for our own.
+        """The engine that trained it; runs older than this record are taken for ``ENGINE``'s.
 
         Raises:
             CheckpointError: If the folder holds no run.
@@ -170,7 +168,7 @@ class RunDir:
         with disk_errors(
             "A run writes a line of metrics at every step.", self.path / "metrics.jsonl", self._disk_remedy
         ):
-            self._append("metrics.jsonl", metrics)
+            append_line(self.path / "metrics.jsonl", metrics)
 
     def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
         """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy.
@@ -179,20 +177,8 @@ class RunDir:
             OSError: If the disk refuses.
         """
         for group, rewards in groups:
-            for n, (response, reward) in enumerate(zip(group.responses, rewards, strict=True)):
-                self._append(
-                    "samples.jsonl",
-                    {
-                        "step": step,
-                        "example": group.example.id,
-                        "question": group.example.question,
-                        "answer": group.example.answer,
-                        "origin": group.origin(n),
-                        "reward": reward,
-                        "entropy": float(response.entropy_T.mean()) if len(response) else None,
-                        "text": response.text,
-                    },
-                )
+            for line in sample_lines(step, group, rewards):
+                append_line(self.path / "samples.jsonl", line)
 
     def append_views(self, step: int, groups: Iterable[Group]) -> None:
         """Add how each view that an intervention made was made to ``views.jsonl``.
@@ -201,20 +187,8 @@ class RunDir:
             OSError: If the disk refuses.
         """
         for group in groups:
-            for number, record in enumerate(group.records, start=1):
-                line: dict[str, Any] = {
-                    "step": step,
-                    "example": group.example.id,
-                    "view": number,
-                    "origin": group.views[number].origin,
-                    "seed": record.seed,
-                    "strength": record.strength,
-                    "distances": {surface: asdict(distance) for surface, distance in record.distances.items()},
-                }
-                if record.trace is not None:
-                    line["selected"] = [selected_T.nonzero()[:, 0].tolist() for selected_T in record.trace.selected_NT]
-                    line["gradient_signs"] = record.trace.gradient_signs
-                self._append("views.jsonl", line)
+            for line in view_lines(step, group):
+                append_line(self.path / "views.jsonl", line)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``."""
@@ -222,15 +196,14 @@ class RunDir:
 
     @property
     def steps_written(self) -> int:
-        """The last step of ``metrics.jsonl``, 0 for none; a line that is damaged may have no step."""
-        steps = map(_step_of, self.metrics())
-        return int(max((step for step in steps if step < math.inf), default=0))
+        """The last step of ``metrics.jsonl``, 0 for none."""
+        return last_step(self.metrics())
 
     def rewind(self, step: int) -> int:
         """Drop metrics, samples and views of steps after ``step``, which a resumed run will write again.
 
         Returns:
-            How many lines before the last were broken; they are dropped, too.
+            The number of broken lines before the last of each file; they are dropped, too.
 
         Raises:
             CheckpointError: If the disk refuses.
@@ -238,17 +211,12 @@ class RunDir:
         broken = 0
         for file in (self.path / name for name in ("metrics.jsonl", "samples.jsonl", "views.jsonl")):
             with disk_errors("A run that goes on drops what it will write again.", file, self._disk_remedy):
-                if not file.exists():
-                    continue
-                lines = list(json_lines(file.read_bytes()))
-                remaining = [line for line, value in lines if value is not None and _step_of(value) <= step]
-                write_whole(file, b"".join(line + b"\n" for line in remaining))
-                broken += sum(value is None for _, value in lines[:-1])  # the last one is cut off where a process died
+                broken += drop_later_steps(file, step)
         return broken
 
     @property
     def _disk_remedy(self) -> str:
-        """What to do when the disk refused."""
+        """The remedy for a full or missing disk."""
         return (
             f"Free some space and go on with `saei train --resume {self.path}`, from the newest checkpoint; without "
             "one the run begins again."
@@ -260,17 +228,6 @@ class RunDir:
         except ConfigError as error:
             raise _no_run(error.reason) from error
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
-
-
-def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file; broken ones are left out, such as a last one that was cut off with its process."""
-    content = file.read_bytes() if file.exists() else b""
-    return [value for _, value in json_lines(content) if value is not None]
-
 
 def _no_run(reason: str) -> CheckpointError:
     return CheckpointError(
@@ -278,12 +235,6 @@ def _no_run(reason: str) -> CheckpointError:
         reason=reason,
         remedy="List the runs in your output folder and give one of them.",
     )
-
-
-def _step_of(line: Mapping[str, Any]) -> float:
-    """Return the step of a line, infinity for a line without one."""
-    step = line.get("step")
-    return step if isinstance(step, int) else math.inf
 
 
 def _new_folder(config: RunConfig) -> Path:

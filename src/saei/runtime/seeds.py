@@ -1,4 +1,4 @@
-"""Seeds as a pure function of the run's seed and of their purpose: a resumed run draws what it would have drawn."""
+"""Seeds as a pure function of the run's seed and a purpose, so that a resumed run draws as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def derive(seed: int, *purpose: object) -> int:
 
 
 class GroupSources:
-    """Sources of randomness of a step's groups, each by the index of its views: no group draws from another's.
+    """Random generators of a step's groups, one per index of views, so that no group affects another's draws.
 
     Args:
         seed: Seed of the run.
-        *purpose: What is drawn, and in which step.
+        *purpose: Name of what is drawn, and the step.
     """
 
     def __init__(self, seed: int, *purpose: object) -> None:
@@ -30,7 +30,7 @@ class GroupSources:
         self._sources: dict[int, torch.Generator] = {}
 
     def __call__(self, view: View) -> torch.Generator:
-        """Return the source of a view's group, which goes on where its last draw ended."""
+        """Return the generator of a view's group; it continues from its last draw."""
         if view.index not in self._sources:
             seed = derive(self._seed, *self._purpose, view.index)
             self._sources[view.index] = torch.Generator().manual_seed(seed)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 PHASES = ("data", "sample", "attack", "reward", "update", "evaluate")
-"""Of a training step."""
+"""Phases of a training step."""
 
 
 class Stopwatch:
     """Adds up the wall-clock seconds of named phases.
 
     Args:
-        phases: Phases that are read also when no time was spent in them.
+        phases: Phases to report even if no time was spent in them.
     """
 
     def __init__(self, phases: Sequence[str] = ()) -> None:
@@ -23,7 +23,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Account the time inside to ``name``."""
+        """Add the time spent inside to ``name``."""
         start = time.perf_counter()
         try:
             yield
@@ -31,7 +31,7 @@ class Stopwatch:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def read(self) -> dict[str, float]:
-        """Return ``time/<phase>`` in seconds and start anew."""
+        """Return ``time/<phase>`` in seconds and reset all phases to 0."""
         read = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
         self._seconds = dict.fromkeys(self._phases, 0.0)
         return read

@@ -1,4 +1,4 @@
-"""Experiment trackers: a run's metrics in TensorBoard, Weights & Biases, and whatever else accelerate knows."""
+"""Experiment trackers: a run's metrics in TensorBoard, Weights & Biases, and the others that accelerate supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saei.errors import ConfigError, nearest
 from saei.runtime.files import disk_errors, write_whole
 
 FILE = "trackers.json"
-"""Of a run's folder: the run's id and the last step that each tracker got."""
+"""File in a run's folder with the id of the run and the last step that each tracker got."""
 
 PROJECT = "saei"
 
@@ -51,13 +51,13 @@ def project_of(config: RunConfig) -> str:
 class Trackers:
     """The trackers of a run, in the process that writes.
 
-    They are a copy: the record of a run is ``metrics.jsonl``. So one that fails on the way is left, with a note. A
-    run that goes on keeps its id, and a step that a tracker has got once it does not get again.
+    Trackers only hold a copy of ``metrics.jsonl``. So a tracker that fails is dropped with a note, and the run goes on.
+    A resumed run keeps its id, and no tracker gets the same step twice.
 
     Args:
         folder: The run's folder, in which local trackers write.
         config: The run's configuration, which every tracker gets as a whole.
-        note: Is told what the user should know.
+        note: Called with each text that the user should read.
 
     Raises:
         ConfigError: If a tracker does not start.
@@ -77,31 +77,31 @@ class Trackers:
                 self._open[name] = tracker = self._start(name, tracker_class, folder, project_of(config))
                 if name not in self._logged:
                     tracker.store_init_configuration(_flat(dump(config)))
-            except Exception as error:  # a package of its own, which may also look for a key or ask a server
+            except Exception as error:  # third-party code, which may also look for a key or call a server
                 self.finish()
                 raise ConfigError(
                     "A tracker has to start before training does.",
                     reason=f"'{name}' raised {type(error).__name__}: {error}.",
-                    remedy="Mend its settings, or leave it out of output.trackers.",
+                    remedy="Fix its settings, or leave it out of output.trackers.",
                 ) from error
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Give every tracker the metrics of a step that it has not got yet.
 
         Raises:
-            CheckpointError: If the disk refuses the note of how far they are.
+            CheckpointError: If the disk refuses the record of the steps that trackers got.
         """
         missing = {name: tracker for name, tracker in self._open.items() if step > self._logged.get(name, -1)}
         if not missing:
             return
-        # Noted first: a process that dies in between leaves a gap rather than a step that stands there twice.
+        # Recorded first: a process that dies in between leaves a gap, not a step that is logged twice.
         self._logged |= dict.fromkeys(missing, step)
         with disk_errors("A run notes which steps its trackers got.", self._file, "Free some space and go on."):
             write_whole(self._file, json.dumps({"id": self._id, "logged": self._logged}))
         for name, tracker in missing.items():
             try:
                 tracker.log(dict(metrics), step=step)
-            except Exception as error:  # other people's code, a network, a full disk
+            except Exception as error:  # third-party code, a network, a full disk
                 del self._open[name]
                 self._note(f"The tracker {name} failed and gets nothing any more: {type(error).__name__}: {error}")
 
@@ -115,7 +115,7 @@ class Trackers:
         self._open = {}
 
     def _start(self, name: str, tracker_class: Any, folder: Path, project: str) -> Any:
-        """Return a started tracker; accelerate has one argument for what is a project here and a folder there."""
+        """Return a started tracker; accelerate's first argument is a project or, for some, a folder."""
         if name == "tensorboard":
             tracker = tracker_class("tensorboard", str(folder))
         elif name == "wandb":
@@ -129,7 +129,7 @@ class Trackers:
 def _read(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_bytes())
-    except (OSError, ValueError):  # a new run, or a file that no process finished
+    except (OSError, ValueError):  # a new run, or an incomplete file
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -10,11 +10,10 @@ from pydantic import Field, field_validator
 
 from saei.config.strategy import StrategyConfig
 from saei.errors import ConfigError, shown
-from saei.interventions import Intervention
 from saei.samplers.arm import Arm, ArmSampler
-from saei.samplers.base import MOST_RESPONSES, PlannedArm
+from saei.samplers.base import MOST_RESPONSES
 from saei.samplers.mixing import Mixing
-from saei.types import CLEAN, ViewWeight
+from saei.types import CLEAN
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,40}")
 _RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl")
@@ -24,8 +23,8 @@ _RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl")
 class Arms(Mixing):
     """Some responses from the clean view, the others from any number of arms, each with an intervention of its own.
 
-    ``mixed`` and ``noisy`` are it with one arm. Here an arm's name is the origin of its views, and a guard drops
-    responses of its own arm alone. Source: original.
+    ``mixed`` and ``noisy`` are this sampler with one arm. Here an arm's name is the origin of its views, and a guard
+    drops only responses of its own arm. Source: original.
     """
 
     class Config(StrategyConfig):
@@ -59,7 +58,7 @@ class Arms(Mixing):
 
         @classmethod
         def placed(cls, above: Mapping[str, Any], below: Mapping[str, Any]) -> Mapping[str, Any]:
-            """Put what is said of ``sampler.intervention`` into the only arm.
+            """Move the settings of ``sampler.intervention`` into the only arm.
 
             Raises:
                 ConfigError: If there are several.
@@ -84,18 +83,4 @@ class Arms(Mixing):
 
     def make_arms(self) -> tuple[ArmSampler, ...]:
         """Return the arms by their names."""
-        return tuple(_arm(name, arm) for name, arm in self.config.arms.items())
-
-
-def _arm(name: str, arm: Arm) -> ArmSampler:
-    plan = PlannedArm(
-        origin=name,
-        responses=arm.n,
-        views=arm.views,
-        update_on=arm.update_on,
-        beta=arm.beta,
-        intervention=arm.intervention,
-        path=f"arms.{name}",
-        count="n",
-    )
-    return ArmSampler(plan, ViewWeight(arm.beta, arm.weight_cap), Intervention(arm.intervention), name)
+        return tuple(arm.sampler(name) for name, arm in self.config.arms.items())

@@ -24,7 +24,7 @@ UpdateOn: TypeAlias = Literal["sampled", "clean", "perturbed"]
 
 @dataclass(frozen=True, slots=True)
 class PlannedArm:
-    """Responses of a group that are drawn alike.
+    """Responses of a group that are drawn in the same way.
 
     Attributes:
         origin: Origin of the views that they are drawn from.
@@ -54,14 +54,14 @@ class PlannedArm:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """What a sampler will do in every step, for all who have to know it beforehand and must not ask its class.
+    """What a sampler does in every step, for code that has to know it in advance whatever the sampler's class is.
 
     Attributes:
         arms: The clean one first.
         needs_supply: Path below the sampler's, and name, of each part that cannot do without ``Supply``.
         rounds: How often groups may be drawn in a step, at most.
-        untouched: What gates may say of groups that they leave alone; metrics count it at every step, 0 included.
-        dropped: What guards may say of responses that they drop, likewise.
+        untouched: The gates' possible reasons to leave groups alone; metrics count each at every step, 0 included.
+        dropped: The guards' possible reasons to drop responses; likewise.
     """
 
     arms: tuple[PlannedArm, ...]
@@ -81,7 +81,7 @@ class SamplingPlan:
         return tuple(arm for arm in self.arms if arm.intervention is not None)
 
     def below(self, path: str) -> SamplingPlan:
-        """Return the plan as that of a sampler whose settings stand at a path below another's."""
+        """Return the plan of the same sampler inside another one, which has its settings at this path."""
         return replace(
             self,
             arms=tuple(replace(arm, path=_joined(path, arm.path)) for arm in self.arms),
@@ -89,7 +89,7 @@ class SamplingPlan:
         )
 
     def settings_for(self, responses: int) -> list[str]:
-        """Return the assignments that give groups another size, shared out as now.
+        """Return the assignments, for ``--set``, that change the group size and keep the arms' proportions.
 
         Raises:
             ConfigError: If an arm's number of responses is no setting.
@@ -121,13 +121,13 @@ class Sampler(Strategy, ABC):
 
     @abstractmethod
     def plan(self) -> SamplingPlan:
-        """Return what it will do; the same all the time."""
+        """Return what the sampler does in every step; always the same."""
 
     @abstractmethod
     def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return one group per clean view, each with as many responses as planned.
 
-        The groups stand in the order of their views: the given ones, then those that ``supply.more`` was asked for.
+        The groups stand in the order of their views: the given ones, then those from ``supply.more``.
 
         Args:
             views: Clean views, of which a process may have none.
@@ -141,10 +141,10 @@ class Sampler(Strategy, ABC):
         return self.plan().group_size
 
     def check(self, policy: Policy, view: View) -> None:
-        """Find out on one view, before any long work, whether the sampler can do its work with this policy.
+        """Check on one view, before any long work, that the sampler works with this policy.
 
         Raises:
-            ModelError: If it cannot.
+            ModelError: If it does not.
         """
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
@@ -157,11 +157,11 @@ def clean_arm(responses: int, count: str) -> PlannedArm:
     return PlannedArm(CLEAN, responses, count=count)
 
 
-def checked_drops(asked: Strategy, scored: Sequence[ScoredGroup], dropped: Sequence[Drops]) -> Sequence[Drops]:
-    """Return what a sampler or a guard drops, if it says so for each group and of responses that there are.
+def checked_drops(strategy: Strategy, scored: Sequence[ScoredGroup], dropped: Sequence[Drops]) -> Sequence[Drops]:
+    """Return what a sampler or a guard drops, checked: one mapping per group, of responses that exist.
 
     Raises:
-        TrainingError: If it does not: groups would vanish from training without a word.
+        TrainingError: If that is not so, since groups would silently vanish from training.
     """
     sizes = [len(group.grades) for group in scored]
     if len(dropped) != len(sizes):
@@ -172,7 +172,7 @@ def checked_drops(asked: Strategy, scored: Sequence[ScoredGroup], dropped: Seque
     if problem:
         raise TrainingError(
             "For each scored group there is one mapping from the numbers of its responses to reasons.",
-            reason=f"'{asked.name()}' returned {problem}.",
+            reason=f"'{strategy.name()}' returned {problem}.",
             remedy="Return an empty mapping for a group that is kept whole.",
         )
     return dropped

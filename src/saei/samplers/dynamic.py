@@ -68,7 +68,7 @@ class Dynamic(Sampler):
             further = supply.more(missing) if missing else ()
             if not supply.total(len(further)):
                 break
-            drawn = self.of.draw(further, step, supply)  # also of none, for what it asks of all processes
+            drawn = self.of.draw(further, step, supply)  # even if there are none here: its totals need every process
             missing -= supply.total(self._varying(drawn, step, supply))
             groups += drawn
         return groups
@@ -78,14 +78,14 @@ class Dynamic(Sampler):
             return sum(supply.varies(supply.grade(group.views[0], group.responses)) for group in groups)
 
     def check(self, policy: Policy, view: View) -> None:
-        """Ask the other sampler."""
+        """Check the other sampler."""
         self.of.check(policy, view)
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
-        """Drop groups without variance; ask the other sampler about the rest."""
-        varying = [one for one in scored if supply.varies(one.grades)]
+        """Drop groups without variance; the other sampler's guard sees the rest."""
+        varying = [group for group in scored if supply.varies(group.grades)]
         others = iter(checked_drops(self.of, varying, self.of.guard(varying, step, supply)))
-        return [next(others) if supply.varies(one.grades) else one.all_dropped("no-variance") for one in scored]
+        return [next(others) if supply.varies(group.grades) else group.all_dropped("no-variance") for group in scored]
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the other sampler."""

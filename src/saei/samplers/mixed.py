@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from saei.samplers.arm import ArmSampler, OneArmConfig, one_arm
+from saei.samplers.arm import ArmSampler, OneArmConfig
 from saei.samplers.mixing import Mixing
 
 
@@ -19,5 +19,5 @@ class Mixed(Mixing):
     config: Config
 
     def make_arms(self) -> tuple[ArmSampler, ...]:
-        """Return the one."""
-        return one_arm(self.config)
+        """Return the only arm."""
+        return (self.config.sampler(),)

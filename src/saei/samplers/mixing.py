@@ -1,4 +1,4 @@
-"""What samplers share that mix clean and intervened responses in one group."""
+"""The base of the samplers that mix clean and intervened responses in one group."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from saei.types import Drops, Group, Response, ScoredGroup, View, ViewWeight
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Made:
-    """A view that an arm made for a group, or left as it was.
+class _ArmView:
+    """A view of a group that an arm draws responses from.
 
     Attributes:
         arm: The arm.
-        outcome: What became of the view.
-        responses: How many of the arm's responses it gets.
+        outcome: The view, and how the arm made it. It is the clean view where the arm left the group alone.
+        count: How many of the arm's responses are drawn from it.
     """
 
     arm: ArmSampler
     outcome: Outcome
-    responses: int
+    count: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,7 +37,7 @@ class _Part:
         responses: Drawn from it.
         sampled_from: The view's number in the group.
         updated_on: The number of the view that they are trained under.
-        weight: How the gap between the two weighs them.
+        weight: How the gap between the two views weighs them.
     """
 
     responses: Sequence[Response]
@@ -49,8 +49,8 @@ class _Part:
 class Mixing(Sampler):
     """Some responses from the clean view, the others from views that interventions made from it.
 
-    A group that an intervention leaves alone draws that arm's responses from the clean view: the budget is kept and
-    the case is counted. To add one, implement ``make_arms``.
+    Where an intervention leaves a group alone, that arm's responses are drawn from the clean view, so that the number
+    of responses stays the same; metrics count such groups. To add one, implement ``make_arms``.
     """
 
     n_clean: int
@@ -88,58 +88,70 @@ class Mixing(Sampler):
         """Return one group per view, clean responses first."""
         clean = step.sample(views, [self.n_clean] * len(views))
         with step.phase("attack"):
-            made_by_arm = [arm.intervene(views, clean, step, supply) for arm in self.arms]
-        made = [self._made_of_group(outcomes) for outcomes in zip(*made_by_arm, strict=True)]
-        # All views of all arms and groups are drawn from together.
-        in_order = [one for of_group in made for one in of_group]
-        drawn = iter(step.sample([one.outcome.view for one in in_order], [one.responses for one in in_order]))
+            outcomes_of_arms = [arm.intervene(views, clean, step, supply) for arm in self.arms]
+        arm_views = [self._arm_views(outcomes_by_arm) for outcomes_by_arm in zip(*outcomes_of_arms, strict=True)]
+        # One call draws from the views of all arms and groups together.
+        in_order = [arm_view for of_group in arm_views for arm_view in of_group]
+        drawn = iter(step.sample([each.outcome.view for each in in_order], [each.count for each in in_order]))
         return [
-            self._group(view, clean_responses, [(one, next(drawn)) for one in of_group])
-            for view, clean_responses, of_group in zip(views, clean, made, strict=True)
+            self._group(view, clean_responses, [(arm_view, next(drawn)) for arm_view in of_group])
+            for view, clean_responses, of_group in zip(views, clean, arm_views, strict=True)
         ]
 
-    def _made_of_group(self, outcomes_by_arm: Sequence[Sequence[Outcome]]) -> list[_Made]:
-        """Return what the arms made of one group's clean view, with each arm's responses shared out."""
-        made = []
+    def _arm_views(self, outcomes_by_arm: Sequence[Sequence[Outcome]]) -> list[_ArmView]:
+        """Return the views of one group that the arms draw from; the views of an arm share its responses."""
+        arm_views = []
         for arm, outcomes in zip(self.arms, outcomes_by_arm, strict=True):
-            shares = nearly_equal_parts(arm.plan.responses, len(outcomes))
-            made += [_Made(arm, outcome, share) for outcome, share in zip(outcomes, shares, strict=True)]
-        return made
+            counts = nearly_equal_parts(arm.plan.responses, len(outcomes))
+            arm_views += [_ArmView(arm, outcome, count) for outcome, count in zip(outcomes, counts, strict=True)]
+        return arm_views
 
     def _group(
-        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[_Made, list[Response]]]
+        self, clean_view: View, clean: Sequence[Response], drawn: Sequence[tuple[_ArmView, list[Response]]]
     ) -> Group:
         """Return the group of a clean view.
 
         Args:
             clean_view: The group's first view.
-            clean: Responses to it.
-            drawn: What the arms made of the view, in their order, each with the responses to it.
+            clean: The clean responses.
+            drawn: The arms' views, in the order of the arms, each with the responses drawn from it.
         """
-        views, parts = [clean_view], []
-        of_clean_view, clean_updated_on, clean_weight = list(clean), 0, ViewWeight()
-        for made, responses in drawn:
-            arm, outcome = made.arm, made.outcome
-            if outcome.untouched:  # the clean view answers in its place, so that groups keep their size
-                of_clean_view += responses
-                continue
-            number = len(views)
-            views.append(outcome.view)
-            parts.append(_Part(responses, number, 0 if arm.plan.update_on == "clean" else number, arm.weight))
-            if arm.plan.update_on == "perturbed" and clean_updated_on == 0:
-                clean_updated_on, clean_weight = number, arm.weight
-        parts.insert(0, _Part(of_clean_view, 0, clean_updated_on, clean_weight))
+        moved = [(arm_view, responses) for arm_view, responses in drawn if not arm_view.outcome.untouched]
+        # An arm that left the group alone drew from the clean view, so that groups keep their size.
+        of_untouched = [response for each, responses in drawn if each.outcome.untouched for response in responses]
+
+        # The clean part comes first; then one part per moved view, whose number counts from 1.
+        parts = [self._clean_part([*clean, *of_untouched], [arm_view.arm for arm_view, _ in moved])]
+        for number, (arm_view, responses) in enumerate(moved, start=1):
+            arm = arm_view.arm
+            updated_on = 0 if arm.plan.update_on == "clean" else number
+            parts.append(_Part(responses, sampled_from=number, updated_on=updated_on, weight=arm.weight))
+
+        outcomes = [arm_view.outcome for arm_view, _ in drawn]
         return Group(
             example=clean_view.example,
-            views=tuple(views),
+            views=(clean_view, *(arm_view.outcome.view for arm_view, _ in moved)),
             responses=tuple(response for part in parts for response in part.responses),
             sampled_from=tuple(part.sampled_from for part in parts for _ in part.responses),
             updated_on=tuple(part.updated_on for part in parts for _ in part.responses),
             view_weights=tuple(part.weight for part in parts for _ in part.responses),
-            untouched=drawn[0][0].outcome.untouched if len(views) == 1 else None,
-            metrics=_metrics([made for made, _ in drawn]),
-            records=tuple(made.outcome.record for made, _ in drawn if made.outcome.record is not None),
+            untouched=None if moved else outcomes[0].untouched,
+            metrics=_metrics([arm_view for arm_view, _ in drawn]),
+            records=tuple(outcome.record for outcome in outcomes if outcome.record is not None),
         )
+
+    @staticmethod
+    def _clean_part(responses: Sequence[Response], arms: Sequence[ArmSampler]) -> _Part:
+        """Return the responses to the clean view, trained under it unless an arm has ``update_on: perturbed``.
+
+        Args:
+            responses: The responses.
+            arms: For each moved view its arm; the first such arm's first view counts.
+        """
+        for number, arm in enumerate(arms, start=1):
+            if arm.plan.update_on == "perturbed":
+                return _Part(responses, sampled_from=0, updated_on=number, weight=arm.weight)
+        return _Part(responses, sampled_from=0, updated_on=0, weight=ViewWeight())
 
     def check(self, policy: Policy, view: View) -> None:
         """Find out whether each attack reaches what it moves."""
@@ -147,11 +159,11 @@ class Mixing(Sampler):
             arm.intervention.check(policy, view)
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
-        """Ask each arm's guard; of two that drop a response the first one's reason counts."""
+        """Return what the arms' guards drop; where two drop the same response, the first one's reason counts."""
         dropped: list[dict[int, str]] = [{} for _ in scored]
         for arm in self.arms:
-            for whole, drops in zip(dropped, arm.drop(scored, step, supply), strict=True):
-                whole |= {n: reason for n, reason in drops.items() if n not in whole}
+            for of_group, drops in zip(dropped, arm.drop(scored, step, supply), strict=True):
+                of_group |= {n: reason for n, reason in drops.items() if n not in of_group}
         return [*dropped]
 
     def parts(self) -> Mapping[str, Strategy]:
@@ -168,11 +180,11 @@ def nearly_equal_parts(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def _metrics(made: Sequence[_Made]) -> dict[str, float]:
-    """Return the means over an arm's views; of named arms under their names, with whether they were left alone."""
+def _metrics(arm_views: Sequence[_ArmView]) -> dict[str, float]:
+    """Return the means over each arm's views; named arms prefix theirs and add whether they left the group alone."""
     metrics: dict[str, float] = {}
-    for arm in dict.fromkeys(one.arm for one in made):
-        outcomes = [one.outcome for one in made if one.arm is arm]
+    for arm in dict.fromkeys(arm_view.arm for arm_view in arm_views):
+        outcomes = [arm_view.outcome for arm_view in arm_views if arm_view.arm is arm]
         attacked = [outcome.metrics for outcome in outcomes if not outcome.untouched]
         prefix = "" if arm.name is None else f"{arm.name}/"
         if attacked:

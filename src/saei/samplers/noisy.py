@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions import InterventionConfig
-from saei.samplers.arm import ArmSampler, OneArmConfig, one_arm
+from saei.samplers.arm import ArmSampler, OneArmConfig
 from saei.samplers.base import UpdateOn
 from saei.samplers.mixing import Mixing
 
@@ -14,8 +14,8 @@ class Noisy(Mixing):
     """Half of the responses from a noisy image, all trained under the clean one: NoisyRollout (arXiv 2504.13055).
 
     It is ``mixed`` with other defaults: the attack ``diffusion-noise``, whose strength falls as ``sigmoid``. The
-    selector and the criterion have no say, since noise asks neither. NoisyRollout's loss has an entropy bonus of
-    1e-3 besides: ``objective.terms=[entropy-bonus]``.
+    selector and the criterion have no effect, since noise uses neither. NoisyRollout's loss also has an entropy bonus
+    of 1e-3: ``objective.terms=[entropy-bonus]``.
     """
 
     class Config(OneArmConfig):
@@ -30,5 +30,5 @@ class Noisy(Mixing):
     config: Config
 
     def make_arms(self) -> tuple[ArmSampler, ...]:
-        """Return the one."""
-        return one_arm(self.config)
+        """Return the only arm."""
+        return (self.config.sampler(),)

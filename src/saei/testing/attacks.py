@@ -17,7 +17,7 @@ EXAMPLES = (0, 1, 1, 2)
 PIXELS = ((3, 4, 5), (3, 5, 4), (3, 2, 6), (3, 4, 5))
 EMBEDDINGS = ((4, 6), (3, 6), (1, 6), (4, 6))
 SEEDS = (2, 3, 4)
-"""Of the examples' sources of randomness."""
+"""Seeds of the examples' generators."""
 
 GRID = 1 / 255
 TOLERANCE = 1e-6
@@ -43,8 +43,8 @@ def check_attack(subject: Strategy | StrategyConfig) -> None:
         require(bool(attack.moves), config.type, "it moves some surface unless others are named")
         for name in sorted(attack.spaces):
             start, space = _world(name)
-            for own in _variants(space):
-                _check_result(attack, start, own)
+            for variant in _variants(space):
+                _check_result(attack, start, variant)
             _check_identities(config, start, space)
             _check_traces(config, start, space)
             _check_independence(config, start, space)
@@ -53,7 +53,7 @@ def check_attack(subject: Strategy | StrategyConfig) -> None:
 
 
 class _Toy(nn.Module):
-    """A criterion with parameters and modes: almost linear per example, of known and nowhere vanishing slope."""
+    """A criterion with parameters and modes, almost linear per example, whose slope is known and nowhere 0."""
 
     def __init__(self, space: Space, shapes: Sequence[tuple[int, ...]], gain_B: Sequence[float] = (1, 1, 1)) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Toy(nn.Module):
         return torch.stack(
             [
                 self.gain_B[e]
-                * torch.stack([v for v, own in zip(values, self.examples, strict=True) if own == e]).sum()
+                * torch.stack([v for v, example in zip(values, self.examples, strict=True) if example == e]).sum()
                 for e in sorted(set(self.examples))
             ]
         )
@@ -124,8 +124,8 @@ def _run(
     given = tuple(block.clone() for block in start)
     sources = [torch.Generator().manual_seed(seed) for seed in seeds]
     moved = attack.attack(criterion or _Toy(space, shapes), given, space=space, progress=0.5, generators=sources)
-    kept = all(map(torch.equal, given, start)) and not any(block.requires_grad for block in given)
-    require(kept, attack.name(), "the start is not written to")
+    untouched = all(map(torch.equal, given, start)) and not any(block.requires_grad for block in given)
+    require(untouched, attack.name(), "the start is not written to")
     return moved
 
 
@@ -145,8 +145,8 @@ def _check_result(attack: Attack, start: Point, space: Space) -> None:
             off = (x / block.grid - (x / block.grid).round()).abs().max()
             require(float(off) <= 1e-3, name, "the result is on the grid")
         if block.editable is not None:
-            kept = torch.where(block.editable, origin, x)
-            require(torch.equal(kept, origin), name, "what is not editable keeps its bits")
+            frozen = torch.where(block.editable, origin, x)
+            require(torch.equal(frozen, origin), name, "what is not editable keeps its bits")
         _check_ball(attack, x - origin, block)
 
 
@@ -181,8 +181,8 @@ def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
     require(torch.is_grad_enabled(), name, "gradients are as enabled afterwards as they were")
     for (value, grad, needs), (old_value, old_grad, needed) in zip(criterion.state(), before, strict=True):
         require(torch.equal(value, old_value), name, "parameters behind the criterion keep their values")
-        kept = grad is not None and old_grad is not None and torch.equal(grad, old_grad)
-        require(kept, name, "parameters behind the criterion keep their .grad")
+        same_grad = grad is not None and old_grad is not None and torch.equal(grad, old_grad)
+        require(same_grad, name, "parameters behind the criterion keep their .grad")
         require(needs == needed, name, "parameters behind the criterion keep their requires_grad")
     modes = criterion.training and criterion.slopes.training and not criterion.resting.training
     require(modes, name, "modules behind the criterion keep their train or eval mode")
@@ -191,17 +191,17 @@ def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
 
 
 def _check_independence(config: StrategyConfig, start: Point, space: Space) -> None:
-    """An example ends where it ends among others, and alone, with its own source of randomness."""
+    """Check that an example ends at the same point among changed others, and alone with its own generator."""
     rule = "an example's result does not depend on the other examples"
     shapes = _shapes(space)
     space = _with(space, grid=None)
     whole = _Toy(space, shapes)
     moved = _run(config.build(), start, space, whole)
-    for kept in sorted(set(EXAMPLES)):
-        others = tuple(block if e == kept else 0.5 + 0.3 * block for block, e in zip(start, EXAMPLES, strict=True))
-        criterion = _Toy(space, shapes, [1.0 if e == kept else 50.0 for e in range(3)])
-        other = _run(config.build(), others, space, criterion)
-        same = [torch.equal(a, b) for a, b, e in zip(moved, other, EXAMPLES, strict=True) if e == kept]
+    for example in sorted(set(EXAMPLES)):
+        others = tuple(block if e == example else 0.5 + 0.3 * block for block, e in zip(start, EXAMPLES, strict=True))
+        criterion = _Toy(space, shapes, [1.0 if e == example else 50.0 for e in range(3)])
+        among_others = _run(config.build(), others, space, criterion)
+        same = [torch.equal(a, b) for a, b, e in zip(moved, among_others, EXAMPLES, strict=True) if e == example]
         require(all(same), config.type, rule)
     for example in sorted(set(EXAMPLES)):
         numbers = [number for number, e in enumerate(EXAMPLES) if e == example]

@@ -12,7 +12,7 @@ from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Criterion
 from saei.need import Need
 from saei.policy import Scores
-from saei.testing.rules import config_of, random_state_untouched, require, require_filled
+from saei.testing.rules import config_of, only_needs_read, random_state_untouched, require, require_filled, require_read
 
 LENGTHS = (4, 1, 5, 2)
 TOLERANCE = 1e-6
@@ -33,31 +33,30 @@ def check_criterion(subject: Strategy | StrategyConfig) -> None:
     require_filled(criterion.needs, name, policies=("current",))
     scores = _scores(criterion.needs)
     _check_values(criterion, scores)
-    same = torch.equal(_values(criterion, scores), _values(config.build(), scores))
+    values_NT = _values(criterion, scores)
+    same = torch.equal(values_NT, _values(config.build(), scores))
     require(same, name, "the same scores give the same values")
-    wide = _padded(scores)
-    kept = scores.mask_NT
-    there = _values(criterion, wide)[:, : kept.shape[1]]
-    require(_close(_values(criterion, scores)[kept], there[kept]), name, "what stands on padding changes nothing")
-    alone = torch.cat([_values(criterion, _row(scores, n))[kept[n : n + 1]] for n in range(len(LENGTHS))])
-    require(_close(_values(criterion, scores)[kept], alone), name, "a response's values do not depend on the others")
+    mask_NT = scores.mask_NT
+    padded_NT = _values(criterion, _padded(scores))[:, : mask_NT.shape[1]]
+    require(_close(values_NT[mask_NT], padded_NT[mask_NT]), name, "what stands on padding changes nothing")
+    alone = torch.cat([_values(criterion, _row(scores, n))[mask_NT[n : n + 1]] for n in range(len(LENGTHS))])
+    require(_close(values_NT[mask_NT], alone), name, "a response's values do not depend on the others")
     for pooled in (False, True):
         _check_gradient(criterion, scores, pooled=pooled)
-    for need in criterion.needs:
+
+    def values_without(need: Need) -> object:
         rest = {other: values for other, values in scores.statistics.items() if other != need}
-        try:
-            criterion.per_token(replace(scores, statistics=rest))
-        except Exception:  # whatever the strategy raises where something is missing
-            continue
-        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
+        return criterion.per_token(replace(scores, statistics=rest))
+
+    require_read(criterion.needs, name, values_without)
 
 
 def _check_values(criterion: Criterion, scores: Scores) -> None:
     name = criterion.name()
     leaves = _leaves(scores)
     before = [leaf.detach().clone() for leaf in leaves]
-    with random_state_untouched(name):
-        values_NT = _read(criterion, scores)
+    with random_state_untouched(name), only_needs_read(name):
+        values_NT = criterion.per_token(scores)
     require(all(map(torch.equal, before, leaves)), name, "the scores are left as they were")
     require(values_NT.shape == scores.mask_NT.shape, name, "there is one value per token")
     require(bool(values_NT.isfinite().all()), name, "values are finite, on padding too")
@@ -65,32 +64,27 @@ def _check_values(criterion: Criterion, scores: Scores) -> None:
 
 
 def _check_gradient(criterion: Criterion, scores: Scores, *, pooled: bool) -> None:
-    """The gradient of J lies on the selected tokens, and J of nothing is 0 with gradient 0."""
+    """Check that only selected tokens have a gradient of J, and that J of no token is 0 with gradient 0."""
     name = criterion.name()
     selected_NT = scores.mask_NT & (torch.arange(max(LENGTHS)) != 1)
     leaves = _leaves(scores)
 
-    def gradients(chosen_NT: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def value_and_gradients(chosen_NT: Tensor) -> tuple[Tensor, list[Tensor]]:
         J = criterion.value(scores, chosen_NT, pooled=pooled)
-        found = torch.autograd.grad(J, leaves, allow_unused=True)
-        return J, [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+        gradients = torch.autograd.grad(J, leaves, allow_unused=True)
+        return J, [
+            torch.zeros_like(leaf) if gradient is None else gradient
+            for leaf, gradient in zip(leaves, gradients, strict=True)
+        ]
 
-    J, found = gradients(selected_NT)
+    J, gradients = value_and_gradients(selected_NT)
     require(J.shape == () and bool(J.isfinite()), name, "J is a finite scalar")
-    require(any(bool(gradient.any()) for gradient in found), name, "a gradient reaches the scores")
-    require(not any(bool(gradient[~selected_NT].any()) for gradient in found), name, "it reaches selected tokens only")
-    J, found = gradients(torch.zeros_like(selected_NT))
-    nothing = float(J.detach()) == 0 and not any(bool(gradient.any()) for gradient in found)
-    require(nothing, name, "J of an empty selection is 0, and so is its gradient")
-
-
-def _read(criterion: Criterion, scores: Scores) -> Tensor:
-    try:
-        return criterion.per_token(scores)
-    except KeyError as error:
-        raise AssertionError(
-            f"{criterion.name()}: the rule is broken that it reads only what its needs declare."
-        ) from error
+    require(any(bool(gradient.any()) for gradient in gradients), name, "a gradient reaches the scores")
+    elsewhere = any(bool(gradient[~selected_NT].any()) for gradient in gradients)
+    require(not elsewhere, name, "it reaches selected tokens only")
+    J, gradients = value_and_gradients(torch.zeros_like(selected_NT))
+    zero = float(J.detach()) == 0 and not any(bool(gradient.any()) for gradient in gradients)
+    require(zero, name, "J of an empty selection is 0, and so is its gradient")
 
 
 def _scores(needs: frozenset[Need]) -> Scores:
@@ -116,7 +110,7 @@ def _values(criterion: Criterion, scores: Scores) -> Tensor:
 
 
 def _padded(scores: Scores) -> Scores:
-    """Return the scores with three more columns, and numbers on all padding that would be noticed."""
+    """Return the scores with three more columns and with 7 on all padding."""
     mask_NT = pad(scores.mask_NT, (0, 3))
 
     def noisy(values_NT: Tensor) -> Tensor:

@@ -90,9 +90,9 @@ def _response(policy: Policy, completion: Completion) -> Response:
 
 
 def _check_prefixes(name: str, decoder: Decoder, policy: Policy, views: Sequence[View]) -> None:
-    request = _request(policy, views)
-    responses = [[_response(policy, one) for one in completions] for completions in decoder.draw(policy, request)]
-    prefixes = [[response.prefix(n) for n, response in enumerate(drawn)] for drawn in responses]
+    drawn = decoder.draw(policy, _request(policy, views))
+    responses = [[_response(policy, completion) for completion in completions] for completions in drawn]
+    prefixes = [[response.prefix(n) for n, response in enumerate(of_view)] for of_view in responses]
     continued = decoder.draw(policy, replace(_request(policy, views, seed=1), prefixes=prefixes))
     for given, completions in zip(prefixes, continued, strict=True):
         for prefix, completion in zip(given, completions, strict=True):

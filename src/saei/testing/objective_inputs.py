@@ -18,7 +18,10 @@ LENGTHS = (5, 1, 4, 2, 3)
 
 
 def objective_inputs(needs: Collection[Need]) -> ObjectiveInput:
-    """Return five ragged responses off the old policy, one without a selected token, one truncated, three off view."""
+    """Return five responses of different lengths, one without a selected token, one truncated, three off view.
+
+    The current policy differs from the old one, so that ratios are not 1.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = (len(LENGTHS), max(LENGTHS))
 
@@ -85,7 +88,7 @@ def update_batch(needs: Collection[Need]) -> UpdateBatch:
 
 
 def wider(batch: UpdateBatch) -> UpdateBatch:
-    """Return an update batch with three more columns, and numbers on all padding that would be noticed."""
+    """Return an update batch with three more columns and with noise on all padding."""
     generator = torch.Generator().manual_seed(4)
     mask_RT = pad(batch.mask_RT, (0, 3))
 
@@ -109,7 +112,7 @@ def copies(inputs: ObjectiveInput | UpdateBatch) -> dict[str, Tensor]:
 
 
 def padded(inputs: ObjectiveInput) -> ObjectiveInput:
-    """Return the inputs with three more columns, and numbers on all padding that would be noticed."""
+    """Return the inputs with three more columns and with noise on all padding."""
     generator = torch.Generator().manual_seed(1)
 
     def wider_by_3(tensor: Tensor) -> Tensor:

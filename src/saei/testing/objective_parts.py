@@ -1,19 +1,28 @@
-"""The contracts of an objective's parts that come before its loss: advantages and weights."""
+"""The contracts of the parts that an objective has before its loss: advantages and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from saei.config.strategy import Strategy, StrategyConfig
-from saei.objectives.advantages.base import Advantage, Advantages
+from saei.objectives.advantages.base import Advantage
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
 from saei.testing.objective_inputs import copies, update_batch, wider
-from saei.testing.rules import config_of, random_state_untouched, require, require_filled, seeded
+from saei.testing.rules import (
+    config_of,
+    only_needs_read,
+    random_state_untouched,
+    require,
+    require_filled,
+    require_read,
+    seeded,
+)
 from saei.types import ADVERSARIAL, CLEAN, Example, Grade, Group, Response, ScoredGroup, View
 
 REWARDS = ((1.0, 0.0, 0.1, 0.9), (1.0, 1.0, 1.0), (0.0,), (0.25, 0.5))
@@ -37,42 +46,31 @@ def check_weight(subject: Strategy | StrategyConfig) -> None:
     name = config.type
     require(isinstance(weight, Weight), name, "the config of a weight builds a Weight")
     require_filled(weight.needs, name, grad=False)
-    weighed = 0.0
+    total_weight = 0.0
     for batch in _batches(weight):
-        before = copies(batch)
-        with random_state_untouched(name):
-            weight_RT = _weigh(weight, batch)
-        unchanged = all(torch.equal(tensor, getattr(batch, field)) for field, tensor in before.items())
-        require(unchanged, name, "the update batch is left as it was")
-        counted_RT = weight_RT[batch.mask_RT]
-        require(bool(counted_RT.isfinite().all()), name, "weights are finite")
-        require(bool((counted_RT >= 0).all()), name, "no weight is negative")
-        require(not weight_RT.requires_grad, name, "weights are detached")
-        require(
-            torch.equal(counted_RT, _weigh(weight, batch)[batch.mask_RT]),
-            name,
-            "the same update batch gives the same weights",
+        weights = _check_numbers(
+            partial(_weigh, weight, batch),
+            partial(_weigh, weight, batch),
+            partial(_tensors_of_batch, batch),
+            name=name,
+            given="update batch",
+            noun="weights",
         )
-        wide = wider(batch)
+        require(bool((weights >= 0).all()), name, "no weight is negative")
         require(
-            torch.equal(counted_RT, _weigh(config.build(), wide)[wide.mask_RT]),
+            torch.equal(weights, _weigh(config.build(), wider(batch))),
             name,
             "what stands on padding, and how much of it, changes nothing",
         )
-        late_RT = _weigh(weight, batch, progress=1.0)[batch.mask_RT]
+        late = _weigh(weight, batch, progress=1.0)
         require(
-            bool((late_RT.isfinite() & (late_RT >= 0)).all()),
+            bool((late.isfinite() & (late >= 0)).all()),
             name,
             "weights are finite and not negative to the end of the training",
         )
-        weighed += float(counted_RT.sum())
-    require(weighed > 0, name, "some tokens of some response have weight")
-    for need in weight.needs:
-        try:
-            _weigh(weight, update_batch(weight.needs - {need}))
-        except Exception:  # whatever the strategy raises where something is missing
-            continue
-        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
+        total_weight += float(weights.sum())
+    require(total_weight > 0, name, "some tokens of some response have weight")
+    require_read(weight.needs, name, lambda need: _weigh(weight, update_batch(weight.needs - {need})))
 
 
 def check_advantage(subject: Strategy | StrategyConfig) -> None:
@@ -90,65 +88,104 @@ def check_advantage(subject: Strategy | StrategyConfig) -> None:
     advantage = config.build()
     name = config.type
     require(isinstance(advantage, Advantage), name, "the config of an advantage builds an Advantage")
-    rewards = [reward for group in REWARDS for reward in group]
+    step_rewards = tuple(reward for group in REWARDS for reward in group)
     effect = 0.0
     for scored in map(_scored, REWARDS):
-        responses = scored.group.responses
-        before = [(each.entropy_T.clone(), each.behaviour_logp_T.clone()) for each in responses]
-        with random_state_untouched(name):
-            values = advantage.estimate(scored, tuple(rewards))
-        unchanged = all(
-            torch.equal(entropy_T, each.entropy_T) and torch.equal(logp_T, each.behaviour_logp_T)
-            for (entropy_T, logp_T), each in zip(before, responses, strict=True)
+        advantages = _check_numbers(
+            partial(_estimate, advantage, scored, step_rewards),
+            partial(_estimate, config.build(), scored, step_rewards),
+            partial(_tensors_of_group, scored),
+            name=name,
+            given="group",
+            noun="advantages",
         )
-        require(unchanged, name, "the group is left as it was")
-        require(len(values) == len(responses), name, "there is one advantage, or one tensor of them, per response")
-        per_token = [isinstance(value, Tensor) for value in values]
-        require(all(per_token) or not any(per_token), name, "advantages are per token for all responses, or for none")
-        for value, response in zip(values, responses, strict=True):
-            fits = not isinstance(value, Tensor) or value.shape == (len(response),)
-            require(fits, name, "a response's tensor has one advantage per token")
-        numbers = _flat(values)
-        require(bool(numbers.isfinite().all()), name, "advantages are finite")
-        require(not numbers.requires_grad, name, "advantages are detached")
-        again = _flat(config.build().estimate(scored, tuple(rewards)))
-        require(torch.equal(numbers, again), name, "the same group has the same advantages")
-        effect += float(numbers.abs().sum()) if len(set(scored.rewards)) > 1 else 0.0
+        effect += float(advantages.abs().sum()) if len(set(scored.rewards)) > 1 else 0.0
     require(effect > 0, name, "where rewards differ, some response has an advantage")
 
 
+def _check_numbers(
+    compute: Callable[[], Tensor],
+    recompute: Callable[[], Tensor],
+    tensors: Callable[[], Iterable[Tensor]],
+    *,
+    name: str,
+    given: str,
+    noun: str,
+) -> Tensor:
+    """Check the rules that weights and advantages share.
+
+    Args:
+        compute: Computes the numbers.
+        recompute: Computes them a second time.
+        tensors: Returns the tensors that they are computed from.
+        name: Name of the strategy.
+        given: What these tensors belong to.
+        noun: What the numbers are.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        AssertionError: Naming the rule that is broken.
+    """
+    before = [tensor.clone() for tensor in tensors()]
+    with random_state_untouched(name):
+        numbers = compute()
+    require(all(map(torch.equal, before, tensors())), name, f"the {given} is left as it was")
+    require(bool(numbers.isfinite().all()), name, f"{noun} are finite")
+    require(not numbers.requires_grad, name, f"{noun} are detached")
+    require(torch.equal(numbers, recompute()), name, f"the same {given} gives the same {noun}")
+    return numbers
+
+
 def _batches(weight: Weight) -> list[UpdateBatch]:
-    """Return the update batch, or its groups, with what the weight needs and nothing else."""
+    """Return the update batch, or one for each of its groups, with nothing but the weight's needs filled."""
     batch = update_batch(weight.needs)
     if not weight.per_group:
         return [batch]
     groups = []
     for index in sorted({row.index for row in batch.rows}):
-        places = [place for place, row in enumerate(batch.rows) if row.index == index]
-        part = {field: value[places] for field, value in copies(batch).items()}
-        statistics = {need: value[places] for need, value in batch.statistics.items()}
-        groups.append(replace(batch, rows=tuple(batch.rows[place] for place in places), statistics=statistics, **part))
+        rows = [n for n, row in enumerate(batch.rows) if row.index == index]
+        tensors = {field: value[rows] for field, value in copies(batch).items()}
+        statistics = {need: value[rows] for need, value in batch.statistics.items()}
+        groups.append(replace(batch, rows=tuple(batch.rows[n] for n in rows), statistics=statistics, **tensors))
     return groups
 
 
 def _weigh(weight: Weight, batch: UpdateBatch, progress: float = 0.0) -> Tensor:
+    """Return the weights of all tokens that are not padding, in one dimension."""
     name = weight.name()
-    try:
-        with torch.no_grad():
-            weight_RT = weight.weigh(batch, progress=progress, generator=seeded())
-    except KeyError as error:
-        raise AssertionError(f"{name}: the rule is broken that it reads only what its needs declare.") from error
+    with torch.no_grad(), only_needs_read(name):
+        weight_RT = weight.weigh(batch, progress=progress, generator=seeded())
     require(weight_RT.shape == batch.mask_RT.shape, name, "there is one weight per token")
-    return weight_RT
+    return weight_RT[batch.mask_RT]
 
 
-def _flat(values: Advantages) -> Tensor:
+def _estimate(advantage: Advantage, scored: ScoredGroup, rewards: Sequence[float]) -> Tensor:
+    """Return the advantages of all responses, or of all their tokens, in one dimension."""
+    name, responses = advantage.name(), scored.group.responses
+    values = advantage.estimate(scored, rewards)
+    require(len(values) == len(responses), name, "there is one advantage, or one tensor of them, per response")
+    per_token = [isinstance(value, Tensor) for value in values]
+    require(all(per_token) or not any(per_token), name, "advantages are per token for all responses, or for none")
+    for value, response in zip(values, responses, strict=True):
+        fits = not isinstance(value, Tensor) or value.shape == (len(response),)
+        require(fits, name, "a response's tensor has one advantage per token")
     tensors = [value if isinstance(value, Tensor) else torch.tensor([value]) for value in values]
     return torch.cat([tensor.double() for tensor in tensors])
 
 
+def _tensors_of_batch(batch: UpdateBatch) -> list[Tensor]:
+    return list(copies(batch).values())
+
+
+def _tensors_of_group(scored: ScoredGroup) -> list[Tensor]:
+    responses = scored.group.responses
+    return [tensor for each in responses for tensor in (each.entropy_T, each.behaviour_logp_T)]
+
+
 def _scored(rewards: Sequence[float]) -> ScoredGroup:
-    """Return a group with these rewards; from the third response on they were drawn from the adversarial view."""
+    """Return a group with these rewards; the first two responses are from the clean view, the others adversarial."""
     generator = torch.Generator().manual_seed(len(rewards))
     example = Example("e", "q", "a")
     nothing = torch.zeros(1, 1, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The contract of objectives and terms, as checks that anyone's strategy can be held to."""
+"""The contracts of objectives and terms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from saei.testing.objective_inputs import (
     update_batch,
     wider,
 )
-from saei.testing.rules import changed, config_of, random_state_untouched, require, require_filled, seeded
+from saei.testing.rules import changed, config_of, random_state_untouched, require, require_filled, require_read, seeded
 
 LossFunction: TypeAlias = Callable[[ObjectiveInput], Loss]
 
@@ -110,12 +110,7 @@ def _check_needs(
         loss(inputs_of(needs))
     except KeyError as error:
         raise AssertionError(f"{name}: it reads only inputs that its needs declare.") from error
-    for need in needs:
-        try:
-            loss(inputs_of(needs - {need}))
-        except Exception:  # whatever the strategy raises where something is missing
-            continue
-        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
+    require_read(needs, name, lambda need: loss(inputs_of(needs - {need})))
 
 
 def _check_loss(loss: LossFunction, fresh: Callable[[], LossFunction], inputs: ObjectiveInput, name: str) -> None:
@@ -192,7 +187,7 @@ def _check_policy_loss(objective: Objective, inputs: ObjectiveInput, name: str) 
 
 
 def _alone(term: Term) -> LossFunction:
-    """Return a term's loss as it is beside GRPO's policy loss."""
+    """Return a term's loss under the aggregation that it gets in GRPO."""
 
     def loss(inputs: ObjectiveInput) -> Loss:
         return term.loss(inputs, partial(response_mean, inputs=replace(inputs, selected_RT=inputs.mask_RT)))
@@ -205,8 +200,11 @@ def _gradients(loss: LossFunction, inputs: ObjectiveInput) -> list[Tensor]:
     value = loss(inputs).value
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(value, leaves, allow_unused=True)
-    return [torch.zeros_like(leaf) if own is None else own for leaf, own in zip(leaves, found, strict=True)]
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for leaf, gradient in zip(leaves, gradients, strict=True)
+    ]
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

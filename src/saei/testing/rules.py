@@ -1,9 +1,9 @@
-"""What the checks of all kinds share."""
+"""Rules and helpers that the checks of all kinds share."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -47,6 +47,34 @@ def require_filled(needs: Iterable[Need], name: str, *, policies: Iterable[str] 
         raise AssertionError(f"{name}: the rule is broken that something fills its needs. {error.reason}") from error
 
 
+def require_read(needs: Iterable[Need], name: str, compute_without: Callable[[Need], object]) -> None:
+    """Require that a strategy reads each of its needs: where one is missing, it has to fail.
+
+    Args:
+        needs: What the strategy declares.
+        name: Name of the strategy.
+        compute_without: Runs the strategy on an input that lacks the given need.
+
+    Raises:
+        AssertionError: Naming the need that is not read.
+    """
+    for need in needs:
+        try:
+            compute_without(need)
+        except Exception:  # whatever the strategy raises where something is missing
+            continue
+        raise AssertionError(f"{name}: what it declares as a need, it reads; without {need} it did not fail.")
+
+
+@contextmanager
+def only_needs_read(name: str) -> Iterator[None]:
+    """Require that what runs inside looks up no statistic that it did not declare as a need."""
+    try:
+        yield
+    except KeyError as error:
+        raise AssertionError(f"{name}: the rule is broken that it reads only what its needs declare.") from error
+
+
 def config_of(subject: Strategy | StrategyConfig) -> StrategyConfig:
     """Return the config of a strategy, or the config itself."""
     config = subject.config if isinstance(subject, Strategy) else subject
@@ -67,7 +95,7 @@ def require(holds: bool, name: str, rule: str) -> None:
 
 @contextmanager
 def random_state_untouched(name: str) -> Iterator[None]:
-    """Require that what runs inside draws from no global source of randomness."""
+    """Require that what runs inside draws from no global random generator."""
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     yield
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -76,5 +104,5 @@ def random_state_untouched(name: str) -> Iterator[None]:
 
 
 def seeded() -> torch.Generator:
-    """Return the generator that a strategy is given: always the same."""
+    """Return a new generator for a strategy to draw from, always in the same state."""
     return torch.Generator().manual_seed(2)

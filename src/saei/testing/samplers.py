@@ -78,7 +78,7 @@ def _draw(
     progress: float = 0.0,
     further: list[View] | None = None,
 ) -> list[Group]:
-    """Draw with as many further views as are asked for, the given ones over again, and add them to ``further``."""
+    """Draw groups; further views that the sampler requests repeat the given ones and are added to ``further``."""
     given = [] if further is None else further
 
     def more(n: int) -> list[View]:
@@ -91,7 +91,7 @@ def _draw(
 
 
 def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
-    """A group is the same whichever others its process draws with it."""
+    """Check that a group is the same whichever other groups its process draws."""
     together = _draw(config.build(), policy, views)
     for view, group in zip(views, together, strict=False):
         alone = _draw(config.build(), policy, [view])[0]
@@ -112,7 +112,7 @@ def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> 
     require(n == sampler.plan().group_size, name, "a group has as many responses as planned")
     require(group.example is view.example and group.views[0] is view, name, "a group's first view is the one given")
     places = (group.sampled_from, group.updated_on)
-    known = all(len(own) == n and all(0 <= place < len(group.views) for place in own) for own in places)
+    known = all(len(of_kind) == n and all(0 <= place < len(group.views) for place in of_kind) for of_kind in places)
     require(known, name, "each response is sampled from one of the group's views and updated on one")
     origins = [group.origin(number) == CLEAN for number in range(n)]
     require(origins == sorted(origins, reverse=True), name, "clean responses come first")
@@ -140,13 +140,13 @@ def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
 
 
 def _check_origin(name: str, policy: Policy, group: Group) -> None:
-    """Score every response again under the view that it claims to come from."""
+    """Check each response's log-probabilities by scoring it under the view that it claims to come from."""
     for number, view in enumerate(group.views):
-        own = [r for r, place in zip(group.responses, group.sampled_from, strict=True) if place == number]
-        if not own:
+        responses = [r for r, place in zip(group.responses, group.sampled_from, strict=True) if place == number]
+        if not responses:
             continue
-        (scores,) = policy.score([view], [own], with_entropy=False)
-        for row, response in zip(scores.logp_NT, own, strict=True):
+        (scores,) = policy.score([view], [responses], with_entropy=False)
+        for row, response in zip(scores.logp_NT, responses, strict=True):
             gap_T = row[: len(response)] - response.behaviour_logp_T
             near = not len(response) or float(gap_T.abs().max()) < TOLERANCE
             require(near, name, "a response has the log-probabilities of the view it says that it was drawn from")
@@ -160,7 +160,7 @@ def _check_guard(sampler: Sampler, policy: Policy, groups: Sequence[Group]) -> N
 
 
 def _check_state(config: StrategyConfig, sampler: Sampler, policy: Policy, views: Sequence[View]) -> None:
-    """A sampler restored from its state goes on as the one that was never stopped."""
+    """Check that a sampler restored from its state draws what the uninterrupted one draws."""
     observe_all(sampler, {"eval/accuracy": 0.5, "probe/entropy": 0.2})  # before the first step
     step = {"train/reward": 0.5, "train/entropy": 0.1, "train/clean/accuracy": 1.0}
     observe_all(sampler, step)
@@ -170,7 +170,7 @@ def _check_state(config: StrategyConfig, sampler: Sampler, policy: Policy, views
     file.seek(0)
     restored: Any = config.build()
     restore(restored, torch.load(file, weights_only=True))
-    ours, theirs = (_draw(one, policy, views, progress=1.0) for one in (sampler, restored))
+    ours, theirs = (_draw(each, policy, views, progress=1.0) for each in (sampler, restored))
     require(_same(ours, theirs), config.type, "a sampler restored from its state draws the same groups")
 
 
@@ -201,6 +201,6 @@ def _check_untouched(name: str, policy: Policy, before: Sequence[tuple[Tensor, T
     require(not policy.model.training, name, "the model stays in eval mode")
     for (value, grad, needs), (old, old_grad, needed) in zip(_state(policy), before, strict=True):
         require(torch.equal(value, old), name, "parameters keep their values")
-        kept = grad is None if old_grad is None else grad is not None and torch.equal(grad, old_grad)
-        require(kept, name, "parameters keep their .grad")
+        same_grad = grad is None if old_grad is None else grad is not None and torch.equal(grad, old_grad)
+        require(same_grad, name, "parameters keep their .grad")
         require(needs == needed, name, "parameters keep their requires_grad")

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.entropy.selectors.base import Selector, TokenStats
 from saei.need import Need
-from saei.testing.rules import changed, config_of, random_state_untouched, require, seeded
+from saei.testing.rules import changed, config_of, only_needs_read, random_state_untouched, require, seeded
 
 LENGTHS = (4, 0, 5, 1, 2, 5)
 GROUPS = 8
@@ -86,7 +86,11 @@ def _check_padding(selector: Selector, stats: TokenStats, mask_NT: Tensor) -> No
 
 
 def _check_batching(selector: Selector, stats: TokenStats, mask_NT: Tensor) -> None:
-    """A selector that draws numbers has spent some on the responses before: it is held to leading responses."""
+    """Check that a response's tokens do not depend on the others.
+
+    A selector that draws random numbers uses some up for each response before, so it is compared on the leading
+    responses in place of single ones.
+    """
     generator = seeded()
     selector.select(stats, progress=0.0, generator=generator)
     draws = not torch.equal(generator.get_state(), seeded().get_state())
@@ -100,17 +104,12 @@ def _check_batching(selector: Selector, stats: TokenStats, mask_NT: Tensor) -> N
 
 
 def _select(selector: Selector, stats: TokenStats, progress: float = 0.0) -> Tensor:
-    try:
-        with torch.no_grad():
-            return selector.select(stats, progress=progress, generator=seeded())
-    except KeyError as error:
-        raise AssertionError(
-            f"{selector.name()}: the rule is broken that it reads only what its needs declare."
-        ) from error
+    with torch.no_grad(), only_needs_read(selector.name()):
+        return selector.select(stats, progress=progress, generator=seeded())
 
 
 def _group(selector: Selector, seed: int) -> TokenStats:
-    """Return a group in other order for each seed; entropies are multiples of 1/8, exact in half precision."""
+    """Return a group, its order given by the seed; entropies are multiples of 1/8, exact in half precision."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor(LENGTHS)[torch.randperm(len(LENGTHS), generator=generator)]
     valid_NT = torch.arange(max(LENGTHS)) < lengths[:, None]
@@ -132,12 +131,12 @@ def _group(selector: Selector, seed: int) -> TokenStats:
 
 
 def _tensors(stats: TokenStats) -> dict[str, Tensor]:
-    own = {key: getattr(stats, key).clone() for key in ("entropy_NT", "logp_NT", "ids_NT", "valid_NT")}
-    return own | {str(need): tensor.clone() for need, tensor in stats.statistics.items()}
+    tensors = {key: getattr(stats, key).clone() for key in ("entropy_NT", "logp_NT", "ids_NT", "valid_NT")}
+    return tensors | {str(need): tensor.clone() for need, tensor in stats.statistics.items()}
 
 
 def _padded(stats: TokenStats) -> TokenStats:
-    """Return the statistics with three more columns, and numbers on all padding that would be noticed."""
+    """Return the statistics with three more columns and with noise on all padding."""
     valid_NT = pad(stats.valid_NT, (0, 3))
     generator = torch.Generator().manual_seed(1)
 

@@ -82,9 +82,9 @@ def check_drops(name: str, scored: Sequence[ScoredGroup], dropped: Sequence[Mapp
         AssertionError: Naming the rule that is broken.
     """
     require(len(dropped) == len(scored), name, "a guard says something of each group")
-    for one, drops in zip(scored, dropped, strict=True):
-        numbers = all(type(n) is int and 0 <= n < len(one.grades) for n in drops)
-        require(numbers, name, "a guard drops responses by their numbers")
+    for group, drops in zip(scored, dropped, strict=True):
+        valid = all(type(n) is int and 0 <= n < len(group.grades) for n in drops)
+        require(valid, name, "a guard drops responses by their numbers")
         require(all(map(is_a_word, drops.values())), name, "a guard gives each drop a reason in a word")
 
 
@@ -106,7 +106,7 @@ def _grades(right: tuple[bool, ...]) -> tuple[Grade, ...]:
 
 
 def _step() -> StepContext:
-    policy: Any = None  # what these slots see of a policy here; one that asks it is checked within its sampler
+    policy: Any = None  # a gate or guard that needs the policy is checked as a part of its sampler
     return StepContext(policy, 0.5, GroupSources(2))
 
 

@@ -32,8 +32,8 @@ def check_statistic(
 
     Args:
         subject: The statistic or its config.
-        policy: A small policy, for a statistic of the tokens alone.
-        responses: Responses of it, of several lengths, likewise.
+        policy: A small policy; only needed for a ``TokenStatistic``.
+        responses: Responses of this policy, of several lengths; needed with it.
 
     Raises:
         AssertionError: Naming the rule that is broken.
@@ -55,7 +55,7 @@ def check_statistic(
 
 
 def _check_function(name: str, function: Callable[..., Tensor], *, sides: int) -> None:
-    """Check a function of log-probabilities: rows of its own, finite, differentiable, not moved by banned ids."""
+    """Check a function of log-probabilities: independent rows, finite values and gradients, also with banned ids."""
     generator = torch.Generator().manual_seed(0)
     logits = [3 * torch.randn(TOKENS, VOCABULARY, generator=generator) for _ in range(sides)]
     ids_m = torch.randint(VOCABULARY - 1, (TOKENS,), generator=generator)
@@ -102,9 +102,9 @@ def _check_tokens(statistic: TokenStatistic, policy: Policy, responses: Sequence
     name = statistic.name()
     with random_state_untouched(name):
         values = statistic.of_tokens(policy, responses)
-    fits = [len(own_T) == len(response) for own_T, response in zip(values, responses, strict=True)]
+    fits = [len(values_T) == len(response) for values_T, response in zip(values, responses, strict=True)]
     require(all(fits), name, "each response has one value per token")
-    require(not any(own_T.requires_grad for own_T in values), name, "values have no gradient")
-    for response, own_T in zip(responses, values, strict=True):
+    require(not any(values_T.requires_grad for values_T in values), name, "values have no gradient")
+    for response, values_T in zip(responses, values, strict=True):
         (alone_T,) = statistic.of_tokens(policy, [response])
-        require(torch.equal(own_T, alone_T), name, "a response's values do not depend on the others")
+        require(torch.equal(values_T, alone_T), name, "a response's values do not depend on the others")

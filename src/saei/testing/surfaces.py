@@ -48,13 +48,13 @@ def check_surface(subject: Strategy | StrategyConfig, policy: Policy, views: Seq
 
 
 def _check_start(surface: Surface, policy: Policy, views: Sequence[View]) -> None:
-    """At the blocks that it opens, nothing has changed yet."""
+    """Check that at the blocks it opens, no view is changed yet."""
     name = surface.name()
     opening = surface.open(policy, views, scale=1.0)
-    for view, same in zip(views, surface.moved(views, opening.blocks), strict=True):
-        kept = view.example is same.example and view.index == same.index and view.origin == same.origin
-        require(kept, name, "moving keeps example, index and origin")
-        tensors = [(view.prompt_ids_P, same.prompt_ids_P), *zip(view.canvases, same.canvases, strict=True)]
+    for view, moved_view in zip(views, surface.moved(views, opening.blocks), strict=True):
+        same_example = view.example is moved_view.example and view.index == moved_view.index
+        require(same_example and view.origin == moved_view.origin, name, "moving keeps example, index and origin")
+        tensors = [(view.prompt_ids_P, moved_view.prompt_ids_P), *zip(view.canvases, moved_view.canvases, strict=True)]
         require(all(torch.equal(a, b) for a, b in tensors), name, "views moved to where they are stay as they are")
     ids = policy.eos_ids[:1]
     zero = torch.zeros(1, device=policy.device)
@@ -67,6 +67,6 @@ def _check_start(surface: Surface, policy: Policy, views: Sequence[View]) -> Non
     near = all(torch.allclose(a.logp_NT, b.logp_NT, atol=1e-4) for a, b in zip(moved, clean, strict=True))
     require(near, name, "the policy scores views at their own blocks as it scores the views")
     for number in range(len(having)):
-        own = [block for block, example in zip(opened.blocks, opened.examples, strict=True) if example == number]
-        distance = surface.distance(own, own)
+        blocks = [block for block, example in zip(opened.blocks, opened.examples, strict=True) if example == number]
+        distance = surface.distance(blocks, blocks)
         require(distance.share == 0 and distance.largest == 0, name, "what has not moved is at distance 0")

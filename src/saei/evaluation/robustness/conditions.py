@@ -25,7 +25,7 @@ STEPS = 10
 """Steps of an attack, each a quarter of its radius long: the ball's surface is reached in four."""
 
 FORMS = ("\\boxed{{{}}}", "<answer>{}</answer>", "{}")
-"""Ways to give an answer; the first that the reward takes for right stands for the gold answer."""
+"""Ways to write an answer; the first that the reward grades as right represents the gold answer."""
 
 Kind = Literal["clean", "noise", "entropy", "gold"]
 
@@ -53,7 +53,7 @@ class Condition:
 
     @property
     def attacks(self) -> bool:
-        """Whether a gradient is followed."""
+        """Whether the condition is an attack that follows a gradient."""
         return self.kind in ("entropy", "gold")
 
 
@@ -68,14 +68,14 @@ def conditions(radii: Sequence[Fraction], base: str | None) -> Iterator[Conditio
 
 
 class ConditionIntervention:
-    """Moves clean views as a condition says; what is drawn for an example depends on the seed and on its number alone.
+    """Perturbs clean views under one condition; an example's noise depends on the seed and its number alone.
 
     Args:
-        condition: How.
-        attacked: The policy whose gradient is followed.
-        reward: Says which response gives the gold answer.
-        sampling: The evaluation's; only the length of responses is taken.
-        seed: Seed of noise.
+        condition: The condition.
+        attacked: The policy whose gradient the attack follows.
+        reward: Decides which response gives the gold answer.
+        sampling: The evaluation's sampling, of which only the length of responses is used.
+        seed: Seed of the noise.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ConditionIntervention:
         self._intervention = Intervention(InterventionConfig(selector=All.Config(), criterion=criterion, attack=attack))
 
     def __call__(self, views: Sequence[View]) -> list[View]:
-        """Return the views moved; those without a picture as they are."""
+        """Return the perturbed views; those without a picture stay as they are."""
         if self._condition.kind == "clean":
             return list(views)
         step = StepContext(self._policy, 0.0, GroupSources(self._seed, "noise"))
@@ -101,7 +101,7 @@ class ConditionIntervention:
         return [outcome.view for outcome in outcomes]
 
     def _responses(self, views: Sequence[View]) -> list[Response]:
-        """Return the response to each view that the attack is on."""
+        """Return for each view the response whose criterion the attack follows."""
         sources = [torch.Generator() for _ in views]  # greedy decoding draws nothing from them
         samples = self._policy.sample(views, [1] * len(views), sampling=self._greedy, generators=sources)
         greedy = [responses[0] for responses in samples]

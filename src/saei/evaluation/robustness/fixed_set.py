@@ -1,4 +1,4 @@
-"""Attacked pictures that every evaluated policy is shown: made once on a base, and kept as PNG."""
+"""Attacked pictures that every evaluated policy sees: made once by attacking a base, and stored as PNG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from saei.evaluation.drawing import Move
+from saei.evaluation.drawing import Perturbation
 from saei.policy import Policy
 from saei.policy.pixels.space import to_image
 from saei.runtime.files import replacing, slug
@@ -16,25 +16,25 @@ from saei.types import Example, View
 
 
 class FixedSet:
-    """Pictures moved once by an attack on a base, kept as PNG, and the same for every policy that is evaluated.
+    """Pictures attacked once on a base and stored as PNG, the same for every policy that is evaluated.
 
     Args:
-        folder: Where they are kept.
+        folder: Where they are stored.
         policy: The policy that is evaluated; it looks at the PNGs as at any picture.
-        base: Looks at the pictures that are missing.
-        move: Moves what it sees.
+        base: Makes the views that are attacked for pictures that are missing.
+        perturb: The attack: turns these views into adversarial ones.
     """
 
-    def __init__(self, folder: Path, policy: Policy, base: Policy, move: Move) -> None:
-        self._folder, self._policy, self._base, self._move = folder, policy, base, move
+    def __init__(self, folder: Path, policy: Policy, base: Policy, perturb: Perturbation) -> None:
+        self._folder, self._policy, self._base, self._perturb = folder, policy, base, perturb
 
     def __call__(self, views: Sequence[View]) -> list[View]:
-        """Return views of the moved pictures."""
+        """Return views of the attacked pictures."""
         missing = {
             view.example.id: view for view in views if not all(file.exists() for file in self._files(view.example))
         }
         if missing:
-            for moved in self._move([self._base.view(view.example, view.index) for view in missing.values()]):
+            for moved in self._perturb([self._base.view(view.example, view.index) for view in missing.values()]):
                 for canvas, file in zip(moved.canvases, self._files(moved.example), strict=True):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with replacing(file) as temporary:  # evaluations of several policies may make the same picture

@@ -14,7 +14,7 @@ from saei.config.run import RunConfig
 from saei.config.sections import ModelConfig, SamplingConfig
 from saei.errors import ConfigError
 from saei.evaluation.benchmark import Benchmark, EvaluationRequest
-from saei.evaluation.drawing import Move
+from saei.evaluation.drawing import Perturbation
 from saei.evaluation.records import by_example
 from saei.evaluation.robustness.conditions import STEPS, Condition, ConditionIntervention, conditions
 from saei.evaluation.robustness.fixed_set import FixedSet
@@ -33,7 +33,7 @@ NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class RobustnessSettings:
-    """What asks for conditions.
+    """Which conditions a robustness evaluation has.
 
     Attributes:
         radii: Largest changes of a pixel value, of the [0, 1] range.
@@ -66,10 +66,10 @@ def run_robust(
     Args:
         config: Model, task, template and reward.
         sampling: How responses are drawn.
-        request: What to do.
+        request: How many examples and responses, and where the answers go.
         robustness: Which conditions.
         on_progress: Called with how many of how many examples of a condition are done.
-        note: Is told what the user should know.
+        note: Called with each text that the user should read.
 
     Raises:
         SaeiError: If data or a model cannot be used, or a folder belongs to another evaluation.
@@ -88,10 +88,12 @@ def run_robust(
         with folder.lock:
             note(f"{condition.name}: {folder.path}")
             attacked = base.policy if base and condition.base else policy
-            move: Move = ConditionIntervention(condition, attacked, benchmark.reward, sampling, request.seed)
+            perturb: Perturbation = ConditionIntervention(condition, attacked, benchmark.reward, sampling, request.seed)
             if condition.base:
-                move = FixedSet(_shared_folder(condition, benchmark, condition_settings), policy, attacked, move)
-            notes |= dict.fromkeys(benchmark.evaluate(folder, policy, move=move, on_progress=on_progress)["notes"])
+                perturb = FixedSet(_shared_folder(condition, benchmark, condition_settings), policy, attacked, perturb)
+            notes |= dict.fromkeys(
+                benchmark.evaluate(folder, policy, perturb=perturb, on_progress=on_progress)["notes"]
+            )
         evaluated.append((condition, EvaluatedRun(condition.name, "", by_example(folder.records()))))
     run_sets = [RunSet(condition.name, [run]) for condition, run in evaluated]
     result = {
@@ -114,20 +116,20 @@ def run_robust(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Base:
-    """The model that is attacked once; all policies are shown its pictures."""
+    """The model that is attacked once, and whose attacked pictures all policies see."""
 
     model: ModelConfig
     policy: Policy
 
 
 def _base(benchmark: Benchmark, path: str) -> _Base:
-    """Return the base, loaded as the evaluated model is: in its precision, and with pictures of its size."""
+    """Return the base, loaded in the precision and with the picture sizes of the evaluated model."""
     model = benchmark.config.model.model_copy(update={"path": path, "revision": None})
     return _Base(model, benchmark.load(model))
 
 
 def _settings(condition: Condition, config: RunConfig, base: _Base | None) -> dict[str, Any]:
-    """Return everything besides the benchmark that decides what the pictures are."""
+    """Return everything that decides what the pictures are, except the benchmark."""
     return {
         "kind": condition.kind,
         "radius": str(condition.radius),
@@ -140,7 +142,7 @@ def _settings(condition: Condition, config: RunConfig, base: _Base | None) -> di
 
 
 def _shared_folder(condition: Condition, benchmark: Benchmark, condition_settings: Mapping[str, Any]) -> Path:
-    """Return the folder of the pictures that all policies share whose evaluations would make the same."""
+    """Return the folder of the attacked pictures, shared by all evaluations that would make the same ones."""
     parts = [benchmark.settings[name] for name in ("task", "data", "template", "reward")] + [condition_settings]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return benchmark.config.output.root / "attacked" / f"{condition.name}-{digest}"

@@ -1,1 +1,1 @@
-"""Scores, intervals and comparisons of what was answered."""
+"""Scores, intervals and comparisons of answers."""

@@ -44,7 +44,7 @@ def read_run_sets(patterns: Sequence[str]) -> tuple[list[RunSet], dict[str, Any]
         runs = []
         for folder in _folders(pattern):
             settings = folder.settings()
-            folder.result()  # which is there once all is answered
+            folder.result()  # raises if the evaluation is not complete
             comparable = {key: value for key, value in settings.items() if key not in OF_THE_POLICY}
             common = common or comparable
             different = changed(common, comparable)

@@ -18,7 +18,7 @@ class Score:
     Attributes:
         name: Such as ``accuracy``, ``fAcc`` or ``pass@4``.
         by: The key that examples are grouped by; empty for a score over all examples.
-        group: The group's label; empty likewise.
+        group: The group's label; empty for a score over all examples.
         interval: The mean and its 95 % interval.
         method: How the interval was computed, such as ``Student's t``.
         count: Number of examples, or of groups of them, in the mean.

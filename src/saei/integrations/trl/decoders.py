@@ -75,7 +75,7 @@ class Served(Decoder):
 
 
 def _log_probabilities(logps: Iterable[float | None]) -> Tensor:
-    """Return float32 ``[T]``, NaN for a token of which the server tells none."""
+    """Return float32 ``[T]``, NaN where the server gives none."""
     return torch.tensor([torch.nan if logp is None else logp for logp in logps], dtype=torch.float32)
 
 

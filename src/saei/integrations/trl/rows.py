@@ -28,8 +28,8 @@ class GivenMessages(Template):
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
         """Return them, pictures as placeholders; of an example that is not a conversation, its question."""
-        asked = {"role": "user", "content": [{"type": "text", "text": example.question}]}
-        return list(example.meta.get("messages", [asked]))
+        question = {"role": "user", "content": [{"type": "text", "text": example.question}]}
+        return list(example.meta.get("messages", [question]))
 
 
 class NumberedRows:
@@ -76,8 +76,8 @@ def example_of(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:
         if isinstance(parts, str):
             parts = [{"type": "text", "text": parts}]
         pictures += [part["image"] for part in parts if part["type"] == "image"]
-        kept = [{"type": "image"} if part["type"] == "image" else part for part in parts]
-        messages.append({"role": message["role"], "content": kept})
+        content = [{"type": "image"} if part["type"] == "image" else part for part in parts]
+        messages.append({"role": message["role"], "content": content})
     return Example(str(number), "", "", tuple(pictures), {"messages": messages})
 
 

@@ -57,7 +57,7 @@ class TRLRun:
                 reason=f"{state.num_processes} were launched, and the run has no name.",
                 remedy="Give --name.",
             )
-        # All that can be refused is, before a model is loaded or a folder made.
+        # Whatever can be refused is refused before a model is loaded or a folder made.
         check_output(config)
         grpo_arguments(config, folder=Path(), processes=state.num_processes, extra=extra)
         if extra.get("use_vllm"):
@@ -96,7 +96,7 @@ class TRLRun:
         if self.trainer.accelerator.is_main_process:
             for note in self._notes:
                 PlainDisplay().note(note)
-        # What transformers' own trackers ask the environment for; a user's settings stand.
+        # transformers' own trackers read these from the environment; a user's settings take precedence.
         os.environ.setdefault("WANDB_PROJECT", project_of(self._config))
         os.environ.setdefault("WANDB_DIR", str(self.run.path))
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.run.path / "tensorboard"))
@@ -108,7 +108,7 @@ class TRLRun:
 
 
 def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: Path) -> Dataset:
-    """Return the examples of all steps in the stream's order; unusable ones were met and left out."""
+    """Return the examples of all steps in the stream's order; unusable ones are left out."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for _ in range(config.training.steps * config.training.prompts_per_step):
@@ -119,13 +119,13 @@ def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: P
                 "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
             }
 
-    # Without one, datasets hashes `rows` with all that it holds on to: the model's weights, in every process.
+    # Without a fingerprint datasets hashes `rows` and all that it refers to: the model's weights, in every process.
     fingerprint = hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16]
     return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
 
 
 def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message whose content is a list of parts of one form; TRL puts the pictures where these say."""
+    """Return a message whose content is a list of parts of one form, by which TRL places the pictures."""
     content = message["content"]
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -171,7 +171,7 @@ SAME = {
     "saei/decoder_gap": "decoder_gap",
     "saei/decoder_gap_max": "decoder_gap_max",
 }
-"""What TRL and this engine log, by the names that saei's own engine has for it."""
+"""Names of TRL's metrics and the names that saei's own engine has for the same."""
 
 
 def observed(logs: Mapping[str, Any]) -> dict[str, float]:

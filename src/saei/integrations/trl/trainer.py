@@ -1,9 +1,9 @@
 """SaEI's sampling inside TRL's ``GRPOTrainer``: for vLLM, ZeRO and what else TRL and accelerate bring along.
 
 TRL keeps its loop, loss and optimiser. Ours are the responses and the pictures: ``rollout_func`` draws groups with a
-sampler of ours, and ``_generate`` hands on the pictures that the update shall see.
-``_generate_and_score_completions`` is overridden only to know which rows of the data set the prompts are.
-Old, current and reference log-probabilities all follow those.
+sampler of ours, and ``_generate`` passes on the pictures of the update views.
+``_generate_and_score_completions`` is overridden only to learn which rows of the data set the prompts are.
+Old, current and reference log-probabilities are all taken under those pictures.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._entropy = entropy
         self._max_decoder_gap = max_decoder_gap
         self._trainer_policy: Policy | None = None
-        self._seen: list[list[Any] | None] | None = None
+        self._update_pictures: list[list[Any] | None] | None = None
         self._places: list[int] = []
         self._rollouts: dict[str, tuple[int, int]] = {}  # by purpose the optimiser step, and which of its rollouts
         args = kwargs.get("args") or GRPOConfig()
@@ -103,9 +103,9 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         return super()._generate_and_score_completions(rows)  # type: ignore[no-any-return]  # trl has no types
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """Return what TRL returns, with the pictures that the update shall see."""
+        """Return what TRL returns, with the pictures of the update views."""
         *drawn, _, tool_images = super()._generate(prompts)
-        return (*drawn, self._seen, tool_images)
+        return (*drawn, self._update_pictures, tool_images)
 
     def _check(self) -> None:
         args, plan = self.args, self._sampler.plan()
@@ -142,23 +142,24 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         """Draw the groups of this process; called by TRL inside ``_generate``."""
         training = self.model.training
         sampler = self._sampler if training else Clean(Clean.Config(n=self.num_generations_eval))
-        asked = one_per_group(prompts, sampler.group_size)
+        group_prompts = one_per_group(prompts, sampler.group_size)
         with self._whole_model() as policy:
-            policy.weights_changed()  # TRL sends them to vLLM right before
+            policy.weights_changed()  # TRL sends them to vLLM right before the rollout
             places = self._places[:: sampler.group_size]
-            views = [policy.view(example_of(place, prompt), place) for place, prompt in zip(places, asked, strict=True)]
-            for view, prompt in zip(views, asked, strict=True):
+            examples = [example_of(place, prompt) for place, prompt in zip(places, group_prompts, strict=True)]
+            views = [policy.view(example, place) for place, example in zip(places, examples, strict=True)]
+            for view, prompt in zip(views, group_prompts, strict=True):
                 self._check_prompt(view, prompt)
             groups = sampler.draw(views, self._context(policy), None)
         if training:
             self._log_groups(groups)
-        seen = [group.views[where] for group in groups for where in group.updated_on]
-        pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in seen]
-        self._seen = pictures if any(pictures) else None
+        update_views = [group.views[number] for group in groups for number in group.updated_on]
+        pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in update_views]
+        self._update_pictures = pictures if any(pictures) else None
         return {
-            "prompt_ids": [view.prompt_ids_P.tolist() for view in seen],
+            "prompt_ids": [view.prompt_ids_P.tolist() for view in update_views],
             "completion_ids": [response.ids_T.tolist() for group in groups for response in group.responses],
-            "logprobs": [own for group in groups for own in sampling_logps(group)] if self.use_vllm else None,
+            "logprobs": [logps for group in groups for logps in sampling_logps(group)] if self.use_vllm else None,
         }
 
     @contextmanager
@@ -196,7 +197,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         return StepContext(policy, step / max(1, self.state.max_steps), sources)
 
     def _check_prompt(self, view: View, prompt: Any) -> None:
-        """Hold our prompt against TRL's processor: its token types and pictures go with our ids."""
+        """Check that TRL's processor makes our ids: its token types and pictures are used with them."""
         theirs = self.processing_class.apply_chat_template(
             conversation=[prompt], add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"][0]
@@ -234,7 +235,7 @@ def _guards(sampler: Sampler) -> list[str]:
 
 
 def sampling_logps(group: Group) -> list[list[float | None]]:
-    """Return what vLLM's correction shall compare with: for responses trained under another view, unknown."""
+    """Return the log-probabilities for vLLM's importance correction; None for responses trained under another view."""
     return [
         response.behaviour_logp_T.tolist() if drawn == trained else [None] * len(response)
         for response, drawn, trained in zip(group.responses, group.sampled_from, group.updated_on, strict=True)

@@ -1,1 +1,1 @@
-"""Advantages: what the rewards of a step say about each response, or about each of its tokens."""
+"""Advantages: from the rewards of a step to a number for each response, or for each of its tokens."""

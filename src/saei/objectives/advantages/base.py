@@ -20,7 +20,7 @@ class Advantage(Strategy, ABC):
     """Turns the rewards of a group into advantages, which the policy loss multiplies by.
 
     To add one: derive, nest a ``Config``, implement ``estimate``. It is a pure function of its arguments: finite and
-    detached, 0 where all rewards are equal. ``saei.testing.check_advantage`` holds it to that.
+    detached, 0 where all rewards are equal. ``saei.testing.check_advantage`` checks this.
     """
 
     kind: ClassVar[str] = "advantage"

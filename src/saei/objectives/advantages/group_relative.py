@@ -83,7 +83,7 @@ def _baseline(rewards_N: Array, same_origin_NN: NDArray[np.bool_], config: Group
 
 
 def _mean(rewards: Array) -> float:
-    # Relative to the first, so that the mean of equal rewards is that reward and not a rounding beside it.
+    # Relative to the first, so that the mean of equal rewards is exactly that reward.
     return float(rewards[0] + np.mean(rewards - rewards[0]))
 
 

@@ -29,8 +29,8 @@ class Weight(Strategy, ABC):
         """Fields of every weight.
 
         Attributes:
-            count_zeroed: Tokens of weight 0 still count in the mean that the policy loss is, so that the others do not
-                weigh more for it. Without, the loss is what it would be if it did not know of these tokens.
+            count_zeroed: Tokens of weight 0 still count in the denominators of the policy loss, so that the others do
+                not weigh more. If false, the policy loss is that of the other tokens alone.
         """
 
         count_zeroed: bool = True
@@ -39,12 +39,12 @@ class Weight(Strategy, ABC):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Keys of ``batch.statistics`` that ``weigh`` reads; they have no gradient, and cost what it says there."""
+        """Keys of ``batch.statistics`` that ``weigh`` reads; they have no gradient; ``UpdateBatch`` has their cost."""
         return frozenset()
 
     @abstractmethod
     def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
-        """Return the weights ``[R, T]``, finite and not negative; what stands on padding is ignored.
+        """Return the weights ``[R, T]``, finite and not negative; values on padding are ignored.
 
         Args:
             batch: The update batch, or one group; called under ``no_grad``.

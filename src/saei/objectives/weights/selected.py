@@ -1,4 +1,4 @@
-"""The weight that leaves all tokens out but those that a selector chooses."""
+"""The weight that leaves out all tokens except those that a selector chooses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from saei.objectives.weights.base import Weight
 class Selected(Weight):
     """1 on the tokens that a selector chooses by the entropies of the sampling pass, 0 on the others.
 
-    ``objective.token_selector`` is this weight with its defaults. Tokens that were given to a response, not drawn, are
-    never chosen.
+    ``objective.token_selector`` is this weight with its defaults. Forced tokens are never chosen.
 
     Source: https://arxiv.org/abs/2506.01939 trains on the fifth of all tokens that has the highest entropies, which
     ``{type: top-k, share: 1/5}`` takes of each response; other selectors are original here.

@@ -42,28 +42,28 @@ def saved_adapter(path: str, revision: str | None) -> SavedAdapter | None:
     """Return what is known about an adapter from its own configuration, None if ``path`` holds none.
 
     Raises:
-        ModelError: If it does not say which model it belongs to.
+        ModelError: If that does not name the model that the adapter belongs to.
     """
     from transformers.utils.peft_utils import find_adapter_config_file
 
     file = find_adapter_config_file(path, revision=revision)
     if file is None:
         return None
-    said = json.loads(Path(file).read_text(encoding="utf-8"))
-    base = said.get("base_model_name_or_path")
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path")
     if not base:
         raise ModelError(
             "An adapter has to name the model that it belongs to.",
             reason=f"{file} has no base_model_name_or_path.",
             remedy="Write the model's folder or hub id there.",
         )
-    return SavedAdapter(path, revision, base, said.get("revision"))
+    return SavedAdapter(path, revision, base, settings.get("revision"))
 
 
 def new_adapter(model: Any, config: LoraConfig, *, base: str, revision: str | None) -> Any:
-    """Put fresh adapters into a model, of which only they are trained, and return peft's wrapper of it.
+    """Put fresh adapters into a model, the only part of it that is trained, and return peft's wrapper.
 
-    They add nothing yet: one of each one's two matrices is zero, the other is drawn from torch's global generator.
+    At first they add nothing: of an adapter's two matrices one is zero, the other drawn from torch's global generator.
 
     Args:
         model: A Hugging Face model, changed in place.
@@ -77,24 +77,24 @@ def new_adapter(model: Any, config: LoraConfig, *, base: str, revision: str | No
     peft = _peft()
     layers = linear_layers(model, config)
     wrapper = _wrap(model, peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=layers))
-    own = wrapper.peft_config[wrapper.active_adapter]
-    own.base_model_name_or_path, own.revision = base, revision
+    settings = wrapper.peft_config[wrapper.active_adapter]
+    settings.base_model_name_or_path, settings.revision = base, revision
     return wrapper
 
 
 def load_adapter(model: Any, saved: SavedAdapter, config: LoraConfig) -> Any:
-    """Put a saved adapter into its model to train it on, and return peft's wrapper.
+    """Put a saved adapter into its model to continue its training, and return peft's wrapper.
 
     Raises:
         ModelError: If peft is missing, the adapter is of other settings, or its weights do not fill it.
     """
     peft = _peft()
     layers = set(linear_layers(model, config))
-    own = peft.PeftConfig.from_pretrained(saved.path, revision=saved.revision)
-    own.inference_mode = False
-    wrapper = _wrap(model, own)
-    found = {"rank": getattr(own, "r", None), "alpha": getattr(own, "lora_alpha", None)}
-    different = [f"{name} {value}" for name, value in found.items() if value != getattr(config, name)]
+    settings = peft.PeftConfig.from_pretrained(saved.path, revision=saved.revision)
+    settings.inference_mode = False
+    wrapper = _wrap(model, settings)
+    saved_values = {"rank": getattr(settings, "r", None), "alpha": getattr(settings, "lora_alpha", None)}
+    different = [f"{name} {value}" for name, value in saved_values.items() if value != getattr(config, name)]
     if set(getattr(wrapper.base_model, "targeted_module_names", ())) != layers:
         different.append("other layers")
     if different:
@@ -115,8 +115,7 @@ def merge_adapter(model: Any, saved: SavedAdapter) -> Any:
     """
     peft = _peft()
     try:
-        own = peft.PeftConfig.from_pretrained(saved.path, revision=saved.revision)
-        wrapper = _wrap(model, own)
+        wrapper = _wrap(model, peft.PeftConfig.from_pretrained(saved.path, revision=saved.revision))
         _fill(wrapper, saved)
         return wrapper.merge_and_unload()
     except (AttributeError, TypeError, ValueError) as error:
@@ -135,7 +134,7 @@ def save_adapter(wrapper: Any, folder: Path) -> None:
     ``adapter_config.json`` names the base as a hub id or an absolute path: whoever loads an adapter takes a relative
     one from the folder that the program runs in. The card, which is there to be published, has no path.
     """
-    # Embeddings are not adapted; left to itself, peft asks the hub whether they have grown.
+    # Embeddings are not adapted; by default peft queries the hub whether their size has changed.
     wrapper.save_pretrained(folder, save_embedding_layers=False)
     base = str(wrapper.peft_config[wrapper.active_adapter].base_model_name_or_path)
     (folder / "README.md").write_text(_card(None if Path(base).is_absolute() else base), encoding="utf-8")
@@ -152,9 +151,9 @@ def _card(base: str | None) -> str:
 def linear_layers(model: Any, config: LoraConfig) -> list[str]:
     """Return the names of the linear layers that get an adapter.
 
-    Looked for by part, since names alone would find a vision tower's ``q_proj``, too. The output layer has none: with
-    tied embeddings it is no layer of its own. Nor has a layer that does more than to multiply, such as a router of
-    experts, which peft takes for one.
+    Layers are searched by part, since names alone would match a vision tower's ``q_proj``, too. The output layer gets
+    none: with tied embeddings it is not a layer of its own. Nor does a layer that does more than multiply, such as a
+    router of experts, which peft takes for a linear layer.
 
     Raises:
         ModelError: If a name of ``target_modules`` is found nowhere, or there is no linear layer at all.
@@ -167,7 +166,7 @@ def linear_layers(model: Any, config: LoraConfig) -> list[str]:
         if _is_linear(module) and module is not head and part[name] in parts
     ]
     wanted = config.target_modules
-    unknown = [one for one in wanted or () if not any(_ends_with(name, one) for name in candidates)]
+    unknown = [end for end in wanted or () if not any(_ends_with(name, end) for name in candidates)]
     if unknown or not candidates:
         last = sorted({name.rpartition(".")[2] for name in candidates})
         raise ModelError(
@@ -175,7 +174,7 @@ def linear_layers(model: Any, config: LoraConfig) -> list[str]:
             reason=f"Not found: {', '.join(unknown) or 'any'}. Known: {', '.join(last) or 'none'}.",
             remedy="Name some of these; with model.lora.vision=true also those of vision tower and projector.",
         )
-    return [name for name in candidates if wanted is None or any(_ends_with(name, one) for one in wanted)]
+    return [name for name in candidates if wanted is None or any(_ends_with(name, end) for end in wanted)]
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -217,7 +216,7 @@ def _ends_with(name: str, end: str) -> bool:
 
 def _wrap(model: Any, config: Any) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # what peft asks of transformers is not the user's to mend
+        warnings.simplefilter("ignore", FutureWarning)  # about peft's calls of transformers, not the user's
         return _peft().get_peft_model(model, config)
 
 

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: layers keep their inputs alone and are computed again in the backward pass.
+"""Gradient checkpointing: layers keep only their inputs and are computed again in the backward pass.
 
-What transformers has for it takes a layer's cache away, and with it the prefix that responses share. Here a layer that
-is computed again starts from the cache as it was before it: keys and values are kept, everything else is not.
+transformers' own checkpointing removes a layer's cache, and with it the prefix that responses share. Here a layer that
+is computed again starts from the cache as it was before that layer: keys and values are kept, nothing else.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _checkpointed(layer: Any, *arguments: Any, **named: Any) -> Any:
-    """Stand for a layer's forward."""
+    """Replace a layer's forward."""
     from transformers import Cache
 
     forward = type(layer).forward
@@ -71,7 +71,7 @@ def _checkpointed(layer: Any, *arguments: Any, **named: Any) -> Any:
 
 
 def _branch(cache: Any) -> Any:
-    """Return a cache that goes on from another's state and leaves that as it is; tensors are shared."""
+    """Return a cache that continues from another's state without changing it; tensors are shared."""
     branch = copy(cache)
     branch.layers = [copy(layer) for layer in cache.layers]
     return branch

@@ -22,7 +22,7 @@ def model_path(config: ModelConfig) -> str:
 
 
 def locate(config: ModelConfig) -> tuple[ModelConfig, str, SavedAdapter | None]:
-    """Return the model itself with its folder or hub id, and the adapter if that is what was asked for.
+    """Return the model itself with its folder or hub id, and the adapter if the configuration names one.
 
     Raises:
         ModelError: If there is no such model, or it has no such revision.

@@ -13,7 +13,7 @@ from saei.errors import ModelError
 Part: TypeAlias = Literal["vision", "projector", "language"]
 
 _PROJECTOR = re.compile(r"merger|projector|connector")
-"""How families call a projector that is a module of their vision tower."""
+"""Names of projectors that are modules of the vision tower."""
 
 
 def vision_tower(model: Any) -> nn.Module:
@@ -43,8 +43,8 @@ def language_model(model: Any) -> nn.Module:
 def anatomy(model: Any) -> dict[str, Part]:
     """Return for each module of a model, by its name, the part that its own parameters belong to.
 
-    The projector is whatever is neither tower nor language model, and what a tower has under such a name: in the
-    LLaVA class it stands beside the tower, in the Qwen class it is the tower's last module.
+    The projector is whatever is in neither tower nor language model, and any module of the tower with a projector's
+    name: LLaVA's stands beside the tower, Qwen's is the tower's last module.
 
     Raises:
         ModelError: If a part cannot be found.
@@ -54,7 +54,7 @@ def anatomy(model: Any) -> dict[str, Part]:
     language = [names[module] for module in (language_model(model), model.get_output_embeddings()) if module in names]
 
     def part(name: str) -> Part:
-        if any(_within(name, own) for own in language):
+        if any(_within(name, outer) for outer in language):
             return "language"
         return "vision" if _within(name, tower) and not _PROJECTOR.search(name[len(tower) :]) else "projector"
 

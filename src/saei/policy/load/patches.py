@@ -17,7 +17,7 @@ class PatchConv3d(nn.Conv3d):
 
 
 def use_patch_products(model: nn.Module) -> None:
-    """Give the 3D convolutions of a model that look at plain patches the faster forward; weights stay as they are."""
+    """Give the 3D convolutions of a model over unpadded patches the faster forward; weights are unchanged."""
     for module in model.modules():
         # Exactly this class: one of a library that quantises or adapts keeps its own forward.
         if type(module) is nn.Conv3d and module.groups == 1 and not any(_numbers(module.padding)):

@@ -1,7 +1,7 @@
-"""The official processor of a model, where need be without the parts that images do not need.
+"""The official processor of a model, if necessary without the parts that images do not need.
 
-A processor of videos or sound wants packages that images do without. Where one is missing, the processor as a whole
-does not load, although its own code, which knows what becomes of a picture in the prompt, would run.
+A processor's video or sound parts need packages that images do not. Without them the processor as a whole does not
+load, although its own code, which expands a picture's placeholder in the prompt, would run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load_processor(path: str, revision: str | None, config: Any, **limits: int) 
     Args:
         path: The folder or hub id.
         revision: Hub revision.
-        config: The model's configuration, which tells the class.
+        config: The model's configuration, which decides the class.
         limits: Settings of the image processor that take precedence over the checkpoint's.
 
     Returns:
@@ -95,7 +95,7 @@ def compose(
     """Return a processor of a model's own processor class that has no parts but these.
 
     Args:
-        config: The model's configuration, which tells the class.
+        config: The model's configuration, which decides the class.
         tokenizer: Its tokenizer.
         image_processor: Its image processor.
         chat_template: Template of a conversation, None for the tokenizer's own.
@@ -112,7 +112,7 @@ def compose(
     parts: dict[str, Any] = dict.fromkeys(cls.get_attributes())
     parts |= {"tokenizer": tokenizer, "image_processor": image_processor}
     known = inspect.signature(cls.__init__).parameters
-    own = {name: value for name, value in (settings or {}).items() if name in known and name not in parts}
+    options = {name: value for name, value in (settings or {}).items() if name in known and name not in parts}
 
     def save(self: Any, folder: str | Path, **settings: Any) -> None:
         if _is_whole(self):
@@ -124,7 +124,7 @@ def compose(
     own_methods = {"check_argument_for_proper_class": check, "save_pretrained": save, "__module__": cls.__module__}
     composed = type(cls.__name__, (cls,), own_methods)
     try:
-        return composed(**parts, **own, chat_template=chat_template or tokenizer.chat_template)
+        return composed(**parts, **options, chat_template=chat_template or tokenizer.chat_template)
     except Exception as error:  # each class has its own ways to miss something
         raise _no_processor(config, f"{cls.__name__} raised {type(error).__name__}: {error}") from error
 
@@ -140,11 +140,13 @@ def save_processor(processor: Any, folder: Path) -> None:
     if isinstance(processor.chat_template, str):
         (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
     known = set(inspect.signature(type(processor).__init__).parameters) - {"chat_template"}
-    own = {
+    settings = {
         name: value for name, value in vars(processor).items() if name in known and isinstance(value, str | int | float)
     }
-    own["processor_class"] = type(processor).__name__
-    (folder / "processor_config.json").write_text(json.dumps(own, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    settings["processor_class"] = type(processor).__name__
+    (folder / "processor_config.json").write_text(
+        json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def _is_whole(processor: Any) -> bool:
@@ -154,7 +156,7 @@ def _is_whole(processor: Any) -> bool:
 def _processor_class(config: Any) -> Any:
     """Return the class of a model's processor.
 
-    Looked for where it is defined: in place of a class whose packages are missing transformers exports a dummy.
+    It is imported from the module that defines it: transformers exports a dummy where a class lacks packages.
 
     Raises:
         ModelError: If there is none, or a package that its file imports is missing.
@@ -171,13 +173,13 @@ def _processor_class(config: Any) -> Any:
     missing = "its file"
     for module in dict.fromkeys(model_type_to_module_name(model_type) for model_type in sharing):
         try:
-            found = importlib.import_module(f"transformers.models.{module}.processing_{module}")
+            imported = importlib.import_module(f"transformers.models.{module}.processing_{module}")
         except ModuleNotFoundError as error:
             if error.name and not error.name.startswith("transformers."):
                 missing = error.name
             continue
-        if hasattr(found, name):
-            return getattr(found, name)
+        if hasattr(imported, name):
+            return getattr(imported, name)
     raise _no_processor(config, f"{name} needs {missing}")
 
 

@@ -1,6 +1,6 @@
-"""Models without their weights: as an outline that takes no memory, or with random weights, where need be cut short.
+"""Models without their weights: an outline that takes no memory, or random weights, with fewer layers if wanted.
 
-A model can be sized and looked at before its weights are there, and where they would not fit.
+So a model can be sized and inspected before its weights are there, and where they would not fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPREAD = 1.0
 """Standard deviation of weights times the root of their inputs: neither blind to the picture nor chaotic."""
 
 META = "meta"
-"""torch's device of tensors that have a shape and a type and no values."""
+"""torch's device of tensors with a shape and a type but no values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Untrained:
     """How a model is made of its configuration alone.
 
     Attributes:
-        layers: Of its language model, the first so many; None for all. All else is whole.
+        layers: Number of the language model's first layers that are built; None for all. All else is whole.
     """
 
     layers: int | None = None
@@ -68,9 +68,9 @@ def scatter(model: nn.Module, spread: float = SPREAD) -> None:
 
 
 def weight_dtype(config: Any) -> torch.dtype:
-    """Return the type of a checkpoint's weights, float32 where its configuration does not say."""
-    said = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
-    return getattr(torch, said) if isinstance(said, str) else said
+    """Return the type of a checkpoint's weights, float32 where its configuration names none."""
+    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def depth(config: Any) -> int:
@@ -81,18 +81,18 @@ def depth(config: Any) -> int:
 def period(config: Any) -> int:
     """Return after how many layers the language model repeats itself: 1 where all its layers are alike."""
     text, layers = config.get_text_config(), depth(config)
-    marks: list[list[Any]] = []
+    fields: list[list[Any]] = []  # those that have a value for each layer
     for name, value in vars(text).items():
         if _numbers_layers(name, value, layers):
-            marks.append([layer in value for layer in range(layers)])
+            fields.append([layer in value for layer in range(layers)])
         elif isinstance(value, list) and len(value) == layers and value != list(range(layers)):
-            marks.append(value)
-    kinds = [tuple(own[layer] for own in marks) for layer in range(layers)]
+            fields.append(value)
+    kinds = [tuple(field[layer] for field in fields) for layer in range(layers)]
     return next(p for p in range(1, layers + 1) if all(kinds[i] == kinds[i - p] for i in range(p, layers)))
 
 
 def cut(config: Any, layers: int) -> Any:
-    """Return a copy of a configuration whose language model has its first so many layers only."""
+    """Return a copy of a configuration whose language model has only its first ``layers`` layers."""
     short = copy.deepcopy(config)
     text, whole = short.get_text_config(), depth(config)
     for name, value in list(vars(text).items()):

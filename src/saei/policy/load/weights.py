@@ -50,10 +50,10 @@ class Parts:
 
 
 def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts:
-    """Load model, tokenizer and image processor, and put adapters into the model where they are asked for.
+    """Load model, tokenizer and image processor, and put adapters into the model if the configuration wants them.
 
     Where ``AutoProcessor`` fails because a part that images do not need, such as a video processor, is missing a
-    package, the processor is composed of tokenizer and image processor, and ``notes`` say so.
+    package, the processor is composed of tokenizer and image processor, which ``notes`` report.
 
     Args:
         config: Which model, and what of it is trained.
@@ -65,7 +65,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     """
     from transformers.utils import logging
 
-    asked = config
+    adapter_config = config  # where it names an adapter, `locate` returns the base model's
     config, path, saved = locate(config)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -75,7 +75,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
         for folder in {path} if saved is None else {path, saved.path}:
             verify_checksums(Path(folder), _of_a_model)
         model = _trained(config, path).to(device)
-        model, adapter = _adapted(asked, model, saved, path)
+        model, adapter = _adapted(adapter_config, model, saved, path)
     else:
         model = _built(config, path, device, untrained)
         adapter = _prepared(config, model)
@@ -112,7 +112,7 @@ def _trained(config: ModelConfig, path: str) -> Any:
     from transformers import AutoModelForImageTextToText
 
     try:
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        model, loading_info = AutoModelForImageTextToText.from_pretrained(
             path,
             revision=config.revision,
             trust_remote_code=False,
@@ -125,7 +125,7 @@ def _trained(config: ModelConfig, path: str) -> Any:
         if out_of_memory(error):
             raise
         raise _not_loadable(config, "an image-text-to-text model", error) from error
-    _refuse_random_weights(config, found)
+    _refuse_random_weights(config, loading_info)
     return model
 
 
@@ -167,8 +167,8 @@ def _refuse_quantised(config: ModelConfig, path: str) -> None:
     """Refuse a checkpoint of quantised weights: they have no gradient, and no small step fits between two of them."""
     from transformers import PreTrainedConfig
 
-    said, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
-    quantised = said.get("quantization_config")
+    settings, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
+    quantised = settings.get("quantization_config")
     if quantised:
         raise ModelError(
             "The weights of a policy have to be floating-point numbers.",
@@ -177,10 +177,12 @@ def _refuse_quantised(config: ModelConfig, path: str) -> None:
         )
 
 
-def _refuse_random_weights(config: ModelConfig, found: Mapping[str, Any]) -> None:
+def _refuse_random_weights(config: ModelConfig, loading_info: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose weights do not fill the model: transformers draws the others at random."""
-    mismatched = {f"{name} ({list(saved)} instead of {list(shape)})" for name, saved, shape in found["mismatched_keys"]}
-    lacking = sorted(found["missing_keys"]) + sorted(mismatched)
+    mismatched = [
+        f"{name} ({list(saved)} instead of {list(shape)})" for name, saved, shape in loading_info["mismatched_keys"]
+    ]
+    lacking = sorted(loading_info["missing_keys"]) + sorted(set(mismatched))
     if lacking:
         raise ModelError(
             "The weights of a model have to fill it.",

@@ -1,4 +1,4 @@
-"""From pictures to canvases: which of a processor's resizes and crops can be made before it sees the picture.
+"""From pictures to canvases: which of a processor's resizes and crops can be applied before the processor.
 
 A canvas is the picture that an attack may change. It is as small as the processor allows: its own resized and cropped
 picture if processing that again changes nothing, else the original, scaled down to a default size at most.
@@ -27,13 +27,13 @@ MAX_SIDE = 4096
 """Longest side of such a canvas: a resize is a matrix as high and wide as its picture."""
 
 _TRIES = 6
-"""How often a picture is scaled anew until its canvas keeps the limits."""
+"""How often a picture is rescaled until its canvas is within the limits."""
 
 _SHRINK, _GROW = 0.7, 1.5
 """Factors on a picture's area from try to try; processors round sides to whole patches."""
 
 PlaneStage: TypeAlias = tuple[Callable[[Planes], Planes], ...]
-"""One change of all pictures of a prompt, each by its own function, on the way to their canvases."""
+"""One step of all pictures of a prompt on the way to their canvases: a function for each picture."""
 
 
 class CanvasSteps:
@@ -58,10 +58,10 @@ class CanvasSteps:
     def find(self, sizes: Sequence[Size]) -> list[PlaneStage]:
         """Return the steps from the pictures of a prompt, of these sizes, to their canvases.
 
-        They are found on pictures of noise, on which no difference can hide.
+        They are found on pictures of noise, which hide no difference.
 
         Raises:
-            DataError: If the canvases do not keep the limits, however the pictures are scaled.
+            DataError: If the canvases exceed the limits however the pictures are scaled.
         """
         originals = _noise(sizes)
         areas = [self._clipped(_area(picture_CHW)) for picture_CHW in originals]
@@ -102,31 +102,31 @@ class CanvasSteps:
         )
 
     def _processor_steps(self, originals: list[Planes], *, may_shrink: bool = True) -> list[PlaneStage]:
-        """Find the steps that the processor itself makes, and that a large picture needs."""
+        """Find the steps that the processor itself takes, and those that a large picture needs."""
         steps: list[PlaneStage] = []
         pictures, output = originals, self._output(originals)
-        # Resizes: the processor's first one is made beforehand, as long as the processor then makes the same output.
-        seen_sizes = {sizes_of(pictures)}  # a processor might resize to and fro for ever
+        # Resizes: the processor's first one is applied beforehand, as long as this does not change its output.
+        seen_sizes = {sizes_of(pictures)}  # a processor might resize back and forth for ever
         while step := self._harmless(self._first_resizes(pictures), pictures, output):
             resized = applied(step, pictures)
             if sizes_of(resized) in seen_sizes:
                 break
             steps, pictures = [*steps, step], resized
             seen_sizes.add(sizes_of(pictures))
-        # A large original that no resize makes smaller is scaled down to the default, and all of this is tried again.
-        shrinking = tuple(self._shrinking(one) for one in originals)
+        # A large original that no resize makes smaller is scaled down to the default size, then all is tried again.
+        shrinking = tuple(self._shrinking(original) for original in originals)
         if may_shrink and not steps and any(change is not _unchanged for change in shrinking):
             return [shrinking, *self._processor_steps(applied(shrinking, originals), may_shrink=False)]
-        # What the processor cuts off need not be in the canvas.
+        # Crops: what the processor cuts off need not be in the canvas.
         crop = self._harmless(self._crops(pictures), pictures, output)
         return [*steps, crop] if crop else steps
 
     def _harmless(
         self, step: PlaneStage, pictures: Sequence[Planes], output: Mapping[str, Tensor]
     ) -> PlaneStage | None:
-        """Return the changes of a step that alter a picture's size and not what the processor makes of it.
+        """Return the changes of a step that alter a picture's size and not the processor's output.
 
-        Each is tried by itself, on top of those that passed; None if none does.
+        Each is tried by itself, on top of those that passed; None if none passes.
         """
         passed: list[Callable[[Planes], Planes]] = [_unchanged] * len(pictures)
         for number, change in enumerate(step):
@@ -136,23 +136,23 @@ class CanvasSteps:
         return tuple(passed) if any(change is not _unchanged for change in passed) else None
 
     def _output(self, pictures: Sequence[Planes]) -> Mapping[str, Tensor]:
-        return self._process([picture(one) for one in pictures])
+        return self._process([picture(planes_CHW) for planes_CHW in pictures])
 
     def _first_resizes(self, pictures: Sequence[Planes]) -> PlaneStage:
         """Return for each picture the first resize that the processor makes of the whole of it."""
-        found: dict[int, Callable[[Planes], Planes]] = {}
+        first: dict[int, Callable[[Planes], Planes]] = {}
 
-        def seen(source_LHW: Planes, resize: Resize) -> Planes:
+        def record(source_LHW: Planes, resize: Resize) -> Planes:
             for number, whole in enumerate(pictures):
-                if source_LHW.shape[-2:] == whole.shape[-2:] and number not in found:
-                    several = source_LHW.reshape(-1, 3, *whole.shape[-2:]) if len(source_LHW) % 3 == 0 else ()
-                    if any(np.array_equal(one, whole) for one in several):
-                        found[number] = resize.apply
+                if source_LHW.shape[-2:] == whole.shape[-2:] and number not in first:
+                    batch = source_LHW.reshape(-1, 3, *whole.shape[-2:]) if len(source_LHW) % 3 == 0 else ()
+                    if any(np.array_equal(source_CHW, whole) for source_CHW in batch):
+                        first[number] = resize.apply
             return resize.apply(source_LHW)
 
-        with resizes(seen):
+        with resizes(record):
             self._output(pictures)
-        return tuple(found.get(number, _unchanged) for number in range(len(pictures)))
+        return tuple(first.get(number, _unchanged) for number in range(len(pictures)))
 
     def _crops(self, pictures: Sequence[Planes]) -> PlaneStage:
         """Return for each picture the crop to what reaches the processor's output."""
@@ -173,7 +173,7 @@ def _area(planes_CHW: Planes) -> int:
 
 
 def _scale(whole: Planes, area: float) -> Callable[[Planes], Planes]:
-    """Return what scales pictures of a picture's size to an area; a smaller one is never exceeded."""
+    """Return the function that scales pictures of this size to an area; scaled down, they do not exceed it."""
     height, width = whole.shape[-2:]
     if area == height * width:
         return _unchanged
@@ -189,7 +189,7 @@ def _crop(top: int, bottom: int, left: int, right: int) -> Callable[[Planes], Pl
 
 def applied(step: PlaneStage, pictures: Sequence[Planes]) -> list[Planes]:
     """Return pictures after a step, each by its own change."""
-    return [change(one) for change, one in zip(step, pictures, strict=True)]
+    return [change(planes_CHW) for change, planes_CHW in zip(step, pictures, strict=True)]
 
 
 def _noise(sizes: Sequence[Size]) -> list[Planes]:
@@ -199,7 +199,7 @@ def _noise(sizes: Sequence[Size]) -> list[Planes]:
 
 def sizes_of(pictures: Sequence[Planes]) -> tuple[Size, ...]:
     """Return the heights and widths of pictures."""
-    return tuple((one.shape[-2], one.shape[-1]) for one in pictures)
+    return tuple((planes_CHW.shape[-2], planes_CHW.shape[-1]) for planes_CHW in pictures)
 
 
 def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:

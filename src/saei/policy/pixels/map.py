@@ -1,7 +1,7 @@
 """What a processor does to the canvases of one prompt, as a differentiable function of them.
 
-Every value that exists on the way has a number: the 256 levels of grey, the pixels of the canvases, then those of each
-picture that is resized inside. Each element of the output is one of these values, normalised.
+Every value on the way has a number: the 256 levels of grey, the pixels of the canvases, then those of each picture that
+the processor resizes. Each element of the output is one of these values, normalised.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from saei.policy.pixels.resizing import Resize
 
 PIXELS = "pixel_values"
-"""What models and processors call the input that comes from pixels."""
+"""Name that models and processors have for the input that comes from pixels."""
 
 LEVELS = 256
 
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PixelMap:
-    """What a processor does to the canvases of one prompt, without the rounding of its resizes.
+    """What a processor does to the canvases of one prompt, except for the rounding of its resizes.
 
     Attributes:
         stages: The pictures that it resizes, in order.

@@ -1,7 +1,7 @@
-"""What image processors do to pixels besides moving and normalising them: they resize pictures.
+"""The resizes that an image processor makes, intercepted in Pillow and torchvision.
 
-Whatever a processor is made of, it resizes through Pillow or through torchvision. Its resizes are seen there, which
-tells what becomes of a picture without a word about any family. Source: original.
+Whatever a processor is made of, it resizes through one of these two. Intercepted there, its resizes are known for every
+family without a line about any of them. Source: original.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Planes: TypeAlias = NDArray[Any]
 """``[L, H, W]``: the channels of a picture, or of several pictures of one size."""
 
 MAX_PIXELS = 64_000_000
-"""Largest area that a processor may blow a picture up to: far above what any model looks at."""
+"""Largest area that a processor may enlarge a picture to, far above what any model takes."""
 
 _LOCK = RLock()
 
 
 @dataclass(frozen=True, eq=False)
 class Resize:
-    """One resize, apart from the picture that it was called for.
+    """One resize, independent of the picture that it was called for.
 
     Attributes:
         source: Height and width before.
@@ -47,7 +47,7 @@ class Resize:
 
     @cached_property
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """The float32 matrices ``[h', h]`` and ``[w', w]`` that it is along its axes, found by resizing identities."""
+        """The float32 matrices ``[h', h]`` and ``[w', w]`` of the resize along each axis, from resized identities."""
         rows, columns = (
             torch.from_numpy(np.array(self.along(np.eye(old, dtype=np.float32), new)))
             for old, new in zip(self.source, self.target, strict=True)
@@ -56,7 +56,7 @@ class Resize:
 
     @cached_property
     def rows_first(self) -> bool:
-        """Whether the picture is resized along its height first, which tells where it saturates; tried on noise."""
+        """Whether the height is resized first, which decides where values saturate; measured on noise."""
         noise = np.random.default_rng(0).integers(0, 256, (1, *self.source), dtype=np.uint8)
         wanted = torch.from_numpy(self.apply(noise).astype(np.float32) / 255)
         first, last = (self._linear(torch.from_numpy(noise).float() / 255, rows_first=order) for order in (True, False))
@@ -73,18 +73,18 @@ class Resize:
         return (rows @ (picture_LHW @ columns.T).clamp(0, 1)).clamp(0, 1)
 
 
-Seen: TypeAlias = Callable[[Planes, Resize], Planes]
-"""``seen(planes, resize)`` gets the picture that is to be resized and returns the one to go on with."""
+OnResize: TypeAlias = Callable[[Planes, Resize], Planes]
+"""``on_resize(planes, resize)`` gets the picture that is to be resized and returns the one to continue with."""
 
 
 @contextmanager
-def resizes(seen: Seen) -> Iterator[None]:
-    """Hand every resize inside the block to ``seen``, but for those that change no size."""
-    places: list[tuple[Any, Any]] = [(Image.Image, _pillow(Image.Image.resize, seen))]
+def resizes(on_resize: OnResize) -> Iterator[None]:
+    """Hand every resize inside the block to ``on_resize``, except those that change no size."""
+    places: list[tuple[Any, Any]] = [(Image.Image, _pillow(Image.Image.resize, on_resize))]
     functional = sys.modules.get("torchvision.transforms.v2.functional")
     if functional is not None:
-        places.append((functional, _torchvision(functional.resize, seen)))
-    with _LOCK:  # what is replaced belongs to the whole process
+        places.append((functional, _torchvision(functional.resize, on_resize)))
+    with _LOCK:  # the replaced functions belong to the whole process
         originals = [place.resize for place, _ in places]
         try:
             for place, replacement in places:
@@ -95,7 +95,7 @@ def resizes(seen: Seen) -> Iterator[None]:
                 place.resize = original
 
 
-def _pillow(original: Any, seen: Seen) -> Any:
+def _pillow(original: Any, on_resize: OnResize) -> Any:
     def resize(
         self: Image.Image, size: Any, resample: Any = None, box: Any = None, reducing_gap: float | None = None
     ) -> Any:
@@ -112,12 +112,12 @@ def _pillow(original: Any, seen: Seen) -> Any:
         def along(square: Planes, new: int) -> Planes:
             return np.asarray(original(Image.fromarray(square), (square.shape[1], new), resample))
 
-        return picture(seen(planes(self), Resize((self.height, self.width), (height, width), apply, along)))
+        return picture(on_resize(planes(self), Resize((self.height, self.width), (height, width), apply, along)))
 
     return resize
 
 
-def _torchvision(original: Any, seen: Seen) -> Any:
+def _torchvision(original: Any, on_resize: OnResize) -> Any:
     def resize(inpt: Any, size: Any, *arguments: Any, **options: Any) -> Any:
         if not isinstance(inpt, Tensor) or len(size) != 2:
             return original(inpt, size, *arguments, **options)
@@ -135,8 +135,8 @@ def _torchvision(original: Any, seen: Seen) -> Any:
                 original(torch.from_numpy(square)[None], [new, square.shape[1]], *arguments, **options)[0]
             )
 
-        found = Resize((shape[-2], shape[-1]), (height, width), apply, along)
-        resized = seen(np.ascontiguousarray(inpt.reshape(-1, *shape[-2:])), found)
+        called = Resize((shape[-2], shape[-1]), (height, width), apply, along)
+        resized = on_resize(np.ascontiguousarray(inpt.reshape(-1, *shape[-2:])), called)
         return torch.from_numpy(np.ascontiguousarray(resized)).to(inpt.dtype).view(*shape[:-2], height, width)
 
     return resize

@@ -25,14 +25,14 @@ GRID = 1 / 255
 """Spacing of canvas values."""
 
 _MAPS_BYTES = 512 * 1024**2
-"""Memory for maps; a data set of photographs has a new size nearly each time."""
+"""Memory for maps, of which a data set of photographs needs a new one for nearly every picture."""
 
 _PROBES: tuple[Size, ...] = ((64, 64), (384, 512))
-"""Pictures that show at once whether limits can be kept."""
+"""Sizes of pictures on which the limits are tried when a policy is built."""
 
 
 class PixelSpace:
-    """The pixel space of one processor; what becomes of pictures of certain sizes is found out once.
+    """The pixel space of one processor; what it does to pictures of given sizes is traced once.
 
     Args:
         process: The processor: from the pictures of one prompt to the image inputs of the model.
@@ -95,7 +95,7 @@ class PixelSpace:
                 reason=f"{type(error).__name__}: {error}.",
                 remedy="Replace the file, or leave the example out.",
             ) from error
-        return tuple(torch.tensor(one).float() / 255 for one in pictures)
+        return tuple(torch.tensor(planes_CHW).float() / 255 for planes_CHW in pictures)
 
     def map(self, *sizes: Size) -> PixelMap:
         """Return what the processor does to the canvases of one prompt, by their heights and widths.
@@ -107,14 +107,14 @@ class PixelSpace:
             self._maps.move_to_end(sizes)
         else:
             self._maps[sizes] = trace(self._process, sizes)
-            while len(self._maps) > 1 and sum(found.size_bytes for found in self._maps.values()) > _MAPS_BYTES:
+            while len(self._maps) > 1 and sum(pixel_map.size_bytes for pixel_map in self._maps.values()) > _MAPS_BYTES:
                 self._maps.popitem(last=False)
         return self._maps[sizes]
 
     def inputs(self, prompts: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """Return the model inputs for the canvases of several prompts, differentiable in them."""
-        found = [self._inputs(canvases) for canvases in prompts if canvases]
-        return {name: _batched([inputs[name] for inputs in found]) for name in found[0]} if found else {}
+        by_prompt = [self._inputs(canvases) for canvases in prompts if canvases]
+        return {name: _batched([inputs[name] for inputs in by_prompt]) for name in by_prompt[0]} if by_prompt else {}
 
     def _check_limits(self) -> None:
         for size in _PROBES:
@@ -130,7 +130,7 @@ class PixelSpace:
         pixels = self.map(*((canvas.shape[-2], canvas.shape[-1]) for canvas in canvases))
         values = pixels(canvases)
         if pixels.rounds:
-            # The value is the processor's own, the gradient that of the same without rounding.
+            # The value is the processor's own; the gradient is that of the map, which does not round.
             with torch.no_grad():
                 rounded = [(canvas * 255).round() / 255 for canvas in canvases]
                 official = self._process([to_image(canvas) for canvas in rounded])[PIXELS].to(values)
@@ -147,7 +147,7 @@ def to_image(canvas: Tensor) -> Image.Image:
 
 
 def _batched(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate along the first axis; along the others smaller ones are filled up with zeros, as processors do."""
+    """Concatenate along the first axis; along the others pad smaller ones with zeros, as processors do."""
     shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     filled = []
     for part in parts:

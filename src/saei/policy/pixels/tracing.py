@@ -1,9 +1,10 @@
-"""How each element of an image processor's output comes from the pixels, found out by showing it coded pictures.
+"""How each element of an image processor's output comes from the pixels, traced with coded pictures.
 
-Every value that exists on the way has a number: the 256 levels of grey, the pixels of the canvases, then those of each
-picture that was resized inside. Pictures whose pixels spell their own numbers, eight bits at a time, show at each place
-of the output which value stands there. So no family's order of patches, tiles or channels is written down here,
-temporal copies of one pixel are tied, and the way back to the pixels is exact and differentiable. Source: original.
+Every value on the way has a number: the 256 levels of grey, the pixels of the canvases, then those of each picture that
+the processor resizes. The processor is run on pictures whose pixels spell their own numbers, eight bits at a time; each
+element of its output then spells the number of the value it was made from. So no family's order of patches, tiles or
+channels is written down here, temporal copies of a pixel stay tied, and the map from pixels to output is exact and
+differentiable. Source: original.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ _TOLERANCE = 2e-5
 """Largest deviation from the processor's own output, in units of the [0, 1] range; float32 leaves 1e-6."""
 
 _ROUNDING = 1.5 / 255
-"""What one resize adds to it: Pillow rounds after either axis, and a kernel with lobes amplifies the first."""
+"""Deviation that one resize adds: Pillow rounds after each axis, and lobes of the kernel amplify the first rounding."""
 
 
 def trace(process: Process, sizes: Sequence[Size]) -> PixelMap:
-    """Find out what a processor does to the canvases of a prompt.
+    """Return the map from the canvases of a prompt to the processor's output.
 
     Args:
         process: The processor.
         sizes: Height and width of each canvas.
 
     Raises:
-        ModelError: If it does something else to pixels than to resize, move and normalise them.
+        ModelError: If the processor does more than resize, move and normalise pixels.
     """
     black = _Pass(process, sizes, lambda numbers: np.zeros_like(numbers))
     white = _Pass(process, sizes, lambda numbers: np.full_like(numbers, 255))
@@ -58,13 +59,13 @@ def trace(process: Process, sizes: Sequence[Size]) -> PixelMap:
         source_LHW = _source(number, black, white, digits)
         depth = 1 + blocks.depth_of(source_LHW, stages)
         stages.append(Stage(resize, source_LHW.to(torch.int32), depth))
-    found = _output(black, white, digits, blocks, stages)
-    _check(process, sizes, found, blocks, stages)
-    return found
+    pixel_map = _pixel_map(black, white, digits, blocks, stages)
+    _check(process, sizes, pixel_map, blocks, stages)
+    return pixel_map
 
 
 class _Blocks:
-    """Where the values of canvases and stages lie: blocks of planes, one after the other behind the levels of grey."""
+    """Numbers of the values of canvases and stages: blocks of planes, one after another, after the levels of grey."""
 
     def __init__(self, shapes: Sequence[tuple[int, int, int]], canvases: int) -> None:
         self.shapes = shapes
@@ -79,10 +80,9 @@ class _Blocks:
 
     def depth_of(self, numbers: Tensor, stages: Sequence[Stage]) -> int:
         """Return the most resizes that any of the values has gone through."""
-        return max(
-            (stage.depth for stage, met in zip(stages, self._met(numbers)[self.canvases :], strict=False) if met),
-            default=0,
-        )
+        # The blocks of stages that are still to be traced have no depth yet.
+        hits = self._hits(numbers)[self.canvases :]
+        return max((stage.depth for stage, hit in zip(stages, hits, strict=False) if hit), default=0)
 
     def depths_of(self, numbers: Tensor, stages: Sequence[Stage]) -> Tensor:
         """Return how many resizes each value has gone through."""
@@ -90,13 +90,14 @@ class _Blocks:
         by_plane = [depth for depth, shape in zip(depths, self.shapes, strict=True) for _ in range(shape[0])]
         return torch.tensor(by_plane)[self.planes_of(numbers)]
 
-    def _met(self, numbers: Tensor) -> list[bool]:
-        ends = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
-        return [bool(((numbers >= start) & (numbers < end)).any()) for start, end in ends]
+    def _hits(self, numbers: Tensor) -> list[bool]:
+        """Return for each block whether some of the numbers lie in it."""
+        bounds = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return [bool(((numbers >= start) & (numbers < end)).any()) for start, end in bounds]
 
 
 class _Pass:
-    """One showing of pictures of numbers: ``code(numbers)`` gives the 8-bit value of each."""
+    """One run of the processor on pictures whose pixels are 8-bit codes of their numbers: ``code(numbers)``."""
 
     def __init__(self, process: Process, sizes: Sequence[Size], code: Callable[..., Planes]) -> None:
         self.resizes: list[Resize] = []
@@ -105,7 +106,7 @@ class _Pass:
         self.total = LEVELS
         self._code = code
         canvases = [picture(self._numbers((3, *size))) for size in sizes]
-        with resizes(self._seen):
+        with resizes(self._record):
             output = dict(process(canvases))
         if PIXELS not in output:
             raise _no_map(f"it has no `{PIXELS}` in its output, only {', '.join(output)}")
@@ -114,13 +115,15 @@ class _Pass:
         self.half = pixels.dtype.itemsize < 4
         self.extras = output
 
-    def _seen(self, planes_LHW: Planes, resize: Resize) -> Planes:
+    def _record(self, planes_LHW: Planes, resize: Resize) -> Planes:
+        """Record a resize and return a picture of new numbers in place of its result."""
         self.resizes.append(resize)
         self.sources.append(torch.from_numpy(planes_LHW.astype(np.int64)))
         self.shapes.append((len(planes_LHW), *resize.target))
         return self._numbers(self.shapes[-1])
 
     def _numbers(self, shape: tuple[int, int, int]) -> Planes:
+        """Return the next numbers, coded."""
         start, self.total = self.total, self.total + int(np.prod(shape))
         return self._code(np.arange(start, self.total).reshape(shape)).astype(np.uint8)
 
@@ -131,36 +134,39 @@ def _source(number: int, black: _Pass, white: _Pass, digits: Sequence[_Pass]) ->
     if not bool((high - low == 0).logical_or(high - low == 255).all()):
         raise _no_map("it changes pictures before it resizes them")
     spelled = torch.zeros_like(low)
-    for power, one in enumerate(digits):
-        spelled += one.sources[number] << (8 * power)
-    return torch.where(high > low, spelled, low)
+    for power, digit in enumerate(digits):
+        spelled += digit.sources[number] << (8 * power)
+    return torch.where(high > low, spelled, low)  # what is the same in black and white is a constant grey
 
 
-def _output(black: _Pass, white: _Pass, digits: Sequence[_Pass], blocks: _Blocks, stages: Sequence[Stage]) -> PixelMap:
+def _pixel_map(
+    black: _Pass, white: _Pass, digits: Sequence[_Pass], blocks: _Blocks, stages: Sequence[Stage]
+) -> PixelMap:
+    # An element is `value * factor + shift` of one value, or a constant where black and white give the same.
     shift, factor = black.pixels.flatten(), (white.pixels - black.pixels).flatten()
     live = factor != 0
     spelled = torch.zeros(len(shift), dtype=torch.long)
-    for power, one in enumerate(digits):
-        spelled += ((one.pixels.flatten() - shift) / factor.where(live, 1.0) * 255).round().long() << (8 * power)
+    for power, digit in enumerate(digits):
+        spelled += ((digit.pixels.flatten() - shift) / factor.where(live, 1.0) * 255).round().long() << (8 * power)
     spelled = spelled.where(live, LEVELS)
     if bool((spelled < LEVELS).any()) or bool((spelled >= black.total).any()):
         raise _no_map("its output is not made of single pixels")
     plane = blocks.planes_of(spelled)
-    normal = torch.zeros(2, len(blocks.plane_starts))
-    for own, values in zip(normal, (factor, shift), strict=True):
-        own[plane[live]] = values[live]
-        if bool(((own[plane] - values).abs() > _TOLERANCE * values.abs())[live].any()):
+    by_plane = torch.zeros(2, len(blocks.plane_starts))
+    for of_plane, of_element in zip(by_plane, (factor, shift), strict=True):
+        of_plane[plane[live]] = of_element[live]
+        if bool(((of_plane[plane] - of_element).abs() > _TOLERANCE * of_element.abs())[live].any()):
             raise _no_map("it normalises pixels of one channel in several ways")
-    constants, which = shift[~live].unique(return_inverse=True)
+    constants, constant_index = shift[~live].unique(return_inverse=True)
     index = spelled - LEVELS
-    index[~live] = black.total - LEVELS + which
+    index[~live] = black.total - LEVELS + constant_index
     channels = [channel % 3 for shape in blocks.shapes for channel in range(shape[0])]
     std = torch.zeros(3)
-    for channel, value in zip(channels, normal[0].tolist(), strict=True):
-        if value:
-            std[channel] = 1 / abs(value)
-    heights = [shape[0] for shape in blocks.shapes]
-    factors, shifts = ([part.view(-1, 1, 1) for part in own.split(heights)] for own in normal)
+    for channel, plane_factor in zip(channels, by_plane[0].tolist(), strict=True):
+        if plane_factor:
+            std[channel] = 1 / abs(plane_factor)
+    plane_counts = [shape[0] for shape in blocks.shapes]
+    factors, shifts = ([part.view(-1, 1, 1) for part in of_plane.split(plane_counts)] for of_plane in by_plane)
     return PixelMap(
         stages=tuple(stages),
         rounds=bool(stages) or black.half,
@@ -175,31 +181,40 @@ def _output(black: _Pass, white: _Pass, digits: Sequence[_Pass], blocks: _Blocks
     )
 
 
-def _used(shown: Sequence[Tensor], total: int, blocks: _Blocks) -> tuple[Box, ...]:
+def _used(sources: Sequence[Tensor], total: int, blocks: _Blocks) -> tuple[Box, ...]:
+    """Return for each canvas the box around the pixels whose numbers are among the sources of output and stages."""
     reached = torch.zeros(total, dtype=torch.bool)
-    for numbers in shown:
+    for numbers in sources:
         reached[numbers] = True
     boxes = []
     for number in range(blocks.canvases):
-        own_HW = reached[blocks.starts[number] : blocks.starts[number + 1]].view(blocks.shapes[number]).any(0)
-        rows, columns = (own_HW.any(axis).nonzero()[:, 0] for axis in (1, 0))
+        used_HW = reached[blocks.starts[number] : blocks.starts[number + 1]].view(blocks.shapes[number]).any(0)
+        rows, columns = (used_HW.any(axis).nonzero()[:, 0] for axis in (1, 0))
         if not len(rows):
             raise _no_map("a picture does not reach its output")
         boxes.append((int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1))
     return tuple(boxes)
 
 
-def _check(process: Process, sizes: Sequence[Size], found: PixelMap, blocks: _Blocks, stages: Sequence[Stage]) -> None:
-    """Compare the map with the processor itself on random pictures."""
+def _check(
+    process: Process, sizes: Sequence[Size], pixel_map: PixelMap, blocks: _Blocks, stages: Sequence[Stage]
+) -> None:
+    """Compare the map with the processor itself on random pictures.
+
+    Raises:
+        ModelError: If they differ by more than rounding explains.
+    """
     rng = np.random.default_rng(0)
     random = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for size in sizes]
-    expected = process([picture(one) for one in random])[PIXELS]
+    expected = process([picture(planes) for planes in random])[PIXELS]
     half = 0.0 if expected.dtype.itemsize >= 4 else torch.finfo(expected.dtype).eps * float(expected.abs().max())
-    deviation = (found([torch.from_numpy(one).float() / 255 for one in random]) - expected.float()).abs() - half
+    mapped = pixel_map([torch.from_numpy(planes).float() / 255 for planes in random])
+    deviation = (mapped - expected.float()).abs() - half
     allowed: Tensor | float = _TOLERANCE
     if stages:
-        allowed = _TOLERANCE + _ROUNDING * blocks.depths_of(found.index.long() + LEVELS, stages).view(found.shape)
-    if bool((deviation * found.std_C11.min() > allowed).any()):
+        depths = blocks.depths_of(pixel_map.index.long() + LEVELS, stages)
+        allowed = _TOLERANCE + _ROUNDING * depths.view(pixel_map.shape)
+    if bool((deviation * pixel_map.std_C11.min() > allowed).any()):
         raise _no_map("its output is not an affine function of the pixels")
 
 

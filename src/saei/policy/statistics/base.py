@@ -1,4 +1,4 @@
-"""The statistic seam: numbers per response token that other parts ask for by a ``Need``.
+"""The statistic seam: numbers per response token that other parts request by a ``Need``.
 
 N responses of a view, T tokens of the longest, m tokens of a chunk, V vocabulary.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Statistic(Strategy, ABC):
-    """A number per token. To add one, derive from one of the four below, which say what it is made of."""
+    """A number per token. To add one, derive from one of the four classes below, by what it is computed from."""
 
     kind: ClassVar[str] = "statistic"
 
 
 class TokenStatistic(Statistic):
-    """Made of the tokens alone; costs no pass and has no gradient. To add one, implement ``of_tokens``."""
+    """Computed from the tokens alone; costs no pass and has no gradient. To add one, implement ``of_tokens``."""
 
     @abstractmethod
     def of_tokens(self, policy: Policy, responses: Sequence[Response]) -> list[Tensor]:
@@ -41,7 +41,7 @@ class TokenStatistic(Statistic):
 
 
 class DistributionStatistic(Statistic):
-    """Made of the distribution at each token. To add one, implement ``of_distribution``.
+    """Computed from the distribution at each token. To add one, implement ``of_distribution``.
 
     It is computed in chunks in the scoring pass, so that a tensor of tokens × vocabulary never exists at once.
     """
@@ -67,7 +67,7 @@ class DistributionStatistic(Statistic):
 
 
 class DivergenceStatistic(Statistic):
-    """Made of two distributions at each token: p, of the current policy under the response's own view, and q.
+    """Computed from two distributions at each token: p, of the current policy under the response's own view, and q.
 
     q is of the need's policy under the need's view, and constant. To add one, implement ``of_two``; it is computed in
     chunks, too.
@@ -91,11 +91,11 @@ class DivergenceStatistic(Statistic):
 
 
 class DerivedStatistic(Statistic):
-    """Made of other statistics of the same token. To add one, implement ``parts_of`` and ``combine``."""
+    """Computed from other statistics of the same token. To add one, implement ``parts_of`` and ``combine``."""
 
     @abstractmethod
     def parts_of(self, need: Need) -> tuple[Need, ...]:
-        """Return what the values for a need are made of."""
+        """Return the needs that the values for a need are computed from."""
 
     @abstractmethod
     def combine(self, *values_T: Tensor) -> Tensor:
@@ -107,4 +107,4 @@ class ViewMaker(Protocol):
     """What the config of a need's ``view`` builds: a change of a view that needs no gradient."""
 
     def make_view(self, policy: Policy, view: View) -> View:
-        """Return the changed view; it is called once for a view, whatever becomes of the weights."""
+        """Return the changed view; it is called once for a view, even when the weights change later."""

@@ -1,4 +1,4 @@
-"""Needs are looked at when a run is built: what nothing fills is refused."""
+"""Checking needs when a run is built: one that nothing fills is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def statistic_of(need: Need) -> Statistic:
 
 
 def moves(need: Need) -> bool:
-    """Return whether the current policy's weights are in a need's values, so that an update changes them."""
+    """Return whether a need's values depend on the current policy's weights, so that an update changes them."""
     statistic = statistic_of(need)
     if isinstance(statistic, DerivedStatistic):
         return any(moves(part) for part in statistic.parts_of(need))
@@ -39,7 +39,7 @@ def moves(need: Need) -> bool:
 
 
 def policies_of(need: Need) -> frozenset[str]:
-    """Return the policies that are asked for a need's values, besides the current one of a divergence."""
+    """Return the policies that compute a need's values, except for the current side of a divergence."""
     statistic = statistic_of(need)
     if isinstance(statistic, DerivedStatistic):
         return frozenset[str]().union(*(policies_of(part) for part in statistic.parts_of(need)))
@@ -50,13 +50,13 @@ def check_needs(needs: Iterable[Need], asker: str, *, policies: Iterable[str] = 
     """Refuse needs that nothing fills.
 
     Args:
-        needs: What is asked for.
-        asker: Who asks, for the message.
-        policies: The policies that there are for it.
-        grad: Whether anything is differentiated there.
+        needs: The needs.
+        asker: The part that has them, for the message.
+        policies: The policies that it has access to.
+        grad: Whether its values may have a gradient.
 
     Raises:
-        ConfigError: Naming the need, who asks, and what there is.
+        ConfigError: Naming the need, the part, and what is available.
     """
     for need in needs:
         problem, remedy = _problem(need, tuple(policies), grad)

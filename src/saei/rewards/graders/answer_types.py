@@ -1,4 +1,4 @@
-"""Which type of answer an example asks for: what it says, or what its gold answer looks like."""
+"""The type of answer that an example requires: as it declares, or inferred from its gold answer."""
 
 from __future__ import annotations
 

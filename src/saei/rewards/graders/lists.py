@@ -87,7 +87,7 @@ def _same(given: str, gold: str, key: AnswerKey) -> bool:
 
 
 def _decided(item: str) -> bool:
-    """Return whether comparing as number and as text says all there is: no algebra in it."""
+    """Return whether comparing as number and as text is enough, because there is no algebra in it."""
     return parse_quantity(item) is not None or not re.search(r"[\\^]|\d|\b[A-Za-z]\b", item)
 
 

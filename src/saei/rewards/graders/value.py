@@ -139,14 +139,14 @@ class _Parser:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise NotANumberError
-        part = self._product_of_one()
+        part = self._signed_or_mixed()
         self._depth -= 1
         if sign == "+":
             return part
         return _Part(negate(part.number), f"-{part.literal}" if part.literal else "", part.percent)
 
-    def _product_of_one(self) -> _Part:
-        """A signed factor together with what stands beside it: -2 1/2 is -(2 1/2)."""
+    def _signed_or_mixed(self) -> _Part:
+        """Read a signed factor, or the mixed number that it begins: -2 1/2 is -(2 1/2)."""
         part = self._signed()
         if (
             part.literal.isdigit()

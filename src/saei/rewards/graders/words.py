@@ -63,10 +63,10 @@ def text(answer: str, key: AnswerKey) -> Verdict:
 
 
 def same_words(given: str, gold: str) -> bool:
-    """Return whether two answers are the same words and signs, whatever stands around them."""
+    """Return whether two answers have the same words and signs, ignoring the space around signs."""
     if max(len(given), len(gold)) > MAX_TEXT:
         return False
-    given, gold = (_BESIDE_SIGN.sub(r"\1", plain_words(normalize(one))) for one in (given, gold))
+    given, gold = (_BESIDE_SIGN.sub(r"\1", plain_words(normalize(text))) for text in (given, gold))
     return bool(gold) and given == gold
 
 

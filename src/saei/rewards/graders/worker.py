@@ -45,7 +45,7 @@ def main() -> None:
             equal, reason = _limited(compare, question)
         except MemoryError:
             _reply(replies, {"equal": False, "reason": "over the memory limit"})
-            return  # what is left of the heap is anyone's guess
+            return  # the state of the heap is unknown
         _reply(replies, {"equal": equal, "reason": reason})
 
 

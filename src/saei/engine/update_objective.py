@@ -1,0 +1,155 @@
+"""What an update gives to the objective and its weights, and what it takes from them, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores, fit
+from saei.errors import TrainingError
+from saei.objectives.base import Objective, ObjectiveInput
+from saei.objectives.batch import Row, UpdateBatch, stack_rows
+from saei.objectives.weights.base import Weight
+
+
+@torch.no_grad()
+def weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> Tensor:
+    """Return a weight's factors, 0 on padding.
+
+    Raises:
+        TrainingError: If there is not one for each token, or one is negative or not finite.
+    """
+    weight_RT = weight.weigh(batch, progress=progress, generator=torch.Generator().manual_seed(seed))
+    if weight_RT.shape != batch.mask_RT.shape:
+        raise TrainingError(
+            "A weight gives each token of a batch a number.",
+            reason=f"'{weight.name()}' returned {list(weight_RT.shape)} for {list(batch.mask_RT.shape)}.",
+            remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
+        )
+    weight_RT = torch.where(batch.mask_RT, weight_RT.to(batch.mask_RT.device), 0.0)
+    if not bool((weight_RT.isfinite() & (weight_RT >= 0)).all()):
+        raise TrainingError(
+            "The weight of a token is a finite number, 0 or more.",
+            reason=f"'{weight.name()}' gave one from {float(weight_RT.min())} to {float(weight_RT.max())}.",
+            remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
+        )
+    return weight_RT
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlaces:
+    """Where each response stands in an update batch, by the index of its group and its number there."""
+
+    places: Mapping[tuple[int, int], int]
+
+    @classmethod
+    def of(cls, batch: UpdateBatch) -> RowPlaces:
+        """Number the rows of a batch."""
+        return cls({(row.index, row.response): place for place, row in enumerate(batch.rows)})
+
+    def pick(self, values: Tensor, rows: Sequence[Row], like_RT: Tensor) -> Tensor:
+        """Return some rows of a tensor over the batch, cut or padded to the width of ``like_RT``, on its device."""
+        picked = values[[self.places[row.index, row.response] for row in rows]].to(like_RT.device)
+        return picked if picked.ndim == 1 else fit(picked, like_RT.shape[1])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prepared:
+    """What the objective made of the whole update batch; each micro-batch gets the values of its rows.
+
+    Attributes:
+        values: Scalars, and tensors with one row per response of the batch.
+        places: Where the batch has each response.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    places: RowPlaces = field(default=RowPlaces({}))
+
+    @classmethod
+    def by(cls, objective: Objective, batch: UpdateBatch, *, progress: float, seed: int) -> Prepared:
+        """Let an objective look at an update batch.
+
+        Raises:
+            TrainingError: If something that it returns is neither one number nor one row per response.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        values = objective.prepare(batch, progress=progress, generator=generator)
+        for name, value in values.items():
+            if value.ndim and (value.ndim > 2 or len(value) != len(batch.rows)):
+                raise TrainingError(
+                    "What an objective prepares is one number, or has one row per response of the update batch.",
+                    reason=f"'{objective.name()}' prepared '{name}' of {list(value.shape)} for {len(batch.rows)} "
+                    "responses.",
+                    remedy="Mend it; `saei.testing.check_objective` names the rule that it breaks.",
+                )
+        return cls(values, RowPlaces.of(batch))
+
+    def of(self, rows: Sequence[Row], like_RT: Tensor) -> dict[str, Tensor]:
+        """Return the values of some rows, in the width and on the device of ``like_RT``."""
+        return {
+            name: value.to(like_RT.device) if value.ndim == 0 else self.places.pick(value, rows, like_RT)
+            for name, value in self.values.items()
+        }
+
+
+def objective_input(
+    micro_batch: Sequence[GroupRows],
+    scores: RowScores,
+    *,
+    counts: BatchCounts,
+    max_new_tokens: int,
+    prepared: Prepared,
+    on_policy: bool,
+) -> ObjectiveInput:
+    """Return a micro-batch as the objective sees it.
+
+    Args:
+        micro_batch: Whole groups.
+        scores: The current policy's, in the order of the groups' rows.
+        counts: Those of the whole update batch.
+        max_new_tokens: Longest response that sampling allows.
+        prepared: What the objective made of the update batch.
+        on_policy: The current policy is the old one: its own log-probabilities, detached, stand for the old ones.
+    """
+    mask_RT, device = scores.mask_RT, scores.mask_RT.device
+    groups = [each.group.group for each in micro_batch]
+    responses = [response for each in micro_batch for response in each.responses]
+    off_view = [
+        update_view != drawn_from
+        for group in groups
+        for update_view, drawn_from in zip(group.updated_on, group.sampled_from, strict=True)
+    ]
+    view_weights = [group.view_weight(n) for group in groups for n in range(len(group.responses))]
+
+    def column(values: Sequence[float | bool], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    def stacked(of_groups: Sequence[Tensor]) -> Tensor:
+        return fit(stack_rows(of_groups), mask_RT.shape[1])
+
+    selected_RT = stacked([each.selected_NT for each in micro_batch]) & mask_RT
+    weights_NT = [each.weight_NT for each in micro_batch if each.weight_NT is not None]
+    constants = {need: stacked([each.statistics[need] for each in micro_batch]) for need in micro_batch[0].statistics}
+    return ObjectiveInput(
+        logp_RT=scores.logp_RT,
+        old_logp_RT=scores.logp_RT.detach() if on_policy else constants[OLD_LOGP],
+        behaviour_logp_RT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
+        mask_RT=mask_RT,
+        selected_RT=selected_RT,
+        advantage_RT=torch.where(selected_RT, stacked([each.advantages() for each in micro_batch]), 0.0),
+        truncated_R=column([response.truncated for response in responses], torch.bool),
+        off_view_R=column(off_view, torch.bool),
+        beta_R=column([weight.beta for weight in view_weights]),
+        cap_R=column([weight.cap for weight in view_weights]),
+        n_responses=float(counts.n_responses),
+        n_tokens=float(max(1, counts.n_tokens)),
+        n_selected=float(max(1, counts.n_selected)),
+        max_new_tokens=max_new_tokens,
+        weight_RT=stacked(weights_NT) if weights_NT else None,
+        prepared=prepared.of([row for each in micro_batch for row in each.rows], mask_RT),
+        statistics={**constants, **scores.statistics},
+    )
