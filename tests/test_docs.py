@@ -56,6 +56,7 @@ def test_every_page_is_about_a_kind() -> None:
         == {
             "selector",
             "attack",
+            "control",
             "sampler",
             "surface",
             "gate",

@@ -32,6 +32,8 @@ def project(
 def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, space: BlockSpace, ball: Ball = "linf") -> Tensor:
     """Return the nearest grid point, or where that leaves the ball or the bounds, the next one towards the start.
 
+    Of the ``l2`` ball, which bounds all values together, those go to their nearest point that are closest to it, as
+    many as the ball holds; the others go towards the start.
     A block without a grid is returned as it is. Otherwise the start is on the grid, and the block is what ``project``
     returned. Values that end where they began keep their bits; the others are ``k / n`` with ``n = 1 / grid``, as
     8-bit pictures become numbers.
@@ -48,7 +50,7 @@ def snap(block: Tensor, start: Tensor, radius: Tensor | float | None, space: Blo
     if radius is not None and ball == "linf":
         within &= nearest.abs() <= radius * n + _SLACK
     elif radius is not None and ball == "l2":
-        within &= _length(nearest / n, radius) <= 1 + 1e-6  # float32 again
+        within &= _that_fit(moved, torch.where(within, nearest, towards), towards, torch.as_tensor(radius) * n)
     steps = torch.where(within, nearest, towards)
     return torch.where(steps == 0, start, (origin + steps) / n)
 
@@ -65,3 +67,22 @@ def _length(change: Tensor, radius: Tensor | float) -> Tensor:
     unit = torch.as_tensor(radius).to(change).clamp_min(torch.finfo(change.dtype).tiny)
     length: Tensor = torch.linalg.vector_norm(change / unit)
     return length
+
+
+def _that_fit(moved: Tensor, nearest: Tensor, towards: Tensor, radius: Tensor) -> Tensor:
+    """Return which values may go to their nearest point while all together stay in an l2 ball.
+
+    Args:
+        moved: Distances from the start, in grid steps.
+        nearest: The same at the nearest points.
+        towards: The same at the next points towards the start, which are all inside.
+        radius: In grid steps.
+    """
+    unit = radius.to(moved).double().clamp_min(torch.finfo(moved.dtype).tiny)
+    inside = (towards / unit).square()
+    cost = ((nearest / unit).square() - inside).expand_as(moved).flatten()
+    order = torch.sort((nearest - moved).abs().flatten(), stable=True).indices
+    budget = (1 + 1e-6) ** 2 - inside.sum()  # float32 again
+    within = torch.empty_like(cost, dtype=torch.bool)
+    within[order] = cost[order].cumsum(0) <= budget
+    return within.view_as(moved)

@@ -107,19 +107,25 @@ class Attack(Strategy, ABC):
     """
 
     kind: ClassVar[str] = "attack"
-    spaces: ClassVar[frozenset[str]]
+    # Set on the class, or on the instance by an attack that takes them from another.
+    spaces: frozenset[str]
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
-    moves: ClassVar[tuple[str, ...]] = ("pixels",)
+    moves: tuple[str, ...] = ("pixels",)
     """Names of the surfaces that it moves unless ``intervention.surfaces`` names others."""
-    origin: ClassVar[str] = ADVERSARIAL
+    origin: str = ADVERSARIAL
     """Origin of the views that the attack makes."""
-    jointly: ClassVar[bool] = True
+    jointly: bool = True
     """Whether a call of the criterion serves all examples. If not, the intervention attacks one group at a time."""
 
     @property
     def ball(self) -> Ball:
         """The ball that the result lies in, around the start."""
         return "linf"
+
+    @property
+    def lowers(self) -> bool:
+        """Whether the attack lowers the criterion, as its config's ``direction`` says, if it has one."""
+        return bool(getattr(self.config, "direction", "raise") == "lower")
 
     @abstractmethod
     def attack(

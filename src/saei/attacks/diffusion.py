@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -27,8 +27,8 @@ class DiffusionNoise(Attack):
     off, not rounded, to 8 bits, all as in NoisyRollout (arXiv 2504.13055). The criterion is never asked.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"pixels"})
-    origin: ClassVar[str] = "noisy"
+    spaces = frozenset({"pixels"})
+    origin = "noisy"
 
     class Config(StrategyConfig):
         """Fields.
@@ -62,8 +62,8 @@ class DiffusionNoise(Attack):
     ) -> Point:
         """Return the noisy point."""
         return tuple(
-            self._moved(block.detach(), own, generators[example])
-            for block, own, example in zip(start, space.blocks, space.examples, strict=True)
+            self._moved(block.detach(), block_space, generators[example])
+            for block, block_space, example in zip(start, space.blocks, space.examples, strict=True)
         )
 
     def _moved(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:
@@ -73,8 +73,8 @@ class DiffusionNoise(Attack):
 
         def diffuse(picture: Tensor) -> Tensor:
             noise = torch.randn(picture.shape, generator=generator, dtype=picture.dtype).to(picture.device)
-            kept, added = mixture(t)
-            return ((kept * picture + added * noise).clamp(0, 1) * 255).floor() / 255
+            image_share, noise_share = mixture(t)
+            return ((image_share * picture + noise_share * noise).clamp(0, 1) * 255).floor() / 255
 
         if self.config.resolution == "original" and space.redraw is not None:
             moved = space.redraw(diffuse).to(start)
@@ -86,5 +86,5 @@ class DiffusionNoise(Attack):
 def mixture(t: int) -> tuple[float, float]:
     """Return the shares of image and noise in ``x_t``, ``sqrt(ᾱ_t)`` and ``sqrt(1 - ᾱ_t)``."""
     beta = torch.linspace(-6, 6, TIMESTEPS, dtype=torch.float64).sigmoid() * (5e-3 - 1e-5) + 1e-5
-    kept = float((1 - beta[: t + 1]).prod())
-    return kept**0.5, (1 - kept) ** 0.5
+    alpha_bar = float((1 - beta[: t + 1]).prod())
+    return alpha_bar**0.5, (1 - alpha_bar) ** 0.5

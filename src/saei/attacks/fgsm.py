@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from saei.attacks.gradient import GradientAttack
 
@@ -14,6 +16,14 @@ class FGSM(GradientAttack):
         """No fields of its own."""
 
         type: Literal["fgsm"] = "fgsm"
+
+        @model_validator(mode="after")
+        def _has_one_step(self) -> Self:
+            if self.schedule != "constant":
+                raise ValueError(
+                    "A schedule shortens the steps after the first one, and fgsm has one. Take the attack pgd."
+                )
+            return self
 
     config: Config
 

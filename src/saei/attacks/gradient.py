@@ -1,12 +1,13 @@
-"""The one loop of gradient attacks: start → gradient → normalise → step → project → clip."""
+"""The one loop of gradient attacks: start → gradient → accumulate → normalise → step → project → clip."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -17,6 +18,18 @@ from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space, 
 from saei.config.strategy import Frac, StrategyConfig
 from saei.errors import ModelError
 
+Schedule: TypeAlias = Literal["constant", "linear", "cosine", "inverse-sqrt"]
+
+
+def step_share(schedule: Schedule, number: int, steps: int) -> float:
+    """Return the share of the full length that step ``number`` of ``steps`` has, the first being 0."""
+    done = number / steps
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    return 1 / math.sqrt(number + 1) if schedule == "inverse-sqrt" else 1.0
+
 
 class GradientAttack(Attack):
     """Follows the criterion's gradient inside a ball: ``x ← clip proj (x + step · sign ∇J)``.
@@ -24,10 +37,11 @@ class GradientAttack(Attack):
     A positive step raises J. On a grid the criterion sees x rounded inside the ball while x itself moves freely (a
     straight-through gradient), so that steps shorter than the grid add up, and the result is the rounded x.
 
-    To add one: derive, nest a ``Config``, implement ``steps``; another geometry overrides ``normalise`` and ``ball``.
+    To add one: derive, nest a ``Config``, implement ``steps``. Another geometry overrides ``normalise``, ``ball`` and
+    ``random_move``; what remembers earlier gradients overrides ``accumulate``.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "embeddings"})
+    spaces = frozenset({"pixels", "embeddings"})
 
     class Config(StrategyConfig):
         """Fields of every gradient attack.
@@ -36,8 +50,11 @@ class GradientAttack(Attack):
             step: Length of one step, in units of ``step_space``.
             radius: Radius of the ball, None for the number of steps times the step.
             direction: Raise the criterion, or lower it as a control.
-            random_start: Begin at a uniformly drawn point of the ball.
+            random_start: Begin at a point drawn from the ball.
             step_space: Unit of step and radius: the [0, 1] pixel range, or the model's normalised pixels.
+            schedule: Lengths of step k = 0, 1, … of n, as shares of ``step``: ``constant`` 1, ``linear`` 1 - k/n,
+                ``cosine`` (1 + cos πk/n) / 2, ``inverse-sqrt`` 1/√(k+1) as in subgradient methods. ``radius`` does
+                not depend on it. Source of the choice: original.
         """
 
         step: Frac = Field(default=Fraction(2, 255), ge=0)
@@ -45,6 +62,7 @@ class GradientAttack(Attack):
         direction: Literal["raise", "lower"] = "raise"
         random_start: bool = False
         step_space: StepSpace = "pixel"
+        schedule: Schedule = "constant"
 
         @model_validator(mode="after")
         def _within_the_range(self) -> Self:
@@ -67,9 +85,29 @@ class GradientAttack(Attack):
     def steps(self) -> int:
         """Number of steps; 0 is the identity."""
 
+    def accumulate(
+        self, gradients: Sequence[Tensor], before: Sequence[Tensor] | None, space: Space
+    ) -> Sequence[Tensor]:
+        """Return what steps follow, one tensor per block: here the gradients alone.
+
+        Args:
+            gradients: Of the criterion where the point is.
+            before: What the step before followed, None at the first one.
+            space: The spaces of the blocks.
+        """
+        return gradients
+
     def normalise(self, gradient: Tensor) -> Tensor:
         """Return the direction of a step of length 1: the corner of the l-infinity ball."""
         return gradient.sign()
+
+    def random_move(self, start: Tensor, generator: torch.Generator) -> Tensor:
+        """Return where a random start lies from a block's own, in units of ``step_space``: uniform in the cube.
+
+        It is projected onto the ball. The draw is made on the CPU.
+        """
+        radius = float(self._radius)
+        return torch.empty(start.shape, dtype=start.dtype).uniform_(-radius, radius, generator=generator)
 
     def radius(self, block: BlockSpace) -> Tensor | float:
         """Return the ball's radius in the block's coordinates."""
@@ -100,31 +138,32 @@ class GradientAttack(Attack):
         point = start
         if self.config.random_start:
             blocks = zip(start, space.blocks, space.examples, strict=True)
-            point = tuple(self._random(block, own, generators[example]) for block, own, example in blocks)
-        for _ in range(self.steps):
+            point = tuple(self._random(block, block_space, generators[e]) for block, block_space, e in blocks)
+        followed: Sequence[Tensor] | None = None
+        for number in range(self.steps):
             gradients = example_gradients(criterion, self._snapped(point, start, space), space.examples)
-            point = tuple(map(self._step, point, start, gradients, space.blocks))
+            followed = self.accumulate(gradients, followed, space)
+            share = step_share(self.config.schedule, number, self.steps)
+            blocks_to_step = zip(point, start, followed, space.blocks, strict=True)
+            point = tuple(self._step(*block_to_step, share) for block_to_step in blocks_to_step)
         return self._snapped(point, start, space)
 
-    def _step(self, block: Tensor, start: Tensor, gradient: Tensor, space: BlockSpace) -> Tensor:
-        step = space.length(self.config.step, self.config.step_space)
-        step = -step if self.config.direction == "lower" else step
-        return self._inside(block + step * self.normalise(gradient), start, space)
+    def _step(self, block: Tensor, start: Tensor, followed: Tensor, space: BlockSpace, share: float) -> Tensor:
+        step = space.length(self.config.step, self.config.step_space) * share
+        step = -step if self.lowers else step
+        return self._inside(block + step * self.normalise(followed), start, space)
 
     def _random(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:
-        """Return a point drawn uniformly from the cube around the start, projected onto the ball."""
-        radius = float(self._radius)
-        drawn = torch.empty(start.shape, dtype=start.dtype).uniform_(-radius, radius, generator=generator)
-        move = drawn.to(start.device) * space.length(Fraction(1), self.config.step_space)
-        return self._inside(start + move, start, space)
+        move = self.random_move(start, generator).to(start.device)
+        return self._inside(start + move * space.length(Fraction(1), self.config.step_space), start, space)
 
     def _inside(self, block: Tensor, start: Tensor, space: BlockSpace) -> Tensor:
         return project(block, start, self.radius(space), space, self.ball)
 
     def _snapped(self, point: Point, start: Point, space: Space) -> Point:
         return tuple(
-            snap(block, origin, self.radius(own), own, self.ball)
-            for block, origin, own in zip(point, start, space.blocks, strict=True)
+            snap(block, origin, self.radius(block_space), block_space, self.ball)
+            for block, origin, block_space in zip(point, start, space.blocks, strict=True)
         )
 
 
@@ -139,17 +178,17 @@ def example_gradients(criterion: PointCriterion, point: Point, examples: tuple[i
     with torch.enable_grad():
         leaves = tuple(block.detach().requires_grad_() for block in point)
         J_B = criterion(leaves)
-        found = (
-            torch.autograd.grad(J_B.sum(), leaves, allow_unused=True) if J_B.requires_grad else (None,) * len(leaves)
-        )
-    if all(gradient is None for gradient in found):
+        partials: Sequence[Tensor | None] = [None] * len(leaves)
+        if J_B.requires_grad:
+            partials = torch.autograd.grad(J_B.sum(), leaves, allow_unused=True)
+    if all(gradient is None for gradient in partials):
         raise ModelError(
             "A gradient attack needs a criterion that depends differentiably on what it moves.",
             reason="No gradient reached it: the vision tower or the processor cuts it, or the prompt has no image.",
             remedy="Use a model whose vision tower is differentiable and not quantised, or the attack `noise`.",
         )
     gradients = [
-        torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(leaves, found, strict=True)
+        torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(leaves, partials, strict=True)
     ]
     broken = {e for e, gradient in zip(examples, gradients, strict=True) if not bool(gradient.isfinite().all())}
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -21,8 +21,8 @@ class Noise(Attack):
     ``signs`` has the size of a one-step attack in every pixel, in random directions. Source: original.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"pixels", "embeddings"})
-    origin: ClassVar[str] = "noisy"
+    spaces = frozenset({"pixels", "embeddings"})
+    origin = "noisy"
 
     class Config(StrategyConfig):
         """Fields.
@@ -66,8 +66,8 @@ class Noise(Attack):
     ) -> Point:
         """Return the noisy point."""
         return tuple(
-            self._moved(block.detach(), own, generators[example])
-            for block, own, example in zip(start, space.blocks, space.examples, strict=True)
+            self._moved(block.detach(), block_space, generators[example])
+            for block, block_space, example in zip(start, space.blocks, space.examples, strict=True)
         )
 
     def _moved(self, start: Tensor, space: BlockSpace, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -69,8 +69,8 @@ class Torchattacks(Attack):
     example whose gradient vanishes stays as it is.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"pixels"})
-    jointly: ClassVar[bool] = False
+    spaces = frozenset({"pixels"})
+    jointly = False
 
     class Config(StrategyConfig):
         """Fields, named as torchattacks names them; null is its default, and an attack refuses what it has not.
@@ -114,20 +114,23 @@ class Torchattacks(Attack):
 
         @model_validator(mode="after")
         def _has_fields(self) -> Self:
-            own = ALLOWED[self.name]
+            defaults = ALLOWED[self.name]
             if self.name != "PGDL2":  # whose ball is an l2 one: its radius grows with the picture
                 check_lengths("pixel", eps=self.eps, alpha=self.alpha)
             fields = type(self).model_fields.keys() - {"type", "name", "direction"}
             given = {name for name in fields if getattr(self, name) is not None}
-            unknown = sorted(given - own.keys() - ({"steps"} if self.steps == 0 else set()))
+            unknown = sorted(given - defaults.keys() - ({"steps"} if self.steps == 0 else set()))
             if unknown:
-                raise ValueError(f"torchattacks' {self.name} has {', '.join(own)}, and no {', '.join(unknown)}.")
+                raise ValueError(f"torchattacks' {self.name} has {', '.join(defaults)}, and no {', '.join(unknown)}.")
             return self
 
         def arguments(self) -> dict[str, Any]:
             """Return the attack's fields with torchattacks' defaults filled in."""
-            own = ALLOWED[self.name]
-            return {name: own[name] if getattr(self, name) is None else getattr(self, name) for name in own}
+            defaults = ALLOWED[self.name]
+            return {
+                name: default if getattr(self, name) is None else getattr(self, name)
+                for name, default in defaults.items()
+            }
 
     config: Config
 
@@ -171,18 +174,18 @@ class Torchattacks(Attack):
         if self.config.steps == 0:
             return tuple(moved)
         for example in sorted(set(space.examples)):
-            own = [number for number, other in enumerate(space.examples) if other == example]
-            for number, block in zip(
-                own, self._example(own, criterion, start, space, generators[example]), strict=True
-            ):
+            numbers = [number for number, other in enumerate(space.examples) if other == example]
+            blocks = self._example(numbers, criterion, start, space, generators[example])
+            for number, block in zip(numbers, blocks, strict=True):
                 moved[number] = block
         return tuple(moved)
 
     def _example(
-        self, own: Sequence[int], criterion: PointCriterion, start: Point, space: Space, generator: torch.Generator
+        self, numbers: Sequence[int], criterion: PointCriterion, start: Point, space: Space, generator: torch.Generator
     ) -> Sequence[Tensor]:
         """Return the moved blocks of one example, the others being where they start."""
-        blocks, spaces = [start[number].detach() for number in own], [space.blocks[number] for number in own]
+        blocks = [start[number].detach() for number in numbers]
+        spaces = [space.blocks[number] for number in numbers]
         scale = spaces[0].scale
         if scale == 0:
             return blocks
@@ -199,10 +202,10 @@ class Torchattacks(Attack):
             if not bool(image.isfinite().all()):  # momentum divides a gradient by its size, and looks ahead by NaN
                 return torch.zeros_like(image)
             point = list(start)
-            for number, block in zip(own, seen(image), strict=True):
+            for number, block in zip(numbers, seen(image), strict=True):
                 point[number] = block
             gradients = example_gradients(criterion, tuple(point), space.examples)
-            return _joined([_editable(gradients[number], space.blocks[number]) for number in own])
+            return _joined([_editable(gradients[number], space.blocks[number]) for number in numbers])
 
         attack = self._attack(_Linear(gradient), **self._arguments(scale))
         if self.config.direction == "lower":

@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = {
     "attack": "saei.attacks",
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",
+    "control": "saei.controls",
     "decoder": "saei.decoders",
     "objective": "saei.objectives",
     "advantage": "saei.advantages",
@@ -233,6 +234,9 @@ AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeVa
 SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
 DecoderField = Annotated[SerializeAsAny[StrategyConfig], Open("decoder"), BeforeValidator(resolve("decoder"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
+ControlField = Annotated[
+    SerializeAsAny[StrategyConfig] | None, Open("control"), BeforeValidator(resolve("control", optional=True))
+]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
 AdvantageField = Annotated[SerializeAsAny[StrategyConfig], Open("advantage"), BeforeValidator(resolve("advantage"))]
 WeightField = Annotated[SerializeAsAny[StrategyConfig], Open("weight"), BeforeValidator(resolve("weight"))]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from pydantic import Field
 
 from saei.attacks.base import Attack
+from saei.attacks.result import check_result
 from saei.config.registry import (
     AttackField,
+    ControlField,
     CriterionField,
     GateField,
     GuardField,
@@ -25,12 +26,14 @@ from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
+from saei.interventions.control import Change, Control, substituted
 from saei.interventions.group_criterion import GroupCriterion
+from saei.interventions.outcome import Outcome, distance_metrics
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import NO_IMAGE, Distance, Response, View, ViewRecord
+from saei.types import NO_IMAGE, Response, View, ViewRecord
 from saei.views import look_at_changed_pictures
 
 
@@ -44,6 +47,7 @@ class InterventionConfig(Section):
             all of these is left alone, and one without a picture where selector or criterion compare it with a view
             whose pictures are changed.
         attack: How it moves them.
+        control: What stands in for what the attack did, to tell what of it matters; None for nothing.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
         guard: Which responses of scored groups are not trained on.
@@ -55,6 +59,7 @@ class InterventionConfig(Section):
     criterion: CriterionField = "entropy"  # type: ignore[assignment]
     surfaces: tuple[SurfaceField, ...] | None = Field(default=None, min_length=1)
     attack: AttackField = "pgd"  # type: ignore[assignment]
+    control: ControlField = None
     strength: StrengthField = "constant"  # type: ignore[assignment]
     gate: GateField = "always"  # type: ignore[assignment]
     guard: GuardField = "none"  # type: ignore[assignment]
@@ -62,31 +67,15 @@ class InterventionConfig(Section):
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Outcome:
-    """What became of one group.
-
-    Attributes:
-        view: The view to draw the remaining responses from: the clean one if the group was left alone.
-        untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or the gate's reason; else None.
-        metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
-        record: How the view was made, None for the clean one.
-    """
-
-    view: View
-    untouched: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    record: ViewRecord | None = None
-
-
 class Intervention:
-    """Applies selector, criterion and attack to clean groups.
+    """Applies selector, criterion, attack and control to clean groups.
 
     Args:
         config: The slots.
 
     Raises:
-        ConfigError: If the attack cannot move a surface, or nothing fills a need of selector, criterion, gate or guard.
+        ConfigError: If attack or control cannot move a surface, or nothing fills a need of selector, criterion, gate
+            or guard.
     """
 
     def __init__(self, config: InterventionConfig | None = None) -> None:
@@ -94,6 +83,7 @@ class Intervention:
         self.selector: Selector = self.config.selector.build()
         self.criterion: Criterion = self.config.criterion.build()
         self.attack: Attack = self.config.attack.build()
+        self.control: Control | None = self.config.control.build() if self.config.control else None
         self.strength: Strength = self.config.strength.build()
         self.gate: Gate = self.config.gate.build()
         self.guard: Guard = self.config.guard.build()
@@ -107,20 +97,33 @@ class Intervention:
         by_default = [load("surface", name).Config.model_validate({}) for name in self.attack.moves]
         surfaces: list[Surface] = [config.build() for config in self.config.surfaces or by_default]
         names = [surface.name() for surface in surfaces]
-        unable = ", ".join(surface.name() for surface in surfaces if surface.space not in self.attack.spaces)
-        if unable:
-            raise ConfigError(
-                "An attack moves surfaces in the spaces that it is made for.",
-                reason=f"'{self.attack.name()}' moves in {', '.join(sorted(self.attack.spaces))}, not {unable}.",
-                remedy="Choose another attack; `saei list attack` has them.",
-            )
+        for mover in (self.attack, self.control):
+            unable = [s.name() for s in surfaces if mover is not None and s.space not in mover.spaces]
+            if mover is not None and unable:
+                raise ConfigError(
+                    f"{mover.kind.capitalize()}s move surfaces in the spaces that they are made for.",
+                    reason=f"'{mover.name()}' moves in {', '.join(sorted(mover.spaces))}, not {', '.join(unable)}.",
+                    remedy=f"Choose another {mover.kind}; `saei list {mover.kind}` has them.",
+                )
         if len(set(names)) < len(names):
             raise ConfigError("Each surface is moved once.", reason=f"intervention.surfaces is {', '.join(names)}.")
         return tuple(surfaces)
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the slots by name."""
-        return {name: getattr(self, name) for name in ("selector", "criterion", "attack", "strength", "gate", "guard")}
+        slots = ("selector", "criterion", "attack", "strength", "gate", "guard")
+        parts: dict[str, Strategy] = {name: getattr(self, name) for name in slots}
+        return parts | ({"control": self.control} if self.control else {})
+
+    @property
+    def origin(self) -> str:
+        """Origin of the views that it makes."""
+        return self.control.origin if self.control else self.attack.origin
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why gate and control may leave groups alone."""
+        return (*self.gate.reasons, *(self.control.reasons if self.control else ()))
 
     def check(self, policy: Policy, view: View) -> None:
         """Attack one view with a response of one token, so that errors come before any long work.
@@ -164,8 +167,8 @@ class Intervention:
     ) -> list[list[Outcome]]:
         """Return several outcomes for each clean view, or a single one if further ones would be the same.
 
-        They would be the same if the group is left alone, or if selector and attack drew nothing at random. The latter
-        shows in the state of the group's source of randomness, which has not changed then.
+        They would be the same if the group is left alone, or if selector, attack and control drew nothing at random.
+        The latter shows in the state of the group's source of randomness, which has not changed then.
 
         Args:
             views: One clean view per group.
@@ -179,7 +182,11 @@ class Intervention:
         moving = [number for number, reason in enumerate(reasons) if reason is None]
         for _ in range(times):
             before = step.states([views[number] for number in moving])
-            self._attack_in_batches(moving, views, responses, step, outcomes)
+            attacked = self._attack_in_batches(moving, views, responses, step)
+            if self.control is not None:
+                attacked = self._under_control(self.control, attacked, views, responses, step, supply)
+            for number, outcome in attacked.items():
+                outcomes[number].append(outcome)
             after = step.states([views[number] for number in moving])
             moving = [number for number, old, new in zip(moving, before, after, strict=True) if old != new]
         return outcomes
@@ -217,17 +224,43 @@ class Intervention:
         views: Sequence[View],
         responses: Sequence[Sequence[Response]],
         step: StepContext,
-        outcomes: Sequence[list[Outcome]],
-    ) -> None:
-        """Attack some of the groups, ``micro_groups`` at once, and add to their outcomes."""
+    ) -> dict[int, Outcome]:
+        """Attack some of the groups, ``micro_groups`` at once, and return their outcomes by number."""
         size = self.config.micro_groups or max(1, len(numbers))
         if not self.attack.jointly:
             size = 1
+        outcomes: dict[int, Outcome] = {}
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             attacked = self._attack([views[n] for n in batch], [responses[n] for n in batch], step)
-            for number, outcome in zip(batch, attacked, strict=True):
-                outcomes[number].append(outcome)
+            outcomes |= zip(batch, attacked, strict=True)
+        return outcomes
+
+    def _under_control(
+        self,
+        control: Control,
+        attacked: Mapping[int, Outcome],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> dict[int, Outcome]:
+        """Return the outcomes with something else in the place of what the attack did."""
+        scale = self.strength.at(step.progress)
+        changes = {
+            number: Change(
+                OpenViews(self.surfaces, step.policy, [views[number]], scale=scale),
+                outcome.point,
+                [response for response in responses[number] if len(response)],
+            )
+            for number, outcome in attacked.items()
+            if outcome.untouched is None
+        }
+        substitutes = control.substitutes(list(changes.values()), step, supply)
+        return dict(attacked) | {
+            number: substituted(control, attacked[number], change, substitute)
+            for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
+        }
 
     def _attack(
         self, views: Sequence[View], responses: Sequence[Sequence[Response]], step: StepContext
@@ -253,6 +286,7 @@ class Intervention:
                 progress=step.progress,
                 generators=step.generators(views),
             )
+            check_result(self.attack, opened.start, point, opened.space)
         step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
         outcomes = []
         moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
@@ -262,14 +296,7 @@ class Intervention:
                 continue
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
-            metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
-            outcomes.append(Outcome(moved[number], metrics=metrics, record=record))
+            metrics = criterion.metrics(number) | distance_metrics(distances[number], len(self.surfaces))
+            blocks = tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number)
+            outcomes.append(Outcome(moved[number], metrics=metrics, record=record, point=blocks))
         return outcomes
-
-    def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
-        """Return how far a view has moved; of several surfaces under their names."""
-        metrics: dict[str, float] = {}
-        for surface, distance in distances.items():
-            prefix = f"{surface}/" if len(self.surfaces) > 1 else ""
-            metrics |= {f"{prefix}moved": distance.share, f"{prefix}largest_change": distance.largest}
-        return metrics

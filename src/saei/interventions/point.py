@@ -24,7 +24,7 @@ class OpenViews:
     """
 
     def __init__(self, surfaces: Sequence[Surface], policy: Policy, views: Sequence[View], *, scale: float) -> None:
-        self._surfaces = surfaces
+        self.surfaces = surfaces
         self._openings: list[Opening] = [surface.open(policy, views, scale=scale) for surface in surfaces]
         self.views = views
         self.start: Point = tuple(block for opening in self._openings for block in opening.blocks)
@@ -71,6 +71,6 @@ class OpenViews:
     def _parts(self, point: Point) -> Iterator[tuple[Surface, Opening, Sequence[Tensor]]]:
         """Yield each surface with its blocks."""
         end = 0
-        for surface, opening in zip(self._surfaces, self._openings, strict=True):
+        for surface, opening in zip(self.surfaces, self._openings, strict=True):
             start, end = end, end + len(opening.blocks)
             yield surface, opening, point[start:end]

@@ -10,6 +10,7 @@ A check builds the strategy of a config and raises an ``AssertionError`` that na
 """
 
 from saei.testing.attacks import check_attack
+from saei.testing.controls import check_control
 from saei.testing.criteria import check_criterion
 from saei.testing.data import check_reward, check_task, check_template
 from saei.testing.decoders import check_decoder
@@ -25,6 +26,7 @@ from saei.testing.surfaces import check_surface
 __all__ = [
     "check_advantage",
     "check_attack",
+    "check_control",
     "check_criterion",
     "check_decoder",
     "check_gate",
