@@ -11,7 +11,7 @@ from saei.console import say
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Of the strategy, such as selector; `saei list` has all.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Of the strategy, such as selector or attack.")],
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="package/name, such as lab/sharp; a name alone is in saei-name.")
     ],

@@ -25,7 +25,7 @@ LONGEST_NAME = 24
 
 USES: Mapping[str, str] = {
     "selector": "saei train --selector {name}",
-    "statistic": "saei show {name}        # a strategy asks for it by Need(\"{name}\")",
+    "statistic": 'saei show {name}        # a strategy asks for it by Need("{name}")',
     "attack": "saei train --attack {name}",
     "sampler": "saei train --sampler {name}",
     "criterion": "saei train --set criterion={name}",

@@ -6,7 +6,8 @@ def test_contract(config):
     check_selector(config)
 ```
 
-``check_strategy(config)`` applies the check of the config's kind. A check builds the strategy of a config and raises an ``AssertionError`` that names the rule it breaks.
+A check builds the strategy of a config and raises an ``AssertionError`` that names the rule it breaks.
+``check_strategy(config)`` is the check of the config's kind, with the built-in model where a policy is needed.
 """
 
 from saei.testing.attacks import check_attack
