@@ -72,7 +72,7 @@ def test_a_command_writes_the_package_and_says_how_to_go_on(
     assert project["name"] == "lab"
     assert project["entry-points"] == {"saei.attacks": {"lab/fade-out": "lab.fade_out:FadeOut"}}
     assert "class FadeOut(Attack):" in Path("lab/src/lab/fade_out.py").read_text()
-    for line in ("saei check lab", "pip install lab", "saei train --attack lab/fade-out"):
+    for line in ("saei check ./lab", "pip install ./lab", "saei train --attack lab/fade-out"):
         assert f"  {line}\n" in said.out
     assert "saei train --attack lab/fade-out" in Path("lab/README.md").read_text()
     assert saei("new", "gate", "short-ones", "--into", "deep/folder").code == 0

@@ -28,4 +28,5 @@ def new(
     say(f"Wrote the {kind} {package.name}:")
     for path in paths:
         say(f"  {path}")
-    say(f"Change the class, then:\n  saei check {folder}\n  pip install {folder}\n  {package.use}")
+    place = folder if folder.is_absolute() else f"./{folder}"  # pip takes a bare word for a name on its index
+    say(f"Change the class, then:\n  saei check {place}\n  pip install {place}\n  {package.use}")
