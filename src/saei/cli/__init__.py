@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
-from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, show, train
+from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, schema, show, train
 from saei.cli.options import FLAG, examples
 from saei.console import say
 from saei.errors import SaeiError, out_of_memory, shown
@@ -86,6 +86,7 @@ app.command(
     cls=Command,
     epilog=examples("saei check ./lab", "saei check ./mine.py", "saei check lab --set lab/overlong.longest=40"),
 )(check.check)
+app.command("schema", cls=Command, epilog=examples("saei schema --output saei.schema.json"))(schema.schema)
 app.command("demo", cls=Command, epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
 app.command(
     "bench",
