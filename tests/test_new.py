@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from commands import Saei
-from saei.config.registry import KINDS
+from saei.config import registry
+from saei.config.registry import KINDS, register
 from saei.errors import ConfigError
 from saei.scaffold import NewPackage, write
 from saei.scaffold.package import LONGEST, LONGEST_NAME, USES
@@ -116,10 +119,29 @@ def test_other_names_are_refused(kind: str, name: str, words: str) -> None:
 
 
 def test_a_registered_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from saei.config import registry
     from saei.entropy.selectors.band import MiddleThird
 
     monkeypatch.setattr(registry, "_registered", {("selector", "lab/taken"): MiddleThird})
     with pytest.raises(ConfigError, match=r"'lab/taken' is saei\.entropy\.selectors\.band:MiddleThird"):
         NewPackage.of("selector", "lab/taken")
     NewPackage.of("attack", "lab/taken")
+
+
+SMALL = ("training.prompts_per_step=1", "evaluation.examples=1", "evaluation.probe_examples=1", "evaluation.every=100")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(set(USES) - {"statistic"}))
+def test_the_command_of_the_readme_trains(
+    kind: str, saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = NewPackage.of(kind, f"used-{kind}/new")
+    write(package, tmp_path / kind)
+    monkeypatch.syspath_prepend(str(tmp_path / kind / "src"))
+    monkeypatch.setattr(registry, "_registered", {})
+    register(getattr(importlib.import_module(f"{package.module}.{package.file}"), package.class_name))
+    settings = [word for setting in (*SMALL, f"output.root={tmp_path / 'runs'}") for word in ("--set", setting)]
+    said = saei(*shlex.split(package.use)[1:], "--steps", 1, "--plain", *settings)
+    assert said.code == 0, said.err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"type: {package.name}" in (run / "config.yaml").read_text()
