@@ -8,12 +8,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
+import saei.testing
 from commands import Saei
 from saei.config import registry
+from saei.config.registry import KINDS
+from saei.config.strategy import StrategyConfig
+from saei.interventions.surfaces import Pixels
+from saei.policy import Policy
+from saei.policy.native import Native
+from saei.policy.statistics.marks import EndOfSequence
+from saei.samplers.clean import Clean
 from saei.scaffold import NewPackage, write
+from saei.testing import builtin_policy, check_strategy
+from saei.testing.kinds import contract_of
+from saei.types import View
 
 SELECTORS = """
 from typing import Literal
@@ -184,3 +196,27 @@ def test_what_registers_nothing(saei: Saei, mine: Path, tmp_path: Path) -> None:
         assert said.code == 2
         assert "registers none" in said.err
     assert "Did you mean 'saei'?" in saei("check", "seai").err
+
+
+def test_every_kind_has_a_contract() -> None:
+    assert [kind for kind in KINDS if contract_of(kind) is None] == []
+    assert contract_of("nothing") is None
+
+
+@pytest.mark.parametrize("kind", ["sampler", "surface", "decoder", "statistic"])
+def test_what_a_contract_needs_of_a_policy_is_given(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"sampler": Clean.Config(n=2), "surface": Pixels.Config(), "decoder": Native.Config()}.get(
+        kind, EndOfSequence.Config()
+    )
+    assert config.strategy.kind == kind
+    check_strategy(config)
+    seen: dict[str, Any] = {}
+
+    def check(subject: StrategyConfig, policy: Policy, views: list[View]) -> None:
+        seen.update(subject=subject, policy=policy, views=views)
+
+    monkeypatch.setattr(saei.testing, f"check_{kind}", check)
+    check_strategy(config)
+    assert seen["subject"] is config
+    assert seen["policy"] is builtin_policy()
+    assert [len(view.canvases) for view in seen["views"]] == [1, 1, 0]

@@ -145,3 +145,19 @@ def test_the_command_of_the_readme_trains(
     assert said.code == 0, said.err
     (run,) = (tmp_path / "runs").iterdir()
     assert f"type: {package.name}" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("selector", "lab/every-other", "EveryOther"),
+        ("selector", "lab/top-2", "Top2"),
+        ("selector", "lab/selector", "SelectorSelector"),  # the base class
+        ("attack", "lab/frac", "FracAttack"),  # the type of a field
+        ("guard", "lab/grade", "GradeGuard"),  # what the test imports
+        ("gate", "lab/none", "NoneGate"),  # Python's
+        ("gate", "lab/frac", "Frac"),
+    ],
+)
+def test_a_class_has_no_name_that_its_files_use(kind: str, name: str, expected: str) -> None:
+    assert NewPackage.of(kind, name).class_name == expected
