@@ -155,7 +155,7 @@ def test_the_command_of_the_readme_trains(
         ("selector", "lab/selector", "SelectorSelector"),  # the base class
         ("attack", "lab/frac", "FracAttack"),  # the type of a field
         ("guard", "lab/grade", "GradeGuard"),  # what the test imports
-        ("gate", "lab/none", "NoneGate"),  # Python's
+        ("strength", "lab/true", "TrueStrength"),  # a word of the language
         ("gate", "lab/frac", "Frac"),
     ],
 )
