@@ -129,6 +129,11 @@ class Torchattacks(Attack):
             own = ALLOWED[self.name]
             return {name: own[name] if getattr(self, name) is None else getattr(self, name) for name in own}
 
+        @property
+        def begins_at_clean(self) -> bool:
+            """Whether the first gradient is that at the image; FFGSM and RFGSM always begin at random."""
+            return self.name not in ("FFGSM", "RFGSM") and not self.arguments().get("random_start")
+
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saei.attacks.base import Attack
 from saei.config.registry import (
@@ -19,12 +20,13 @@ from saei.config.registry import (
     SurfaceField,
     load,
 )
-from saei.config.strategy import Section, Strategy
+from saei.config.strategy import Section, Strategy, StrategyConfig
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.group_criterion import GroupCriterion
+from saei.interventions.group_criterion import CriterionTokens, GroupCriterion, TokenChooser
+from saei.interventions.measure import measure
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
@@ -46,6 +48,9 @@ class InterventionConfig(Section):
         guard: Which responses of scored groups are not trained on.
         reselect: Choose the tokens again from every image that the attack visits; otherwise the first choice stays.
         micro_groups: Groups attacked at once, None for all: fewer take less memory.
+        measure: When the criterion after the attack and the KL divergence between the views are logged, for two scoring
+            passes of the clean responses without gradient: at ``evaluated-steps`` alone, which costs the other steps
+            nothing, ``always`` or ``never``. Inside TRL no step is an evaluated one.
     """
 
     selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
@@ -57,6 +62,25 @@ class InterventionConfig(Section):
     guard: GuardField = "none"  # type: ignore[assignment]
     reselect: bool = False
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
+    measure: Literal["always", "evaluated-steps", "never"] = "evaluated-steps"
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Self:
+        """Refuse an attack that begins where its criterion has no gradient."""
+        criterion: type[Criterion] = self.criterion.strategy  # type: ignore[assignment]  # the field's kind is checked
+        if criterion.least_at_clean and _begins_at_clean(self.attack):
+            raise ValueError(
+                f"An attack on the criterion '{self.criterion.type}' begins at random, since at the clean view that "
+                f"criterion is at its minimum and has no gradient. The attack '{self.attack.type}' begins at the clean "
+                "view. Set attack.random_start to true, or choose another criterion."
+            )
+        return self
+
+
+def _begins_at_clean(attack: StrategyConfig) -> bool:
+    """Return whether an attack's first gradient is that at the clean view; of one that runs another, the other's."""
+    inner = getattr(attack, "of", None)
+    return _begins_at_clean(inner) if isinstance(inner, StrategyConfig) else getattr(attack, "begins_at_clean", False)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,14 +90,17 @@ class Outcome:
     Attributes:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
         untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or the gate's reason; else None.
-        metrics: Entropy summary of the selection, the criterion where the attack began, and how far it moved.
+        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, and where it
+            is measured the criterion afterwards and the divergence of the views.
         record: How the view was made, None for the clean one.
+        tokens: What the attack's criterion was taken over, None for the clean view.
     """
 
     view: View
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     record: ViewRecord | None = None
+    tokens: CriterionTokens | None = None
 
 
 class Intervention:
@@ -174,6 +201,7 @@ class Intervention:
         for _ in range(times):
             before = step.states([views[number] for number in moving])
             self._attack_in_batches(moving, views, responses, step, outcomes)
+            self._measure([outcomes[number] for number in moving], step)
             after = step.states([views[number] for number in moving])
             moving = [number for number, old, new in zip(moving, before, after, strict=True) if old != new]
         return outcomes
@@ -255,8 +283,27 @@ class Intervention:
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
             metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
-            outcomes.append(Outcome(moved[number], metrics=metrics, record=record))
+            outcomes.append(Outcome(moved[number], metrics=metrics, record=record, tokens=criterion.tokens(number)))
         return outcomes
+
+    def _measure(self, outcomes: Sequence[list[Outcome]], step: StepContext) -> None:
+        """Add to the last outcome of each group what its attack has changed, ``micro_groups`` at once."""
+        if not (self.config.measure == "always" or (self.config.measure == "evaluated-steps" and step.traced)):
+            return
+        attacked = [of_group for of_group in outcomes if of_group[-1].tokens is not None]
+        size = self.config.micro_groups or max(1, len(attacked))
+        for start in range(0, len(attacked), size):
+            batch = attacked[start : start + size]
+            metrics_of_groups = measure(
+                self.criterion,
+                [of_group[-1].tokens for of_group in batch if of_group[-1].tokens is not None],
+                [of_group[-1].view for of_group in batch],
+                step,
+                pooled=self.selector.pooled,
+                chooser=TokenChooser(self.selector, step) if self.config.reselect else None,
+            )
+            for of_group, metrics in zip(batch, metrics_of_groups, strict=True):
+                of_group[-1] = replace(of_group[-1], metrics={**of_group[-1].metrics, **metrics})
 
     def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
         """Return how far a view has moved; of several surfaces under their names."""
