@@ -222,7 +222,13 @@ class Trainer:
             phase=self._stopwatch.phase,
             traced=due,
         )
-        supply = Supply(grade=grader, more=take, total=self.processes.total, graded=self.reward.graded)
+        supply = Supply(
+            grade=grader,
+            more=take,
+            total=self.processes.total,
+            gather=self.processes.gather,
+            graded=self.reward.graded,
+        )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context, supply)
         for report in self.stream.unreported():
             self.display.note(report)
