@@ -313,6 +313,32 @@ def test_measuring_changes_nothing(
     assert not any(values.ndim > 1 for known in random_policy.known.values() for values in known.values())
 
 
+@pytest.mark.parametrize(
+    ("slots", "passes"),
+    [
+        ({"measure": "never"}, 1),
+        ({"measure": "always"}, 2),  # the attack's own pass has the hidden states of the clean side
+        ({"measure": "always", "attack": {"type": "pgd", "steps": 3}}, 4),
+        ({"measure": "always", "attack": {"type": "pgd", "random_start": True}}, 3),
+        ({"measure": "always", "attack": {"type": "pgd", "random_start": True}, "criterion": "kl"}, 3),
+        ({"measure": "always", "attack": "noise"}, 2),
+        ({"measure": "always", "criterion": "top-k-entropy"}, 2),
+    ],
+    ids=str,
+)
+def test_measuring_costs_one_pass_more(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], slots: dict[str, Any], passes: int
+) -> None:
+    """And one for the clean side where the attack never was there."""
+    forwards: list[int] = []
+    handle = random_policy.module.register_forward_hook(lambda *_: forwards.append(1))
+    try:
+        apply(random_policy, views, responses, **slots)
+    finally:
+        handle.remove()
+    assert len(forwards) == passes
+
+
 # Functions and configs
 
 

@@ -113,6 +113,8 @@ class GroupCriterion:
         opened: The groups' clean views.
         responses: For each view the responses drawn from it, none of them empty.
         step: The step.
+        measured: Whether the divergence from the clean views is asked for afterwards; then their hidden states are kept
+            where the attack begins at them.
 
     Attributes:
         selections: For each group the tokens that it is taken over, as chosen last.
@@ -127,7 +129,9 @@ class GroupCriterion:
         opened: OpenViews,
         responses: Sequence[Sequence[Response]],
         step: StepContext,
+        measured: bool = False,
     ) -> None:
+        self._measured = measured
         self._criterion, self._pooled, self._reselect = criterion, selector.pooled, reselect
         self._opened, self._responses, self._step = opened, responses, step
         self._chooser = TokenChooser(selector, step)
@@ -169,6 +173,7 @@ class GroupCriterion:
             selected=None if self._reselect else [selection.selected_NT for selection in self.selections],
             needs=self._criterion.needs,
             clean=self._opened.views,
+            at_clean=self._measured and self._start_J_B is None and all(map(torch.equal, point, self._opened.start)),
         )
 
     def tokens(self, number: int) -> CriterionTokens:

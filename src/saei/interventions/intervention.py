@@ -48,9 +48,10 @@ class InterventionConfig(Section):
         guard: Which responses of scored groups are not trained on.
         reselect: Choose the tokens again from every image that the attack visits; otherwise the first choice stays.
         micro_groups: Groups attacked at once, None for all: fewer take less memory.
-        measure: When the criterion after the attack and the KL divergence between the views are logged, for two scoring
-            passes of the clean responses without gradient: at ``evaluated-steps`` alone, which costs the other steps
-            nothing, ``always`` or ``never``. Inside TRL no step is an evaluated one.
+        measure: When the criterion after the attack and the KL divergence between the views are logged, for a scoring
+            pass of the clean responses without gradient (two, if the attack does not begin at the clean view): at
+            ``evaluated-steps`` alone, which costs the other steps nothing, ``always`` or ``never``. Inside TRL no step
+            is an evaluated one.
     """
 
     selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
@@ -263,6 +264,7 @@ class Intervention:
             # Empty responses have no token to select.
             responses=[[response for response in drawn if len(response)] for drawn in responses],
             step=step,
+            measured=self._measures(step),
         )
         point = opened.start
         if not all(selection.empty for selection in criterion.selections):
@@ -273,7 +275,8 @@ class Intervention:
                 progress=step.progress,
                 generators=step.generators(views),
             )
-        step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
+        if not self._measures(step):
+            step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
         outcomes = []
         moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):
@@ -288,7 +291,7 @@ class Intervention:
 
     def _measure(self, outcomes: Sequence[list[Outcome]], step: StepContext) -> None:
         """Add to the last outcome of each group what its attack has changed, ``micro_groups`` at once."""
-        if not (self.config.measure == "always" or (self.config.measure == "evaluated-steps" and step.traced)):
+        if not self._measures(step):
             return
         attacked = [of_group for of_group in outcomes if of_group[-1].tokens is not None]
         size = self.config.micro_groups or max(1, len(attacked))
@@ -304,6 +307,11 @@ class Intervention:
             )
             for of_group, metrics in zip(batch, metrics_of_groups, strict=True):
                 of_group[-1] = replace(of_group[-1], metrics={**of_group[-1].metrics, **metrics})
+        step.policy.forget_states()
+
+    def _measures(self, step: StepContext) -> bool:
+        """Return whether what attacks have changed is measured in a step."""
+        return self.config.measure == "always" or (self.config.measure == "evaluated-steps" and step.traced)
 
     def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
         """Return how far a view has moved; of several surfaces under their names."""

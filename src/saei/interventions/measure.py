@@ -35,8 +35,9 @@ def measure(
     """Return for each group ``criterion`` and ``criterion_after``, J before and after, and ``view_kl``.
 
     ``view_kl`` is ``KL(moved‖clean)`` over the whole vocabulary in nats, a mean over all tokens of the clean responses.
-    J and the divergence come from one pass under the moved views; the clean side of the divergence costs another.
-    Nothing is drawn from the groups' sources of randomness in the end, so that a run goes on as if not measured.
+    J and the divergence come from one pass under the moved views. The clean side of the divergence costs another,
+    unless the attack has kept its hidden states; to forget them is up to the caller. In the end nothing is drawn from
+    the groups' sources of randomness, so that a run goes on as if not measured.
 
     Args:
         criterion: Whose J it is.
@@ -83,7 +84,6 @@ def measure(
         )
         for number, known in zip(unasked, before, strict=True):
             metrics[number]["criterion"] = value(groups[number], groups[number].selection, known)
-    policy.forget_states()
     return metrics
 
 
