@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from groups import draw, no_grades, own_forward
-from runs import registered as registering
 from saei.data.bars import Bars
 from saei.entropy.token_states import TokenStates, fused_per_token, per_token
 from saei.errors import ConfigError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.criteria import NLL, RandomDirection, criterion
+from saei.interventions.criteria import NLL, RandomDirection
 from saei.interventions.guards import NoGuard
 from saei.need import Need
 from saei.policy import Policy, Scores
@@ -25,7 +24,7 @@ from saei.policy.statistics.distributions import Entropy as EntropyStatistic
 from saei.policy.statistics.distributions import TopKEntropy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.testing import check_criterion, check_statistic
+from saei.testing import check_statistic
 from saei.types import Response, View
 
 FROM_RANDOM = {"type": "pgd", "steps": 2, "random_start": True, "radius": "4/255"}
@@ -339,24 +338,7 @@ def test_measuring_costs_one_pass_more(
     assert len(forwards) == passes
 
 
-# Functions and configs
-
-
-def test_a_function_may_be_a_criterion() -> None:
-    with registering():
-
-        @criterion("lab/doubt", needs=[Need("entropy", grad=True)])
-        def doubt(scores: Scores) -> Tensor:
-            """Half of what may be drawn besides, and the entropy."""
-            return (1 - scores.logp_NT.exp()) / 2 + scores.statistics[Need("entropy", grad=True)]
-
-        check_criterion(doubt.Config())
-        assert isinstance(Intervention(InterventionConfig.model_validate({"criterion": "lab/doubt"})).criterion, doubt)
-        mask_NT = torch.ones(1, 2, dtype=torch.bool)
-        entropies_NT = torch.tensor([[1.0, 2.0]])
-        scores = Scores(torch.tensor([[0.25, 0.5]]).log(), None, mask_NT, {Need("entropy", grad=True): entropies_NT})
-        assert doubt().per_token(scores).tolist() == [[1.375, 2.25]]
-        assert doubt.__doc__ == "Half of what may be drawn besides, and the entropy."
+# Needs with settings
 
 
 def test_a_need_may_have_settings(random_policy: Policy, views: list[View], responses: list[list[Response]]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.config.registry import register
 from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Criterion
 from saei.need import Need
@@ -140,50 +138,3 @@ class RandomDirection(Criterion):
         """Return the sum over all selected tokens, pooled or not."""
         assert weight_NT is not None, "a random direction is drawn before it is followed"
         return (self.per_token(scores) * weight_NT * selected_NT).sum()
-
-
-CriterionFunction: TypeAlias = Callable[[Scores], Tensor]
-
-
-def criterion(name: str, *, needs: Collection[Need] = ()) -> Callable[[CriterionFunction], type[Criterion]]:
-    """Return a decorator that makes a registered criterion of a function, for criteria without settings.
-
-    The function takes the scores of the clean responses under the moved view and returns one differentiable value per
-    token, ``[N, T]``; see ``Criterion.per_token``.
-
-    Args:
-        name: The criterion's name.
-        needs: What ``scores.statistics`` has for it.
-
-    Raises:
-        ConfigError: If another class already has the name.
-
-    Example:
-        The probability of anything else than the token that was drawn::
-
-            @criterion("mine/doubt")
-            def doubt(scores):
-                return 1 - scores.logp_NT.exp()
-    """
-
-    def decorate(function: CriterionFunction) -> type[Criterion]:
-        def per_token(self: Criterion, scores: Scores) -> Tensor:
-            return function(scores)
-
-        place = {"__module__": function.__module__, "__doc__": function.__doc__}
-        config_fields: dict[str, Any] = {
-            **place,
-            "__qualname__": f"{function.__qualname__}.Config",
-            "__annotations__": {"type": Literal[name]},
-            "type": name,
-        }
-        members = {
-            **place,
-            "__qualname__": function.__qualname__,
-            "Config": type("Config", (StrategyConfig,), config_fields),
-            "needs": property(lambda self: frozenset(needs)),
-            "per_token": per_token,
-        }
-        return register(type(function.__name__, (Criterion,), members))
-
-    return decorate
