@@ -11,6 +11,7 @@ import pytest
 
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
+from saei.data.base import Task
 from saei.data.templates import ThinkBoxed
 from saei.interventions.base import Gate, Guard, Strength
 from saei.rewards.accuracy_format import AccuracyFormat
@@ -125,6 +126,50 @@ def forgets_what_it_said(self: Any, views: Any, *_: Any) -> list[str | None]:
 def test_a_breach_is_caught(check: Any, base: type, method: str, function: Any, rule: str) -> None:
     with pytest.raises(AssertionError, match=rule):
         check(broken(base, method, function))
+
+
+def protected(*span: int) -> Callable[..., Any]:
+    """A task's examples with a protected span."""
+    return lambda self, index, split="train": replace(Bars.example(self, index, split), protected=(span,))
+
+
+ANSWERS = iter(range(10**6))
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "rule"),
+    [
+        ("example", protected(3, 3), "protected spans"),
+        ("example", protected(0, 99), "protected spans"),
+        ("example", protected(-1, 3), "protected spans"),
+        ("wordings", lambda self, example: (example.question,), "wordings differ from the question"),
+        ("wordings", lambda self, example: ("What?", "What?"), "wordings differ from the question"),
+        ("wordings", lambda self, example: ("",), "wordings differ from the question"),
+        ("wordings", lambda self, example: (f"{next(ANSWERS)}?",), "same wordings"),
+        ("wordings", lambda self, example: ("What is red + red + red?",), "wordings keep the answer"),
+        ("oracle", False, "exactly if it implements"),
+        ("answer", Task.answer, "exactly if it implements"),
+        ("answer", lambda self, example, question: "7", "answers a question as its example"),
+        (
+            "answer",
+            lambda self, example, question: Bars.answer(self, example, question) or str(next(ANSWERS)),
+            "same question has the same answer",
+        ),
+        (
+            "answer",
+            lambda self, example, question: Bars.answer(self, example, question) or "",
+            "same answer, not an empty one",
+        ),
+        (
+            "answer",
+            lambda self, example, question: Bars.answer(self, example, question) or str(int(question)),
+            "an oracle never raises",
+        ),
+    ],
+)
+def test_breaches_of_what_a_task_knows_of_its_questions_are_caught(method: str, value: Any, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_task(broken(Bars, method, value))
 
 
 def test_breaches_of_tasks_are_caught() -> None:

@@ -296,7 +296,12 @@ def test_measuring_changes_nothing(
     results = []
     for when in ("always", "never"):
         step = StepContext(random_policy, 0.0, GroupSources(0))
-        slots = {"selector": "random", "reselect": True, "attack": FROM_RANDOM, "measure": when}
+        slots = {
+            "selector": {"type": "random", "exclude": ["eos"]},
+            "reselect": True,
+            "attack": FROM_RANDOM,
+            "measure": when,
+        }
         config = InterventionConfig.model_validate({**slots, "micro_groups": micro_groups})
         outcomes = Intervention(config).apply(views, responses, step, Supply(no_grades))
         results.append(([outcome.view.canvases[0] for outcome in outcomes], step.states(views), outcomes))

@@ -143,6 +143,26 @@ def test_a_fork_gives_back_nothing(tmp_path: Path) -> None:
     assert (tmp_path / LOCK).exists()
 
 
+def test_what_was_stale_is_looked_at_again_before_it_is_removed(tmp_path: Path) -> None:
+    """A latecomer saw the stale lock, too, which another process has replaced by its own since."""
+    forge(tmp_path, age=2 * locks.PATIENCE)
+    late, seen = FolderLock(tmp_path), (tmp_path / LOCK).stat()
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    late._remove(seen)
+    lock.check()
+    assert [file.name for file in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_removal_that_was_cut_short_does_not_bar_the_next(tmp_path: Path) -> None:
+    forge(tmp_path, age=2 * locks.PATIENCE)
+    guard = tmp_path / f".{LOCK}-removal"
+    guard.touch()
+    os.utime(guard, (0, 0))
+    FolderLock(tmp_path).acquire()
+    assert not guard.exists()
+
+
 def _compete(folder: Path, start: Any, results: Any) -> None:
     mine = FolderLock(folder)
     start.wait()

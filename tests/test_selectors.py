@@ -13,8 +13,8 @@ from saei.entropy.selectors.all import All
 from saei.entropy.selectors.band import Band, MiddleThird
 from saei.entropy.selectors.base import TokenStats
 from saei.entropy.selectors.random import Random
-from saei.entropy.selectors.summary import selection_summary
 from saei.entropy.selectors.topk import TopK
+from saei.interventions.group_criterion import selection_summary
 from saei.need import Need
 
 ROW = (0.5, 0.1, 0.9, 0.3, 0.7, 0.2)  # ranks 3 0 5 2 4 1
@@ -89,14 +89,14 @@ def brute_force(rows, allowed, keep, scope):
     """Rank with sorted() and keep the ranks that ``keep`` names for a number of candidates."""
     places = [[(n, t) for t in range(len(row)) if allowed[n][t]] for n, row in enumerate(rows)]
     if scope == "group":
-        places = [[place for own in places for place in own]]
-    found = [[] for _ in rows]
-    for own in places:
-        ranked = sorted(own, key=lambda place: (rows[place[0]][place[1]], place))
+        places = [[place for of_response in places for place in of_response]]
+    selected = [[] for _ in rows]
+    for competing in places:
+        ranked = sorted(competing, key=lambda place: (rows[place[0]][place[1]], place))
         for rank in keep(len(ranked)):
             n, t = ranked[rank]
-            found[n].append(t)
-    return [sorted(positions) for positions in found]
+            selected[n].append(t)
+    return [sorted(positions) for positions in selected]
 
 
 def between(lo, hi):
@@ -157,7 +157,7 @@ def test_fractions_are_exact():
 def test_random_keeps_as_many_as_the_band_and_is_uniform():
     rows = [[0.0] * length for length in (0, 1, 2, 4, 5, 9)]
     for fields in ({}, {"lo": "1/2", "hi": "1"}):
-        sizes = [[len(own) for own in chosen(one(**fields), rows)] for one in (Random.Config, Band.Config)]
+        sizes = [[*map(len, chosen(config(**fields), rows))] for config in (Random.Config, Band.Config)]
         assert sizes[0] == sizes[1]
     group = chosen(Random.Config(scope="group"), rows)
     assert sum(map(len, group)) == sum(map(len, chosen(Band.Config(scope="group"), rows))) == 7

@@ -32,7 +32,7 @@ from saei.objectives.gspo import GSPO
 from saei.policy import Policy
 from saei.policy.load.parts import vision_tower
 from saei.policy.load.weights import Parts
-from saei.types import ADVERSARIAL, Grade, Group, ScoredGroup, TrainGroup, View, ViewWeight
+from saei.types import ADVERSARIAL, Example, Grade, Group, ScoredGroup, TrainGroup, View, ViewWeight
 
 LENGTHS = ((8, 3), (1, 6), (4, 2), (7, 5))
 ADVANTAGES = ((1.5, -0.5, -1.0, 0.25), (-0.75, 0.5, 1.0, -1.25))
@@ -462,6 +462,49 @@ def test_token_selector_restricts_the_loss(policy: Policy, make: Callable[..., l
         return response.entropy_T.topk(min(2, len(response))).indices.tolist()
 
     assert_same_gradient(ours, brute_force(policy, groups, keep=top_two))
+
+
+@pytest.mark.parametrize("update_on", ["sampled", "perturbed"])
+def test_a_token_selector_by_the_picture_looks_at_the_update_view(
+    policy: Policy, make: Callable[..., list[TrainGroup]], update_on: str
+) -> None:
+    groups = make(update_on)
+    before = copy.deepcopy(policy.parts.model)
+    reference = Policy(replace(policy.parts, model=before), ThinkBoxed(), sampling=policy.sampling)
+    places = {
+        id(response): train.group.views[train.group.updated_on[n]]
+        for train in groups
+        for n, response in enumerate(train.group.responses)
+    }
+
+    @torch.no_grad()
+    def most_dependent(response: Any) -> list[int]:
+        view = places[id(response)]
+        grey = replace(view, canvases=tuple(torch.full_like(canvas, 128 / 255) for canvas in view.canvases))
+        p, q = (torch.distributions.Categorical(logits=own_forward(reference, each, response)) for each in (view, grey))
+        return torch.distributions.kl_divergence(p, q).topk(math.ceil(len(response) / 2)).indices.tolist()
+
+    objective = GRPO(GRPO.Config.model_validate({"token_selector": {"type": "visual", "share": "1/2"}}))
+    metrics, (ours,) = update(policy, groups, objective=objective, micro_groups=1)
+    assert_same_gradient(ours, brute_force(reference, groups, keep=most_dependent))
+    assert metrics["left_out/no-image"] == 0
+
+
+@pytest.mark.parametrize("selector", ["visual", {"type": "not", "of": ["visual-logp"]}], ids=str)
+def test_a_token_selector_by_the_picture_leaves_groups_without_one_out(
+    policy: Policy, make: Callable[..., list[TrainGroup]], selector: Any
+) -> None:
+    (shown, _), text_only = make("clean"), policy.view(Example("t", "What is 1 + 2?", "3"), 9)
+    (responses,) = draw(policy, [text_only], [4])
+    group = replace(shown.group, views=(text_only,), responses=tuple(responses), sampled_from=(0,) * 4)
+    blind = replace(shown, scored=replace(shown.scored, group=group))
+    objective = Watched(GRPO.Config.model_validate({"token_selector": selector}))
+    metrics, (both,) = update(policy, [shown, blind], objective=objective)
+    assert metrics["left_out/no-image"] == 0.5
+    (inputs,) = objective.inputs
+    assert inputs.selected_RT[:4].any()
+    assert not inputs.selected_RT[4:].any()
+    assert all(bool(gradient.isfinite().all()) for gradient in both)
 
 
 def test_given_tokens_are_never_selected(policy: Policy, make: Callable[..., list[TrainGroup]]) -> None:

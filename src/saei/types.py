@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
-UNTOUCHED = ("no-image", "empty")
+NO_IMAGE = "no-image"
+"""Why something is left alone that has no picture."""
+
+UNTOUCHED = (NO_IMAGE, "empty")
 """Reasons for which an intervention leaves a group alone, besides those of gates."""
 
 
@@ -36,6 +39,9 @@ class Example:
         answer: The gold answer as text.
         images: In the order in which the prompt shows them; empty for a text-only example.
         meta: What the task knows besides, such as ``{"kind": "add"}``.
+        protected: Parts of the question that no attack on its text may change, besides those that none changes by
+            default; half-open spans of characters, so that ``((8, 11),)`` protects the word
+            ``red`` below.
 
     Example:
         Of the task ``bars``::
@@ -45,7 +51,12 @@ class Example:
                 question="What is red + yellow?",
                 answer="8",
                 images=(<a picture of 64 x 64>,),
-                meta={"kind": "add", "names": ("red", "yellow"), "values": (5, 3)},
+                meta={
+                    "kind": "add",
+                    "names": ("red", "yellow"),
+                    "values": (5, 3),
+                    "quantities": {"green": 3, "blue": 4, "yellow": 3, "red": 5},
+                },
             )
     """
 
@@ -54,6 +65,7 @@ class Example:
     answer: str
     images: tuple[Image, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    protected: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,11 @@ class Problem:
     def meta(self) -> dict[str, Any]:
         """Return the problem as plain values, for ``Example.meta``."""
         return {"kind": self.kind, "names": self.names, "values": self.values}
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Problem:
+        """Return the problem of an ``Example.meta``, also of one that was JSON in between."""
+        return cls(meta["kind"], tuple(meta["names"]), tuple(meta["values"]))
 
     @property
     def expression(self) -> str:

@@ -12,6 +12,7 @@ from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, SIDE, blank, to_image
 from saei.data.phrases import STRATEGIES, strategy_of
+from saei.data.questions import BAR_WORDS, answer_about_numbers, number_wordings
 from saei.data.shifts import NOISY, Colour, colours_of, noise
 from saei.types import Example
 
@@ -33,6 +34,7 @@ class Bars(Task):
     """Bar charts of four colours with heights from 1 to 5: read, compare, add, subtract."""
 
     strategies = STRATEGIES
+    oracle = True
 
     class Config(Task.Config):
         """Fields of ``bars``.
@@ -61,6 +63,19 @@ class Bars(Task):
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
         return strategy_of(text)
 
+    def answer(self, example: Example, question: str) -> str | None:
+        """Return the answer to any question about the four bars, by the grammar of ``saei.data.questions``.
+
+        The two bars of ``more-bars`` are never asked about: questions that name one are unanswerable, and so is the
+        one for the lowest of all.
+        """
+        more = self.config.shift == "more-bars"
+        return answer_about_numbers(question, example.meta["quantities"], BAR_WORDS, more_in_picture=more)
+
+    def wordings(self, example: Example) -> tuple[str, ...]:
+        """Return the question in other words."""
+        return number_wordings(Problem.of(example.meta), BAR_WORDS)
+
 
 def draw_chart(rng: np.random.Generator, level: int, name: str, shift: Shift = "none") -> Example:
     """Draw a chart and a question about it; shifts differ in nothing but the picture."""
@@ -71,7 +86,8 @@ def draw_chart(rng: np.random.Generator, level: int, name: str, shift: Shift = "
     canvas = paint(_among_more(rng, heights) if shift == "more-bars" else heights, colours_of(shift))
     if shift == "rotated":
         canvas = np.rot90(canvas, -1)
-    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas + grain),), problem.meta())
+    meta = problem.meta() | {"quantities": heights}
+    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas + grain),), meta)
 
 
 def _among_more(rng: np.random.Generator, heights: Mapping[str, int]) -> dict[str, int]:

@@ -65,6 +65,8 @@ class Task(Strategy, ABC):
     """How ``saei eval`` groups and labels scores."""
     strategies: ClassVar[tuple[str, ...]] = ()
     """All values that ``strategy`` may return, so that one that no response used is reported as 0."""
+    oracle: ClassVar[bool] = False
+    """Whether ``answer`` knows what a changed question asks."""
 
     class Config(StrategyConfig):
         """Fields of every task.
@@ -110,6 +112,28 @@ class Task(Strategy, ABC):
     def strategy(self, example: Example, text: str) -> str | None:
         """Return the solution strategy that a response used, None if it is none that the task knows."""
         return None
+
+    def answer(self, example: Example, question: str) -> str | None:
+        """Return the right answer if a question were asked about an example's pictures in place of its own.
+
+        To be implemented together with ``oracle = True``. It takes any text, as an attack on the question makes it, and
+        returns the example's own answer for the example's own question.
+
+        Args:
+            example: One of this task's.
+            question: What is asked instead.
+
+        Returns:
+            The answer; None where the question is unanswerable: it has no one clear answer, or the task cannot tell.
+
+        Raises:
+            NotImplementedError: If the task has no oracle.
+        """
+        raise NotImplementedError(f"{self.config.type} has no oracle for changed questions: `oracle` is False.")
+
+    def wordings(self, example: Example) -> tuple[str, ...]:
+        """Return other questions with the meaning and the answer of an example's own, which is not among them."""
+        return ()
 
 
 class Template(Strategy, ABC):

@@ -13,6 +13,7 @@ from saei.data.arithmetic import Problem, draw_problem
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, PAPER, SIDE, blank, to_image
 from saei.data.phrases import STRATEGIES, strategy_of
+from saei.data.questions import DIGIT_WORDS, answer_about_numbers, number_wordings
 from saei.data.shifts import NOISY, colours_of, noise, uniform_of_either_sign
 from saei.types import Example
 
@@ -43,6 +44,7 @@ class Digits(Task):
     """
 
     strategies = STRATEGIES
+    oracle = True
 
     class Config(Task.Config):
         """Fields of ``digits``.
@@ -71,6 +73,14 @@ class Digits(Task):
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
         return strategy_of(text)
 
+    def answer(self, example: Example, question: str) -> str | None:
+        """Return the answer to any question about the two digits, by the grammar of ``saei.data.questions``."""
+        return answer_about_numbers(question, example.meta["quantities"], DIGIT_WORDS)
+
+    def wordings(self, example: Example) -> tuple[str, ...]:
+        """Return the question in other words."""
+        return number_wordings(Problem.of(example.meta), DIGIT_WORDS)
+
 
 def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str, shift: Shift = "none") -> Example:
     """Draw two digits of a split, on cards of two colours in two places, and a question; shifts change the picture."""
@@ -87,7 +97,8 @@ def draw_pair(rng: np.random.Generator, level: int, split: Split, name: str, shi
         canvas[top : top + CELL, left : left + CELL] = (1 - share) * (PAPER + np.array(colours_of(shift)[colour])) / 2
     if shift == "noisy":
         canvas += noise(rng, NOISY)
-    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), problem.meta())
+    meta = problem.meta() | {"quantities": values}
+    return Example(name, ask(problem), problem.answer(problem.values), (to_image(canvas),), meta)
 
 
 def _written(digit: NDArray[np.float64], shift: Shift, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -7,11 +7,12 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from saei.data.arithmetic import draw_problem
+from saei.data.arithmetic import Problem, draw_problem
 from saei.data.bars import NOISE, ask, paint
 from saei.data.base import Split, Task
 from saei.data.images import COLOURS, CONTRAST, SIDE, blank, to_image
 from saei.data.phrases import STRATEGIES, strategy_of
+from saei.data.questions import BAR_WORDS, answer_about_numbers, number_wordings
 from saei.types import Example
 
 Look: TypeAlias = Literal["clear", "faded", "crisp", "tinted"]
@@ -39,6 +40,7 @@ class LockIn(Task):
     """
 
     strategies = STRATEGIES
+    oracle = True
 
     class Config(Task.Config):
         """Fields of ``lock-in``.
@@ -63,6 +65,14 @@ class LockIn(Task):
         """Return ``steps`` or ``glance`` by what the response says it does, None for neither."""
         return strategy_of(text)
 
+    def answer(self, example: Example, question: str) -> str | None:
+        """Return the answer to any question about the four bars, by the grammar of ``saei.data.questions``."""
+        return answer_about_numbers(question, example.meta["quantities"], BAR_WORDS)
+
+    def wordings(self, example: Example) -> tuple[str, ...]:
+        """Return the question in other words."""
+        return number_wordings(Problem.of(example.meta), BAR_WORDS)
+
 
 def draw_question(rng: np.random.Generator, look: Look, name: str, kinds: Sequence[str] = KINDS) -> Example:
     """Draw a chart of a look and a question about it, by default a sum; looks differ in nothing but the picture."""
@@ -78,7 +88,8 @@ def draw_question(rng: np.random.Generator, look: Look, name: str, kinds: Sequen
     elif look == "tinted":
         canvas = canvas + TINT
     image = to_image(canvas + noise, contrast)
-    return Example(name, ask(problem), problem.answer(problem.values), (image,), problem.meta() | {"look": look})
+    meta = problem.meta() | {"quantities": heights, "look": look}
+    return Example(name, ask(problem), problem.answer(problem.values), (image,), meta)
 
 
 def _between(ends: tuple[float, float], share: float) -> float:

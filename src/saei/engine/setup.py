@@ -27,6 +27,7 @@ from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import derive, seed_globals
 from saei.runtime.trackers import check_trackers
 from saei.samplers.base import Sampler
+from saei.views import look_at_changed_pictures
 
 LARGE = 50_000_000
 """Parameters of a model for which the default learning rate, made for the built-in models, is far too high."""
@@ -186,8 +187,18 @@ def open_data(
     if config.training.sift:
         scanned = ScanResult("train", processes.once(look_at_all))
         stream.admit("train", scanned.reports)
-    strategies.sampler.check(policy, stream.preflight())
+    need_picture = [name for part in (strategies.sampler, strategies.objective) for name in _need_picture(part)]
+    strategies.sampler.check(policy, stream.preflight(list(dict.fromkeys(need_picture))))
     return Data(stream, scanned)
+
+
+def _need_picture(strategy: Strategy) -> list[str]:
+    """Return which of a strategy's parts compare a view with one whose pictures are changed."""
+    names = [name for part in strategy.parts().values() for name in _need_picture(part)]
+    # What is made of such parts needs what they need; the parts are what the user named.
+    if not names and look_at_changed_pictures(getattr(strategy, "needs", ())):
+        names.append(f"The {strategy.kind} '{strategy.name()}'")
+    return names
 
 
 def notes_of(config: RunConfig, task: Task, policy: Policy, data: Data) -> list[str]:

@@ -26,7 +26,8 @@ from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs, moves
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
-from saei.types import TrainGroup
+from saei.types import NO_IMAGE, TrainGroup
+from saei.views import look_at_changed_pictures
 
 
 class Updater:
@@ -77,6 +78,9 @@ class Updater:
         self._looks_at_batch = bool(self._batch_weights) or objective.prepares
         batch_needs = objective.batch_needs if objective.prepares else frozenset()
         self._batch_needs = batch_needs.union(*(weight.needs for weight in self._batch_weights.values()))
+        self._needs_picture = {
+            name for name, weight in objective.weights.items() if look_at_changed_pictures(weight.needs)
+        }
 
     def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
@@ -121,7 +125,11 @@ class Updater:
             norm = self._optimiser_step(loss)
             log.step(loss, norm)
         self._policy.forget_old()
-        return log.summary(self._processes)
+        metrics = log.summary(self._processes)
+        if self._needs_picture:
+            imageless = self._processes.total(sum(not each.group.views[0].canvases for each in groups))
+            metrics[f"left_out/{NO_IMAGE}"] = imageless / len(indices_of_all)
+        return metrics
 
     def _plan(self, indices: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
         """Return the number of each optimiser step and the indices of its groups, in ascending order.
@@ -148,10 +156,15 @@ class Updater:
         constant = [need for need in needs if not moves(need)]
         rows = replace(rows, statistics=rows.compute(self._policy, constant))
         for name, weight in self._objective.weights.items():
-            if weight.per_group:
-                alone = rows.as_batch(rows.compute(self._policy, weight.needs))
-                seed = derive(self._seed, name, step, group.group.index)
-                rows = rows.weighted(weight, weigh(weight, alone, progress=progress, seed=seed))
+            if not weight.per_group:
+                continue
+            if name in self._needs_picture and not group.group.views[0].canvases:
+                rows = rows.weighted(weight, torch.zeros(rows.mask_NT.shape, device=rows.mask_NT.device))
+                continue
+            alone = rows.as_batch(rows.compute(self._policy, weight.needs))
+            self._policy.forget_states()  # the other side of divergences
+            seed = derive(self._seed, name, step, group.group.index)
+            rows = rows.weighted(weight, weigh(weight, alone, progress=progress, seed=seed))
         return rows
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
 from typing import Any
@@ -60,11 +60,15 @@ class ViewStream:
         self._left_out: dict[tuple[Split, int], ExampleReport] = {}
         self._reported = 0
 
-    def preflight(self) -> View:
+    def preflight(self, need_picture: Sequence[str] = ()) -> View:
         """Inspect the first examples, so that data errors surface before training, and return the first view.
 
+        Args:
+            need_picture: What of the run can do nothing without a picture, for the message.
+
         Raises:
-            DataError: If there are no examples or too many of them are unusable.
+            DataError: If there are no examples, too many of them are unusable, or none has a picture where one is
+                needed.
         """
         size = self._task.size("train")
         if size == 0:
@@ -76,8 +80,14 @@ class ViewStream:
         looks = (self._look(index, "train") for index in (count() if size is None else range(size)))
         # After a scan of all examples only a view is missing, and the first example may be unusable.
         seen = sum(split == "train" for split, _ in self._seen)
-        first = list(islice(looks, PREFLIGHT if size is None or seen < size else 1))
+        first = list(islice(looks, PREFLIGHT if size is None or seen < size or need_picture else 1))
         self._check("train")
+        if need_picture and not any(view is not None and view.canvases for view in first):
+            raise DataError(
+                f"{' and '.join(need_picture)} can do nothing without a picture.",
+                reason=f"None of the first {len(first)} examples of '{self._task.name()}' has one.",
+                remedy="Choose another, or a task with pictures; `saei data preview` shows what it reads.",
+            )
         return next(view for view in chain(first, looks) if view is not None)
 
     def take(self, n: int) -> list[View]:

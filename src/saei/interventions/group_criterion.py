@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from saei.attacks.base import Point
-from saei.entropy.selectors.base import Selector, TokenStats
-from saei.entropy.selectors.summary import selection_summary
+from saei.entropy.selectors.base import Selector, TokenStats, checked_selection
 from saei.interventions.base import Criterion
 from saei.interventions.context import StepContext
 from saei.interventions.point import OpenViews
@@ -19,6 +18,9 @@ from saei.need import Need
 from saei.policy import Policy, Scores
 from saei.policy.sampling import drawn_tokens
 from saei.types import AttackTrace, Response, View
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the selected entropies, which are logged."""
 
 
 def token_stats(policy: Policy, view: View, responses: Sequence[Response], needs: Collection[Need]) -> TokenStats:
@@ -94,13 +96,23 @@ class TokenChooser:
 
     def by_scores(self, view: View, before: Selection, scores: Scores) -> Selection:
         """Return the selection by the scores of the responses at the attack's current point."""
-        stats = replace(before.stats, entropy_NT=scores.entropies().detach(), logp_NT=scores.logp_NT.detach())
+        stats = replace(
+            before.stats,
+            entropy_NT=scores.entropies().detach(),
+            logp_NT=scores.logp_NT.detach(),
+            statistics={need: scores.statistics[need] for need in self.needs},
+        )
         return self._chosen(view, stats)
 
-    @torch.no_grad()
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it has to know besides entropies and log-probabilities."""
+        return self._selector.needs
+
     def _chosen(self, view: View, stats: TokenStats) -> Selection:
         generator = self._step.generator_of(view)
-        return Selection(stats, self._selector.select(stats, progress=self._step.progress, generator=generator))
+        selected_NT = checked_selection(self._selector, stats, progress=self._step.progress, generator=generator)
+        return Selection(stats, selected_NT)
 
 
 class GroupCriterion:
@@ -171,7 +183,7 @@ class GroupCriterion:
             wrt=wrt,
             with_entropy=self._reselect,
             selected=None if self._reselect else [selection.selected_NT for selection in self.selections],
-            needs=self._criterion.needs,
+            needs=self._criterion.needs | (self._chooser.needs if self._reselect else frozenset()),
             clean=self._opened.views,
             at_clean=self._measured and self._start_J_B is None and all(map(torch.equal, point, self._opened.start)),
         )
@@ -215,3 +227,24 @@ class GroupCriterion:
 def _mean_shares(shares: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     negative, zero, positive = (sum(values) / len(shares) for values in zip(*shares, strict=True))
     return negative, zero, positive
+
+
+def selection_summary(entropy_NT: Tensor, selected_NT: Tensor) -> dict[str, float]:
+    """Return the number of selected tokens, quantiles of their entropy in nats, and their effective number.
+
+    The effective number is ``exp(-Σ q log q)`` with q the selected entropies divided by their sum: how many equally
+    uncertain tokens would carry the criterion as evenly. A selection of near-deterministic tokens with one exception
+    has an effective number near 1. Empty selections give 0 throughout. Source: original.
+    """
+    chosen = entropy_NT[selected_NT].double()
+    names = [f"entropy_q{int(100 * q)}" for q in QUANTILES]
+    if not len(chosen):
+        return {"selected": 0.0, "effective_tokens": 0.0, **dict.fromkeys(names, 0.0)}
+    quantiles = torch.quantile(chosen, torch.tensor(QUANTILES, dtype=torch.float64, device=chosen.device))
+    share = chosen / chosen.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    effective = torch.special.entr(share).sum().exp() if float(chosen.sum()) > 0 else torch.zeros(())
+    return {
+        "selected": float(len(chosen)),
+        "effective_tokens": float(effective),
+        **dict(zip(names, quantiles.tolist(), strict=True)),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal, Self
 
 import torch
@@ -21,17 +21,20 @@ from saei.config.registry import (
     load,
 )
 from saei.config.strategy import Section, Strategy, StrategyConfig
+from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.group_criterion import CriterionTokens, GroupCriterion, TokenChooser
+from saei.interventions.group_criterion import GroupCriterion, TokenChooser
 from saei.interventions.measure import measure
+from saei.interventions.outcome import Outcome, distance_metrics
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import Distance, Response, View, ViewRecord
+from saei.types import NO_IMAGE, Response, View, ViewRecord
+from saei.views import look_at_changed_pictures
 
 
 class InterventionConfig(Section):
@@ -41,7 +44,8 @@ class InterventionConfig(Section):
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
         surfaces: What of the view the attack moves; None for what it is made for first, ``pixels``. A view that lacks
-            all of these is left alone.
+            all of these is left alone, and one without a picture where selector or criterion compare it with a view
+            whose pictures are changed.
         attack: How it moves them.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
@@ -84,26 +88,6 @@ def _begins_at_clean(attack: StrategyConfig) -> bool:
     return _begins_at_clean(inner) if isinstance(inner, StrategyConfig) else getattr(attack, "begins_at_clean", False)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Outcome:
-    """What became of one group.
-
-    Attributes:
-        view: The view to draw the remaining responses from: the clean one if the group was left alone.
-        untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or the gate's reason; else None.
-        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, and where it
-            is measured the criterion afterwards and the divergence of the views.
-        record: How the view was made, None for the clean one.
-        tokens: What the attack's criterion was taken over, None for the clean view.
-    """
-
-    view: View
-    untouched: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    record: ViewRecord | None = None
-    tokens: CriterionTokens | None = None
-
-
 class Intervention:
     """Applies selector, criterion and attack to clean groups.
 
@@ -125,6 +109,7 @@ class Intervention:
         for part, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
             check_needs(part.needs, f"The {part.kind} '{part.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
+        self._needs_picture = look_at_changed_pictures(self.selector.needs | self.criterion.needs)
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
         """Return what the attack moves."""
@@ -152,11 +137,13 @@ class Intervention:
         Raises:
             ModelError: If no gradient reaches the pixels.
         """
-        if self._lacks_all(view) is None:
+        if self._lacks(view) is None:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
             step = StepContext(policy, 0.0, GroupSources(0, "check"))
-            self._attack([view], [[response]], step)
+            (outcome,) = self._attack([view], [[response]], step)
+            if outcome.untouched:  # the selector leaves this token out, and nothing was attacked
+                Intervention(self.config.model_copy(update={"selector": All.Config()})).check(policy, view)
 
     def apply(
         self,
@@ -215,7 +202,7 @@ class Intervention:
         supply: Supply | None,
     ) -> list[str | None]:
         reasons: list[str | None] = [
-            self._lacks_all(view) or (None if any(map(len, drawn)) else "empty")
+            self._lacks(view) or (None if any(map(len, drawn)) else "empty")
             for view, drawn in zip(views, responses, strict=True)
         ]
         movable = [number for number, reason in enumerate(reasons) if reason is None]
@@ -227,8 +214,10 @@ class Intervention:
             reasons[number] = reason
         return reasons
 
-    def _lacks_all(self, view: View) -> str | None:
-        """Return why a view has nothing to move, None if it has one of the surfaces."""
+    def _lacks(self, view: View) -> str | None:
+        """Return why a view has nothing to move or nothing to compare it with, None if it has both."""
+        if self._needs_picture and not view.canvases:
+            return NO_IMAGE
         reasons = [surface.lacks(view) for surface in self.surfaces]
         return None if None in reasons else reasons[0]
 
@@ -285,7 +274,7 @@ class Intervention:
                 continue
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
-            metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
+            metrics = criterion.metrics(number) | distance_metrics(distances[number], len(self.surfaces))
             outcomes.append(Outcome(moved[number], metrics=metrics, record=record, tokens=criterion.tokens(number)))
         return outcomes
 
@@ -312,11 +301,3 @@ class Intervention:
     def _measures(self, step: StepContext) -> bool:
         """Return whether what attacks have changed is measured in a step."""
         return self.config.measure == "always" or (self.config.measure == "evaluated-steps" and step.traced)
-
-    def _distance_metrics(self, distances: Mapping[str, Distance]) -> dict[str, float]:
-        """Return how far a view has moved; of several surfaces under their names."""
-        metrics: dict[str, float] = {}
-        for surface, distance in distances.items():
-            prefix = f"{surface}/" if len(self.surfaces) > 1 else ""
-            metrics |= {f"{prefix}moved": distance.share, f"{prefix}largest_change": distance.largest}
-        return metrics

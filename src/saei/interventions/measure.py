@@ -50,7 +50,7 @@ def measure(
     policy, clean = step.policy, [group.view for group in groups]
     responses = [group.responses for group in groups]
     constant = {need: replace(need, grad=False) for need in criterion.needs}
-    needs = {*constant.values(), LOGP, FROM_CLEAN, *([ENTROPY] if chooser else [])}
+    needs = {*constant.values(), LOGP, FROM_CLEAN, *({ENTROPY} | chooser.needs if chooser else ())}
 
     def value(group: CriterionTokens, selection: Selection, known: dict[Need, Tensor]) -> float:
         statistics = {need: known[same] for need, same in constant.items()}
@@ -62,7 +62,7 @@ def measure(
     for group, view, known in zip(groups, moved, policy.statistics(needs, moved, responses, clean=clean), strict=True):
         selection = group.selection
         if chooser is not None:
-            scores = Scores(known[LOGP], known[ENTROPY], _mask(group.responses))
+            scores = Scores(known[LOGP], known[ENTROPY], _mask(group.responses), known)
             generator = step.generator_of(view)
             state = generator.get_state()
             selection = chooser.by_scores(group.view, selection, scores)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Mapping
@@ -122,26 +123,32 @@ class FolderLock:
         Raises:
             ConfigError: If it is not gone.
         """
-        owner = _read(self._file)
         try:
+            stale = self._file.stat()
+            owner = _read(self._file)
             age = self._age()
         except FileNotFoundError:  # given back meanwhile
             return
         runs = _runs(owner)
         if runs or (runs is None and age < PATIENCE):
             raise self._busy(owner, age)
-        # Of several processes that see the same stale lock, one moves it away. A later one may move a new lock by
-        # mistake; it notices by the token and puts the lock back.
-        moved = self._file.with_name(f".{LOCK}-{uuid.uuid4().hex}")
+        self._remove(stale)
+
+    def _remove(self, stale: os.stat_result) -> None:
+        """Remove a stale lock, unless it is gone already; one process at a time does so, since it looks before."""
+        guard = self._file.with_name(f".{LOCK}-removal")
         try:
-            os.rename(self._file, moved)
-        except FileNotFoundError:
+            guard.open("x").close()
+        except FileExistsError:
+            if time.time() - _modified(guard) > PATIENCE:  # the process that made it died in between
+                guard.unlink(missing_ok=True)
+            time.sleep(0.01)
             return
-        now = _read(moved)
-        if now.get("token") != owner.get("token"):
-            os.rename(moved, self._file)
-            raise self._busy(now, 0.0)
-        moved.unlink()
+        try:
+            if _same(stale, self._file):
+                self._file.unlink(missing_ok=True)
+        finally:
+            guard.unlink(missing_ok=True)
 
     def _age(self) -> float:
         """Return seconds since the last heartbeat, by the clock of the file system, which all machines share."""
@@ -180,6 +187,23 @@ def _release(file: Path, token: str, stop: threading.Event, process: int) -> Non
             file.unlink()
         except OSError:  # stale now, and recognised as that
             return
+
+
+def _same(before: os.stat_result, file: Path) -> bool:
+    """Return whether a file is still the one that it was, without a heartbeat since."""
+    try:
+        now = file.stat()
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino, now.st_mtime_ns) == (before.st_dev, before.st_ino, before.st_mtime_ns)
+
+
+def _modified(file: Path) -> float:
+    """Return when a file was modified last, in seconds since the epoch; now if it is gone."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _lost(file: Path, token: str) -> bool:

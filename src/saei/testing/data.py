@@ -22,11 +22,13 @@ HOSTILE = (
     "\x00\x1b[31m\ud7ff <script>",
     "\\boxed{" + "9" * 10_000 + "}",
 )
-"""Texts that a policy may write and that no reward may fail on."""
+"""Texts that a policy may write and no reward may fail on, or that an attack makes of a question."""
 
 
 def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
     """Check a task: examples are a pure function of (config, split, index), with unique ids and answers.
+
+    Where the task has an oracle, it answers the example's question and its other wordings as the example does.
 
     Args:
         subject: A task or its config.
@@ -52,6 +54,33 @@ def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
             require(len({example.id for example in examples}) == len(examples), name, "ids are unique within a split")
             filled = all(example.question and example.answer for example in examples)
             require(filled, name, "question and answer are not empty")
+            for example in examples:
+                _check_text(task, again, example, name)
+
+
+def _check_text(task: Task, again: Task, example: Example, name: str) -> None:
+    """Require that the task knows what its questions mean, in its own words and others."""
+    spans = all(0 <= start < end <= len(example.question) for start, end in example.protected)
+    require(spans, name, "protected spans are not empty and lie within the question")
+    wordings = task.wordings(example)
+    new = len({example.question, *wordings}) == 1 + len(wordings) and all(wordings)
+    require(new, name, "wordings differ from the question and from each other")
+    require(wordings == again.wordings(example), name, "the same example has the same wordings")
+    implemented = type(task).answer is not Task.answer
+    require(task.oracle == implemented, name, "a task has an oracle exactly if it implements `answer`")
+    if not task.oracle:
+        return
+    require(
+        task.answer(example, example.question) == example.answer, name, "the oracle answers a question as its example"
+    )
+    same = all(task.answer(example, wording) == example.answer for wording in wordings)
+    require(same, name, "wordings keep the answer")
+    for text in HOSTILE:
+        try:
+            answers = task.answer(example, text), again.answer(example, text)
+        except Exception as error:
+            raise AssertionError(f"{name}: an oracle never raises, not for {text[:30]!r}: {error!r}") from error
+        require(answers[0] == answers[1] != "", name, "the same question has the same answer, not an empty one")
 
 
 def check_template(subject: Strategy | StrategyConfig) -> None:
@@ -114,9 +143,6 @@ def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _same(left: Example, right: Example) -> bool:
-    left_pictures, right_pictures = ([image.tobytes() for image in example.images] for example in (left, right))
-    return left_pictures == right_pictures and (left.id, left.question, left.answer) == (
-        right.id,
-        right.question,
-        right.answer,
-    )
+    pictures = [[image.tobytes() for image in example.images] for example in (left, right)]
+    texts = [(example.id, example.question, example.answer, example.protected) for example in (left, right)]
+    return pictures[0] == pictures[1] and texts[0] == texts[1]

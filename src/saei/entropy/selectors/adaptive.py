@@ -41,11 +41,11 @@ class Adaptive(Selector):
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the mask of the kept classes."""
         mask_NT = self.candidates(stats).clone()
-        kept = torch.tensor([CLASSES.index(name) for name in self.config.keep])
+        numbers = torch.tensor([CLASSES.index(name) for name in self.config.keep])
         for mask_T, entropy_T in zip(mask_NT, stats.entropy_NT, strict=True):
             classes = otsu_classes(entropy_T[mask_T])
             if classes is not None:
-                mask_T[mask_T.clone()] = torch.isin(classes, kept).to(mask_T.device)
+                mask_T[mask_T.clone()] = torch.isin(classes, numbers).to(mask_T.device)
         return mask_NT
 
 

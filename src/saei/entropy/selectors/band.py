@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saei.config.strategy import Frac
 from saei.entropy.selectors.base import TokenStats
-from saei.entropy.selectors.ranking import Ranked, Scope, ceil_share, floor_share, rank
+from saei.entropy.selectors.ranking import Ranked, check_band, keep_band
 
 
 class Band(Ranked):
@@ -35,8 +35,7 @@ class Band(Ranked):
 
         @model_validator(mode="after")
         def _ordered(self) -> Self:
-            if self.lo >= self.hi:
-                raise ValueError(f"A band needs lo < hi, else it keeps nothing; got lo={self.lo}, hi={self.hi}.")
+            check_band(self.lo, self.hi)
             return self
 
     config: Config
@@ -65,9 +64,3 @@ class MiddleThird(Ranked):
         """Return the mask of the middle third."""
         third = Fraction(1, 3)
         return keep_band(self.candidates(stats), stats.entropy_NT, third, 2 * third, self.config.scope)
-
-
-def keep_band(candidates_NT: Tensor, entropy_NT: Tensor, lo: Fraction, hi: Fraction, scope: Scope) -> Tensor:
-    """Return the mask of the candidates with a rank in ``[floor(L * lo), ceil(L * hi))``."""
-    rank_NT, count = rank(entropy_NT, candidates_NT, scope)
-    return candidates_NT & (rank_NT >= floor_share(count, lo)) & (rank_NT < ceil_share(count, hi))

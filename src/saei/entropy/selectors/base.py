@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from saei.config.registry import load, register
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.errors import TrainingError
 from saei.need import Need
 
 
@@ -39,7 +41,8 @@ class Selector(Strategy, ABC):
     """Chooses tokens of one group.
 
     To add one: derive, nest a ``Config``, implement ``select`` over ``self.candidates(stats)``. A selector is
-    a pure function of its arguments: random choices use the generator that it is given.
+    a pure function of its arguments: random choices use the generator that it is given. Selectors are combined by
+    ``a & b``, ``a | b`` and ``~a``, or in files by ``{type: and, of: [a, b]}``.
     """
 
     kind: ClassVar[str] = "selector"
@@ -82,3 +85,107 @@ class Selector(Strategy, ABC):
         for name in self.config.exclude:
             mask_NT = mask_NT & ~stats.statistics[Need(name)]
         return mask_NT
+
+    def __and__(self, other: Selector) -> Selector:
+        """Return the selector of the tokens that both choose."""
+        return self._combined("and", self, other)
+
+    def __or__(self, other: Selector) -> Selector:
+        """Return the selector of the tokens that one of both chooses."""
+        return self._combined("or", self, other)
+
+    def __invert__(self) -> Selector:
+        """Return the selector of the tokens that this one leaves."""
+        return self._combined("not", self)
+
+    @staticmethod
+    def _combined(name: str, *selectors: Selector) -> Selector:
+        combined: Selector = load("selector", name).Config.model_validate({"of": selectors}).build()
+        return combined
+
+
+@torch.no_grad()
+def checked_selection(selector: Selector, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
+    """Return what a selector chooses, if it is a mask of some of its candidates.
+
+    Args:
+        selector: The selector.
+        stats: As ``Selector.select`` takes them, like the other arguments.
+        progress: Likewise.
+        generator: Likewise.
+
+    Raises:
+        TrainingError: If it is not, with the selector's name and what is wrong with the mask.
+    """
+    mask_NT = selector.select(stats, progress=progress, generator=generator)
+    problem = _wrong_form(mask_NT, stats)
+    if not problem:
+        mask_NT = mask_NT.to(stats.valid_NT.device)
+        outside = int((mask_NT & ~selector.candidates(stats)).sum())
+        problem = f"marked {outside} that are padding, were given to a response, or are excluded" if outside else ""
+    if problem:
+        raise TrainingError(
+            "A selector marks some of the tokens that it may choose from, in a bool mask of their shape.",
+            reason=f"The selector '{selector.name()}' {problem}.",
+            remedy="Mend it; `saei.testing.check_selector` names the rule that it breaks.",
+        )
+    return mask_NT
+
+
+def _wrong_form(mask_NT: Any, stats: TokenStats) -> str:
+    """Return what is wrong with the form of a mask, empty if nothing is."""
+    shape = list(stats.valid_NT.shape)
+    if not isinstance(mask_NT, Tensor):
+        return f"returned {type(mask_NT).__name__} for tokens {shape}"
+    if mask_NT.dtype != torch.bool or list(mask_NT.shape) != shape:
+        return f"returned {mask_NT.dtype} {list(mask_NT.shape)} for tokens {shape}"
+    return ""
+
+
+SelectorFunction: TypeAlias = Callable[[TokenStats], Tensor]
+
+
+def selector(name: str, *, needs: Collection[Need] = ()) -> Callable[[SelectorFunction], type[Selector]]:
+    """Return a decorator that makes a registered selector of a function, for selectors without settings.
+
+    The function takes statistics and returns a bool mask ``[N, T]``. ``stats.valid_NT`` are the tokens that it may
+    choose from, ``exclude`` applied; what it marks besides is ignored. A response's tokens have to be chosen whatever
+    the other responses are.
+
+    Args:
+        name: The selector's name.
+        needs: What ``stats.statistics`` has for it.
+
+    Raises:
+        ConfigError: If another class already has the name.
+
+    Example:
+        The tokens that the policy was surprised by::
+
+            @selector("mine/surprising")
+            def surprising(stats):
+                return stats.logp_NT < -1.0
+    """
+
+    def decorate(function: SelectorFunction) -> type[Selector]:
+        def select(self: Selector, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
+            candidates_NT = self.candidates(stats)
+            mask_NT = function(replace(stats, valid_NT=candidates_NT))
+            return mask_NT & candidates_NT if not _wrong_form(mask_NT, stats) else mask_NT
+
+        def all_needs(self: Selector) -> frozenset[Need]:
+            excluded: frozenset[Need] = Selector.needs.__get__(self)
+            return excluded | frozenset(needs)
+
+        place = {"__module__": function.__module__, "__doc__": function.__doc__}
+        config_fields: dict[str, Any] = {
+            **place,
+            "__qualname__": f"{function.__qualname__}.Config",
+            "__annotations__": {"type": Literal[name]},
+            "type": name,
+        }
+        config = type("Config", (Selector.Config,), config_fields)
+        members = {**place, "__qualname__": function.__qualname__, "Config": config, "select": select}
+        return register(type(function.__name__, (Selector,), {**members, "needs": property(all_needs)}))
+
+    return decorate

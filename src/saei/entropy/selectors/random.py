@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saei.entropy.selectors.band import Band, keep_band
+from saei.entropy.selectors.band import Band
 from saei.entropy.selectors.base import TokenStats
-from saei.entropy.selectors.ranking import Ranked
+from saei.entropy.selectors.ranking import Ranked, keep_band
 
 
 class Random(Ranked):
@@ -30,7 +30,7 @@ class Random(Ranked):
         """Return the mask of the chosen tokens."""
         candidates_NT = self.candidates(stats)
         # One number per candidate, in order, so that padding changes nothing.
-        drawn = torch.rand(int(candidates_NT.sum()), generator=generator, dtype=torch.float64)
+        numbers = torch.rand(int(candidates_NT.sum()), generator=generator, dtype=torch.float64)
         key_NT = torch.zeros(candidates_NT.shape, dtype=torch.float64, device=candidates_NT.device)
-        key_NT[candidates_NT] = drawn.to(candidates_NT.device)
+        key_NT[candidates_NT] = numbers.to(candidates_NT.device)
         return keep_band(candidates_NT, key_NT, self.config.lo, self.config.hi, self.config.scope)

@@ -35,10 +35,18 @@ class TopK(Ranked):
         share: Frac | None = Field(default=None, gt=0, le=1)
 
         @model_validator(mode="after")
-        def _one(self) -> Self:
+        def _count_or_share(self) -> Self:
             if self.count is not None and self.share is not None:
-                raise ValueError("top-k takes a count or a share, not both, since they name different sets. Drop one.")
+                raise ValueError(
+                    f"{self.type} takes a count or a share, not both, since they name different sets. Drop one."
+                )
             return self
+
+        def number_of(self, candidates: Tensor) -> Tensor:
+            """Return how many of some numbers of candidates are kept; a count may be more than there are."""
+            if self.count is not None:
+                return torch.full_like(candidates, self.count)
+            return ceil_share(candidates, self.share or Fraction(1, 3))
 
     config: Config
 
@@ -46,8 +54,4 @@ class TopK(Ranked):
         """Return the mask of the most uncertain tokens."""
         candidates_NT = self.candidates(stats)
         rank_NT, count = rank(stats.entropy_NT, candidates_NT, self.config.scope)
-        if self.config.count is not None:
-            kept = torch.full_like(count, self.config.count)
-        else:
-            kept = ceil_share(count, self.config.share or Fraction(1, 3))
-        return candidates_NT & (rank_NT >= count - kept)
+        return candidates_NT & (rank_NT >= count - self.config.number_of(count))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saei.config.registry import SelectorField
-from saei.entropy.selectors.base import Selector, TokenStats
+from saei.entropy.selectors.base import Selector, TokenStats, checked_selection
 from saei.need import Need
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
@@ -61,4 +61,4 @@ class Selected(Weight):
             valid_NT=batch.mask_RT & batch.drawn_RT,
             statistics=batch.statistics,
         )
-        return self.selector.select(stats, progress=progress, generator=generator).float()
+        return checked_selection(self.selector, stats, progress=progress, generator=generator).float()
