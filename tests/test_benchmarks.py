@@ -66,6 +66,15 @@ def test_growth(script: Any, tmp_path: Path) -> None:
         assert picture.size == (810, 612)
 
 
+def test_measuring(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "measuring.json"
+    sizes = {"--image-tokens": 4, "--tokens": 3, "--width": 128, "--rounds": 1, "--json": file}
+    with torch.random.fork_rng():
+        found = script("measuring").main([str(word) for pair in sizes.items() for word in pair])
+    assert set(found["seconds"]) == {"measured", "not measured"}
+    assert json.loads(file.read_text()) == found
+
+
 def small_scoring(more: dict[str, Any]) -> list[str]:
     sizes = {"--side": 64, "--responses": 4, "--tokens": 5, **more}
     return [str(word) for pair in sizes.items() for word in pair]

@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans as Reference
 from torch import Tensor
 
 from runs import registered as registering
-from saei.config.registry import entries, load, resolve
+from saei.config.registry import entries, load, register, resolve
 from saei.config.strategy import StrategyConfig
 from saei.entropy.selectors.all import All
 from saei.entropy.selectors.band import Band, MiddleThird

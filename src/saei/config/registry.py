@@ -243,6 +243,9 @@ WeightField = Annotated[SerializeAsAny[StrategyConfig], Open("weight"), BeforeVa
 TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValidator(resolve("term"))]
 StrengthField = Annotated[SerializeAsAny[StrategyConfig], Open("strength"), BeforeValidator(resolve("strength"))]
 GateField = Annotated[SerializeAsAny[StrategyConfig], Open("gate"), BeforeValidator(resolve("gate"))]
+OptionalGuardField = Annotated[
+    SerializeAsAny[StrategyConfig] | None, Open("guard"), BeforeValidator(resolve("guard", optional=True))
+]
 GuardField = Annotated[SerializeAsAny[StrategyConfig], Open("guard"), BeforeValidator(resolve("guard"))]
 SurfaceField = Annotated[SerializeAsAny[StrategyConfig], Open("surface"), BeforeValidator(resolve("surface"))]
 RewardField = Annotated[SerializeAsAny[StrategyConfig], Open("reward"), BeforeValidator(resolve("reward"))]

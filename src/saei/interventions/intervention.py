@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saei.attacks.base import Attack
 from saei.attacks.result import check_result
@@ -20,14 +22,15 @@ from saei.config.registry import (
     SurfaceField,
     load,
 )
-from saei.config.strategy import Section, Strategy
+from saei.config.strategy import Section, Strategy, StrategyConfig
 from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.control import Change, Control, substituted
-from saei.interventions.group_criterion import GroupCriterion
+from saei.interventions.group_criterion import GroupCriterion, TokenChooser
+from saei.interventions.measure import measure
 from saei.interventions.outcome import Outcome, distance_metrics
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
@@ -53,6 +56,10 @@ class InterventionConfig(Section):
         guard: Which responses of scored groups are not trained on.
         reselect: Choose the tokens again from every image that the attack visits; otherwise the first choice stays.
         micro_groups: Groups attacked at once, None for all: fewer take less memory.
+        measure: When the criterion after the attack and the KL divergence between the views are logged, for a scoring
+            pass of the clean responses without gradient (two, if the attack does not begin at the clean view): at
+            ``evaluated-steps`` alone, which costs the other steps nothing, ``always`` or ``never``. Inside TRL no step
+            is an evaluated one.
     """
 
     selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
@@ -65,6 +72,25 @@ class InterventionConfig(Section):
     guard: GuardField = "none"  # type: ignore[assignment]
     reselect: bool = False
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
+    measure: Literal["always", "evaluated-steps", "never"] = "evaluated-steps"
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Self:
+        """Refuse an attack that begins where its criterion has no gradient."""
+        criterion: type[Criterion] = self.criterion.strategy  # type: ignore[assignment]  # the field's kind is checked
+        if criterion.least_at_clean and _begins_at_clean(self.attack):
+            raise ValueError(
+                f"An attack on the criterion '{self.criterion.type}' begins at random, since at the clean view that "
+                f"criterion is at its minimum and has no gradient. The attack '{self.attack.type}' begins at the clean "
+                "view. Set attack.random_start to true, or choose another criterion."
+            )
+        return self
+
+
+def _begins_at_clean(attack: StrategyConfig) -> bool:
+    """Return whether an attack's first gradient is that at the clean view; of one that runs another, the other's."""
+    inner = getattr(attack, "of", None)
+    return _begins_at_clean(inner) if isinstance(inner, StrategyConfig) else getattr(attack, "begins_at_clean", False)
 
 
 class Intervention:
@@ -187,6 +213,7 @@ class Intervention:
                 attacked = self._under_control(self.control, attacked, views, responses, step, supply)
             for number, outcome in attacked.items():
                 outcomes[number].append(outcome)
+            self._measure([outcomes[number] for number in moving], step)
             after = step.states([views[number] for number in moving])
             moving = [number for number, old, new in zip(moving, before, after, strict=True) if old != new]
         return outcomes
@@ -276,6 +303,7 @@ class Intervention:
             # Empty responses have no token to select.
             responses=[[response for response in drawn if len(response)] for drawn in responses],
             step=step,
+            measured=self._measures(step),
         )
         point = opened.start
         if not all(selection.empty for selection in criterion.selections):
@@ -287,7 +315,8 @@ class Intervention:
                 generators=step.generators(views),
             )
             check_result(self.attack, opened.start, point, opened.space)
-        step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
+        if not self._measures(step):
+            step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
         outcomes = []
         moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):
@@ -298,5 +327,30 @@ class Intervention:
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
             metrics = criterion.metrics(number) | distance_metrics(distances[number], len(self.surfaces))
             blocks = tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number)
-            outcomes.append(Outcome(moved[number], metrics=metrics, record=record, point=blocks))
+            tokens = criterion.tokens(number)
+            outcomes.append(Outcome(moved[number], metrics=metrics, record=record, point=blocks, tokens=tokens))
         return outcomes
+
+    def _measure(self, outcomes: Sequence[list[Outcome]], step: StepContext) -> None:
+        """Add to the last outcome of each group what its attack has changed, ``micro_groups`` at once."""
+        if not self._measures(step):
+            return
+        attacked = [of_group for of_group in outcomes if of_group[-1].tokens is not None]
+        size = self.config.micro_groups or max(1, len(attacked))
+        for start in range(0, len(attacked), size):
+            batch = attacked[start : start + size]
+            metrics_of_groups = measure(
+                self.criterion,
+                [of_group[-1].tokens for of_group in batch if of_group[-1].tokens is not None],
+                [of_group[-1].view for of_group in batch],
+                step,
+                pooled=self.selector.pooled,
+                chooser=TokenChooser(self.selector, step) if self.config.reselect else None,
+            )
+            for of_group, metrics in zip(batch, metrics_of_groups, strict=True):
+                of_group[-1] = replace(of_group[-1], metrics={**of_group[-1].metrics, **metrics})
+        step.policy.forget_states()
+
+    def _measures(self, step: StepContext) -> bool:
+        """Return whether what attacks have changed is measured in a step."""
+        return self.config.measure == "always" or (self.config.measure == "evaluated-steps" and step.traced)
