@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from saei.config.run import RunConfig, validate
-from saei.evaluation.answers import Answered, answer
+from saei.evaluation.answers import AnswerSet, answer
 from saei.evaluation.metrics import answer_entropy, distinct_answers, mean
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.interventions import Intervention, InterventionConfig
@@ -41,7 +41,7 @@ ATTACKED = 6
 BATCH = 8
 """Prompts at once."""
 
-METRICS: dict[str, Callable[[Answered], float]] = {
+METRICS: dict[str, Callable[[AnswerSet], float]] = {
     "token entropy, nats": lambda one: (
         sum(float(response.entropy_T.sum()) for response in one.responses) / sum(map(len, one.responses))
     ),
@@ -108,7 +108,7 @@ def rises(values: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def differences(answered: dict[str, list[Answered]]) -> dict[str, dict[str, dict[str, Any]]]:
+def differences(answered: dict[str, list[AnswerSet]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return each metric's mean over prompts per view, with the paired difference to the clean view."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for metric, function in METRICS.items():
@@ -132,7 +132,7 @@ def check(config: RunConfig, step: Fraction, prompts: int, fresh: int) -> dict[s
     kinds = ("clean", *attacks)
     attacked: dict[str, list[float]] = {name: [] for name in kinds}
     others: dict[str, list[float]] = {name: [] for name in kinds}
-    answered: dict[str, list[Answered]] = {name: [] for name in kinds}
+    answered: dict[str, list[AnswerSet]] = {name: [] for name in kinds}
     for start in track(range(0, prompts, BATCH), "prompts", transient=True):
         numbers = range(start, min(start + BATCH, prompts))
         views = [policy.view(task.example(number, "eval"), number) for number in numbers]

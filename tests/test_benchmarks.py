@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from saei.data.bars import Bars
+from saei.errors import SaeiError
 from saei.policy.load.weights import Parts
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
@@ -63,6 +64,15 @@ def test_growth(script: Any, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
     with Image.open(plot) as picture:
         assert picture.size == (810, 612)
+
+
+def test_measuring(script: Any, tmp_path: Path) -> None:
+    file = tmp_path / "measuring.json"
+    sizes = {"--image-tokens": 4, "--tokens": 3, "--width": 128, "--rounds": 1, "--json": file}
+    with torch.random.fork_rng():
+        found = script("measuring").main([str(word) for pair in sizes.items() for word in pair])
+    assert set(found["seconds"]) == {"measured", "not measured"}
+    assert json.loads(file.read_text()) == found
 
 
 def small_scoring(more: dict[str, Any]) -> list[str]:
@@ -189,3 +199,20 @@ def test_collapse_reads_its_options(script: Any, capsys: pytest.CaptureFixture[s
         script("collapse").main(["--help"])
     assert left.value.code == 0
     assert "--seeds" in capsys.readouterr().out
+
+
+def test_strategy_cost(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cost.json"
+    sizes = {"--side": 28, "--prompts": 1, "--responses": 2, "--tokens": 3, "--rounds": 1, "--json": file}
+    strategy_cost = script("strategy_cost")
+    found = strategy_cost.main(["--kinds", "guard", "term", *(str(word) for pair in sizes.items() for word in pair)])
+    assert set(found["ratios"]) == {"guard", "term"}
+    assert {"kl", "entropy-bonus"} <= set(found["ratios"]["term"])
+    assert all(cost > 0 for costs in found["ratios"].values() for cost in costs.values())
+    assert json.loads(file.read_text()) == found
+    assert strategy_cost.configuration("selector", "all").sampler.type == "mixed"
+    assert strategy_cost.configuration("objective", "gspo").sampler.type == "clean"
+    assert strategy_cost.configuration("sampler", "arms").sampler.arms["adversarial"].n == 6
+    monkeypatch.setattr(strategy_cost, "FIELDS", {})
+    with pytest.raises(SaeiError, match="none for arms"):
+        strategy_cost.configuration("sampler", "arms")

@@ -211,7 +211,15 @@ def test_a_files_plugins_are_found_beside_it(file: Path, tmp_path: Path) -> None
         ("training.step=1", ["training.step: ", "no such field", "'steps'", "ppo_epochs", "saei show training"]),
         ("attack.stepz=1", ["sampler.intervention.attack.stepz: ", "'step'", "radius", "saei show pgd"]),
         ("objective.terms=[{type: kl, cofficient: 1}]", ["objective.terms.0.cofficient", "'coefficient'", "show kl"]),
-        ("attack=pdg", ["sampler.intervention.attack: ", "'pdg'", "Did you mean 'pgd'?", "fgsm, noise, pgd"]),
+        (
+            "attack=pdg",
+            [
+                "sampler.intervention.attack: ",
+                "'pdg'",
+                "Did you mean 'pgd'?",
+                "fgsm, momentum, noise, patch-mask, patches, pgd, pgd-l2",
+            ],
+        ),
         ("objective.terms=[nope]", ["objective.terms.0: ", "'nope'", "entropy-bonus, kl"]),
         ("training.steps=many", ["training.steps: ", "valid integer", "'many'", "saei show training"]),
         ("training.steps=0", ["training.steps: ", "greater than or equal to 1", "Got 0"]),

@@ -206,6 +206,17 @@ OTHERS = {
         "sampler.intervention.attack.of": "{embeddings: {type: text-pgd, random_start: true}, tokens: random-swap}",
         "objective.advantage.baseline": "per-origin",
     },
+    # The same number of drops in a step, matched over the groups of both processes, by an estimate from all of them.
+    "guards": {
+        **SETTINGS,
+        "sampler.intervention.guard.type": "random-drop",
+        "sampler.intervention.guard.like.type": "accuracy-gap",
+        "sampler.intervention.guard.like.limit": 0.0,
+        "sampler.intervention.guard.like.min_groups": 1,
+        "sampler.intervention.guard.like.half_life": 4,
+        "sampler.intervention.criterion.type": "random-direction",
+        "sampler.intervention.measure": "always",
+    },
     # Each optimiser step has one group, and one of two processes none.
     "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 1e-2},
 }
@@ -222,6 +233,8 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
     elif name == "text":  # the embeddings of some questions moved, of which the tokens make no other
         assert any(moved for moved in of_each_step(home, "text-one", "train/intervention/embeddings/moved"))
+    elif name == "guards":
+        assert any(0 < (share or 0) < 1 for share in of_each_step(home, "guards-one", "train/dropped/random"))
     elif name != "updates":
         assert (of_each_step(home, f"{name}-one", "train/kl/mean")[-1] or 0) > 1e-6
 

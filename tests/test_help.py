@@ -14,7 +14,10 @@ from commands import Said
 from saei.cli.show import as_markdown
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("", "init", "train", "eval", "list", "show", "demo", "bench", "doctor", "build-tiny", "data", "data check")
+COMMANDS = (
+    *("", "init", "train", "eval", "list", "show", "new", "check", "schema", "demo", "bench", "doctor", "build-tiny"),
+    *("data", "data check"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -62,6 +62,8 @@ def within(part: Any, whole: Any) -> bool:
     """Return whether plain data has every value of a part; a strategy's name stands for its type."""
     if isinstance(part, str) and isinstance(whole, dict):
         return bool(whole["type"] == part)
+    if type(part) is int and isinstance(whole, str):  # a whole number for a fraction, whose dump is a text
+        return Fraction(part) == Fraction(whole)
     if isinstance(part, str) and isinstance(whole, str) and "/" in part:
         return Fraction(part) == Fraction(whole)
     if isinstance(part, dict):

@@ -18,13 +18,14 @@ from sklearn.cluster import KMeans as Reference
 from torch import Tensor
 
 from runs import registered as registering
-from saei.config.registry import entries, load, resolve
+from saei.config.registry import entries, load, register, resolve
 from saei.config.strategy import StrategyConfig
 from saei.entropy.selectors.all import All
 from saei.entropy.selectors.band import Band, MiddleThird
-from saei.entropy.selectors.base import Selector, TokenStats, checked_selection, selector
+from saei.entropy.selectors.base import Selector, TokenStats, checked_selection
 from saei.entropy.selectors.composition import And, Not, Or
 from saei.entropy.selectors.entropy_visual import EntropyVisual
+from saei.entropy.selectors.function import selector
 from saei.entropy.selectors.kmeans import KMeans, clusters
 from saei.entropy.selectors.mass import Mass
 from saei.entropy.selectors.position import Position
@@ -333,8 +334,9 @@ def _registry() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_registry")
 def test_a_function_is_a_selector() -> None:
+    @register
     @selector("test/surprising")
-    def surprising(given: TokenStats) -> Tensor:
+    def surprising(given: TokenStats, candidates_NT: Tensor) -> Tensor:
         """The tokens that the policy was surprised by."""
         return given.logp_NT < -1.0
 
@@ -349,8 +351,9 @@ def test_a_function_is_a_selector() -> None:
 
 @pytest.mark.usefixtures("_registry")
 def test_a_function_that_returns_no_mask_is_stopped() -> None:
+    @register
     @selector("test/entropies")
-    def entropies(given: TokenStats) -> Tensor:
+    def entropies(given: TokenStats, candidates_NT: Tensor) -> Tensor:
         return given.entropy_NT[:1]
 
     with pytest.raises(TrainingError, match=r"'test/entropies' returned torch.float32 \[1, 6\] for tokens \[2, 6\]"):
@@ -361,9 +364,10 @@ def test_a_function_that_returns_no_mask_is_stopped() -> None:
 def test_a_function_says_what_it_needs() -> None:
     need = Visual().divergence
 
+    @register
     @selector("test/blind", needs=[need])
-    def blind(given: TokenStats) -> Tensor:
-        assert not bool(given.valid_NT[:, 0].any())
+    def blind(given: TokenStats, candidates_NT: Tensor) -> Tensor:
+        assert not bool(candidates_NT[:, 0].any())
         return given.statistics[need] < 4 / 16
 
     chosen_here = {"type": "test/blind", "exclude": ["template"]}
@@ -372,8 +376,9 @@ def test_a_function_says_what_it_needs() -> None:
 
     with pytest.raises(ConfigError, match="'test/blind' is claimed by"):
 
+        @register
         @selector("test/blind")
-        def other(given: TokenStats) -> Tensor:
+        def other(given: TokenStats, candidates_NT: Tensor) -> Tensor:
             return given.valid_NT
 
 

@@ -101,10 +101,16 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``."""
+    """Return "Did you mean 'x'? Known: a, b." for a name that is not among ``known``.
+
+    Of several that are as near, one with the same letters is meant; ``forks`` is also near to ``entropix/forks``.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name[:100], names, n=1)  # its time grows with the square of the length
-    hint = f"Did you mean '{close[0]}'? " if close else ""
+    forms = {each.rpartition("/")[2]: each for each in names} | {each: each for each in names}
+    typed = name[:100]  # the time of the search grows with the square of the length
+    close = difflib.get_close_matches(typed, forms, n=5)
+    best = next((form for form in close if sorted(form) == sorted(typed)), close[0] if close else "")
+    hint = f"Did you mean '{forms[best]}'? " if best else ""
     return f"{hint}Known: {', '.join(names) or 'none'}."
 
 

@@ -19,8 +19,8 @@ class Need:
     Whoever needs the same gets the same tensor; it is computed once. ``saei list statistic`` shows the statistics.
 
     Attributes:
-        statistic: Name of a registered statistic: ``logp``, ``entropy``, ``kl``, ``kl-k3``, ``eos``, ``template``, or a
-            third party's.
+        statistic: Name of a registered statistic: ``logp``, ``entropy``, ``top-k-entropy``, ``kl``, ``kl-k3``, ``eos``,
+            ``template``, or a third party's; or the config of one, which has settings.
         view: The view that the tokens are looked at under: ``own``, the one that the response was drawn from, in the
             update the one that it is trained under; ``clean``, its group's; or the config of a view maker.
         policy: The policy that looks at them. A divergence is taken from the current policy under the own view to
@@ -33,11 +33,17 @@ class Need:
         ``Need("kl", view="clean", grad=True)`` in a criterion how far the attacked view is from the clean one.
     """
 
-    statistic: str
+    statistic: str | StrategyConfig
     view: Literal["own", "clean"] | StrategyConfig = "own"
     policy: WhichPolicy = "current"
     grad: bool = False
 
+    @property
+    def name(self) -> str:
+        """Name of the statistic."""
+        return self.statistic if isinstance(self.statistic, str) else self.statistic.type
+
     def __str__(self) -> str:
         view = self.view if isinstance(self.view, str) else self.view.type
-        return f"{self.statistic} ({view} view, {self.policy} policy{', with gradient' if self.grad else ''})"
+        settings = "" if isinstance(self.statistic, str) else f" {self.statistic.model_dump(exclude={'type'})}"
+        return f"{self.name}{settings} ({view} view, {self.policy} policy{', with gradient' if self.grad else ''})"

@@ -280,6 +280,8 @@ class Group:
             a gate says, such as ``varies``.
         metrics: Numbers that the sampler and the intervention report about this group.
         records: For each view but the first how it was made; empty where no intervention made them.
+        dropped: Responses that were drawn with these and are not trained on. Their shares stay in what the loss divides
+            by, so that each of the others weighs what it would have weighed.
 
     Example:
         Of the sampler ``mixed`` with three responses from each view, trained under the view they were drawn from::
@@ -304,6 +306,7 @@ class Group:
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     records: tuple[ViewRecord, ...] = ()
+    dropped: tuple[Response, ...] = ()
 
     @property
     def index(self) -> int:
@@ -369,7 +372,10 @@ class ScoredGroup:
     grades: tuple[Grade, ...]
 
     def keep(self, numbers: Sequence[int]) -> ScoredGroup:
-        """Return the group with only these responses, whose parents have their new numbers, None if they are gone."""
+        """Return the group with only these responses; the others become its ``dropped`` ones.
+
+        Parents have their new numbers, None if they are gone.
+        """
         group = self.group
         new_numbers = {n: new for new, n in enumerate(numbers)}
 
@@ -385,6 +391,7 @@ class ScoredGroup:
                 sampled_from=tuple(group.sampled_from[n] for n in numbers),
                 updated_on=tuple(group.updated_on[n] for n in numbers),
                 view_weights=tuple(group.view_weight(n) for n in numbers),
+                dropped=(*group.dropped, *(each for n, each in enumerate(group.responses) if n not in new_numbers)),
             ),
             tuple(self.grades[n] for n in numbers),
         )

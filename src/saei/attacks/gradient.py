@@ -69,6 +69,11 @@ class GradientAttack(Attack):
             check_lengths(self.step_space, step=self.step, radius=self.radius)
             return self
 
+        @property
+        def begins_at_clean(self) -> bool:
+            """Whether the first gradient is that at the start."""
+            return not self.random_start
+
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:

@@ -132,6 +132,11 @@ class Torchattacks(Attack):
                 for name, default in defaults.items()
             }
 
+        @property
+        def begins_at_clean(self) -> bool:
+            """Whether the first gradient is that at the image; FFGSM and RFGSM always begin at random."""
+            return self.name not in ("FFGSM", "RFGSM") and not self.arguments().get("random_start")
+
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:

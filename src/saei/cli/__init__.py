@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
-from saei.cli import bench, build_tiny, data, demo, doctor, evaluate, init, list_, show, train
+from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, schema, show, train
 from saei.cli.options import FLAG, examples
 from saei.console import say
 from saei.errors import SaeiError, out_of_memory, shown
@@ -76,6 +76,17 @@ app.command(
 )(evaluate.evaluate)
 app.command("list", cls=Command, epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", cls=Command, epilog=examples("saei show pgd", "saei show training"))(show.show)
+app.command(
+    "new",
+    cls=Command,
+    epilog=examples("saei new selector lab/every-other", "saei new attack sharp --into my-attack"),
+)(new.new)
+app.command(
+    "check",
+    cls=Command,
+    epilog=examples("saei check ./lab", "saei check ./mine.py", "saei check lab --set lab/overlong.longest=40"),
+)(check.check)
+app.command("schema", cls=Command, epilog=examples("saei schema --output saei.schema.json"))(schema.schema)
 app.command("demo", cls=Command, epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
 app.command(
     "bench",

@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = {
     "attack": "saei.attacks",
     "sampler": "saei.samplers",
     "criterion": "saei.criteria",
+    "control": "saei.controls",
     "decoder": "saei.decoders",
     "objective": "saei.objectives",
     "advantage": "saei.advantages",
@@ -233,12 +234,18 @@ AttackField = Annotated[SerializeAsAny[StrategyConfig], Open("attack"), BeforeVa
 SamplerField = Annotated[SerializeAsAny[StrategyConfig], Open("sampler"), BeforeValidator(resolve("sampler"))]
 DecoderField = Annotated[SerializeAsAny[StrategyConfig], Open("decoder"), BeforeValidator(resolve("decoder"))]
 CriterionField = Annotated[SerializeAsAny[StrategyConfig], Open("criterion"), BeforeValidator(resolve("criterion"))]
+ControlField = Annotated[
+    SerializeAsAny[StrategyConfig] | None, Open("control"), BeforeValidator(resolve("control", optional=True))
+]
 ObjectiveField = Annotated[SerializeAsAny[StrategyConfig], Open("objective"), BeforeValidator(resolve("objective"))]
 AdvantageField = Annotated[SerializeAsAny[StrategyConfig], Open("advantage"), BeforeValidator(resolve("advantage"))]
 WeightField = Annotated[SerializeAsAny[StrategyConfig], Open("weight"), BeforeValidator(resolve("weight"))]
 TermField = Annotated[SerializeAsAny[StrategyConfig], Open("term"), BeforeValidator(resolve("term"))]
 StrengthField = Annotated[SerializeAsAny[StrategyConfig], Open("strength"), BeforeValidator(resolve("strength"))]
 GateField = Annotated[SerializeAsAny[StrategyConfig], Open("gate"), BeforeValidator(resolve("gate"))]
+OptionalGuardField = Annotated[
+    SerializeAsAny[StrategyConfig] | None, Open("guard"), BeforeValidator(resolve("guard", optional=True))
+]
 GuardField = Annotated[SerializeAsAny[StrategyConfig], Open("guard"), BeforeValidator(resolve("guard"))]
 SurfaceField = Annotated[SerializeAsAny[StrategyConfig], Open("surface"), BeforeValidator(resolve("surface"))]
 RewardField = Annotated[SerializeAsAny[StrategyConfig], Open("reward"), BeforeValidator(resolve("reward"))]

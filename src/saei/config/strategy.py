@@ -38,11 +38,19 @@ Frac = Annotated[Fraction, BeforeValidator(fraction)]
 """An exact number, written ``2/255`` in files, on the command line and in dumps."""
 
 
+STRATEGY_KIND = "x-saei-kind"
+"""Key of a field's JSON Schema that names the kind of strategies that it holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """Marks a field of a section as holding any strategy of a kind."""
 
     kind: str
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Return the field's JSON Schema with the kind, for `saei schema`, which knows what is registered."""
+        return {**handler(core_schema), STRATEGY_KIND: self.kind}
 
 
 class Section(BaseModel):

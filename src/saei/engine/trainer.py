@@ -224,7 +224,13 @@ class Trainer:
             traced=due,
             answer=self.task.answer if self.task.oracle else None,
         )
-        supply = Supply(grade=grader, more=take, total=self.processes.total, graded=self.reward.graded)
+        supply = Supply(
+            grade=grader,
+            more=take,
+            total=self.processes.total,
+            gather=self.processes.gather,
+            graded=self.reward.graded,
+        )
         groups = self.sampler.draw(take(config.training.prompts_per_step), context, supply)
         for report in self.stream.unreported():
             self.display.note(report)

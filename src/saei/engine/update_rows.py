@@ -114,6 +114,8 @@ def fit(values_RT: Tensor, width: int) -> Tensor:
 class BatchCounts:
     """What the means over an update batch divide by; ``ObjectiveInput`` explains the fields.
 
+    Responses that were dropped from a group count as its others do: of their tokens the same share is selected.
+
     Example:
         ``BatchCounts(n_responses=24, n_tokens=410, n_selected=138)``: two groups of 12, of whose tokens the selector
         kept a third.
@@ -131,11 +133,20 @@ class BatchCounts:
             batch: The groups.
             mask_truncated: Whether the loss leaves out truncated responses, whose tokens do not count then.
         """
+
+        def used(response: Response) -> bool:
+            return not (mask_truncated and response.truncated)
+
         counts = []
         for rows in batch:
-            used = [n for n, each in enumerate(rows.responses) if not (mask_truncated and each.truncated)]
-            n_tokens = sum(len(rows.responses[n]) for n in used)
-            counts.append(cls(len(rows.responses), n_tokens, int(rows.selected_NT[used].sum())))
+            dropped = rows.group.group.dropped
+            used_rows = [n for n, each in enumerate(rows.responses) if used(each)]
+            n_tokens = sum(len(rows.responses[n]) for n in used_rows)
+            n_dropped = sum(len(each) for each in dropped if used(each))
+            n_selected = int(rows.selected_NT[used_rows].sum())
+            # Which tokens of theirs a selector would have chosen is not known; where there is none, it is all of them.
+            n_selected += round(n_dropped * (n_selected / n_tokens if n_tokens else 1))
+            counts.append(cls(len(rows.responses) + len(dropped), n_tokens + n_dropped, n_selected))
         return cls.total(counts)
 
     @classmethod

@@ -1,7 +1,8 @@
-"""Interventions: selector, criterion, attack, strength, gate and guard, applied to clean groups."""
+"""Interventions: selector, criterion, attack, control, strength, gate and guard, applied to clean groups."""
 
 from saei.interventions.base import Criterion, Gate, Guard, Strength
+from saei.interventions.control import Control
 from saei.interventions.intervention import Intervention, InterventionConfig
 from saei.interventions.outcome import Outcome
 
-__all__ = ["Criterion", "Gate", "Guard", "Intervention", "InterventionConfig", "Outcome", "Strength"]
+__all__ = ["Control", "Criterion", "Gate", "Guard", "Intervention", "InterventionConfig", "Outcome", "Strength"]

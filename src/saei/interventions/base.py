@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from saei.attacks.base import BlockSpace
@@ -87,6 +88,8 @@ class Criterion(Strategy, ABC):
     """What an attack raises, as a value per token. To add one, implement ``per_token``."""
 
     kind: ClassVar[str] = "criterion"
+    least_at_clean: ClassVar[bool] = False
+    """Whether it is smallest where the moved view is the clean one, and so has no gradient there."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -103,17 +106,36 @@ class Criterion(Strategy, ABC):
                 selected have 0.
         """
 
-    def value(self, scores: Scores, selected_NT: Tensor, *, pooled: bool) -> Tensor:
+    def draw_weights(self, mask_NT: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Return factors ``[N, T]`` of the tokens' values, which stay the same during an attack; None for none.
+
+        Called once for each group before it is attacked. A criterion that draws here still has no state.
+
+        Args:
+            mask_NT: bool, True on the tokens of the group's responses.
+            generator: The group's source of randomness, on the CPU.
+        """
+        return None
+
+    def value(self, scores: Scores, selected_NT: Tensor, *, pooled: bool, weight_NT: Tensor | None = None) -> Tensor:
         """Return J of one group.
 
         J is the mean over responses of the mean over their selected tokens; with ``pooled``, for selections of
         scope ``group``, the mean over all selected tokens, since a response may have none. J of nothing is 0.
+
+        Args:
+            scores: As ``per_token`` takes them.
+            selected_NT: bool, the tokens that it is taken over.
+            pooled: See above.
+            weight_NT: What ``draw_weights`` returned.
         """
-        weight_NT = selected_NT.to(scores.logp_NT.dtype)
-        values_NT = self.per_token(scores) * weight_NT
+        count_NT = selected_NT.to(scores.logp_NT.dtype)
+        values_NT = self.per_token(scores) * count_NT
+        if weight_NT is not None:
+            values_NT = values_NT * weight_NT
         if pooled:
-            return values_NT.sum() / weight_NT.sum().clamp_min(1)
-        count_N = weight_NT.sum(1)
+            return values_NT.sum() / count_NT.sum().clamp_min(1)
+        count_N = count_NT.sum(1)
         return (values_NT.sum(1) / count_N.clamp_min(1)).sum() / (count_N > 0).sum().clamp_min(1)
 
 

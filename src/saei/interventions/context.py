@@ -15,6 +15,7 @@ from saei.policy import Policy
 from saei.types import Example, Grade, Group, Response, View
 
 N = TypeVar("N", int, float)
+T = TypeVar("T")
 
 
 def _untimed(name: str) -> AbstractContextManager[Any]:
@@ -32,8 +33,19 @@ class Total(Protocol):
         """Return the sum of every process's number; all of them have to call it equally often."""
 
 
+class Gather(Protocol):
+    """Collects a value of all processes."""
+
+    def __call__(self, value: T, /) -> list[T]:
+        """Return every process's value; all of them have to call it equally often, with tensors on the CPU."""
+
+
 def _of_one_process(number: N) -> N:
     return number
+
+
+def _from_one_process(value: T) -> list[T]:
+    return [value]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -117,12 +129,14 @@ class Supply:
             processes, which all have to request the same n, each gets its share.
         total: ``supply.total(number)`` adds up a number over all processes, which all have to call it equally often.
             A running state that comes from such totals is the same in every process, and goes on in any number of them.
+        gather: ``supply.gather(value)`` has the values of all processes, which all have to call it equally often.
         graded: The reward is a number between right and wrong; groups then vary if their rewards differ.
     """
 
     grade: Callable[[View, Sequence[Response]], Sequence[Grade]]
     more: Callable[[int], Sequence[View]] = field(default=_no_more)
     total: Total = field(default=_of_one_process)
+    gather: Gather = field(default=_from_one_process)
     graded: bool = False
 
     def grade_group(self, group: Group) -> Sequence[Grade]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from saei.config.registry import SelectorField
 from saei.config.strategy import StrategyConfig
+from saei.entropy.selectors.base import Selector
 from saei.interventions.base import Gate
 from saei.interventions.context import StepContext, Supply
+from saei.interventions.group_criterion import TokenChooser
+from saei.need import Need
 from saei.types import Response, View
 
 
@@ -59,3 +66,113 @@ class ZeroVariance(Gate):
         assert supply is not None
         grades = map(supply.grade, views, responses)
         return ["varies" if supply.varies(of_group) else None for of_group in grades]
+
+
+class EntropyFloor(Gate):
+    """Attack only groups whose clean responses have little entropy left; an unsure policy explores by itself.
+
+    A group's entropy is the mean over the chosen tokens of its clean responses, all responses pooled, as they were
+    sampled. The thought is that of bonuses which act below a target (Skywork-OR1, arXiv 2505.22312). Source: original.
+    """
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            floor: Groups with a mean entropy below it are attacked, in nats; the default is ours.
+            selector: The tokens that the mean is over.
+        """
+
+        type: Literal["entropy-floor"] = "entropy-floor"
+        floor: float = Field(default=0.2, ge=0.0, le=100.0)
+        selector: SelectorField = "all"  # type: ignore[assignment]  # names are resolved by the validator
+
+    config: Config
+    needs_supply: ClassVar[bool] = False
+    reasons: ClassVar[tuple[str, ...]] = ("above-floor",)
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self._selector: Selector = self.config.selector.build()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the selector needs."""
+        return self._selector.needs
+
+    def leave_alone(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> list[str | None]:
+        """Leave those alone whose entropy reaches the floor: ``above-floor``."""
+        entropies = [self._entropy(view, drawn, step) for view, drawn in zip(views, responses, strict=True)]
+        return ["above-floor" if entropy >= self.config.floor else None for entropy in entropies]
+
+    def _entropy(self, view: View, responses: Sequence[Response], step: StepContext) -> float:
+        """Return the mean entropy of the chosen tokens in nats, 0 without any."""
+        selection = TokenChooser(self._selector, step).by_sampling(view, [each for each in responses if len(each)])
+        chosen = selection.stats.entropy_NT[selection.selected_NT]
+        return float(chosen.sum()) / max(1, len(chosen))
+
+
+class _SameGrade(Gate):
+    """Attacks only groups of whose clean responses all are right, or none is; counted on ``Grade.correct``."""
+
+    reasons: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def reason(self, right: Sequence[bool]) -> str | None:
+        """Return why a group is left alone of whose responses these are right."""
+
+    def leave_alone(
+        self,
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> list[str | None]:
+        """Leave all others alone."""
+        assert supply is not None
+        grades = map(supply.grade, views, responses)
+        return [self.reason([grade.correct for grade in of_group]) for of_group in grades]
+
+
+class AllWrong(_SameGrade):
+    """Attack only groups of whose clean responses none is right: where something else has to be tried.
+
+    Counted on accuracy, also under a graded reward. Source: original.
+    """
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["all-wrong"] = "all-wrong"
+
+    config: Config
+    reasons: ClassVar[tuple[str, ...]] = ("varies", "all-right")
+
+    def reason(self, right: Sequence[bool]) -> str | None:
+        """Return ``all-right`` or ``varies``, None where none is right."""
+        return "all-right" if all(right) else "varies" if any(right) else None
+
+
+class AllRight(_SameGrade):
+    """Attack only groups whose clean responses are all right: where a group teaches nothing and little can be lost.
+
+    Counted on accuracy, also under a graded reward. Source: original.
+    """
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["all-right"] = "all-right"
+
+    config: Config
+    reasons: ClassVar[tuple[str, ...]] = ("varies", "all-wrong")
+
+    def reason(self, right: Sequence[bool]) -> str | None:
+        """Return ``all-wrong`` or ``varies``, None where all are right."""
+        return None if all(right) else "varies" if any(right) else "all-wrong"

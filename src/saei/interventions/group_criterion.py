@@ -32,12 +32,12 @@ def token_stats(policy: Policy, view: View, responses: Sequence[Response], needs
         responses: The responses, one at least.
         needs: What the selector needs beyond the statistics of the sampling pass.
     """
-    (statistics,) = policy.statistics(needs, [view], [responses], drawn=True)
+    (statistics,) = policy.statistics(needs, [view], [responses], drawn=True) if needs else ({},)
     return TokenStats(
         entropy_NT=pad_sequence([response.entropy_T for response in responses], batch_first=True),
         logp_NT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
         ids_NT=pad_sequence([response.ids_T for response in responses], batch_first=True),
-        valid_NT=drawn_tokens(responses, policy.device),
+        valid_NT=drawn_tokens(responses, responses[0].ids_T.device),
         statistics=statistics,
     )
 
@@ -58,6 +58,25 @@ class Selection:
     def empty(self) -> bool:
         """Whether there are none."""
         return not bool(self.selected_NT.any())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CriterionTokens:
+    """What the criterion of one group is taken over.
+
+    Attributes:
+        view: The clean view.
+        responses: Drawn from it, none of them empty.
+        selection: The tokens, as chosen last.
+        weight_NT: Factors of their values, None without any; see ``Criterion.draw_weights``.
+        start: J where the attack began, None if the attack never asked for it.
+    """
+
+    view: View
+    responses: Sequence[Response]
+    selection: Selection
+    weight_NT: Tensor | None = None
+    start: float | None = None
 
 
 class TokenChooser:
@@ -106,6 +125,8 @@ class GroupCriterion:
         opened: The groups' clean views.
         responses: For each view the responses drawn from it, none of them empty.
         step: The step.
+        measured: Whether the divergence from the clean views is asked for afterwards; then their hidden states are kept
+            where the attack begins at them.
 
     Attributes:
         selections: For each group the tokens that it is taken over, as chosen last.
@@ -120,12 +141,18 @@ class GroupCriterion:
         opened: OpenViews,
         responses: Sequence[Sequence[Response]],
         step: StepContext,
+        measured: bool = False,
     ) -> None:
+        self._measured = measured
         self._criterion, self._pooled, self._reselect = criterion, selector.pooled, reselect
         self._opened, self._responses, self._step = opened, responses, step
         self._chooser = TokenChooser(selector, step)
         pairs = zip(opened.views, responses, strict=True)
         self.selections = [self._chooser.by_sampling(view, drawn) for view, drawn in pairs]
+        self._weights = [
+            criterion.draw_weights(selection.stats.valid_NT, step.generator_of(view))
+            for view, selection in zip(opened.views, self.selections, strict=True)
+        ]
         self._start_J_B: Tensor | None = None
         self._signs: dict[int, tuple[float, float, float]] = {}
 
@@ -139,8 +166,8 @@ class GroupCriterion:
             of_groups = zip(self._opened.views, self.selections, scores, strict=True)
             self.selections = [self._chooser.by_scores(*of_group) for of_group in of_groups]
         values = [
-            self._criterion.value(of_group, selection.selected_NT, pooled=self._pooled)
-            for of_group, selection in zip(scores, self.selections, strict=True)
+            self._criterion.value(of_group, selection.selected_NT, pooled=self._pooled, weight_NT=weight_NT)
+            for of_group, selection, weight_NT in zip(scores, self.selections, self._weights, strict=True)
         ]
         J_B = torch.stack(values)
         if self._start_J_B is None:
@@ -158,7 +185,14 @@ class GroupCriterion:
             selected=None if self._reselect else [selection.selected_NT for selection in self.selections],
             needs=self._criterion.needs | (self._chooser.needs if self._reselect else frozenset()),
             clean=self._opened.views,
+            at_clean=self._measured and self._start_J_B is None and all(map(torch.equal, point, self._opened.start)),
         )
+
+    def tokens(self, number: int) -> CriterionTokens:
+        """Return what the criterion of a group is taken over."""
+        start = None if self._start_J_B is None else float(self._start_J_B[number])
+        views, responses = self._opened.views, self._responses
+        return CriterionTokens(views[number], responses[number], self.selections[number], self._weights[number], start)
 
     def metrics(self, number: int) -> dict[str, float]:
         """Return what is logged about a group: its selection and the criterion where the attack began."""

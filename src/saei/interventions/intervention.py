@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saei.attacks.base import Attack
+from saei.attacks.result import check_result
 from saei.config.registry import (
     AttackField,
+    ControlField,
     CriterionField,
     GateField,
     GuardField,
@@ -18,13 +22,15 @@ from saei.config.registry import (
     SurfaceField,
     load,
 )
-from saei.config.strategy import Section, Strategy
+from saei.config.strategy import Section, Strategy, StrategyConfig
 from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.group_criterion import GroupCriterion
+from saei.interventions.control import Change, Control, substituted
+from saei.interventions.group_criterion import GroupCriterion, TokenChooser
+from saei.interventions.measure import measure
 from saei.interventions.outcome import UNANSWERABLE, Outcome, with_its_answer
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
@@ -44,32 +50,58 @@ class InterventionConfig(Section):
             lacks all of these is left alone, and one without a picture where selector or criterion compare it with a
             view whose pictures are changed.
         attack: How it moves them.
+        control: What stands in for what the attack did, to tell what of it matters; None for nothing.
         strength: Factor on steps and radii over training.
         gate: Which groups are attacked.
         guard: Which responses of scored groups are not trained on.
         reselect: Choose the tokens again from every image that the attack visits; otherwise the first choice stays.
         micro_groups: Groups attacked at once, None for all: fewer take less memory.
+        measure: When the criterion after the attack and the KL divergence between the views are logged, for a scoring
+            pass of the clean responses without gradient (two, if the attack does not begin at the clean view): at
+            ``evaluated-steps`` alone, which costs the other steps nothing, ``always`` or ``never``. Inside TRL no step
+            is an evaluated one.
     """
 
     selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
     criterion: CriterionField = "entropy"  # type: ignore[assignment]
     surfaces: tuple[SurfaceField, ...] | None = Field(default=None, min_length=1)
     attack: AttackField = "pgd"  # type: ignore[assignment]
+    control: ControlField = None
     strength: StrengthField = "constant"  # type: ignore[assignment]
     gate: GateField = "always"  # type: ignore[assignment]
     guard: GuardField = "none"  # type: ignore[assignment]
     reselect: bool = False
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
+    measure: Literal["always", "evaluated-steps", "never"] = "evaluated-steps"
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Self:
+        """Refuse an attack that begins where its criterion has no gradient."""
+        criterion: type[Criterion] = self.criterion.strategy  # type: ignore[assignment]  # the field's kind is checked
+        if criterion.least_at_clean and _begins_at_clean(self.attack):
+            raise ValueError(
+                f"An attack on the criterion '{self.criterion.type}' begins at random, since at the clean view that "
+                f"criterion is at its minimum and has no gradient. The attack '{self.attack.type}' begins at the clean "
+                "view. Set attack.random_start to true, or choose another criterion."
+            )
+        return self
+
+
+def _begins_at_clean(attack: StrategyConfig) -> bool:
+    """Return whether an attack's first gradient is that at the clean view; of one that runs another, the other's."""
+    inner = getattr(attack, "of", None)
+    return _begins_at_clean(inner) if isinstance(inner, StrategyConfig) else getattr(attack, "begins_at_clean", False)
 
 
 class Intervention:
-    """Applies selector, criterion and attack to clean groups.
+    """Applies selector, criterion, attack and control to clean groups.
 
     Args:
         config: The slots.
 
     Raises:
-        ConfigError: If the attack cannot move a surface, or nothing fills a need of selector, criterion, gate or guard.
+        ConfigError: If attack or control cannot move a surface, or nothing fills a need of selector, criterion, gate
+            or guard.
     """
 
     def __init__(self, config: InterventionConfig | None = None) -> None:
@@ -77,6 +109,7 @@ class Intervention:
         self.selector: Selector = self.config.selector.build()
         self.criterion: Criterion = self.config.criterion.build()
         self.attack: Attack = self.config.attack.build()
+        self.control: Control | None = self.config.control.build() if self.config.control else None
         self.strength: Strength = self.config.strength.build()
         self.gate: Gate = self.config.gate.build()
         self.guard: Guard = self.config.guard.build()
@@ -90,20 +123,35 @@ class Intervention:
         by_default = [load("surface", name).Config.model_validate({}) for name in self.attack.moves]
         surfaces: list[Surface] = [config.build() for config in self.config.surfaces or by_default]
         names = [surface.name() for surface in surfaces]
-        unable = ", ".join(surface.name() for surface in surfaces if surface.space not in self.attack.spaces)
-        if unable:
-            raise ConfigError(
-                "An attack moves surfaces in the spaces that it is made for.",
-                reason=f"'{self.attack.name()}' moves in {', '.join(sorted(self.attack.spaces))}, not {unable}.",
-                remedy="Choose another attack; `saei list attack` has them.",
-            )
+        for mover in (self.attack, self.control):
+            unable = [s.name() for s in surfaces if mover is not None and s.space not in mover.spaces]
+            if mover is not None and unable:
+                raise ConfigError(
+                    f"{mover.kind.capitalize()}s move surfaces in the spaces that they are made for.",
+                    reason=f"'{mover.name()}' moves in {', '.join(sorted(mover.spaces))}, not {', '.join(unable)}.",
+                    remedy=f"Choose another {mover.kind}; `saei list {mover.kind}` has them.",
+                )
         if len(set(names)) < len(names):
             raise ConfigError("Each surface is moved once.", reason=f"intervention.surfaces is {', '.join(names)}.")
         return tuple(surfaces)
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the slots by name."""
-        return {name: getattr(self, name) for name in ("selector", "criterion", "attack", "strength", "gate", "guard")}
+        slots = ("selector", "criterion", "attack", "strength", "gate", "guard")
+        parts: dict[str, Strategy] = {name: getattr(self, name) for name in slots}
+        return parts | ({"control": self.control} if self.control else {})
+
+    @property
+    def origin(self) -> str:
+        """Origin of the views that it makes."""
+        return self.control.origin if self.control else self.attack.origin
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it may leave groups alone, but for ``empty``."""
+        unanswerable = [UNANSWERABLE] if self.rewords else []
+        of_control = self.control.reasons if self.control else ()
+        return (*self.lacking, *unanswerable, *self.gate.reasons, *of_control)
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Attack one view with a response of one token, so that errors come before any long work.
@@ -152,8 +200,8 @@ class Intervention:
     ) -> list[list[Outcome]]:
         """Return several outcomes for each clean view, or a single one if further ones would be the same.
 
-        They would be the same if the group is left alone, or if selector and attack drew nothing at random. The latter
-        shows in the state of the group's source of randomness, which has not changed then.
+        They would be the same if the group is left alone, or if selector, attack and control drew nothing at random.
+        The latter shows in the state of the group's source of randomness, which has not changed then.
 
         Args:
             views: One clean view per group.
@@ -167,7 +215,12 @@ class Intervention:
         moving = [number for number, reason in enumerate(reasons) if reason is None]
         for _ in range(times):
             before = step.states([views[number] for number in moving])
-            self._attack_in_batches(moving, views, responses, step, outcomes)
+            attacked = self._attack_in_batches(moving, views, responses, step)
+            if self.control is not None:
+                attacked = self._under_control(self.control, attacked, views, responses, step, supply)
+            for number, outcome in attacked.items():
+                outcomes[number].append(outcome)
+            self._measure([outcomes[number] for number in moving], step)
             after = step.states([views[number] for number in moving])
             moving = [number for number, old, new in zip(moving, before, after, strict=True) if old != new]
         return outcomes
@@ -205,17 +258,43 @@ class Intervention:
         views: Sequence[View],
         responses: Sequence[Sequence[Response]],
         step: StepContext,
-        outcomes: Sequence[list[Outcome]],
-    ) -> None:
-        """Attack some of the groups, ``micro_groups`` at once, and add to their outcomes."""
+    ) -> dict[int, Outcome]:
+        """Attack some of the groups, ``micro_groups`` at once, and return their outcomes by number."""
         size = self.config.micro_groups or max(1, len(numbers))
         if not self.attack.jointly:
             size = 1
+        outcomes: dict[int, Outcome] = {}
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             attacked = self._attack([views[n] for n in batch], [responses[n] for n in batch], step)
-            for number, outcome in zip(batch, attacked, strict=True):
-                outcomes[number].append(outcome)
+            outcomes |= zip(batch, attacked, strict=True)
+        return outcomes
+
+    def _under_control(
+        self,
+        control: Control,
+        attacked: Mapping[int, Outcome],
+        views: Sequence[View],
+        responses: Sequence[Sequence[Response]],
+        step: StepContext,
+        supply: Supply | None,
+    ) -> dict[int, Outcome]:
+        """Return the outcomes with something else in the place of what the attack did."""
+        scale = self.strength.at(step.progress)
+        changes = {
+            number: Change(
+                OpenViews(self.surfaces, step.policy, [views[number]], scale=scale),
+                outcome.point,
+                [response for response in responses[number] if len(response)],
+            )
+            for number, outcome in attacked.items()
+            if outcome.untouched is None
+        }
+        substitutes = control.substitutes(list(changes.values()), step, supply)
+        return dict(attacked) | {
+            number: substituted(control, attacked[number], change, substitute, step)
+            for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
+        }
 
     def _attack(
         self, views: Sequence[View], responses: Sequence[Sequence[Response]], step: StepContext
@@ -231,6 +310,7 @@ class Intervention:
             # Empty responses have no token to select.
             responses=[[response for response in drawn if len(response)] for drawn in responses],
             step=step,
+            measured=self._measures(step),
         )
         point = opened.start
         if not all(selection.empty for selection in criterion.selections):
@@ -241,7 +321,9 @@ class Intervention:
                 progress=step.progress,
                 generators=step.generators(views),
             )
-        step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
+            check_result(self.attack, opened.start, point, opened.space)
+        if not self._measures(step):
+            step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
         outcomes = []
         moved, distances = opened.moved(step.policy, point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):
@@ -257,7 +339,9 @@ class Intervention:
             metrics = criterion.metrics(number) | opened.metrics(number, distances[number])
             if self.rewords:
                 metrics["answer_changed"] = float(after.example.answer != view.example.answer)
-            outcomes.append(Outcome(after, metrics=metrics, record=record))
+            blocks = tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number)
+            tokens = criterion.tokens(number)
+            outcomes.append(Outcome(after, metrics=metrics, record=record, point=blocks, tokens=tokens))
         return outcomes
 
     @property
@@ -276,7 +360,26 @@ class Intervention:
         of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
         return tuple(dict.fromkeys([*of_surfaces, *([NO_IMAGE] if self._needs_picture else [])]))
 
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """What it may say of a group that it leaves alone, but for ``empty``."""
-        return (*self.lacking, *([UNANSWERABLE] if self.rewords else []), *self.gate.reasons)
+    def _measure(self, outcomes: Sequence[list[Outcome]], step: StepContext) -> None:
+        """Add to the last outcome of each group what its attack has changed, ``micro_groups`` at once."""
+        if not self._measures(step):
+            return
+        attacked = [of_group for of_group in outcomes if of_group[-1].tokens is not None]
+        size = self.config.micro_groups or max(1, len(attacked))
+        for start in range(0, len(attacked), size):
+            batch = attacked[start : start + size]
+            metrics_of_groups = measure(
+                self.criterion,
+                [of_group[-1].tokens for of_group in batch if of_group[-1].tokens is not None],
+                [of_group[-1].view for of_group in batch],
+                step,
+                pooled=self.selector.pooled,
+                chooser=TokenChooser(self.selector, step) if self.config.reselect else None,
+            )
+            for of_group, metrics in zip(batch, metrics_of_groups, strict=True):
+                of_group[-1] = replace(of_group[-1], metrics={**of_group[-1].metrics, **metrics})
+        step.policy.forget_states()
+
+    def _measures(self, step: StepContext) -> bool:
+        """Return whether what attacks have changed is measured in a step."""
+        return self.config.measure == "always" or (self.config.measure == "evaluated-steps" and step.traced)

@@ -1,10 +1,12 @@
-"""What became of a group that an intervention was applied to, and the right answer to a question that it changed."""
+"""What an intervention made of one group's view, and the right answer to a question that it changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from saei.attacks.base import Point
+from saei.interventions.group_criterion import CriterionTokens
 from saei.types import Example, View, ViewRecord
 
 UNANSWERABLE = "unanswerable"
@@ -18,16 +20,21 @@ class Outcome:
     Attributes:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
         untouched: Why it was left alone: what the surfaces lack, such as ``no-image``; ``empty``, nothing to select;
-            ``unanswerable``, the changed question; or the gate's reason. Else None.
+            ``unanswerable``, the changed question; or what gate or control says. Else None.
         metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, of what is
-            frozen in part how many values or tokens are not; ``answer_changed`` where it may ask something else.
+            frozen in part how many values or tokens are not, ``answer_changed`` where it may ask something else, what
+            the control logs, and where it is measured the criterion afterwards and the divergence of the views.
         record: How the view was made, None for the clean one.
+        point: The moved blocks of the view, none for the clean one.
+        tokens: What the attack's criterion was taken over, None for the clean view.
     """
 
     view: View
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     record: ViewRecord | None = None
+    point: Point = ()
+    tokens: CriterionTokens | None = None
 
 
 def with_its_answer(clean: View, moved: View, answer: Callable[[Example, str], str | None] | None) -> View | None:

@@ -24,7 +24,7 @@ class OpenViews:
     """
 
     def __init__(self, surfaces: Sequence[Surface], policy: Policy, views: Sequence[View], *, scale: float) -> None:
-        self._surfaces = surfaces
+        self.surfaces = surfaces
         self._openings: list[Opening] = [surface.open(policy, views, scale=scale) for surface in surfaces]
         self.views = views
         self.start: Point = tuple(block for opening in self._openings for block in opening.blocks)
@@ -109,9 +109,8 @@ class OpenViews:
             distances: How far each of its surfaces has moved.
         """
         metrics: dict[str, float] = {}
-        prefixes = {
-            surface.name(): f"{surface.name()}/" if len(self._surfaces) > 1 else "" for surface in self._surfaces
-        }
+        names = [surface.name() for surface in self.surfaces]
+        prefixes = {name: f"{name}/" if len(names) > 1 else "" for name in names}
         for name, distance in distances.items():
             metrics[f"{prefixes[name]}moved"] = distance.share
             metrics[f"{prefixes[name]}largest_change"] = distance.largest
@@ -124,7 +123,7 @@ class OpenViews:
     def _parts(self, point: Point) -> Iterator[tuple[Surface, Opening, Sequence[Tensor]]]:
         """Yield each surface with its blocks."""
         end = 0
-        for surface, opening in zip(self._surfaces, self._openings, strict=True):
+        for surface, opening in zip(self.surfaces, self._openings, strict=True):
             start, end = end, end + len(opening.blocks)
             yield surface, opening, point[start:end]
 

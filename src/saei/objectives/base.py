@@ -41,8 +41,9 @@ class ObjectiveInput:
             count as drawn from the view of the tokens that follow, since their own view is not known.
         beta_R: Exponent of the view weight per response.
         cap_R: Cap of the view weight per response.
-        n_responses: Responses of the whole update batch, over all micro-batches and processes.
-        n_tokens: Response tokens of the whole update batch; truncated responses that are masked do not count.
+        n_responses: Responses of the whole update batch, over all micro-batches and processes, with those that were
+            drawn and then dropped from its groups.
+        n_tokens: Tokens of these responses; truncated responses that are masked do not count.
         n_selected: Those of them that the policy loss uses.
         max_new_tokens: Longest response that sampling allows.
         weight_RT: Product of the objective's weights, detached, which an aggregation multiplies the values of the

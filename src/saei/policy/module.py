@@ -46,7 +46,8 @@ class Targets:
     """Tokens to score: places of the hidden states that predict them, their ids, and the distribution.
 
     Places count through the hidden states of all rows, flat, those of a continuation last. ``hidden_only`` is True if
-    the head needs no gradient. ``measures`` are further functions of the distributions, by name.
+    the head needs no gradient. ``measures`` are further functions of the distributions, by name. ``states_M`` are
+    places whose hidden states are returned, None for none.
     """
 
     source_M: Tensor
@@ -55,6 +56,7 @@ class Targets:
     with_entropy: bool
     hidden_only: bool = False
     measures: Mapping[Hashable, Measure] = field(default_factory=dict)
+    states_M: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -65,11 +67,13 @@ class TokenScores:
         logp_M: Log-probabilities.
         entropy_M: Entropies, None if they were not requested.
         measured: What each further measure returned, by its name.
+        states_Md: Hidden states at the places that were asked for, without gradient.
     """
 
     logp_M: Tensor
     entropy_M: Tensor | None
     measured: Mapping[Hashable, Tensor] = field(default_factory=dict)
+    states_Md: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -119,6 +123,7 @@ class PolicyModule(nn.Module):
             rest_RTd, _ = hidden_states(self.model, **continuation.inputs, past_key_values=cache, use_cache=True)
             hidden_Md = torch.cat([hidden_Md, rest_RTd.flatten(0, 1)])
         distribution = targets.distribution
+        states_Md = None if targets.states_M is None else hidden_Md.detach().index_select(0, targets.states_M)
         hidden_Md = hidden_Md.index_select(0, targets.source_M)
         logp_M, entropy_M = token_statistics(
             hidden_Md,
@@ -132,7 +137,7 @@ class PolicyModule(nn.Module):
         )
         states = TokenStates(hidden_Md, self.head(), targets.hidden_only)
         measured = {name: measure(states, targets.target_M, distribution) for name, measure in targets.measures.items()}
-        return TokenScores(logp_M, entropy_M, measured)
+        return TokenScores(logp_M, entropy_M, measured, states_Md)
 
     def head(self, layer: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
         """Return the function from hidden states to logits: the output layer itself if possible, which can be fused.

@@ -281,6 +281,7 @@ class Policy:
         selected: Sequence[Tensor] | None = None,
         needs: Collection[Need] = (),
         clean: Sequence[View] | None = None,
+        at_clean: bool = False,
     ) -> list[Scores]:
         """Score responses under views; each view's prompt is computed once for all of them.
 
@@ -295,12 +296,14 @@ class Policy:
             selected: For each view ``[N, T]`` bool, the tokens to score; the others cost no head. None for all.
             needs: Further statistics, for ``Scores.statistics``; those with gradient are computed in the same pass.
             clean: The clean view of each view's group, for needs that name it; None if the views are clean.
+            at_clean: Whether what is scored is what the clean views show, and their hidden states are to be kept: a
+                divergence from them is asked for next, and then costs no pass of theirs.
 
         Raises:
             ConfigError: If a view has no such surface.
         """
         subject = Subject(self, views, responses, clean, update=wrt == "parameters")
-        return score_needs(needs, subject, wrt=wrt, with_entropy=with_entropy, selected=selected)
+        return score_needs(needs, subject, wrt=wrt, with_entropy=with_entropy, selected=selected, at_clean=at_clean)
 
     def statistics(
         self,

@@ -73,6 +73,10 @@ class Extra:
     constants: Sequence[Sequence[Tensor]] | None = None
 
 
+STATES = "saei/states"
+"""Name of the extra that every token has, also one that is not selected: the hidden state that predicts it."""
+
+
 def score_with(
     policy: Policy,
     views: Sequence[View],
@@ -83,6 +87,7 @@ def score_with(
     with_entropy: bool = True,
     selected: Sequence[Tensor] | None = None,
     distribution: Distribution | None = None,
+    with_states: bool = False,
 ) -> list[tuple[Scores, dict[Hashable, list[Tensor]]]]:
     """Score responses; return for each view its scores, and by extra the values ``[T, ...]`` of each response.
 
@@ -96,6 +101,7 @@ def score_with(
         selected: Likewise.
         distribution: The distribution of all values; None for the update's where scores are differentiated by the
             parameters, else the criterion's.
+        with_states: Whether ``STATES`` is among the extras.
     """
     on_point = isinstance(wrt, Mapping)
     if isinstance(wrt, Mapping):
@@ -117,6 +123,7 @@ def score_with(
                 with_entropy=with_entropy,
                 hidden_only=on_point,
                 extras={name: _of_views(extra, numbers) for name, extra in extras.items()},
+                with_states=with_states,
             )
             scored |= zip(numbers, of_pass, strict=True)
     return [scored[number] for number in range(len(views))]
@@ -160,6 +167,7 @@ def _score_pass(
     with_entropy: bool,
     hidden_only: bool,
     extras: Mapping[Hashable, Extra],
+    with_states: bool,
 ) -> list[tuple[Scores, dict[Hashable, list[Tensor]]]]:
     """Score the responses of one pass."""
     if not any(len(ids_T) for view_ids in ids for ids_T in view_ids):
@@ -167,7 +175,7 @@ def _score_pass(
         return [
             (
                 _scores(view_ids, nothing, nothing if with_entropy else None),
-                {name: [nothing] * len(view_ids) for name in extras},
+                {name: [nothing] * len(view_ids) for name in (*extras, *([STATES] if with_states else []))},
             )
             for view_ids in ids
         ]
@@ -186,13 +194,16 @@ def _score_pass(
     if keep_M is not None:
         source_M, target_M = source_M[keep_M], target_M[keep_M]
     measures = {name: _measure(extra, keep_M) for name, extra in extras.items()}
-    targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only, measures)
+    states_M = layout.source_M if with_states else None
+    targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only, measures, states_M)
     scored: TokenScores = policy.module(inputs, targets, continuation)
     logp_M, entropy_M, measured = scored.logp_M, scored.entropy_M, dict(scored.measured)
     if keep_M is not None:
         logp_M = _at(keep_M, logp_M)
         entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)
         measured = {name: _at(keep_M, values) for name, values in measured.items()}
+    if scored.states_Md is not None:
+        measured[STATES] = scored.states_Md
     counts = [sum(map(len, view_ids)) for view_ids in ids]
     logps = logp_M.split(counts)
     entropies = entropy_M.split(counts) if entropy_M is not None else [None] * len(counts)

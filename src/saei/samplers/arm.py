@@ -67,7 +67,7 @@ class ArmConfig(Section):
         """
         intervention = Intervention(self.intervention)
         plan = PlannedArm(
-            origin=intervention.attack.origin if origin is None else origin,
+            origin=intervention.origin if origin is None else origin,
             responses=getattr(self, self.count),
             views=self.views,
             update_on=self.update_on,

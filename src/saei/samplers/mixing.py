@@ -70,8 +70,12 @@ class Mixing(Sampler):
         needs = [
             (f"{arm.plan.path}.intervention.{slot}".lstrip("."), part.name())
             for arm in self.arms
-            for slot, part in (("gate", arm.intervention.gate), ("guard", arm.intervention.guard))
-            if part.needs_supply
+            for slot, part in (
+                ("gate", arm.intervention.gate),
+                ("guard", arm.intervention.guard),
+                ("control", arm.intervention.control),
+            )
+            if part is not None and part.needs_supply
         ]
         return SamplingPlan(
             arms=(clean_arm(self.n_clean, "n_clean"), *(arm.plan for arm in self.arms)),

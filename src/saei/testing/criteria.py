@@ -12,7 +12,15 @@ from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions.base import Criterion
 from saei.need import Need
 from saei.policy import Scores
-from saei.testing.rules import config_of, only_needs_read, random_state_untouched, require, require_filled, require_read
+from saei.testing.rules import (
+    config_of,
+    only_needs_read,
+    random_state_untouched,
+    require,
+    require_filled,
+    require_read,
+    seeded,
+)
 
 LENGTHS = (4, 1, 5, 2)
 TOLERANCE = 1e-6
@@ -41,8 +49,9 @@ def check_criterion(subject: Strategy | StrategyConfig) -> None:
     require(_close(values_NT[mask_NT], padded_NT[mask_NT]), name, "what stands on padding changes nothing")
     alone = torch.cat([_values(criterion, _row(scores, n))[mask_NT[n : n + 1]] for n in range(len(LENGTHS))])
     require(_close(values_NT[mask_NT], alone), name, "a response's values do not depend on the others")
+    weight_NT = _checked_weights(config, mask_NT)
     for pooled in (False, True):
-        _check_gradient(criterion, scores, pooled=pooled)
+        _check_gradient(criterion, scores, weight_NT, pooled=pooled)
 
     def values_without(need: Need) -> object:
         rest = {other: values for other, values in scores.statistics.items() if other != need}
@@ -63,14 +72,32 @@ def _check_values(criterion: Criterion, scores: Scores) -> None:
     require(values_NT.requires_grad, name, "values are differentiable")
 
 
-def _check_gradient(criterion: Criterion, scores: Scores, *, pooled: bool) -> None:
+def _checked_weights(config: StrategyConfig, mask_NT: Tensor) -> Tensor | None:
+    """Return a group's weights, after a check that they are finite, of the right shape, and the generator's alone."""
+    with random_state_untouched(config.type):
+        first, second = (_weights(config, mask_NT) for _ in range(2))
+    if first is None or second is None:
+        require(first is second, config.type, "the same generator gives the same weights")
+        return None
+    fits = first.shape == mask_NT.shape and bool(first.isfinite().all()) and not first.requires_grad
+    require(fits, config.type, "there is one finite weight per token, without gradient")
+    require(torch.equal(first, second), config.type, "the same generator gives the same weights")
+    return first
+
+
+def _weights(config: StrategyConfig, mask_NT: Tensor) -> Tensor | None:
+    criterion: Criterion = config.build()
+    return criterion.draw_weights(mask_NT, seeded())
+
+
+def _check_gradient(criterion: Criterion, scores: Scores, weight_NT: Tensor | None, *, pooled: bool) -> None:
     """Check that only selected tokens have a gradient of J, and that J of no token is 0 with gradient 0."""
     name = criterion.name()
     selected_NT = scores.mask_NT & (torch.arange(max(LENGTHS)) != 1)
     leaves = _leaves(scores)
 
     def value_and_gradients(chosen_NT: Tensor) -> tuple[Tensor, list[Tensor]]:
-        J = criterion.value(scores, chosen_NT, pooled=pooled)
+        J = criterion.value(scores, chosen_NT, pooled=pooled, weight_NT=weight_NT)
         gradients = torch.autograd.grad(J, leaves, allow_unused=True)
         return J, [
             torch.zeros_like(leaf) if gradient is None else gradient

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from saei.config.registry import load, register
+from saei.config.registry import load
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import TrainingError
 from saei.need import Need
@@ -118,7 +118,7 @@ def checked_selection(selector: Selector, stats: TokenStats, *, progress: float,
         TrainingError: If it is not, with the selector's name and what is wrong with the mask.
     """
     mask_NT = selector.select(stats, progress=progress, generator=generator)
-    problem = _wrong_form(mask_NT, stats)
+    problem = wrong_form(mask_NT, stats)
     if not problem:
         mask_NT = mask_NT.to(stats.valid_NT.device)
         outside = int((mask_NT & ~selector.candidates(stats)).sum())
@@ -132,7 +132,7 @@ def checked_selection(selector: Selector, stats: TokenStats, *, progress: float,
     return mask_NT
 
 
-def _wrong_form(mask_NT: Any, stats: TokenStats) -> str:
+def wrong_form(mask_NT: Any, stats: TokenStats) -> str:
     """Return what is wrong with the form of a mask, empty if nothing is."""
     shape = list(stats.valid_NT.shape)
     if not isinstance(mask_NT, Tensor):
@@ -140,52 +140,3 @@ def _wrong_form(mask_NT: Any, stats: TokenStats) -> str:
     if mask_NT.dtype != torch.bool or list(mask_NT.shape) != shape:
         return f"returned {mask_NT.dtype} {list(mask_NT.shape)} for tokens {shape}"
     return ""
-
-
-SelectorFunction: TypeAlias = Callable[[TokenStats], Tensor]
-
-
-def selector(name: str, *, needs: Collection[Need] = ()) -> Callable[[SelectorFunction], type[Selector]]:
-    """Return a decorator that makes a registered selector of a function, for selectors without settings.
-
-    The function takes statistics and returns a bool mask ``[N, T]``. ``stats.valid_NT`` are the tokens that it may
-    choose from, ``exclude`` applied; what it marks besides is ignored. A response's tokens have to be chosen whatever
-    the other responses are.
-
-    Args:
-        name: The selector's name.
-        needs: What ``stats.statistics`` has for it.
-
-    Raises:
-        ConfigError: If another class already has the name.
-
-    Example:
-        The tokens that the policy was surprised by::
-
-            @selector("mine/surprising")
-            def surprising(stats):
-                return stats.logp_NT < -1.0
-    """
-
-    def decorate(function: SelectorFunction) -> type[Selector]:
-        def select(self: Selector, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
-            candidates_NT = self.candidates(stats)
-            mask_NT = function(replace(stats, valid_NT=candidates_NT))
-            return mask_NT & candidates_NT if not _wrong_form(mask_NT, stats) else mask_NT
-
-        def all_needs(self: Selector) -> frozenset[Need]:
-            excluded: frozenset[Need] = Selector.needs.__get__(self)
-            return excluded | frozenset(needs)
-
-        place = {"__module__": function.__module__, "__doc__": function.__doc__}
-        config_fields: dict[str, Any] = {
-            **place,
-            "__qualname__": f"{function.__qualname__}.Config",
-            "__annotations__": {"type": Literal[name]},
-            "type": name,
-        }
-        config = type("Config", (Selector.Config,), config_fields)
-        members = {**place, "__qualname__": function.__qualname__, "Config": config, "select": select}
-        return register(type(function.__name__, (Selector,), {**members, "needs": property(all_needs)}))
-
-    return decorate

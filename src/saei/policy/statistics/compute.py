@@ -17,7 +17,7 @@ from saei.entropy.token_states import TokenStates
 from saei.errors import TrainingError
 from saei.need import Need
 from saei.policy.module import Distribution
-from saei.policy.scoring import Extra, Scores, WithRespectTo, padded, score_with
+from saei.policy.scoring import STATES, Extra, Scores, WithRespectTo, padded, score_with
 from saei.policy.statistics.base import DistributionStatistic, DivergenceStatistic, TokenStatistic
 from saei.policy.statistics.known import KnownStatistics, States, Subject
 from saei.policy.statistics.needs import moves
@@ -61,6 +61,7 @@ def score_needs(
     wrt: WithRespectTo,
     with_entropy: bool,
     selected: Sequence[Tensor] | None,
+    at_clean: bool = False,
 ) -> list[Scores]:
     """Score responses in one pass together with their needs; see ``Policy.score``."""
     known = KnownStatistics(subject)
@@ -88,8 +89,11 @@ def score_needs(
         wrt=wrt,
         with_entropy=with_entropy or any(leaf.statistic == "entropy" for leaf in leaves),
         selected=selected,
+        with_states=at_clean,
     )
     known.forget_reference_states()
+    if at_clean:
+        known.keep(Need(STATES, view="clean"), [extras[STATES] for _, extras in scored])
     results = []
     for number, (scores, extras) in enumerate(scored):
         values = dict(constants[number])

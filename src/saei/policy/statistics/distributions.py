@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from saei.config.strategy import StrategyConfig
 from saei.entropy.token_entropy import entropy_of
 from saei.entropy.token_kl import token_kl
-from saei.entropy.token_states import TokenStates
+from saei.entropy.token_states import TokenStates, fused_per_token
 from saei.need import Need
 from saei.objectives.kl import k3
 from saei.policy.module import Distribution
@@ -44,6 +45,39 @@ class Entropy(DistributionStatistic):
     def of_distribution(self, logp_mV: Tensor, ids_m: Tensor) -> Tensor:
         """Return the entropies."""
         return entropy_of(logp_mV, logp_mV.exp())
+
+
+class TopKEntropy(DistributionStatistic):
+    """Entropy over the k likeliest tokens of the vocabulary, whose probabilities are made to sum to 1, in nats.
+
+    The long tail of a large vocabulary, whose tokens are nonsense one by one, adds nothing. Its relatives are AEnt's
+    entropy over the likeliest share of the vocabulary (arXiv 2509.03493) and SIREN's over the top-p nucleus, both terms
+    of the policy's loss. It has the temperature of ``entropy``.
+    """
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            k: How many tokens, the whole vocabulary if it has fewer; the default is ours.
+        """
+
+        type: Literal["top-k-entropy"] = "top-k-entropy"
+        k: int = Field(default=20, ge=2, le=1_000_000)
+
+    config: Config
+
+    def of_distribution(self, logp_mV: Tensor, ids_m: Tensor) -> Tensor:
+        """Return the entropies."""
+        likeliest_mk = logp_mV.topk(min(self.config.k, logp_mV.shape[-1]), dim=-1).values.log_softmax(-1)
+        return entropy_of(likeliest_mk, likeliest_mk.exp())
+
+    def compute(self, states: TokenStates, ids_M: Tensor, distribution: Distribution) -> Tensor:
+        """Return the entropies, their gradient fused with the head."""
+        temperature = distribution.entropy_temperature or distribution.temperature
+        return fused_per_token(
+            self.of_distribution, states, ids_M=ids_M, temperature=temperature, banned_V=distribution.banned_V
+        )
 
 
 class KL(DivergenceStatistic):

@@ -52,14 +52,14 @@ class Key:
     """The key of a response's values: the statistic, the policy, and the views.
 
     Attributes:
-        statistic: Its name.
+        statistic: Its name, or its config.
         policy: The need's policy.
         own_view: The response's own view, for a divergence from the current policy under it; else None.
         target: The need's view.
         update: Whether the values are of the distribution that the update trains.
     """
 
-    statistic: str
+    statistic: str | StrategyConfig
     policy: WhichPolicy
     own_view: View | None
     target: View
@@ -115,7 +115,7 @@ class KnownStatistics:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self._statistics: dict[str, Statistic] = {States.name(): States()}
+        self._statistics: dict[str | StrategyConfig, Statistic] = {States.name(): States()}
         self._views: dict[str | StrategyConfig, Sequence[View]] = {"own": subject.views}
         self._views["clean"] = subject.views if subject.clean is None else subject.clean
 

@@ -24,7 +24,10 @@ POLICIES = ("current", "old", "reference")
 
 def statistic_of(need: Need) -> Statistic:
     """Return the statistic that a need names."""
-    statistic: Statistic = load("statistic", need.statistic)()  # type: ignore[assignment]  # load checks the kind
+    if isinstance(need.statistic, str):
+        statistic: Statistic = load("statistic", need.statistic)()  # type: ignore[assignment]  # load checks the kind
+    else:
+        statistic = need.statistic.build()
     return statistic
 
 
@@ -68,7 +71,10 @@ def _problem(need: Any, policies: tuple[str, ...], grad: bool) -> tuple[str, str
     if not isinstance(need, Need):
         return f"It asks for {need!r}, which is no Need.", f'Write Need("{need}"), from saei.need.'
     names = {entry.name for entry in entries("statistic")}
-    if need.statistic not in names:
+    if isinstance(need.statistic, StrategyConfig):
+        if need.statistic.strategy.kind != Statistic.kind:
+            return f"'{need.name}' is a {need.statistic.strategy.kind}.", "Give the config of a statistic."
+    elif need.statistic not in names:
         return f"There is no statistic '{need.statistic}'.", nearest(need.statistic, names)
     if need.policy not in policies:
         return f"It asks for {need}, and there is no {need.policy} policy.", nearest(need.policy, policies)

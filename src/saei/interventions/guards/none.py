@@ -1,4 +1,4 @@
-"""Guards: which responses of scored groups are not trained on."""
+"""No guard."""
 
 from __future__ import annotations
 

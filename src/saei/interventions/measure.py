@@ -1,0 +1,92 @@
+"""What an attack has changed: the criterion after it, and how far the moved view is from the clean one.
+
+N responses of a group, T tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from saei.interventions.base import Criterion
+from saei.interventions.context import StepContext
+from saei.interventions.group_criterion import CriterionTokens, Selection, TokenChooser
+from saei.need import Need
+from saei.policy import Scores
+from saei.policy.scoring import padded
+from saei.types import Response, View
+
+LOGP, ENTROPY, FROM_CLEAN = Need("logp"), Need("entropy"), Need("kl", view="clean")
+
+
+@torch.no_grad()
+def measure(
+    criterion: Criterion,
+    groups: Sequence[CriterionTokens],
+    moved: Sequence[View],
+    step: StepContext,
+    *,
+    pooled: bool,
+    chooser: TokenChooser | None,
+) -> list[dict[str, float]]:
+    """Return for each group ``criterion`` and ``criterion_after``, J before and after, and ``view_kl``.
+
+    ``view_kl`` is ``KL(moved‖clean)`` over the whole vocabulary in nats, a mean over all tokens of the clean responses.
+    J and the divergence come from one pass under the moved views. The clean side of the divergence costs another,
+    unless the attack has kept its hidden states; to forget them is up to the caller. In the end nothing is drawn from
+    the groups' sources of randomness, so that a run goes on as if not measured.
+
+    Args:
+        criterion: Whose J it is.
+        groups: What it is taken over.
+        moved: For each the view that its responses are drawn from.
+        step: The step.
+        pooled: See ``Criterion.value``.
+        chooser: Chooses the tokens under the moved view, where they are chosen again at every point; else None.
+    """
+    policy, clean = step.policy, [group.view for group in groups]
+    responses = [group.responses for group in groups]
+    constant = {need: replace(need, grad=False) for need in criterion.needs}
+    needs = {*constant.values(), LOGP, FROM_CLEAN, *({ENTROPY} | chooser.needs if chooser else ())}
+
+    def value(group: CriterionTokens, selection: Selection, known: dict[Need, Tensor]) -> float:
+        statistics = {need: known[same] for need, same in constant.items()}
+        scores = Scores(known[LOGP], None, _mask(group.responses), statistics)
+        J = criterion.value(scores, selection.selected_NT, pooled=pooled, weight_NT=group.weight_NT)
+        return float(J)
+
+    metrics: list[dict[str, float]] = []
+    for group, view, known in zip(groups, moved, policy.statistics(needs, moved, responses, clean=clean), strict=True):
+        selection = group.selection
+        if chooser is not None:
+            scores = Scores(known[LOGP], known[ENTROPY], _mask(group.responses), known)
+            generator = step.generator_of(view)
+            state = generator.get_state()
+            selection = chooser.by_scores(group.view, selection, scores)
+            generator.set_state(state)
+        tokens = sum(map(len, group.responses))
+        metrics.append(
+            {
+                "criterion_after": value(group, selection, known),
+                "view_kl": float(known[FROM_CLEAN].sum()) / tokens,
+            }
+        )
+    unasked = [number for number, group in enumerate(groups) if group.start is None]
+    if unasked:
+        before = policy.statistics(
+            {*constant.values(), LOGP},
+            [clean[number] for number in unasked],
+            [responses[number] for number in unasked],
+            drawn=True,
+        )
+        for number, known in zip(unasked, before, strict=True):
+            metrics[number]["criterion"] = value(groups[number], groups[number].selection, known)
+    return metrics
+
+
+def _mask(responses: Sequence[Response]) -> Tensor:
+    """Return the bool mask ``[N, T]`` of responses' tokens."""
+    return padded([torch.ones_like(response.ids_T, dtype=torch.bool) for response in responses])
