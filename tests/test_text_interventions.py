@@ -350,6 +350,17 @@ def test_text_that_cannot_move_is_refused_before_training(model: Path, tmp_path:
         train(tiny(model, tmp_path, "space", sampler=intervening("hotflip", surfaces=["embeddings"])))
 
 
+def test_an_attack_on_divergence_begins_at_random() -> None:
+    """At the clean view the divergence from it has no gradient, whatever is moved."""
+    joint = {"type": "joint", "of": {"embeddings": "text-pgd", "pixels": {"type": "pgd", "random_start": True}}}
+    for attack in ("hotflip", "gcg", "text-pgd", joint):
+        with pytest.raises(ValueError, match="begins at the clean view"):
+            InterventionConfig.model_validate({"attack": attack, "criterion": "kl"})
+    joint["of"] = dict(reversed(joint["of"].items()))  # type: ignore[attr-defined]
+    for other in (joint, "random-swap", "neftune", {"type": "text-pgd", "random_start": True}):
+        InterventionConfig.model_validate({"attack": other, "criterion": "kl"})
+
+
 # Runs
 
 

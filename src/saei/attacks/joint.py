@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space
 from saei.config.registry import AttackField
-from saei.config.strategy import StrategyConfig
+from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import ConfigError
 
 
@@ -36,6 +36,11 @@ class Joint(Attack):
             max_length=8,
         )
 
+        @property
+        def begins_at_clean(self) -> bool:
+            """Whether its first gradient is that at the clean view, as that of its first attack."""
+            return bool(getattr(next(iter(self.of.values())), "begins_at_clean", False))
+
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:
@@ -51,6 +56,10 @@ class Joint(Attack):
         self.spaces = frozenset(self._attacks)
         self.moves = tuple(self._attacks)  # the built-in surfaces have the names of their spaces
         self.jointly = all(attack.jointly for attack in self._attacks.values())
+
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return its attacks by space."""
+        return dict(self._attacks)
 
     @property
     def ball(self) -> Ball:

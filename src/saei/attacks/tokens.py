@@ -111,6 +111,11 @@ class SearchedSwap(TokenAttack):
         width: int = Field(default=32, ge=1, le=4096)
         direction: Literal["raise", "lower"] = "raise"
 
+        @property
+        def begins_at_clean(self) -> bool:
+            """Whether its first gradient is that at the clean view: always, unless it swaps nothing."""
+            return self.swaps > 0
+
     config: Config
 
     @abstractmethod
