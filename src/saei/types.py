@@ -109,6 +109,7 @@ class Response:
             or the group has that response no more.
         forced: How many of its first tokens were given and not drawn. Each token keeps the log-probability and entropy
             of the distribution that it was drawn from, so those of the forced ones are the parent's.
+        temperature: The temperature that it was drawn at; None for the policy's own.
 
     Example:
         A confident guess, right in form and wrong::
@@ -129,6 +130,7 @@ class Response:
     truncated: bool
     parent: int | None = None
     forced: int = 0
+    temperature: float | None = None
 
     def __len__(self) -> int:
         return int(self.ids_T.shape[0])
@@ -239,6 +241,8 @@ class Group:
         sampled_from: For each response the index of the view it was drawn from.
         updated_on: For each response the index of the view it is trained under.
         view_weights: For each response how the gap between those two views weighs the loss; empty where it does not.
+        untrained: For each response how many of its first tokens the loss leaves out, as if they belonged to the
+            prompt; empty where it leaves out none.
         untouched: Why all interventions left this group alone, None where one did not: one of ``UNTOUCHED``, or what
             a gate says, such as ``varies``.
         metrics: Numbers that the sampler and the intervention report about this group.
@@ -264,6 +268,7 @@ class Group:
     sampled_from: tuple[int, ...]
     updated_on: tuple[int, ...]
     view_weights: tuple[ViewWeight, ...] = ()
+    untrained: tuple[int, ...] = ()
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     records: tuple[ViewRecord, ...] = ()
@@ -344,6 +349,7 @@ class ScoredGroup:
                 sampled_from=tuple(group.sampled_from[n] for n in numbers),
                 updated_on=tuple(group.updated_on[n] for n in numbers),
                 view_weights=tuple(group.view_weight(n) for n in numbers),
+                untrained=tuple(group.untrained[n] for n in numbers) if group.untrained else (),
             ),
             tuple(self.grades[n] for n in numbers),
         )

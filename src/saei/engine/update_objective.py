@@ -115,7 +115,7 @@ def objective_input(
         prepared: What the objective made of the update batch.
         on_policy: The current policy is the old one: its own log-probabilities, detached, stand for the old ones.
     """
-    mask_RT, device = scores.mask_RT, scores.mask_RT.device
+    device = scores.mask_RT.device
     groups = [each.group.group for each in micro_batch]
     responses = [response for each in micro_batch for response in each.responses]
     off_view = [
@@ -129,8 +129,9 @@ def objective_input(
         return torch.tensor(values, dtype=dtype, device=device)
 
     def stacked(of_groups: Sequence[Tensor]) -> Tensor:
-        return fit(stack_rows(of_groups), mask_RT.shape[1])
+        return fit(stack_rows(of_groups), scores.mask_RT.shape[1])
 
+    mask_RT = stacked([each.mask_NT for each in micro_batch]) & scores.mask_RT
     selected_RT = stacked([each.selected_NT for each in micro_batch]) & mask_RT
     weights_NT = [each.weight_NT for each in micro_batch if each.weight_NT is not None]
     constants = {need: stacked([each.statistics[need] for each in micro_batch]) for need in micro_batch[0].statistics}

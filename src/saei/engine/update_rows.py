@@ -28,7 +28,7 @@ class GroupRows:
     Attributes:
         group: The group.
         rows: One per response, in the order of the group's responses; all tensors have the same order.
-        mask_NT: bool, True on response tokens.
+        mask_NT: bool, True on response tokens, but for those that the group leaves untrained.
         selected_NT: bool, the tokens that the policy loss uses.
         weight_NT: Product of the weights, None without any.
         statistics: What is needed of the old policy and the reference. ``OLD_LOGP`` is there unless the current policy
@@ -44,10 +44,13 @@ class GroupRows:
 
     @classmethod
     def of(cls, group: TrainGroup, device: torch.device) -> GroupRows:
-        """Return a group's rows before any weight, where the loss uses every token."""
+        """Return a group's rows before any weight, where the loss uses every token that is trained."""
         rows = tuple(Row(group.group.index, n, view) for n, view in enumerate(group.group.updated_on))
         lengths_N = torch.tensor([len(response) for response in group.group.responses], device=device)
-        mask_NT = torch.arange(int(lengths_N.max()), device=device)[None] < lengths_N[:, None]
+        places_T = torch.arange(int(lengths_N.max()), device=device)
+        mask_NT = places_T < lengths_N[:, None]
+        if group.group.untrained:
+            mask_NT &= places_T >= torch.tensor(group.group.untrained, device=device)[:, None]
         return cls(group, rows, mask_NT, selected_NT=mask_NT)
 
     @property
@@ -134,7 +137,7 @@ class BatchCounts:
         counts = []
         for rows in batch:
             used = [n for n, each in enumerate(rows.responses) if not (mask_truncated and each.truncated)]
-            n_tokens = sum(len(rows.responses[n]) for n in used)
+            n_tokens = int(rows.mask_NT[used].sum())
             counts.append(cls(len(rows.responses), n_tokens, int(rows.selected_NT[used].sum())))
         return cls.total(counts)
 

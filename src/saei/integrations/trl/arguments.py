@@ -135,6 +135,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     plan = sampler.build().plan()
     for path, name in plan.needs_supply:
         yield f"{'.'.join(filter(None, ('sampler', path)))} '{name}'"
+    for part in plan.own_loop_only:
+        yield f"{'.'.join(filter(None, ('sampler', part.path)))} ({part.reason})"
     for arm in plan.arms:
         if arm.beta:
             yield f"{arm.setting('beta')} {arm.beta}"
