@@ -381,6 +381,8 @@ class TrainGroup:
         advantages: One per response; where each token has its own, their mean.
         token_advantages: float32 ``[T]`` per response, one advantage per token; None where a response's tokens share
             the response's.
+        old_logp: float32 ``[T]`` per response: the old policy's log-probabilities under the update view when the
+            response was first trained on; None where that is now, and the old policy is the one before this step.
 
     Example:
         Of rewards ``(1.0, 0.1, 0.1, 0.1)`` the ``group-relative`` advantages are ``(1.5, -0.5, -0.5, -0.5)``, but
@@ -390,8 +392,22 @@ class TrainGroup:
     scored: ScoredGroup
     advantages: tuple[float, ...]
     token_advantages: tuple[Tensor, ...] | None = None
+    old_logp: tuple[Tensor, ...] | None = None
 
     @property
     def group(self) -> Group:
         """The underlying group."""
         return self.scored.group
+
+    def keep(self, numbers: Sequence[int]) -> TrainGroup:
+        """Return the group with only these responses; see ``ScoredGroup.keep``."""
+
+        def kept(values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if values is None else tuple(values[n] for n in numbers)
+
+        return TrainGroup(
+            self.scored.keep(numbers),
+            tuple(self.advantages[n] for n in numbers),
+            kept(self.token_advantages),
+            kept(self.old_logp),
+        )

@@ -113,7 +113,8 @@ def objective_input(
         counts: Those of the whole update batch.
         max_new_tokens: Longest response that sampling allows.
         prepared: What the objective made of the update batch.
-        on_policy: The current policy is the old one: its own log-probabilities, detached, stand for the old ones.
+        on_policy: The current policy is the old one: its own log-probabilities, detached, stand for the old ones,
+            except those of replayed responses.
     """
     device = scores.mask_RT.device
     groups = [each.group.group for each in micro_batch]
@@ -137,7 +138,7 @@ def objective_input(
     constants = {need: stacked([each.statistics[need] for each in micro_batch]) for need in micro_batch[0].statistics}
     return ObjectiveInput(
         logp_RT=scores.logp_RT,
-        old_logp_RT=scores.logp_RT.detach() if on_policy else constants[OLD_LOGP],
+        old_logp_RT=stacked(_old_logps(micro_batch, scores.logp_RT.detach())) if on_policy else constants[OLD_LOGP],
         behaviour_logp_RT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
         mask_RT=mask_RT,
         selected_RT=selected_RT,
@@ -154,3 +155,12 @@ def objective_input(
         prepared=prepared.of([row for each in micro_batch for row in each.rows], mask_RT),
         statistics={**constants, **scores.statistics},
     )
+
+
+def _old_logps(micro_batch: Sequence[GroupRows], current_RT: Tensor) -> list[Tensor]:
+    """Return for each group the log-probabilities of the policy as it is now, or those that it came with."""
+    of_groups = current_RT.split([len(each.rows) for each in micro_batch])
+    return [
+        current_NT if each.group.old_logp is None else pad_sequence(list(each.group.old_logp), batch_first=True)
+        for each, current_NT in zip(micro_batch, of_groups, strict=True)
+    ]

@@ -20,6 +20,9 @@ from saei.types import Response, TrainGroup, View
 OLD_LOGP = Need("logp", policy="old")
 """The denominator of the policy ratio."""
 
+REPLAYED = "replayed"
+"""In the place of the origin of a response that was drawn in an earlier step."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GroupRows:
@@ -60,7 +63,9 @@ class GroupRows:
 
     @property
     def origins(self) -> list[str]:
-        """For each row the origin of the view that its response was drawn from."""
+        """For each row the origin of the view that its response was drawn from, or ``REPLAYED``."""
+        if self.group.old_logp is not None:
+            return [REPLAYED] * len(self.rows)
         return [self.group.group.origin(row.response) for row in self.rows]
 
     def advantages(self) -> Tensor:
@@ -77,10 +82,16 @@ class GroupRows:
         policy.look_ahead(needs, by_view.views, by_view.responses, clean=by_view.clean)
 
     def compute(self, policy: Policy, needs: Collection[Need]) -> dict[Need, Tensor]:
-        """Return statistics of the responses under their update views, ``[N, T]`` each, without gradient."""
-        by_view = RowsByView.of([self.group])
+        """Return statistics of the responses under their update views, ``[N, T]`` each, without gradient.
+
+        The old log-probabilities of a replayed group are those that came with it.
+        """
+        by_view, stored = RowsByView.of([self.group]), dict[Need, Tensor]()
+        if self.group.old_logp is not None and OLD_LOGP in needs:
+            stored = {OLD_LOGP: pad_sequence(list(self.group.old_logp), batch_first=True)}
+            needs = [need for need in needs if need != OLD_LOGP]
         statistics = policy.statistics(needs, by_view.views, by_view.responses, clean=by_view.clean, update=True)
-        return {need: by_view.in_row_order([of_view[need] for of_view in statistics]) for need in needs}
+        return {need: by_view.in_row_order([of_view[need] for of_view in statistics]) for need in needs} | stored
 
     def weighted(self, weight: Weight, weight_NT: Tensor) -> GroupRows:
         """Return the rows with the factors of one more weight."""

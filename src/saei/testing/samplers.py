@@ -167,10 +167,17 @@ def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> 
 
 
 def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
-    same = view.example is clean.example and view.index == clean.index
-    require(same, name, "all views of a group look at its example and have its index")
-    same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
-    require(same, name, "all views of a group have canvases of the same sizes")
+    require(view.index == clean.index, name, "all views of a group have its index")
+    if view.example is clean.example:
+        same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
+        require(same, name, "all views of an example have canvases of the same sizes")
+    else:
+        same = (view.example.id, view.example.answer) == (clean.example.id, clean.example.answer)
+        require(same, name, "a changed example keeps its id and its answer")
+        made = policy.view(view.example, view.index)
+        same = torch.equal(made.prompt_ids_P, view.prompt_ids_P) and len(made.canvases) == len(view.canvases)
+        same = same and all(map(torch.equal, made.canvases, view.canvases))
+        require(same, name, "the view of a changed example is the policy's own")
     stored = policy.pixels.canvases([to_image(canvas) for canvas in view.canvases])
     for canvas, again in zip(view.canvases, stored, strict=True):
         require(torch.equal(again.to(canvas), canvas), name, "a canvas is what the policy sees of its 8-bit picture")

@@ -165,6 +165,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.updates_per_batch != 1:
         yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
+    if training.replay is not None:
+        yield "training.replay (it trains on the responses of the step alone)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
