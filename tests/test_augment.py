@@ -219,7 +219,7 @@ def test_the_contract_catches_a_changed_example(
 
 def test_trl_refuses_it(model: Path, tmp_path: Path) -> None:
     config = tiny(model, tmp_path, evaluation={}, sampler={"type": "augment", "n": 2})
-    with pytest.raises(ConfigError, match=r"sampler \(it trains all responses of an example under one prompt\)"):
+    with pytest.raises(ConfigError, match=r"sampler 'augment' \(it trains all responses of an example"):
         grpo_arguments(config, folder=tmp_path, processes=1, extra={})
 
 

@@ -90,7 +90,17 @@ def test_where_a_response_is_cut_by_hand(random_policy: Policy) -> None:
     assert cuts(branch(), random_policy, spoken(random_policy, "", end=False)) == {0}
 
 
-def test_a_group_by_hand(random_policy: Policy, views: list[View], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_uncertain_token_is_drawn_anew(random_policy: Policy, views: list[View]) -> None:
+    """With one candidate the branches take over what stands before the most uncertain token, and not that token."""
+    for group in groups_of(branch(n=3, candidates=1, min_characters=0), random_policy, views):
+        for response in group.responses[3:]:
+            parent = group.responses[response.parent or 0]
+            ended = int(parent.ids_T[-1]) in random_policy.eos_ids.tolist()
+            entropies = parent.entropy_T[1 : len(parent) - ended]
+            assert response.forced == 1 + int(entropies.argmax())
+
+
+def test_a_group_by_hand(random_policy: Policy, views: list[View]) -> None:
     sampler = branch(n=2, branches=3, min_characters=0)
     groups = groups_of(sampler, random_policy, views)
     for view, group in zip(views, groups, strict=True):
@@ -217,7 +227,8 @@ def test_what_was_taken_over_is_left_out_of_loss_and_means(
     assert max(float((a - b).abs().max()) for a, b in zip(ours, all_tokens, strict=True)) > 1e-3
 
 
-def test_terms_leave_it_out_too(policy: Policy, bars: Bars, random_parts: Parts) -> None:
+@pytest.mark.parametrize("objective", [GRPO, DAPO])
+def test_terms_leave_it_out_too(policy: Policy, bars: Bars, random_parts: Parts, objective: Any) -> None:
     """A KL penalty towards a policy that differs, on a group without advantage."""
     view = policy.view(bars.example(0))
     reference = Policy(random_parts, ThinkBoxed(), sampling=policy.sampling)
@@ -227,14 +238,15 @@ def test_terms_leave_it_out_too(policy: Policy, bars: Bars, random_parts: Parts)
     (responses,) = draw(policy, [view], [3])
     group = Group(view.example, (view,), tuple(responses), (0,) * 3, (0,) * 3, untrained=UNTRAINED)
     train = TrainGroup(ScoredGroup(group, (Grade(0.0, False),) * 3), (0.0,) * 3)
-    objective = GRPO(GRPO.Config(terms=(KL.Config(coefficient=2.0),)))
-    metrics, _ = update(policy, [train], objective=objective, reference=reference)
-    per_response = []
+    penalized = objective(objective.Config(terms=(KL.Config(coefficient=2.0),)))
+    metrics, _ = update(policy, [train], objective=penalized, reference=reference)
+    k3 = []
     with torch.no_grad():
         for response, untrained in zip(responses, UNTRAINED, strict=True):
             d_T = (token_logp(reference, view, response) - token_logp(policy, view, response))[untrained:]
-            per_response.append(float((d_T.exp() - 1 - d_T).mean()))
-    assert metrics["loss"] == pytest.approx(2.0 * sum(per_response) / 3, rel=1e-3)
+            k3.append(d_T.exp() - 1 - d_T)
+    mean = torch.cat(k3).mean() if objective is DAPO else torch.stack([each.mean() for each in k3]).mean()
+    assert metrics["loss"] == pytest.approx(2.0 * float(mean), rel=1e-3)
 
 
 def test_what_is_kept_of_a_group_keeps_its_untrained_tokens() -> None:

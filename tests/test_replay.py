@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.replay import Replay
 from saei.engine.replay_group import KeptGroup
+from saei.engine.update import Updater
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import grpo_arguments
 from saei.policy import Policy
@@ -220,7 +221,9 @@ def policy(random_parts: Parts) -> Policy:
 def group(policy: Policy, bars: Bars) -> TrainGroup:
     """Two clean responses and two to a noisy view, of which one view is not trained under."""
     clean = policy.view(bars.example(0), 3)
-    views = [clean, adversarial(clean), replace(adversarial(clean), origin="noisy")]
+    moved = adversarial(clean)
+    moved = replace(moved, canvases=tuple((canvas * 255).round() / 255 for canvas in moved.canvases))
+    views = [clean, moved, replace(moved, origin="noisy")]
     responses = [response for of_view in draw(policy, views, [2, 1, 1]) for response in of_view]
     responses[1] = replace(responses[1], parent=0, forced=1, temperature=1.5)
     made = Group(
@@ -337,13 +340,13 @@ def test_the_update_notes_the_old_policy(
     with torch.no_grad():
         before = [token_logp(policy, view, response) for response in responses]
     updaters: list[Any] = []
-    remember: Callable[..., Any] = __import__("saei.engine.update", fromlist=["Updater"]).Updater.run
+    run = Updater.run
 
     def watched(self: Any, *arguments: Any, **rest: Any) -> Any:
         updaters.append(self)
-        return remember(self, *arguments, **rest)
+        return run(self, *arguments, **rest)
 
-    monkeypatch.setattr("saei.engine.update.Updater.run", watched)
+    monkeypatch.setattr(Updater, "run", watched)
     update(policy, [train_group], lr=0.5, ppo_epochs=epochs, replay=ReplayConfig())
     assert updaters[0].old_logp.keys() == {(5, 0), (5, 1), (5, 2)}
     for n, logp_T in enumerate(before):

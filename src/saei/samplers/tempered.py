@@ -69,7 +69,8 @@ class Tempered(Sampler):
             n_clean: Responses at the policy's own temperature.
             n_tempered: Responses at the other one.
             temperature: A number, or ``{match: kl, target: 0.012}``: the temperature, not below the policy's own, at
-                which the divergence from the policy is 0.012 nats per token.
+                which the divergence from the policy is 0.012 nats per token; ``max_temperature``, 10 by default, is
+                taken where the target is out of reach.
             beta: Exponent of the view weight of the tempered responses; 0 ignores the gap between the distributions, 1
                 corrects it fully.
             weight_cap: Largest view weight.

@@ -136,7 +136,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     for path, name in plan.needs_supply:
         yield f"{'.'.join(filter(None, ('sampler', path)))} '{name}'"
     for part in plan.own_loop_only:
-        yield f"{'.'.join(filter(None, ('sampler', part.path)))} ({part.reason})"
+        where = f"sampler.{part.path}" if part.path else f"sampler '{sampler.type}'"
+        yield f"{where} ({part.reason})"
     for arm in plan.arms:
         if arm.beta:
             yield f"{arm.setting('beta')} {arm.beta}"
