@@ -12,6 +12,7 @@ from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, restore, state_of
 from saei.engine import checkpoint
 from saei.engine.limits import EmptySteps, Imageless
+from saei.engine.replay import Replay
 from saei.errors import CheckpointError, DataError, TrainingError, cause_of
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -26,6 +27,7 @@ class RunState:
         config: The run's configuration.
         strategies: Strategies with state, by the name that they have in a checkpoint.
         stream: The stream of views, which has a position.
+        replay: What is kept of earlier steps.
         optimizer: Prepared by the accelerator.
         processes: Those that train together; a checkpoint keeps the states of all.
 
@@ -42,11 +44,12 @@ class RunState:
         *,
         strategies: Mapping[str, Strategy],
         stream: ViewStream,
+        replay: Replay,
         optimizer: Any,
         processes: Processes,
     ) -> None:
         self._strategies, self._stream, self._optimizer = strategies, stream, optimizer
-        self._processes = processes
+        self._replay, self._processes = replay, processes
         self._keep = config.output.keep_checkpoints
         self.step = 0
         self.budget = 0
@@ -58,7 +61,7 @@ class RunState:
         return self.imageless.problem() or self.empty_steps.problem()
 
     def collect(self) -> dict[str, Any]:
-        """Return everything but the weights and the optimizer's moments."""
+        """Return everything but the weights, the optimizer's moments and what the replay keeps."""
         of_this_process = {name: state_of(strategy) for name, strategy in self._strategies.items()}
         first, *others = self._processes.gather(of_this_process)
         return {
@@ -82,7 +85,9 @@ class RunState:
         Raises:
             CheckpointError: If the disk refuses, or a state could not be read back.
         """
-        whole = {**(self.collect() if state is None else state), "optimizer": self._optimizer.state_dict()}
+        # A step that fails before its update has not changed what the replay keeps.
+        large = {"optimizer": self._optimizer.state_dict(), "replay": self._replay.state()}
+        whole = {**(self.collect() if state is None else state), **large}
         step, folder = whole["step"], run.checkpoints
         return self._processes.once(lambda: checkpoint.save(folder, step, policy, whole, keep=self._keep))
 
@@ -105,6 +110,7 @@ class RunState:
                 remedy="Resume the run that wrote it.",
             ) from error
         self._stream.load_state_dict(state["stream"])
+        self._replay.load(state.get("replay", []))
         of_this_process = checkpoint.state_of_rank(state, list(self._strategies), self._processes)
         for name, strategy in self._strategies.items():
             restore(strategy, of_this_process[name])

@@ -1,6 +1,7 @@
 """The training loop: draw groups, grade them, take advantages, update; evaluate and checkpoint in between.
 
 examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, advantage ─► train groups ─ loss ─► optimiser steps
+                                                                    replay ─► those of earlier steps ─┘
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from saei.engine.grader import StepGrader
 from saei.engine.held_out import HeldOutEvaluation
 from saei.engine.metrics import drop_metrics, group_metrics, view_divergence
 from saei.engine.output import RunOutput
+from saei.engine.replay import Replay
 from saei.engine.schedule import Schedule
 from saei.engine.setup import (
     build_strategies,
@@ -125,10 +127,18 @@ class Trainer:
             processes=self.processes,
         )
         self._stateful = strategies.stateful
+        self._replay = Replay(
+            config.training.replay,
+            planned=config.training.prompts_per_step * self.sampler.group_size,
+            seed=config.seed,
+            device=self.policy.device,
+            processes=self.processes,
+        )
         self._state = RunState(
             config,
             strategies=self._stateful,
             stream=self.stream,
+            replay=self._replay,
             optimizer=self.optimizer,
             processes=self.processes,
         )
@@ -260,12 +270,17 @@ class Trainer:
         if note is not None:
             self.display.note(note)
 
-        # --- Update. Advantages see the rewards of all processes, the optimiser steps their gradients.
-        if rewards:
+        # --- Advantages see the rewards of all processes. A replay adds responses of earlier steps.
+        in_order = [reward for index in sorted(rewards) for reward in rewards[index]]
+        train_groups = [train_group(group, self.objective.advantage, in_order) for group in remaining]
+        replayed = self._replay.draw(train_groups, step)
+
+        # --- Update. The optimiser steps see the gradients of all processes.
+        if rewards or self._replay.drawn:
             with self._stopwatch.phase("update"):
-                in_order = [reward for index in sorted(rewards) for reward in rewards[index]]
-                train_groups = [train_group(group, self.objective.advantage, in_order) for group in remaining]
-                metrics |= self.updater.run(train_groups, step=step, progress=progress)
+                metrics |= self.updater.run([*train_groups, *replayed], step=step, progress=progress)
+            self._replay.keep(train_groups, self.updater.old_logp, step)
+        metrics |= self._replay.metrics(sum(len(group.advantages) for group in train_groups))
         metrics |= self._decoder_gaps.metrics(self.processes)
 
         # --- Evaluate if it is due, and pass all metrics to the strategies with state.

@@ -235,6 +235,7 @@ class Policy:
         generators: Sequence[torch.Generator],
         sampling: SamplingConfig | None = None,
         prefixes: Prefixes | None = None,
+        temperature: float | None = None,
     ) -> list[list[Response]]:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
@@ -247,11 +248,15 @@ class Policy:
                 is trained, with the entropies that its criterion uses.
             prefixes: For each view and each of its responses the tokens that it begins with, None for a response
                 without. They count towards the longest response.
+            temperature: Another temperature to draw at than the policy's own, for training. Log-probabilities and
+                entropies are then those of that distribution, and ``Response.temperature`` says so.
 
         Raises:
             ConfigError: If a prefix is no response's beginning, or the decoder continues none.
         """
-        return sample(self, views, counts, generators=generators, sampling=sampling, prefixes=prefixes)
+        return sample(
+            self, views, counts, generators=generators, sampling=sampling, prefixes=prefixes, temperature=temperature
+        )
 
     def score(
         self,

@@ -135,6 +135,9 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     plan = sampler.build().plan()
     for path, name in plan.needs_supply:
         yield f"{'.'.join(filter(None, ('sampler', path)))} '{name}'"
+    for part in plan.own_loop_only:
+        where = f"sampler.{part.path}" if part.path else f"sampler '{sampler.type}'"
+        yield f"{where} ({part.reason})"
     for arm in plan.arms:
         if arm.beta:
             yield f"{arm.setting('beta')} {arm.beta}"
@@ -163,6 +166,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.updates_per_batch != 1:
         yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
+    if training.replay is not None:
+        yield "training.replay (it trains on the responses of the step alone)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
