@@ -198,6 +198,7 @@ OTHERS = {
     },
     "kl": {**SETTINGS, **KL},
     "lora": {**SETTINGS, **KL, "model.lora.rank": 4, "optimizer.lr": 0.1},  # the reference: the model without adapters
+    "thermostat": {**SETTINGS, "sampler.intervention.strength.type": "thermostat", "control.every": 1},
     # Each optimiser step has one group, and one of two processes none.
     "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 1e-2},
 }
@@ -212,6 +213,8 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
     assert_same_run(home, f"{name}-one", f"{name}-two")
     if name == "dynamic":  # more than 4 groups of 4, since those without variance were replaced
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
+    elif name == "thermostat":
+        assert len({strength for strength in of_each_step(home, f"{name}-one", "train/intervention/strength")}) == 3
     elif name != "updates":
         assert (of_each_step(home, f"{name}-one", "train/kl/mean")[-1] or 0) > 1e-6
 

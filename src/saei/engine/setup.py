@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from saei.config.control import readers_of_control
 from saei.config.run import RunConfig
 from saei.config.strategy import Strategy
 from saei.data.base import Split, Task, Template, check_data
@@ -196,6 +197,10 @@ def notes_of(config: RunConfig, task: Task, policy: Policy, data: Data) -> list[
     notes += task.notes()
     if data.scanned is not None:
         notes.append(data.scanned.note())
+    notes += [
+        f"The entropy of this run is steered (by the {reader}): it is no evidence against collapse."
+        for reader in readers_of_control(config)
+    ]
     size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
     if size > LARGE and config.optimizer.lr >= TINY_LR:
         notes.append(

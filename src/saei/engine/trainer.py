@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from saei.config.control import readers_of_control
 from saei.config.run import RunConfig
 from saei.config.strategy import observe_all
 from saei.engine import checkpoint
+from saei.engine.control import ControlProbe
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.grader import StepGrader
 from saei.engine.held_out import HeldOutEvaluation
@@ -124,6 +126,15 @@ class Trainer:
             stream=self.stream,
             processes=self.processes,
         )
+        self._control: ControlProbe | None = None
+        if readers_of_control(config):
+            self._control = ControlProbe(
+                config,
+                self.policy,
+                stream=self.stream,
+                held_out=self._evaluation.views,
+                processes=self.processes,
+            )
         self._stateful = strategies.stateful
         self._state = RunState(
             config,
@@ -264,13 +275,14 @@ class Trainer:
 
         # --- Evaluate if it is due, and pass all metrics to the strategies with state.
         state.step += 1
+        control = self._read_control()
         metrics |= {
-            "sampled_responses": float(sampled),
+            "sampled_responses": sampled + control.get("control/responses", 0.0),
             "budget": float(state.budget),
             "bad_examples": float(self.stream.bad),
             "lr": self.schedule.begin(state.step),
         }
-        named = {f"train/{name}": value for name, value in metrics.items()}
+        named = {f"train/{name}": value for name, value in metrics.items()} | control
         if due:
             return named | self.evaluate(named)
         self._observe(named)
@@ -280,12 +292,24 @@ class Trainer:
         """Evaluate and return the metrics; strategies with state get them together with those of the step before.
 
         Args:
-            metrics: Those of the step that the evaluation follows; None before the first step.
+            metrics: Those of the step that the evaluation follows; None before the first step, where the control probe
+                is read as well.
         """
         with self._stopwatch.phase("evaluate"):
             evaluated = self._evaluation.metrics(self.step)
+        if metrics is None:
+            evaluated |= self._read_control()
         self._observe({**(metrics or {}), **evaluated})
         return evaluated
+
+    def _read_control(self) -> dict[str, float]:
+        """Return the metrics of the control probe, if a strategy reads it and it is due; its responses cost budget."""
+        if self._control is None or not self._control.is_due(self.step):
+            return {}
+        with self._stopwatch.phase("control"):
+            metrics = self._control.metrics(self.step)
+        self._state.budget += int(metrics["control/responses"])
+        return metrics
 
     def _observe(self, metrics: Mapping[str, float]) -> None:
         for strategy in self._stateful.values():

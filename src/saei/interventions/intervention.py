@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saei.attacks.base import Attack
 from saei.config.registry import (
@@ -57,6 +58,15 @@ class InterventionConfig(Section):
     guard: GuardField = "none"  # type: ignore[assignment]
     reselect: bool = False
     micro_groups: int | None = Field(default=None, ge=1, le=65_536)
+
+    @model_validator(mode="after")
+    def _something_to_steer(self) -> Self:
+        if self.strength.strategy.reads_control and getattr(self.attack, "steps", None) == 0:
+            raise ValueError(
+                f"The strength '{self.strength.type}' scales an attack's steps, and attack.steps is 0. Raise it, or "
+                "choose the strength `constant`."
+            )
+        return self
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -255,6 +265,7 @@ class Intervention:
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
             metrics = criterion.metrics(number) | self._distance_metrics(distances[number])
+            metrics |= {"strength": scale, **self.strength.metrics()}
             outcomes.append(Outcome(moved[number], metrics=metrics, record=record))
         return outcomes
 
