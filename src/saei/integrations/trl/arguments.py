@@ -171,6 +171,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield f"training.micro_groups {training.micro_groups} of {groups} groups a process"
     if training.max_untouched != TrainingConfig().max_untouched:
         yield f"training.max_untouched {training.max_untouched} (it does not count groups without an image)"
+    if config.output.keep_best is not None:
+        yield "output.keep_best (it does not evaluate)"
     for reader in readers_of_control(config):
         yield f"{reader} (it draws no control probe)"
     if config.evaluation != EvaluationConfig():

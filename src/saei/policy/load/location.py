@@ -94,7 +94,7 @@ def _check_id(config: ModelConfig, path: str) -> None:
         ModelError: With the nearest built-in model where one was meant.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not declared so
 
     if path.partition(":")[0] == BUILTIN:
         raise ModelError(
