@@ -224,6 +224,7 @@ OTHERS = {
         **WITHOUT_SAMPLER,
         "sampler": "{type: tempered, n_clean: 2, n_tempered: 2, temperature: {match: kl, target: 0.05}}",
     },
+    "thermostat": {**SETTINGS, "sampler.intervention.strength.type": "thermostat", "control.every": 1},
     # Each optimiser step has one group, and one of two processes none.
     "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 1e-2},
 }
@@ -238,6 +239,8 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
     assert_same_run(home, f"{name}-one", f"{name}-two")
     if name == "dynamic":  # more than 4 groups of 4, since those without variance were replaced
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
+    elif name == "thermostat":
+        assert len(set(of_each_step(home, f"{name}-one", "train/intervention/strength")[1:])) == 3
     elif name == "guards":
         assert any(0 < (share or 0) < 1 for share in of_each_step(home, "guards-one", "train/dropped/random"))
     elif name == "replay":

@@ -283,6 +283,8 @@ class OutputConfig(Section):
         name: Folder of this run below ``root``, a name without slashes; None makes one from task, sampler and time.
         checkpoint_every: Steps between checkpoints; the last step always gets one.
         keep_checkpoints: How many of the newest checkpoints are kept.
+        keep_best: A metric of the evaluations, such as ``eval/accuracy``: the checkpoint of its highest value is kept
+            as well, and ``best.json`` names it. Each evaluation that is the best so far then gets a checkpoint.
         trackers: Accelerate's trackers, such as ``tensorboard`` or ``wandb``.
         project: The project of trackers that have projects; None takes ``WANDB_PROJECT`` of the environment, else
             ``saei``.
@@ -292,6 +294,7 @@ class OutputConfig(Section):
     name: str | None = None
     checkpoint_every: int = Field(default=20, ge=1, le=MOST_STEPS)
     keep_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
+    keep_best: str | None = Field(default=None, pattern=r"^(eval|probe)/\S+$")
     trackers: tuple[str, ...] = ()
     project: str | None = None
 

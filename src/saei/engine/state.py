@@ -11,6 +11,7 @@ from typing import Any
 from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, restore, state_of
 from saei.engine import checkpoint
+from saei.engine.best import Best
 from saei.engine.limits import EmptySteps, Imageless
 from saei.engine.replay import Replay
 from saei.errors import CheckpointError, DataError, TrainingError, cause_of
@@ -36,6 +37,7 @@ class RunState:
         budget: Responses sampled for training so far, over all processes.
         imageless: Counts groups without an image.
         empty_steps: Counts steps without a group to train on.
+        best: The best checkpoint so far.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class RunState:
         self.budget = 0
         self.imageless = Imageless(config.training.max_untouched)
         self.empty_steps = EmptySteps(config.training.max_empty_steps)
+        self.best = Best(config.output.keep_best)
 
     def problem(self) -> DataError | TrainingError | None:
         """Return why the run should stop, None while it should not."""
@@ -70,6 +73,7 @@ class RunState:
             "budget": self.budget,
             "imageless": self.imageless.state_dict(),
             "empty_steps": self.empty_steps.state_dict(),
+            "best": self.best.state_dict(),
             "others": others,
             **first,
         }
@@ -88,8 +92,15 @@ class RunState:
         # A step that fails before its update has not changed what the replay keeps.
         large = {"optimizer": self._optimizer.state_dict(), "replay": self._replay.state()}
         whole = {**(self.collect() if state is None else state), **large}
-        step, folder = whole["step"], run.checkpoints
-        return self._processes.once(lambda: checkpoint.save(folder, step, policy, whole, keep=self._keep))
+        step, folder, best = whole["step"], run.checkpoints, whole["best"]["step"]
+
+        def write() -> Path:
+            saved = checkpoint.save(folder, step, policy, whole, keep=self._keep, best=best)
+            if best == step:
+                self.best.write(run)
+            return saved
+
+        return self._processes.once(write)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint.
@@ -117,6 +128,7 @@ class RunState:
         self.budget = int(state["budget"])
         self.imageless.load_state_dict(state["imageless"])
         self.empty_steps.load_state_dict(state.get("empty_steps", {"in_a_row": 0}))
+        self.best.load_state_dict(state.get("best", {}))
         self.step = int(state["step"])
 
     @contextmanager
