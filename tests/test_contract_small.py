@@ -14,6 +14,7 @@ from saei.data.bars import Bars
 from saei.data.base import Task
 from saei.data.templates import ThinkBoxed
 from saei.interventions.base import Gate, Guard, Strength
+from saei.interventions.thermostat import Thermostat
 from saei.rewards.accuracy_format import AccuracyFormat
 from saei.testing import (
     check_gate,
@@ -54,6 +55,15 @@ def asks(*parts: dict[str, str]) -> Callable[..., Any]:
     return lambda self, example: [{"role": "user", "content": list(parts)}]
 
 
+def follows(name: str) -> Callable[..., None]:
+    """A strength's observation that is also of an evaluation."""
+
+    def observe(self: Any, metrics: Any) -> None:
+        Thermostat.observe(self, {**metrics, "control/entropy": metrics.get(name, metrics["control/entropy"])})
+
+    return observe
+
+
 SAID: list[str | None] = []
 
 
@@ -67,6 +77,9 @@ def forgets_what_it_said(self: Any, views: Any, *_: Any) -> list[str | None]:
     [
         (check_strength, Strength, "at", lambda self, progress: 0.5 - progress, "not negative"),
         (check_strength, Strength, "at", lambda self, progress: float("nan"), "not negative"),
+        (check_strength, Thermostat, "observe", follows("probe/entropy"), "no outcome probe"),
+        (check_strength, Thermostat, "observe", follows("eval/accuracy"), "no evaluation"),
+        (check_strength, Thermostat, "load_state_dict", lambda self, state: None, "restored from its state"),
         (check_gate, Gate, "leave_alone", lambda self, views, *_: [True] * len(views), "None or a reason in a word"),
         (check_gate, Gate, "leave_alone", lambda self, views, *_: ["a b"] * len(views), "None or a reason in a word"),
         (check_gate, Gate, "leave_alone", lambda self, views, *_: [None], "says something of each group"),

@@ -226,6 +226,13 @@ def test_a_server_gets_expanded_prompts_and_the_policys_bans(random_policy: Poli
     assert held.generation_kwargs == {name: expected[name] for name in ("allowed_token_ids", "stop_token_ids")}
 
 
+def test_a_server_refuses_another_temperature(random_policy: Policy, views: list[View]) -> None:
+    asked = request(random_policy, views[:1], [1])
+    hot = replace(asked, distribution=replace(asked.distribution, temperature=1.5))
+    with pytest.raises(ConfigError, match=r"draws at 1\.5"):
+        Served(SimpleNamespace()).draw(random_policy, hot)
+
+
 # The gap.
 
 

@@ -190,7 +190,10 @@ def test_two_processes_end_where_one_does(alone: Path, launcher: Sequence[str], 
 
 
 KL = {"objective.terms": "[{type: kl, coefficient: 1.0}]"}
+WITHOUT_SAMPLER = {name: value for name, value in SETTINGS.items() if not name.startswith("sampler.")}
 OTHERS = {
+    "augment": {**WITHOUT_SAMPLER, "sampler.type": "augment", "sampler.n": 2, "sampler.probability": 0.6},
+    "branch": {**WITHOUT_SAMPLER, "sampler.type": "branch", "sampler.n": 2},
     "dynamic": {
         "sampler.type": "dynamic",
         "sampler.of.type": "mixed",
@@ -217,6 +220,19 @@ OTHERS = {
         "sampler.intervention.criterion.type": "random-direction",
         "sampler.intervention.measure": "always",
     },
+    # Guards drop groups, so that responses are missing that replayed ones take the places of.
+    "replay": {
+        **SETTINGS,
+        "training.replay.fill": 1.0,
+        "training.replay.capacity": 14,
+        "optimizer.lr": 1.5e-2,
+    },
+    # One temperature for the groups of both processes.
+    "tempered": {
+        **WITHOUT_SAMPLER,
+        "sampler": "{type: tempered, n_clean: 2, n_tempered: 2, temperature: {match: kl, target: 0.05}}",
+    },
+    "thermostat": {**SETTINGS, "sampler.intervention.strength.type": "thermostat", "control.every": 1},
     # Each optimiser step has one group, and one of two processes none.
     "updates": {**SETTINGS, "training.prompts_per_step": 2, "training.updates_per_batch": 2, "optimizer.lr": 1e-2},
 }
@@ -233,9 +249,18 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
     elif name == "text":  # the embeddings of some questions moved, of which the tokens make no other
         assert any(moved for moved in of_each_step(home, "text-one", "train/intervention/embeddings/moved"))
+    elif name == "thermostat":
+        assert len(set(of_each_step(home, f"{name}-one", "train/intervention/strength")[1:])) == 3
     elif name == "guards":
         assert any(0 < (share or 0) < 1 for share in of_each_step(home, "guards-one", "train/dropped/random"))
-    elif name != "updates":
+    elif name == "replay":
+        assert max(share or 0 for share in of_each_step(home, "replay-two", "train/replay/share")) > 0.3
+        run(home, TORCHRUN, *fresh("replay-halves", steps=2, settings=OTHERS[name]))
+        run(home, (), "--resume", "runs/replay-halves", "--steps", "3")
+        assert_same_run(home, "replay-one", "replay-halves")
+    elif name == "tempered":
+        assert all(of_each_step(home, "tempered-two", "train/intervention/temperature")[1:])
+    elif name in ("kl", "lora"):
         assert (of_each_step(home, f"{name}-one", "train/kl/mean")[-1] or 0) > 1e-6
 
 

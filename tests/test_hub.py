@@ -13,12 +13,14 @@ import yaml
 from PIL import Image
 
 from runs import Quiet, tiny
+from saei.config.sections import ModelConfig
 from saei.data import hub
 from saei.data.dataset import Dataset
 from saei.data.hub import first_rows
 from saei.data.presets.mathverse import MathVerse
 from saei.engine import Trainer
-from saei.errors import DataError
+from saei.errors import DataError, ModelError
+from saei.policy.load import location
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LATER = "fedcba9876543210fedcba9876543210fedcba98"
@@ -146,3 +148,37 @@ def retries(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", lambda seconds: pauses.append(seconds))
     return pauses
+
+
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize(
+    ("path", "reason", "remedy"),
+    [
+        ("builtin:lockin", "no built-in model 'builtin:lockin'", "Did you mean 'builtin:lock-in'?"),
+        ("builtin:bars", "no built-in model 'builtin:bars'", "Known: builtin, builtin:lock-in"),
+        ("my model", "no hub has an id like that", "Give `builtin`"),
+        ("x:y", "no hub has an id like that", "Give `builtin`"),
+        ("a--b/c", "no hub has an id like that", "Give `builtin`"),
+        ("a" * 97, "no hub has an id like that", "Give `builtin`"),
+        ("not-there", "hub cannot be reached", "Give `builtin`"),
+    ],
+)
+def test_what_can_be_no_models_id(
+    monkeypatch: pytest.MonkeyPatch, path: str, reason: str, remedy: str, online: bool
+) -> None:
+    """The hub's library would refuse most of these by a ``HFValidationError``; whether it is reached plays no part."""
+    if online and reason.startswith("hub cannot"):
+        pytest.skip("of an id that may exist")
+    monkeypatch.setattr(location, "hub_answers", lambda: online)
+    with pytest.raises(ModelError) as refused:
+        location.locate(ModelConfig(path=path))
+    assert reason in refused.value.reason
+    assert remedy in refused.value.remedy
+
+
+@pytest.mark.parametrize("path", ["my data:set", "a--b/c", "a" * 97])
+def test_what_can_be_no_data_sets_id(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    with pytest.raises(DataError, match="has to be readable") as refused:
+        Dataset(Dataset.Config(path=path)).size()
+    assert f"There is no {Path(path).absolute()} either" in refused.value.reason

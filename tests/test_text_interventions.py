@@ -24,6 +24,7 @@ from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine.grader import StepGrader
 from saei.engine.metrics import group_metrics
+from saei.engine.replay_group import KeptGroup
 from saei.engine.setup import build_strategies
 from saei.errors import ConfigError, DataError
 from saei.interventions import Intervention, InterventionConfig, Outcome
@@ -37,7 +38,7 @@ from saei.runtime.interrupt import Interrupted
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
 from saei.samplers.mixed import Mixed
-from saei.types import Example, Grade, Response, View
+from saei.types import Example, Grade, Response, ScoredGroup, TrainGroup, View
 
 ATTACKS = ("gcg", "hotflip", "joint", "neftune", "paraphrase", "random-swap", "text-fgsm", "text-pgd")
 TOKEN_ATTACKS = ("gcg", "hotflip", "random-swap")
@@ -77,6 +78,10 @@ def apply(
 ) -> list[Outcome]:
     intervention = Intervention(InterventionConfig.model_validate(slots))
     return intervention.apply(views, responses, step_of(policy, answer))
+
+
+def no_grade() -> Grade:
+    return Grade(0.0, False)
 
 
 # What moves
@@ -399,6 +404,15 @@ def test_offsets_are_in_the_update_that_they_belong_to(
             gap = float((scores.logp_NT[0] - response.behaviour_logp_T).detach().abs().max())
             assert (gap > 1e-3) == (group.sampled_from[n] != group.updated_on[n]), gap
             assert scores.logp_NT.requires_grad
+        # As the replay keeps it, and a checkpoint the replay.
+        train = TrainGroup(ScoredGroup(group, tuple(no_grade() for _ in group.responses)), (0.0,) * 4)
+        kept_group = KeptGroup.of(0, train, [response.behaviour_logp_T for response in group.responses])
+        again = KeptGroup.from_plain(kept_group.plain()).restored(random_policy.device).group
+        for n, response in enumerate(group.responses):
+            before, after = (
+                random_policy.score([each.update_view(n)], [[response]])[0].logp_NT for each in (group, again)
+            )
+            assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize(

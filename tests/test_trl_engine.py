@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -275,6 +276,30 @@ class Dropping(Mixed):
 
     def guard(self, scored: Sequence[ScoredGroup], step: Any, supply: Any) -> list[Any]:
         return [{0: "first"} for _ in scored]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "reason"),
+    [
+        ({"type": "augment"}, r"sampler of 'augment': it trains all responses of an example under one prompt"),
+        ({"type": "branch"}, r"sampler\.train_prefix of 'branch'"),
+        ({"type": "branch", "train_prefix": True}, "continues responses, and vLLM draws whole ones"),
+        ({"type": "tempered", "temperature": {"target": 0.01}}, r"sampler\.temperature\.match of 'tempered'"),
+        ({"type": "tempered", "temperature": 2.0}, None),
+    ],
+)
+def test_what_a_sampler_needs_of_its_own_loop_is_refused_with_the_reason(
+    sampler: dict[str, Any], reason: str | None
+) -> None:
+    built = validate({"sampler": sampler}).sampler.build()
+    args = SimpleNamespace(per_device_train_batch_size=12, steps_per_generation=1, use_vllm=True)
+    trainer: Any = SimpleNamespace(args=args, _sampler=built, num_generations=12, is_fsdp_enabled=False)
+    if reason is None:
+        SaeiGRPOTrainer._check(trainer)
+    else:
+        with pytest.raises(ConfigError) as refused:
+            SaeiGRPOTrainer._check(trainer)
+        assert re.search(reason, refused.value.reason)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ class Response:
             or the group has that response no more.
         forced: How many of its first tokens were given and not drawn. Each token keeps the log-probability and entropy
             of the distribution that it was drawn from, so those of the forced ones are the parent's.
+        temperature: The temperature that it was drawn at; None for the policy's own.
 
     Example:
         A confident guess, right in form and wrong::
@@ -166,6 +167,7 @@ class Response:
     truncated: bool
     parent: int | None = None
     forced: int = 0
+    temperature: float | None = None
 
     def __len__(self) -> int:
         return int(self.ids_T.shape[0])
@@ -276,6 +278,8 @@ class Group:
         sampled_from: For each response the index of the view it was drawn from.
         updated_on: For each response the index of the view it is trained under.
         view_weights: For each response how the gap between those two views weighs the loss; empty where it does not.
+        untrained: For each response how many of its first tokens the loss leaves out, as if they belonged to the
+            prompt; empty where it leaves out none.
         untouched: Why all interventions left this group alone, None where one did not: one of ``UNTOUCHED``, or what
             a gate says, such as ``varies``.
         metrics: Numbers that the sampler and the intervention report about this group.
@@ -303,6 +307,7 @@ class Group:
     sampled_from: tuple[int, ...]
     updated_on: tuple[int, ...]
     view_weights: tuple[ViewWeight, ...] = ()
+    untrained: tuple[int, ...] = ()
     untouched: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     records: tuple[ViewRecord, ...] = ()
@@ -392,6 +397,7 @@ class ScoredGroup:
                 updated_on=tuple(group.updated_on[n] for n in numbers),
                 view_weights=tuple(group.view_weight(n) for n in numbers),
                 dropped=(*group.dropped, *(each for n, each in enumerate(group.responses) if n not in new_numbers)),
+                untrained=tuple(group.untrained[n] for n in numbers) if group.untrained else (),
             ),
             tuple(self.grades[n] for n in numbers),
         )
@@ -423,6 +429,8 @@ class TrainGroup:
         advantages: One per response; where each token has its own, their mean.
         token_advantages: float32 ``[T]`` per response, one advantage per token; None where a response's tokens share
             the response's.
+        old_logp: float32 ``[T]`` per response: the old policy's log-probabilities under the update view when the
+            response was first trained on; None where that is now, and the old policy is the one before this step.
 
     Example:
         Of rewards ``(1.0, 0.1, 0.1, 0.1)`` the ``group-relative`` advantages are ``(1.5, -0.5, -0.5, -0.5)``, but
@@ -432,8 +440,22 @@ class TrainGroup:
     scored: ScoredGroup
     advantages: tuple[float, ...]
     token_advantages: tuple[Tensor, ...] | None = None
+    old_logp: tuple[Tensor, ...] | None = None
 
     @property
     def group(self) -> Group:
         """The underlying group."""
         return self.scored.group
+
+    def keep(self, numbers: Sequence[int]) -> TrainGroup:
+        """Return the group with only these responses; see ``ScoredGroup.keep``."""
+
+        def kept(values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if values is None else tuple(values[n] for n in numbers)
+
+        return TrainGroup(
+            self.scored.keep(numbers),
+            tuple(self.advantages[n] for n in numbers),
+            kept(self.token_advantages),
+            kept(self.old_logp),
+        )

@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "model.device",
     "output.checkpoint_every",
     "output.keep_checkpoints",
+    "output.keep_best",
     "output.trackers",
     *(f"reward.judge.{name}" for name in ("url", "key_variable", "timeout", "retries", "parallel", "max_failures")),
 )

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from saei.config.control import ControlConfig, readers_of_control
 from saei.config.explain import explain
 from saei.config.registry import (
     DecoderField,
@@ -53,6 +54,7 @@ class RunConfig(Section):
         optimizer: AdamW and its schedule.
         training: How long and in which portions.
         evaluation: What is measured while training.
+        control: What strategies that steer the training read in its place.
         output: Where the run writes.
         seed: Seed of everything random in the run; the task has its own.
         plugins: Python files or modules with strategies, imported before anything is looked up. A file's relative
@@ -71,6 +73,7 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    control: ControlConfig = ControlConfig()
     output: OutputConfig = OutputConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     plugins: tuple[str, ...] = ()
@@ -90,6 +93,17 @@ class RunConfig(Section):
                 "Training samples from the policy itself: temperature above 0, no top_p, no top_k. "
                 "The log-probabilities of the update assume that distribution. "
                 "Set top_p, top_k and greedy decoding for `saei eval` only."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_probe_while_training(self) -> Self:
+        readers = readers_of_control(self)
+        if readers and self.control.every >= self.training.steps:
+            raise ValueError(
+                f"The {readers[0]} steers by the control probe, which has to be read while the run trains: "
+                f"control.every is {self.control.every}, training.steps {self.training.steps}. Lower control.every, "
+                "or train for more steps."
             )
         return self
 

@@ -187,6 +187,26 @@ class OptimizerConfig(Section):
     warmup_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
 
 
+class ReplayConfig(Section):
+    """Responses of earlier steps that are trained on again: Selective Sample Replay (arXiv 2504.08837).
+
+    Where all rewards of a group are equal, its responses have no advantage and teach nothing. A step with few others is
+    filled up with kept responses. In a policy that gets better, such steps become frequent.
+
+    Attributes:
+        fill: Responses of earlier steps are added until this share of the responses that a step plans has an advantage
+            that is not 0. VL-Rethinker has half.
+        alpha: A kept response is drawn with a probability in proportion to its absolute advantage to this power, and
+            at most once in a step.
+        capacity: Most responses that are kept, over all processes; the oldest make room. They take main memory, and
+            space in checkpoints: their tokens, and the pictures of their group in 8 bits.
+    """
+
+    fill: float = Field(default=0.5, gt=0.0, le=1.0)
+    alpha: float = Field(default=1.0, ge=0.0, le=100.0)
+    capacity: int = Field(default=256, ge=1, le=10_000_000)
+
+
 class TrainingConfig(Section):
     """Length of the training, and how a step is divided.
 
@@ -207,6 +227,7 @@ class TrainingConfig(Section):
         max_decoder_gap: If another program draws the responses (such as vLLM): the run stops above this median
             difference, in nats, between its log-probabilities and the policy's own. Half precision alone gave up to
             0.003, wrong prompts or weights 0.3 and more; the default lies between.
+        replay: Train on responses of earlier steps, too; None for those of the step alone.
         sift: Check every example before training, in parallel, and cache the result for the next run; unusable
             examples are listed in ``dropped.jsonl``. Otherwise they are reported and skipped during training.
     """
@@ -221,6 +242,7 @@ class TrainingConfig(Section):
     max_untouched: float = Field(default=0.5, ge=0.0, le=1.0)
     max_empty_steps: int = Field(default=10, ge=1, le=1_000_000)
     max_decoder_gap: PositiveFloat = 0.05
+    replay: ReplayConfig | None = None
     sift: bool = False
 
     @model_validator(mode="after")
@@ -261,6 +283,8 @@ class OutputConfig(Section):
         name: Folder of this run below ``root``, a name without slashes; None makes one from task, sampler and time.
         checkpoint_every: Steps between checkpoints; the last step always gets one.
         keep_checkpoints: How many of the newest checkpoints are kept.
+        keep_best: A metric of the evaluations, such as ``eval/accuracy``: the checkpoint of its highest value is kept
+            as well, and ``best.json`` names it. Each evaluation that is the best so far then gets a checkpoint.
         trackers: Accelerate's trackers, such as ``tensorboard`` or ``wandb``.
         project: The project of trackers that have projects; None takes ``WANDB_PROJECT`` of the environment, else
             ``saei``.
@@ -270,6 +294,7 @@ class OutputConfig(Section):
     name: str | None = None
     checkpoint_every: int = Field(default=20, ge=1, le=MOST_STEPS)
     keep_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
+    keep_best: str | None = Field(default=None, pattern=r"^(eval|probe)/\S+$")
     trackers: tuple[str, ...] = ()
     project: str | None = None
 

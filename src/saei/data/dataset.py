@@ -33,12 +33,7 @@ class Dataset(TableTask):
         Raises:
             DataError: If a column is missing or ambiguous, or ids repeat.
         """
-        columns = self._columns(table)
-        if columns.id is not None:
-            check_unique(table.rows.column(columns.id), columns.id, table.where)
-        automatic = [role for role, column in self.config.columns if column == AUTO]
-        by_name = [f"{role} from '{getattr(columns, role)}'" for role in automatic]
-        return f"{table.where}: {', '.join(by_name)}." if by_name else None
+        return check_columns(self.config.columns, table)
 
     def parse_row(self, row: Mapping[str, Any], table: Table, where: str) -> TableExample:
         """Return the row's question, answer and images.
@@ -47,19 +42,40 @@ class Dataset(TableTask):
             DataError: If question, answer or image is empty or of a wrong type, or the question has more image markers
                 than the row has images.
         """
-        columns = self._columns(table)
-        question = as_text(row[columns.question], columns.question, where)
-        images = _images(row[columns.images], columns.images, where) if columns.images else ()
-        question, images = place_images(question, images, where=where)
-        return TableExample(
-            question=as_text(question, columns.question, where),
-            answer=as_text(row[columns.answer], columns.answer, where),
-            images=images,
-            id=None if columns.id is None else as_text(row[columns.id], columns.id, where),
-        )
+        return example_in_row(row, self.config.columns, table, where)
 
-    def _columns(self, table: Table) -> Columns:
-        return find_columns(self.config.columns, table.rows.columns, table.where)
+
+def check_columns(requested: Columns, table: Table) -> str | None:
+    """Find the columns of a table, and return which were found by their names, None if none were.
+
+    Raises:
+        DataError: If a column is missing or ambiguous, or ids repeat.
+    """
+    columns = find_columns(requested, table.rows.columns, table.where)
+    if columns.id is not None:
+        check_unique(table.rows.column(columns.id), columns.id, table.where)
+    automatic = [role for role, column in requested if column == AUTO]
+    by_name = [f"{role} from '{getattr(columns, role)}'" for role in automatic]
+    return f"{table.where}: {', '.join(by_name)}." if by_name else None
+
+
+def example_in_row(row: Mapping[str, Any], requested: Columns, table: Table, where: str) -> TableExample:
+    """Return a row's question, answer and images.
+
+    Raises:
+        DataError: If question, answer or image is empty or of a wrong type, or the question has more image markers
+            than the row has images.
+    """
+    columns = find_columns(requested, table.rows.columns, table.where)
+    question = as_text(row[columns.question], columns.question, where)
+    images = _images(row[columns.images], columns.images, where) if columns.images else ()
+    question, images = place_images(question, images, where=where)
+    return TableExample(
+        question=as_text(question, columns.question, where),
+        answer=as_text(row[columns.answer], columns.answer, where),
+        images=images,
+        id=None if columns.id is None else as_text(row[columns.id], columns.id, where),
+    )
 
 
 def _images(cell: object, column: str, where: str) -> Sequence[object]:

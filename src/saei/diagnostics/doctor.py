@@ -209,7 +209,7 @@ class _Visit:
         self._on_progress("Measuring a training step")
         with tempfile.TemporaryDirectory() as folder:
             sizes = {"side": self._side, "prompts": diagnosis.sizes["prompts"], "tokens": diagnosis.sizes["tokens"]}
-            trainer = Trainer(step_config(config, **sizes, folder=Path(folder)), display=SilentDisplay(), parts=parts)
+            trainer = Trainer(step_config(config, **sizes, folder=Path(folder)), display=SilentDisplay(), model=parts)
             trainer.policy.never_end()
             diagnosis.peak = peak_bytes(partial(_repeat, trainer.train_step), self._device)
             start = time.perf_counter()

@@ -22,8 +22,15 @@ from saei.runtime.run_dir import ENGINE, RunDir
 STATE = "trainer.pt"
 
 
-def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write ``step-000040`` below ``folder`` and delete all but the newest ``keep``.
+def folder_of(folder: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint, such as ``step-000040``, below that of all checkpoints."""
+    return folder / f"step-{step:06d}"
+
+
+def save(
+    folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, keep: int, best: int | None = None
+) -> Path:
+    """Write ``step-000040`` below ``folder`` and delete all but the newest ``keep`` and the best one.
 
     Args:
         folder: The run's checkpoints.
@@ -31,12 +38,13 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
         policy: Its model, tokenizer and image processor are saved as one Hugging Face folder.
         state: Everything else that the run needs to resume: tensors, numbers, strings, lists and mappings.
         keep: Checkpoints kept.
+        best: Step of a checkpoint that is kept as well.
 
     Raises:
         CheckpointError: If the disk refuses or a state could not be read back; older checkpoints are untouched then.
     """
     _check_plain(state, "state")
-    target = folder / f"step-{step:06d}"
+    target = folder_of(folder, step)
     temporary = folder / f".{target.name}.tmp"
     try:
         for leftover in folder.glob(".step-*.*"):  # of a process that was killed while it wrote or deleted
@@ -55,7 +63,8 @@ def save(folder: Path, step: int, policy: Policy, state: Mapping[str, Any], *, k
             remedy="Free some space and go on with --resume; earlier checkpoints are kept.",
         ) from error
     for old in complete_in(folder)[:-keep]:
-        _delete(old)
+        if step_of(old) != best:
+            _delete(old)
     return target
 
 

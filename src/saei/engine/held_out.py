@@ -32,6 +32,9 @@ class HeldOutEvaluation:
         stream: Makes the views.
         processes: They share the examples; metrics cover all of them.
 
+    Attributes:
+        views: All views that it evaluates on.
+
     Raises:
         DataError: If there are not enough usable examples.
     """
@@ -49,6 +52,7 @@ class HeldOutEvaluation:
         self._config, self._policy, self._task, self._reward = config, policy, task, reward
         self._processes = processes
         views = stream.held_out(max(config.evaluation.examples, config.evaluation.probe_examples))
+        self.views = views
         self._held_out, self._probe = views[: config.evaluation.examples], views[: config.evaluation.probe_examples]
 
     def is_due(self, step: int) -> bool:

@@ -12,13 +12,14 @@ import torch
 
 from saei.evaluation.metrics import mean
 from saei.need import Need
+from saei.objectives.kl import k3
 from saei.policy import Policy
 from saei.runtime.processes import Processes
 from saei.types import CLEAN, UNTOUCHED, Drops, Group, ScoredGroup
 
 T = TypeVar("T")
 
-FROM_CLEAN = Need("kl-k3", view="clean")
+CLEAN_LOGP = Need("logp", view="clean")
 
 
 def group_metrics(
@@ -109,10 +110,10 @@ def joined(parts: Sequence[Mapping[str, list[T]]]) -> dict[str, list[T]]:
 
 
 def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processes | None = None) -> dict[str, float]:
-    """Return ``view_kl/<origin>``, the KL divergence of an intervened view from the clean one, in nats per token.
+    """Return ``view_kl/<origin>``: how far what responses were drawn from is from the policy on the clean view.
 
-    Estimated on the intervened view's own responses by the mean of Schulman's k3 over their tokens. Costs one scoring
-    of those responses.
+    It is the KL divergence in nats per token, estimated by the mean of Schulman's k3 over the tokens of these
+    responses, with the log-probabilities that they were drawn with. Costs one scoring of them under the clean view.
     """
     views, clean, responses = [], [], []
     for group in groups:
@@ -123,10 +124,10 @@ def view_divergence(policy: Policy, groups: Sequence[Group], processes: Processe
                 clean.append(group.views[0])
                 responses.append([response for response, source in drawn if source == number])
     by_origin: dict[str, list[torch.Tensor]] = defaultdict(list)
-    statistics_of_views = policy.statistics([FROM_CLEAN], views, responses, clean=clean, drawn=True) if views else []
+    statistics_of_views = policy.statistics([CLEAN_LOGP], views, responses, clean=clean) if views else []
     for view, drawn_from, statistics in zip(views, responses, statistics_of_views, strict=True):
-        for response, divergence_T in zip(drawn_from, statistics[FROM_CLEAN], strict=True):
-            by_origin[view.origin].append(divergence_T[: len(response)].cpu())
+        for response, logp_T in zip(drawn_from, statistics[CLEAN_LOGP], strict=True):
+            by_origin[view.origin].append(k3(logp_T[: len(response)] - response.behaviour_logp_T).cpu())
     everywhere = joined((processes or Processes()).gather(dict(by_origin)))
     return {f"view_kl/{origin}": float(torch.cat(parts).mean()) for origin, parts in everywhere.items()}
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from saei.config.control import readers_of_control
 from saei.config.run import RunConfig
+from saei.config.sections import ModelConfig
 from saei.config.strategy import Strategy
 from saei.data.base import Split, Task, Template, check_data
 from saei.engine.limits import NothingToMove
@@ -75,20 +77,28 @@ def check_output(config: RunConfig, *, new: bool = True) -> None:
     check_trackers(config.output.trackers)
 
 
-def build_strategies(config: RunConfig, splits: Sequence[Split] = ("train", "eval")) -> Strategies:
+def build_strategies(
+    config: RunConfig,
+    splits: Sequence[Split] = ("train", "eval"),
+    *,
+    task: Task | None = None,
+    reward: Reward | None = None,
+) -> Strategies:
     """Build a run's strategies and refuse whatever in them and in the data needs no weights to be refused.
 
     Args:
         config: The run's configuration.
         splits: The splits of the task that the run reads.
+        task: The task where it is built already.
+        reward: The reward, likewise.
 
     Raises:
         SaeiError: Naming what cannot work.
     """
     strategies = Strategies(
-        task=config.task.build(),
+        task=config.task.build() if task is None else task,
         template=config.template.build(),
-        reward=config.reward.build(),
+        reward=config.reward.build() if reward is None else reward,
         sampler=config.sampler.build(),
         objective=config.objective.build(),
     )
@@ -143,7 +153,11 @@ def _check_decoder(config: RunConfig, strategies: Strategies) -> None:
 
 
 def load_policy(
-    config: RunConfig, template: Template, *, checkpoint: Path | None = None, parts: Parts | None = None
+    config: RunConfig,
+    template: Template,
+    *,
+    checkpoint: Path | None = None,
+    parts: Callable[[ModelConfig], Parts | None] = lambda model: None,
 ) -> Policy:
     """Load the policy of a run onto this process's own device.
 
@@ -151,7 +165,8 @@ def load_policy(
         config: The run's configuration.
         template: Turns examples into prompts.
         checkpoint: The checkpoint whose weights take the place of the configured model's.
-        parts: The model's parts where they are loaded already.
+        parts: Returns the model's parts where they are loaded already, None to load them; a checkpoint takes
+            precedence.
 
     Raises:
         ModelError: If the model or its processors do not load.
@@ -161,21 +176,23 @@ def load_policy(
     model = config.model
     if checkpoint is not None:
         model = model.model_copy(update={"path": str(checkpoint), "revision": None})
-    parts = load_parts(model) if parts is None else parts
-    return Policy.around(parts, model, template, sampling=config.sampling, entropy=config.entropy)
+    loaded = parts(model) if checkpoint is None else None
+    return Policy.around(loaded or load_parts(model), model, template, sampling=config.sampling, entropy=config.entropy)
 
 
-def load_reference(config: RunConfig, policy: Policy, accelerator: Any) -> Policy:
+def load_reference(config: RunConfig, policy: Policy, accelerator: Any, parts: Parts | None = None) -> Policy:
     """Return the policy that a run began with: under LoRA the same model with its adapters switched off.
 
     Args:
         config: The run's configuration.
         policy: The policy that is trained.
         accelerator: Accelerate's, which prepares a model of its own.
+        parts: The model's parts, as the run began with them; None loads them.
     """
     if config.model.lora is not None:
         return policy.without_adapter()
-    reference = Policy.load(config.model, policy.template, sampling=config.sampling, entropy=config.entropy)
+    parts = parts or load_parts(config.model)
+    reference = Policy.around(parts, config.model, policy.template, sampling=config.sampling, entropy=config.entropy)
     reference.module = accelerator.prepare_model(reference.module, evaluation_mode=True)
     return reference
 
@@ -256,6 +273,10 @@ def notes_of(config: RunConfig, task: Task, policy: Policy, data: Data) -> list[
     notes += task.notes()
     if data.scanned is not None:
         notes.append(data.scanned.note())
+    notes += [
+        f"The entropy of this run is steered (by the {reader}): it is no evidence against collapse."
+        for reader in readers_of_control(config)
+    ]
     size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
     if size > LARGE and config.optimizer.lr >= TINY_LR:
         notes.append(

@@ -11,7 +11,9 @@ from typing import Any
 from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, restore, state_of
 from saei.engine import checkpoint
+from saei.engine.best import Best
 from saei.engine.limits import EmptySteps, NothingToMove
+from saei.engine.replay import Replay
 from saei.errors import CheckpointError, DataError, TrainingError, cause_of
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -27,6 +29,7 @@ class RunState:
         strategies: Strategies with state, by the name that they have in a checkpoint.
         lacking: What the sampler's surfaces may say of a view that lacks them.
         stream: The stream of views, which has a position.
+        replay: What is kept of earlier steps.
         optimizer: Prepared by the accelerator.
         processes: Those that train together; a checkpoint keeps the states of all.
 
@@ -35,6 +38,7 @@ class RunState:
         budget: Responses sampled for training so far, over all processes.
         nothing_to_move: Counts groups without anything that an attack could move.
         empty_steps: Counts steps without a group to train on.
+        best: The best checkpoint so far.
     """
 
     def __init__(
@@ -44,23 +48,25 @@ class RunState:
         strategies: Mapping[str, Strategy],
         lacking: Collection[str] = (),
         stream: ViewStream,
+        replay: Replay,
         optimizer: Any,
         processes: Processes,
     ) -> None:
         self._strategies, self._stream, self._optimizer = strategies, stream, optimizer
-        self._processes = processes
+        self._replay, self._processes = replay, processes
         self._keep = config.output.keep_checkpoints
         self.step = 0
         self.budget = 0
         self.nothing_to_move = NothingToMove(config.training.max_untouched, lacking)
         self.empty_steps = EmptySteps(config.training.max_empty_steps)
+        self.best = Best(config.output.keep_best)
 
     def problem(self) -> DataError | TrainingError | None:
         """Return why the run should stop, None while it should not."""
         return self.nothing_to_move.problem() or self.empty_steps.problem()
 
     def collect(self) -> dict[str, Any]:
-        """Return everything but the weights and the optimizer's moments."""
+        """Return everything but the weights, the optimizer's moments and what the replay keeps."""
         of_this_process = {name: state_of(strategy) for name, strategy in self._strategies.items()}
         first, *others = self._processes.gather(of_this_process)
         return {
@@ -69,6 +75,7 @@ class RunState:
             "budget": self.budget,
             "nothing_to_move": self.nothing_to_move.state_dict(),
             "empty_steps": self.empty_steps.state_dict(),
+            "best": self.best.state_dict(),
             "others": others,
             **first,
         }
@@ -84,9 +91,18 @@ class RunState:
         Raises:
             CheckpointError: If the disk refuses, or a state could not be read back.
         """
-        whole = {**(self.collect() if state is None else state), "optimizer": self._optimizer.state_dict()}
-        step, folder = whole["step"], run.checkpoints
-        return self._processes.once(lambda: checkpoint.save(folder, step, policy, whole, keep=self._keep))
+        # A step that fails before its update has not changed what the replay keeps.
+        large = {"optimizer": self._optimizer.state_dict(), "replay": self._replay.state()}
+        whole = {**(self.collect() if state is None else state), **large}
+        step, folder, best = whole["step"], run.checkpoints, whole["best"]["step"]
+
+        def write() -> Path:
+            saved = checkpoint.save(folder, step, policy, whole, keep=self._keep, best=best)
+            if best == step:
+                self.best.write(run)
+            return saved
+
+        return self._processes.once(write)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint.
@@ -107,6 +123,7 @@ class RunState:
                 remedy="Resume the run that wrote it.",
             ) from error
         self._stream.load_state_dict(state["stream"])
+        self._replay.load(state.get("replay", []))
         of_this_process = checkpoint.state_of_rank(state, list(self._strategies), self._processes)
         for name, strategy in self._strategies.items():
             restore(strategy, of_this_process[name])
@@ -115,6 +132,7 @@ class RunState:
             state["nothing_to_move"] if "nothing_to_move" in state else state["imageless"]
         )
         self.empty_steps.load_state_dict(state.get("empty_steps", {"in_a_row": 0}))
+        self.best.load_state_dict(state.get("best", {}))
         self.step = int(state["step"])
 
     @contextmanager

@@ -47,6 +47,8 @@ class Updater:
 
     Attributes:
         updates: Optimiser steps begun since this was made.
+        old_logp: Of the last step, by the index of the group and the response's number in it: the log-probabilities of
+            the old policy, ``[T]`` on the CPU. Empty unless the configuration has a replay.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Updater:
         self._optimizer = optimizer
         self._schedule = schedule
         self.updates = 0
+        self.old_logp: dict[tuple[int, int], Tensor] = {}
         self._accelerator = accelerator
         self._config = config
         self._max_grad_norm = max_grad_norm
@@ -108,6 +111,10 @@ class Updater:
             for each in groups
         }
 
+        self.old_logp = {}
+        if not on_policy:
+            for rows in rows_of_index.values():
+                self._note_old(rows, rows.statistics[OLD_LOGP])
         log = UpdateLog()
         for update, indices in plan:
             self._schedule.begin(step, update)
@@ -223,6 +230,10 @@ class Updater:
                     prepared=prepared,
                     on_policy=on_policy,
                 )
+                if on_policy:
+                    of_groups = scores.logp_RT.split([len(rows.rows) for rows in micro_batch])
+                    for rows, logp_NT in zip(micro_batch, of_groups, strict=True):
+                        self._note_old(rows, logp_NT)
                 result = self._objective.loss(inputs)
                 # Counts cover all processes, so gradients must be summed, and the wrapper takes their mean.
                 self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
@@ -230,6 +241,12 @@ class Updater:
             log.add([origin for rows in micro_batch for origin in rows.origins], result.metrics)
         self._processes.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
         return loss
+
+    def _note_old(self, rows: GroupRows, logp_NT: Tensor) -> None:
+        """Note the old policy's log-probabilities of a group that is trained on for the first time."""
+        if self._config.replay is not None and rows.group.old_logp is None:
+            for row, response, logp_T in zip(rows.rows, rows.responses, logp_NT.detach().cpu(), strict=True):
+                self.old_logp[row.index, row.response] = logp_T[: len(response)].clone()
 
     def _optimiser_step(self, loss: float) -> float:
         """Clip the gradients, move the parameters and return the norm before clipping.

@@ -113,9 +113,10 @@ def objective_input(
         counts: Those of the whole update batch.
         max_new_tokens: Longest response that sampling allows.
         prepared: What the objective made of the update batch.
-        on_policy: The current policy is the old one: its own log-probabilities, detached, stand for the old ones.
+        on_policy: The current policy is the old one: its own log-probabilities, detached, stand for the old ones,
+            except those of replayed responses.
     """
-    mask_RT, device = scores.mask_RT, scores.mask_RT.device
+    device = scores.mask_RT.device
     groups = [each.group.group for each in micro_batch]
     responses = [response for each in micro_batch for response in each.responses]
     off_view = [
@@ -129,14 +130,15 @@ def objective_input(
         return torch.tensor(values, dtype=dtype, device=device)
 
     def stacked(of_groups: Sequence[Tensor]) -> Tensor:
-        return fit(stack_rows(of_groups), mask_RT.shape[1])
+        return fit(stack_rows(of_groups), scores.mask_RT.shape[1])
 
+    mask_RT = stacked([each.mask_NT for each in micro_batch]) & scores.mask_RT
     selected_RT = stacked([each.selected_NT for each in micro_batch]) & mask_RT
     weights_NT = [each.weight_NT for each in micro_batch if each.weight_NT is not None]
     constants = {need: stacked([each.statistics[need] for each in micro_batch]) for need in micro_batch[0].statistics}
     return ObjectiveInput(
         logp_RT=scores.logp_RT,
-        old_logp_RT=scores.logp_RT.detach() if on_policy else constants[OLD_LOGP],
+        old_logp_RT=stacked(_old_logps(micro_batch, scores.logp_RT.detach())) if on_policy else constants[OLD_LOGP],
         behaviour_logp_RT=pad_sequence([response.behaviour_logp_T for response in responses], batch_first=True),
         mask_RT=mask_RT,
         selected_RT=selected_RT,
@@ -153,3 +155,12 @@ def objective_input(
         prepared=prepared.of([row for each in micro_batch for row in each.rows], mask_RT),
         statistics={**constants, **scores.statistics},
     )
+
+
+def _old_logps(micro_batch: Sequence[GroupRows], current_RT: Tensor) -> list[Tensor]:
+    """Return for each group the log-probabilities of the policy as it is now, or those that it came with."""
+    of_groups = current_RT.split([len(each.rows) for each in micro_batch])
+    return [
+        current_NT if each.group.old_logp is None else pad_sequence(list(each.group.old_logp), batch_first=True)
+        for each, current_NT in zip(micro_batch, of_groups, strict=True)
+    ]

@@ -20,6 +20,9 @@ from saei.types import Response, TrainGroup, View
 OLD_LOGP = Need("logp", policy="old")
 """The denominator of the policy ratio."""
 
+REPLAYED = "replayed"
+"""In the place of the origin of a response that was drawn in an earlier step."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GroupRows:
@@ -28,7 +31,7 @@ class GroupRows:
     Attributes:
         group: The group.
         rows: One per response, in the order of the group's responses; all tensors have the same order.
-        mask_NT: bool, True on response tokens.
+        mask_NT: bool, True on response tokens, but for those that the group leaves untrained.
         selected_NT: bool, the tokens that the policy loss uses.
         weight_NT: Product of the weights, None without any.
         statistics: What is needed of the old policy and the reference. ``OLD_LOGP`` is there unless the current policy
@@ -44,10 +47,13 @@ class GroupRows:
 
     @classmethod
     def of(cls, group: TrainGroup, device: torch.device) -> GroupRows:
-        """Return a group's rows before any weight, where the loss uses every token."""
+        """Return a group's rows before any weight, where the loss uses every token that is trained."""
         rows = tuple(Row(group.group.index, n, view) for n, view in enumerate(group.group.updated_on))
         lengths_N = torch.tensor([len(response) for response in group.group.responses], device=device)
-        mask_NT = torch.arange(int(lengths_N.max()), device=device)[None] < lengths_N[:, None]
+        places_T = torch.arange(int(lengths_N.max()), device=device)
+        mask_NT = places_T < lengths_N[:, None]
+        if group.group.untrained:
+            mask_NT &= places_T >= torch.tensor(group.group.untrained, device=device)[:, None]
         return cls(group, rows, mask_NT, selected_NT=mask_NT)
 
     @property
@@ -57,7 +63,9 @@ class GroupRows:
 
     @property
     def origins(self) -> list[str]:
-        """For each row the origin of the view that its response was drawn from."""
+        """For each row the origin of the view that its response was drawn from, or ``REPLAYED``."""
+        if self.group.old_logp is not None:
+            return [REPLAYED] * len(self.rows)
         return [self.group.group.origin(row.response) for row in self.rows]
 
     def advantages(self) -> Tensor:
@@ -74,10 +82,16 @@ class GroupRows:
         policy.look_ahead(needs, by_view.views, by_view.responses, clean=by_view.clean)
 
     def compute(self, policy: Policy, needs: Collection[Need]) -> dict[Need, Tensor]:
-        """Return statistics of the responses under their update views, ``[N, T]`` each, without gradient."""
-        by_view = RowsByView.of([self.group])
+        """Return statistics of the responses under their update views, ``[N, T]`` each, without gradient.
+
+        The old log-probabilities of a replayed group are those that came with it.
+        """
+        by_view, stored = RowsByView.of([self.group]), dict[Need, Tensor]()
+        if self.group.old_logp is not None and OLD_LOGP in needs:
+            stored = {OLD_LOGP: pad_sequence(list(self.group.old_logp), batch_first=True)}
+            needs = [need for need in needs if need != OLD_LOGP]
         statistics = policy.statistics(needs, by_view.views, by_view.responses, clean=by_view.clean, update=True)
-        return {need: by_view.in_row_order([of_view[need] for of_view in statistics]) for need in needs}
+        return {need: by_view.in_row_order([of_view[need] for of_view in statistics]) for need in needs} | stored
 
     def weighted(self, weight: Weight, weight_NT: Tensor) -> GroupRows:
         """Return the rows with the factors of one more weight."""
@@ -141,7 +155,7 @@ class BatchCounts:
         for rows in batch:
             dropped = rows.group.group.dropped
             used_rows = [n for n, each in enumerate(rows.responses) if used(each)]
-            n_tokens = sum(len(rows.responses[n]) for n in used_rows)
+            n_tokens = int(rows.mask_NT[used_rows].sum())
             n_dropped = sum(len(each) for each in dropped if used(each))
             n_selected = int(rows.selected_NT[used_rows].sum())
             # Which tokens of theirs a selector would have chosen is not known; where there is none, it is all of them.

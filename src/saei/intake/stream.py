@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from typing import Any
@@ -21,6 +21,9 @@ from saei.types import View
 
 PREFLIGHT = 64
 """Examples that are inspected before training."""
+
+OUT_OF_REACH = 2**40
+"""Of a task without end, a number of an example beyond those of any training."""
 
 
 class ViewStream:
@@ -149,6 +152,40 @@ class ViewStream:
                 "Evaluation needs at least one usable example.",
                 reason=f"Of the eval split of '{self._task.name()}' {bad} are unusable and none is left.",
                 remedy="Check the path, the split and the filters of the task.",
+            )
+        return views
+
+    def apart(self, n: int, *, seed: int, usable: Callable[[View], bool]) -> list[View]:
+        """Return up to ``n`` usable views of training examples, apart from the stream, which does not advance.
+
+        Of a task without end they are examples that no training reaches, of another one a random choice.
+
+        Args:
+            n: How many.
+            seed: Seed of the choice.
+            usable: Says which views are wanted.
+
+        Raises:
+            DataError: If there are none, or too many of the examples are unusable.
+        """
+        size = self._task.size("train")
+        indices: Iterable[int] = (
+            map(int, np.random.default_rng(seed).permutation(size)) if size else count(OUT_OF_REACH)
+        )
+        views: list[View] = []
+        for place, index in enumerate(indices):
+            view = self._look(index, "train")
+            if view is None:
+                self._check("train")
+            elif usable(view):
+                views.append(replace(view, index=index))
+            if len(views) == n or (size is None and place >= n + PREFLIGHT):
+                break
+        if not views:
+            raise DataError(
+                "A control probe needs a training example that is not evaluated.",
+                reason=f"Every training example of '{self._task.name()}' is also one of evaluation.",
+                remedy="Evaluate on other examples (task.splits), or choose a strength that reads no control probe.",
             )
         return views
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -147,6 +147,10 @@ class Strength(Strategy, ABC):
     @abstractmethod
     def at(self, progress: float) -> float:
         """Return the factor, 0 or more, at a share of the training in [0, 1]."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return what is logged of an attacked group besides the factor itself: its name and value."""
+        return {}
 
 
 class Gate(Strategy, ABC):

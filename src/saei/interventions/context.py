@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saei.need import Need
 from saei.policy import Policy
+from saei.policy.sampling import Prefixes
 from saei.types import Example, Grade, Group, Response, View
 
 N = TypeVar("N", int, float)
@@ -82,17 +83,28 @@ class StepContext:
         """Return the states of the views' sources of randomness; equal ones mean that nothing was drawn in between."""
         return [self.sources(view).get_state().numpy().tobytes() for view in views]
 
-    def sample(self, views: Sequence[View], counts: Sequence[int]) -> list[list[Response]]:
+    def sample(
+        self,
+        views: Sequence[View],
+        counts: Sequence[int],
+        *,
+        prefixes: Prefixes | None = None,
+        temperature: float | None = None,
+    ) -> list[list[Response]]:
         """Draw responses to views of any groups, each from its group's source of randomness.
 
         Args:
             views: What the policy looks at; there may be none.
             counts: How many responses each view gets.
+            prefixes: See ``Policy.sample``.
+            temperature: Likewise.
         """
         if not views:
             return []
         with self.phase("sample"):
-            return self.policy.sample(views, counts, generators=self.generators(views))
+            return self.policy.sample(
+                views, counts, generators=self.generators(views), prefixes=prefixes, temperature=temperature
+            )
 
     def statistics(
         self,

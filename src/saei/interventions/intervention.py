@@ -86,6 +86,15 @@ class InterventionConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _something_to_steer(self) -> Self:
+        if self.strength.strategy.reads_control and getattr(self.attack, "steps", None) == 0:
+            raise ValueError(
+                f"The strength '{self.strength.type}' scales an attack's steps, and attack.steps is 0. Raise it, or "
+                "choose the strength `constant`."
+            )
+        return self
+
 
 def _begins_at_clean(attack: StrategyConfig) -> bool:
     """Return whether an attack's first gradient is that at the clean view; of one that runs another, the other's."""
@@ -337,6 +346,7 @@ class Intervention:
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
             metrics = criterion.metrics(number) | opened.metrics(number, distances[number])
+            metrics |= {"strength": scale, **self.strength.metrics()}
             if self.rewords:
                 metrics["answer_changed"] = float(after.example.answer != view.example.answer)
             blocks = tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number)

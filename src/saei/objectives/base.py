@@ -32,7 +32,7 @@ class ObjectiveInput:
         logp_RT: Current log-probabilities under the update view, with graph.
         old_logp_RT: The old policy's under the update view, detached.
         behaviour_logp_RT: Those of the distribution that each token was drawn from, detached.
-        mask_RT: bool, True on response tokens.
+        mask_RT: bool, True on response tokens, but for those at the beginning that the group leaves untrained.
         selected_RT: bool, the tokens that the policy loss uses, a subset of the mask: those that no weight without
             ``count_zeroed`` gives 0.
         advantage_RT: The advantage of each token; those of a response are equal unless the advantage is per token.
@@ -43,7 +43,7 @@ class ObjectiveInput:
         cap_R: Cap of the view weight per response.
         n_responses: Responses of the whole update batch, over all micro-batches and processes, with those that were
             drawn and then dropped from its groups.
-        n_tokens: Tokens of these responses; truncated responses that are masked do not count.
+        n_tokens: Tokens of these responses, as in the mask; truncated responses that are masked do not count.
         n_selected: Those of them that the policy loss uses.
         max_new_tokens: Longest response that sampling allows.
         weight_RT: Product of the objective's weights, detached, which an aggregation multiplies the values of the

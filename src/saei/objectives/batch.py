@@ -37,8 +37,9 @@ class UpdateBatch:
     Attributes:
         rows: Which response stands in each row.
         ids_RT: int64 token ids.
-        mask_RT: bool, True on response tokens; in the batch of an optimiser step not on those of truncated responses
-            that the objective leaves out (``mask_truncated``).
+        mask_RT: bool, True on response tokens, but for those at the beginning that the group leaves untrained; in the
+            batch of an optimiser step not on those of truncated responses that the objective leaves out
+            (``mask_truncated``).
         behaviour_logp_RT: float32 log-probability of each token under the distribution it was drawn from.
         behaviour_entropy_RT: float32 entropy of that distribution, nats.
         advantage_RT: float32, 0 on padding.

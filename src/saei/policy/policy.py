@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from saei.config.registry import load
 from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
@@ -33,7 +34,8 @@ from saei.policy.module import Distribution, PolicyModule
 from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prompts import Prompt, Prompts
-from saei.policy.question import find_question, with_question_ids
+from saei.policy.question_text import find_question, with_question_ids
+from saei.policy.questions import Pictures, TextScore, ask, score_text
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
@@ -122,18 +124,29 @@ class Policy:
     @classmethod
     def load(
         cls,
-        model: ModelConfig,
-        template: Template,
+        model: ModelConfig | str,
+        template: Template | str = "think-boxed",
         *,
         sampling: SamplingConfig | None = None,
         entropy: EntropyConfig | None = None,
     ) -> Self:
         """Load a policy from a folder or a hub.
 
+        Args:
+            model: Its settings; a text is ``model.path`` with all other settings at their defaults.
+            template: Turns examples into messages, or the name of one that does.
+            sampling: Its temperature defines the policy's distribution.
+            entropy: Which distribution entropies are taken of.
+
         Raises:
             ModelError: If the model or its processors do not load.
+            ConfigError: If there is no such template.
         """
-        return cls.around(load_parts(model), model, template, sampling=sampling, entropy=entropy)
+        config = ModelConfig(path=model) if isinstance(model, str) else model
+        if isinstance(template, str):
+            template = load("template", template).Config.model_validate({}).build()
+        assert isinstance(template, Template)
+        return cls.around(load_parts(config), config, template, sampling=sampling, entropy=entropy)
 
     @classmethod
     def around(
@@ -253,6 +266,7 @@ class Policy:
         generators: Sequence[torch.Generator],
         sampling: SamplingConfig | None = None,
         prefixes: Prefixes | None = None,
+        temperature: float | None = None,
     ) -> list[list[Response]]:
         """Draw responses: each view's prompt is computed once, and the responses of all views are decoded together.
 
@@ -265,11 +279,65 @@ class Policy:
                 is trained, with the entropies that its criterion uses.
             prefixes: For each view and each of its responses the tokens that it begins with, None for a response
                 without. They count towards the longest response.
+            temperature: Another temperature to draw at than the policy's own, for training. Log-probabilities and
+                entropies are then those of that distribution, and ``Response.temperature`` says so.
 
         Raises:
             ConfigError: If a prefix is no response's beginning, or the decoder continues none.
         """
-        return sample(self, views, counts, generators=generators, sampling=sampling, prefixes=prefixes)
+        return sample(
+            self, views, counts, generators=generators, sampling=sampling, prefixes=prefixes, temperature=temperature
+        )
+
+    def ask(
+        self,
+        images: Pictures,
+        question: str,
+        *,
+        responses: int = 1,
+        temperature: float | None = None,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+    ) -> list[Response]:
+        """Return the policy's responses to a question about pictures.
+
+        Args:
+            images: A picture (PIL, bytes or a path), several, or None. ``<image>`` in the question marks the place of
+                one that does not stand in front of it.
+            question: The question, which the policy's template turns into a prompt.
+            responses: How many.
+            temperature: None for the policy's own, 0 for greedy decoding.
+            max_new_tokens: Longest response, None for the policy's own limit.
+            seed: Seed of the draws.
+
+        Raises:
+            DataError: If a picture cannot be opened, or the prompt does not fit the model.
+        """
+        return ask(
+            self,
+            images,
+            question,
+            responses=responses,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+
+    def score_text(self, images: Pictures, question: str, text: str, *, end: bool = True) -> TextScore:
+        r"""Return how likely a text is as the response to a question about pictures, token by token.
+
+        The distribution is the policy's own: its temperature counts, and control tokens have no probability.
+
+        Args:
+            images: As in ``ask``.
+            question: As in ``ask``.
+            text: The response, such as ``"<think>so it is 8</think> \boxed{8}"``.
+            end: Whether the response ends with the text; then the end-of-sequence token is scored, too.
+
+        Raises:
+            DataError: If a picture cannot be opened, or the text has a control token or no token.
+        """
+        return score_text(self, images, question, text, end=end)
 
     def score(
         self,

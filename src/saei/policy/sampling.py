@@ -32,8 +32,13 @@ def sample(
     generators: Sequence[torch.Generator],
     sampling: SamplingConfig | None = None,
     prefixes: Prefixes | None = None,
+    temperature: float | None = None,
 ) -> list[list[Response]]:
     """Draw responses to views; see ``Policy.sample``."""
+    assert sampling is None or temperature is None, "an evaluation's sampling has a temperature of its own"
+    evaluated = sampling is not None
+    if temperature is not None:
+        sampling = policy.sampling.model_copy(update={"temperature": temperature})
     distribution = policy.distribution if sampling is None else policy.distribution_of(sampling)
     request = DrawRequest(views, counts, sampling or policy.sampling, distribution, generators, prefixes)
     if prefixes is not None:
@@ -42,10 +47,10 @@ def sample(
         raise no_offsets(type(policy.decoder).__name__)
     policy.sync_decoder()
     completions = policy.decoder.draw(policy, request)
-    responses = _responses(policy, completions, prefixes)
+    responses = _responses(policy, completions, prefixes, temperature)
     if all(completion.entropy_T is not None for drawn in completions for completion in drawn):
         return responses
-    return _scored(policy, request, responses, on_policy=sampling is None)
+    return _scored(policy, request, responses, compared=not evaluated)
 
 
 def drawn_tokens(responses: Sequence[Response], device: torch.device) -> Tensor:
@@ -57,7 +62,10 @@ def drawn_tokens(responses: Sequence[Response], device: torch.device) -> Tensor:
 
 
 def _responses(
-    policy: Policy, completions: Sequence[Sequence[Completion]], prefixes: Prefixes | None
+    policy: Policy,
+    completions: Sequence[Sequence[Completion]],
+    prefixes: Prefixes | None,
+    temperature: float | None,
 ) -> list[list[Response]]:
     """Make responses of completions; the values of a prefix replace the decoder's for the same tokens."""
     device, ends = policy.device, set(policy.eos_ids.tolist())
@@ -78,6 +86,7 @@ def _responses(
             truncated=not completion.ids or completion.ids[-1] not in ends,
             parent=None if prefix is None else prefix.parent,
             forced=0 if prefix is None else len(prefix),
+            temperature=temperature,
         )
 
     return [
@@ -95,12 +104,12 @@ def _with_given(drawn_T: Tensor, given_K: Tensor) -> Tensor:
 
 
 def _scored(
-    policy: Policy, request: DrawRequest, responses: list[list[Response]], *, on_policy: bool
+    policy: Policy, request: DrawRequest, responses: list[list[Response]], *, compared: bool
 ) -> list[list[Response]]:
     """Add what the decoder did not give: entropies, and log-probabilities where it had none."""
     scored = score_with(policy, request.views, responses, {}, distribution=request.distribution)
     scores = [of_view for of_view, _ in scored]
-    if on_policy and policy.on_decoded is not None:
+    if compared and policy.on_decoded is not None:
         policy.on_decoded(responses, scores)
 
     def completed(response: Response, logp_T: Tensor, entropy_T: Tensor) -> Response:

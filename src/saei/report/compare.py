@@ -24,6 +24,10 @@ PANELS = (
 COLOURS = ("#4c5a67", "#d1495b", "#2a9d8f", "#e9a03b", "#7a5195", "#3d7ea6")
 
 
+STEERED = "entropy steered"
+"""What is added to the label of a run whose entropy a strategy steered, and is no evidence against collapse."""
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """One run's evaluations."""
@@ -33,8 +37,11 @@ class Curve:
 
 
 def read_curve(label: str, run: Path) -> Curve:
-    """Return a run's evaluations, in the order of steps."""
-    return Curve(label, tuple(line for line in RunDir(run).metrics() if "eval/accuracy" in line))
+    """Return a run's evaluations, in the order of steps; the label says so if its entropy was steered."""
+    lines = RunDir(run).metrics()
+    if any("control/entropy" in line for line in lines):
+        label = f"{label} ({STEERED})"
+    return Curve(label, tuple(line for line in lines if "eval/accuracy" in line))
 
 
 def plot(curves: Sequence[Curve], file: Path, title: str) -> None:

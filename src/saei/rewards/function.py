@@ -71,21 +71,41 @@ class Function(Reward):
         Raises:
             TrainingError: From what the function raised, or if it returned no finite number.
         """
-        try:
-            result = self._function(example, text, truncated=truncated)
-            grade = (
-                result if isinstance(result, Grade) else Grade(float(result), float(result) >= self.config.correct_from)
-            )
-            if not math.isfinite(grade.reward):
-                raise ValueError(f"the reward is {grade.reward}")
-        except (Exception, SystemExit) as error:  # whatever the function does
-            raise TrainingError(
-                "A reward function has to return a finite number or a Grade for every response.",
-                reason=f"{shown(self.config.path)} on example {shown(example.id)} with the response '{shown(text)}': "
-                f"{cause_of(error)}.",
-                remedy="Fix the function, and resume the run.",
-            ) from error
-        return grade
+        return graded(
+            lambda: self._function(example, text, truncated=truncated),
+            self.config.path,
+            example,
+            text,
+            correct_from=self.config.correct_from,
+        )
+
+
+def graded(call: Callable[[], Any], name: str, example: Example, text: str, *, correct_from: float) -> Grade:
+    """Return what a function says about a response as a grade.
+
+    Args:
+        call: Calls the function.
+        name: Names it in errors.
+        example: The problem.
+        text: The response.
+        correct_from: A number counts as a right answer from here on.
+
+    Raises:
+        TrainingError: From what the function raised, or if it returned no finite number.
+    """
+    try:
+        result = call()
+        grade = result if isinstance(result, Grade) else Grade(float(result), float(result) >= correct_from)
+        if not math.isfinite(grade.reward):
+            raise ValueError(f"the reward is {grade.reward}")
+    except (Exception, SystemExit) as error:  # whatever the function does
+        raise TrainingError(
+            "A reward function has to return a finite number or a Grade for every response.",
+            reason=f"{shown(name)} on example {shown(example.id)} with the response '{shown(text)}': "
+            f"{cause_of(error)}.",
+            remedy="Fix the function, and resume the run.",
+        ) from error
+    return grade
 
 
 def _load(path: str) -> Callable[..., Any]:

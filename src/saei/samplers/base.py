@@ -14,7 +14,7 @@ from saei.interventions.context import StepContext, Supply
 from saei.policy import Policy
 from saei.types import CLEAN, Drops, Group, ScoredGroup, View
 
-__all__ = ["PlannedArm", "Sampler", "SamplingPlan", "StepContext", "Supply"]
+__all__ = ["OwnLoopOnly", "PlannedArm", "Sampler", "SamplingPlan", "StepContext", "Supply"]
 
 MOST_RESPONSES = 4096
 """Responses of one group from one kind of view; far beyond what a step can hold."""
@@ -57,21 +57,40 @@ class PlannedArm:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLoopOnly:
+    """A part of a sampler, or one of its settings, that only saei's own loop can follow.
+
+    Attributes:
+        path: Where it stands, dotted, below the sampler's; empty for the sampler itself.
+        reason: Why TRL cannot, as a part of a sentence: ``TRL trains every token of a response``.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingPlan:
     """What a sampler does in every step, for code that has to know it in advance whatever the sampler's class is.
 
     Attributes:
         arms: The clean one first.
         needs_supply: Path below the sampler's, and name, of each part that cannot do without ``Supply``.
+        own_loop_only: What else TRL cannot follow, and why.
         rounds: How often groups may be drawn in a step, at most.
-        untouched: What may be said of groups that are left alone; metrics count it at every step, 0 included.
-        lacking: What of that says that a group's view has nothing to move.
-        dropped: What guards may say of responses that they drop, likewise.
+        pooled: Whether what is drawn for a group depends on the step's other groups, those of other processes included.
+        prefixes: Whether responses begin with given tokens, which decoders elsewhere do not continue.
+        untouched: The possible reasons to leave groups alone; metrics count each at every step, 0 included.
+        lacking: Those of them that say that a group's view has nothing to move.
+        dropped: The guards' possible reasons to drop responses; likewise.
     """
 
     arms: tuple[PlannedArm, ...]
     needs_supply: tuple[tuple[str, str], ...] = ()
+    own_loop_only: tuple[OwnLoopOnly, ...] = ()
     rounds: int = 1
+    pooled: bool = False
+    prefixes: bool = False
     untouched: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -92,6 +111,7 @@ class SamplingPlan:
             self,
             arms=tuple(replace(arm, path=_joined(path, arm.path)) for arm in self.arms),
             needs_supply=tuple((_joined(path, where), name) for where, name in self.needs_supply),
+            own_loop_only=tuple(replace(each, path=_joined(path, each.path)) for each in self.own_loop_only),
         )
 
     def settings_for(self, responses: int) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from saei.config.strategy import Strategy, StrategyConfig, observe_all, restore, state_of
 from saei.policy import Policy
 from saei.policy.pixels.space import to_image
+from saei.policy.scoring import score_with
 from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler, StepContext, Supply
 from saei.testing.rules import config_of, random_state_untouched, require
@@ -23,6 +26,9 @@ from saei.types import CLEAN, Grade, Group, Response, ScoredGroup, View
 
 TOLERANCE = 1e-3
 """Nats by which a token's log-probability may differ between sampling and scoring."""
+
+PATIENCE = 60.0
+"""Seconds that one of two processes waits for the other; longer waits mean that they ask for totals unequally often."""
 
 
 def check_sampler(subject: Strategy | StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
@@ -93,11 +99,36 @@ def _draw(
 def _check_sources(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> None:
     """Check that a group is the same whichever other groups its process draws."""
     together = _draw(config.build(), policy, views)
+    if config.build().plan().pooled:
+        rule = "what depends on the groups of other processes is computed from totals over processes"
+        require(_same(together, _draw_in_processes(config, policy, views)), config.type, rule)
+        return
     for view, group in zip(views, together, strict=False):
         alone = _draw(config.build(), policy, [view])[0]
         rule = "what belongs to a group is drawn from step.generators(views) or step.generator_of(view)"
         # Sums in another order may turn the sign of a gradient next to zero, seldom.
         require(_equal(group, alone, share=0.99), config.type, rule)
+
+
+def _draw_in_processes(config: StrategyConfig, policy: Policy, views: Sequence[View]) -> list[Group]:
+    """Return the groups that two processes draw, the first view in one of them and the others in the other."""
+    shares, barrier, numbers = (views[:1], views[1:]), Barrier(2, timeout=PATIENCE), dict[int, float]()
+
+    def in_process(rank: int) -> list[Group]:
+        def total(number: Any) -> Any:
+            numbers[rank] = number
+            barrier.wait()
+            result = sum(numbers.values())
+            barrier.wait()
+            return result
+
+        supply = Supply(_grade, total=total)
+        sampler: Sampler = config.build()
+        return sampler.draw(shares[rank], StepContext(policy, 0.0, GroupSources(2)), supply)
+
+    with ThreadPoolExecutor(2) as threads:
+        drawn = list(threads.map(in_process, range(2)))
+    return [group for groups in drawn for group in groups]
 
 
 def _grade(view: View, responses: Sequence[Response]) -> list[Grade]:
@@ -118,6 +149,12 @@ def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> 
     require(origins == sorted(origins, reverse=True), name, "clean responses come first")
     weighed = len(group.view_weights) in (0, n)
     require(weighed, name, "there is one view weight per response, or none")
+    trained = not group.untrained or all(
+        0 <= untrained < max(1, len(response))
+        for untrained, response in zip(group.untrained, group.responses, strict=False)
+    )
+    trained = trained and len(group.untrained) in (0, n)
+    require(trained, name, "some tokens of each response are trained")
     if group.untouched:
         require(set(group.sampled_from) == {0}, name, "an untouched group draws from the clean view only")
     numbers = all(isinstance(value, float) and math.isfinite(value) for value in group.metrics.values())
@@ -130,10 +167,17 @@ def _check_group(sampler: Sampler, policy: Policy, view: View, group: Group) -> 
 
 
 def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
-    same = view.example is clean.example and view.index == clean.index
-    require(same, name, "all views of a group look at its example and have its index")
-    same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
-    require(same, name, "all views of a group have canvases of the same sizes")
+    require(view.index == clean.index, name, "all views of a group have its index")
+    if view.example is clean.example:
+        same = [canvas.shape for canvas in view.canvases] == [canvas.shape for canvas in clean.canvases]
+        require(same, name, "all views of an example have canvases of the same sizes")
+    else:
+        same = (view.example.id, view.example.answer) == (clean.example.id, clean.example.answer)
+        require(same, name, "a changed example keeps its id and its answer")
+        made = policy.view(view.example, view.index)
+        same = torch.equal(made.prompt_ids_P, view.prompt_ids_P) and len(made.canvases) == len(view.canvases)
+        same = same and all(map(torch.equal, made.canvases, view.canvases))
+        require(same, name, "the view of a changed example is the policy's own")
     stored = policy.pixels.canvases([to_image(canvas) for canvas in view.canvases])
     for canvas, again in zip(view.canvases, stored, strict=True):
         require(torch.equal(again.to(canvas), canvas), name, "a canvas is what the policy sees of its 8-bit picture")
@@ -141,12 +185,15 @@ def _check_view(name: str, policy: Policy, clean: View, view: View) -> None:
 
 def _check_origin(name: str, policy: Policy, group: Group) -> None:
     """Check each response's log-probabilities by scoring it under the view that it claims to come from."""
-    for number, view in enumerate(group.views):
-        responses = [r for r, place in zip(group.responses, group.sampled_from, strict=True) if place == number]
-        if not responses:
-            continue
-        (scores,) = policy.score([view], [responses], with_entropy=False)
-        for row, response in zip(scores.logp_NT, responses, strict=True):
+    claims = list(zip(group.sampled_from, (response.temperature for response in group.responses), strict=True))
+    for number, temperature in dict.fromkeys(claims):
+        claiming = [r for r, claim in zip(group.responses, claims, strict=True) if claim == (number, temperature)]
+        own = policy.distribution
+        drawn_from = own if temperature is None else replace(own, temperature=temperature)
+        with torch.no_grad():
+            view = group.views[number]
+            ((scores, _),) = score_with(policy, [view], [claiming], {}, with_entropy=False, distribution=drawn_from)
+        for row, response in zip(scores.logp_NT, claiming, strict=True):
             gap_T = row[: len(response)] - response.behaviour_logp_T
             near = not len(response) or float(gap_T.abs().max()) < TOLERANCE
             require(near, name, "a response has the log-probabilities of the view it says that it was drawn from")
@@ -180,7 +227,7 @@ def _same(left: Sequence[Group], right: Sequence[Group]) -> bool:
 
 def _equal(left: Group, right: Group, *, share: float = 1.0) -> bool:
     """Return whether groups have the same responses to the same views, and this share of their pixels is equal."""
-    ids = [[response.ids_T.tolist() for response in group.responses] for group in (left, right)]
+    ids = [[(each.ids_T.tolist(), each.temperature) for each in group.responses] for group in (left, right)]
     canvases = [[canvas for view in group.views for canvas in view.canvases] for group in (left, right)]
     return (
         ids[0] == ids[1]

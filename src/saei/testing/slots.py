@@ -22,7 +22,9 @@ RIGHT = ((True,) * 4, (True, False, True, False), (False,) * 4)
 
 
 def check_strength(subject: Strategy | StrategyConfig) -> None:
-    """Check a strength: a finite factor of 0 or more at every share of the training.
+    """Check a strength: a finite factor of 0 or more at every share of the training, whatever is observed.
+
+    It may follow the training and the control probe, never an evaluation, and goes on from its state.
 
     Raises:
         AssertionError: Naming the rule that is broken.
@@ -31,8 +33,31 @@ def check_strength(subject: Strategy | StrategyConfig) -> None:
     strength = config.build()
     require(isinstance(strength, Strength), config.type, "the config of a strength builds a Strength")
     with random_state_untouched(config.type):
-        factors = [strength.at(step / 10) for step in range(11)]
+        factors, state = _steered(strength, {})
     require(all(math.isfinite(f) and f >= 0 for f in factors), config.type, "a strength is finite and not negative")
+    for evaluated in ({"eval/accuracy": 0.9, "probe/entropy": 0.05}, {"eval/accuracy": 0.1, "probe/entropy": 2.0}):
+        others, other_state = _steered(config.build(), evaluated)
+        same = (others, repr(other_state)) == (factors, repr(state))
+        require(same, config.type, "a strength reads no evaluation and no outcome probe")
+    restored: Strength = config.build()
+    restored.load_state_dict(state)
+    same = (restored.at(1.0), restored.metrics()) == (strength.at(1.0), strength.metrics())
+    require(same, config.type, "a strength restored from its state goes on as it was")
+
+
+def _steered(strength: Strength, evaluated: Mapping[str, float]) -> tuple[list[float], Mapping[str, Any]]:
+    """Return a strength's factors over a training whose entropy falls and rises again, and its last state.
+
+    Args:
+        strength: A new strength.
+        evaluated: Metrics of the evaluation after each step.
+    """
+    factors = []
+    for step in range(11):
+        control = {"control/entropy": 0.1 + 0.02 * (step - 6) ** 2, "control/progress": step / 10}
+        strength.observe({**({"train/reward": 0.5} if step else {}), **control, **evaluated})
+        factors.append(strength.at(step / 10))
+    return factors, strength.state_dict()
 
 
 def check_gate(subject: Strategy | StrategyConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from saei.config.control import readers_of_control
 from saei.config.run import RunConfig
 from saei.config.sections import EvaluationConfig, TrainingConfig
 from saei.errors import ConfigError
@@ -160,6 +161,9 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
     plan = sampler.build().plan()
     for path, name in plan.needs_supply:
         yield f"{'.'.join(filter(None, ('sampler', path)))} '{name}'"
+    for part in plan.own_loop_only:
+        where = f"sampler.{part.path}" if part.path else f"sampler '{sampler.type}'"
+        yield f"{where} ({part.reason})"
     for arm in plan.arms:
         if arm.beta:
             yield f"{arm.setting('beta')} {arm.beta}"
@@ -188,6 +192,8 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield "objective.advantage.scale 'per-origin'"
     if training.updates_per_batch != 1:
         yield f"training.updates_per_batch {training.updates_per_batch} (its minibatches would mix groups)"
+    if training.replay is not None:
+        yield "training.replay (it trains on the responses of the step alone)"
     groups = training.prompts_per_step // processes
     if training.prompts_per_step % processes:
         yield f"training.prompts_per_step {training.prompts_per_step} with {processes} processes"
@@ -195,5 +201,9 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield f"training.micro_groups {training.micro_groups} of {groups} groups a process"
     if training.max_untouched != TrainingConfig().max_untouched:
         yield f"training.max_untouched {training.max_untouched} (it does not count groups without an image)"
+    if config.output.keep_best is not None:
+        yield "output.keep_best (it does not evaluate)"
+    for reader in readers_of_control(config):
+        yield f"{reader} (it draws no control probe)"
     if config.evaluation != EvaluationConfig():
         yield "evaluation (it neither evaluates nor probes)"

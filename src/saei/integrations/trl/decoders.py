@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saei.errors import ConfigError
 from saei.integrations.vllm.engine import VLLM, sampling_parameters
 from saei.policy import Policy
 from saei.policy.decoder import Completion, Decoder, DrawRequest, check_prompt
@@ -51,8 +52,18 @@ class Served(Decoder):
         self._generation = generation
 
     def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
-        """Draw by TRL's own call, in which all processes take part."""
+        """Draw by TRL's own call, in which all processes take part.
+
+        Raises:
+            ConfigError: If the responses are to be drawn at another temperature than the policy's.
+        """
         generation, counts = self._generation, request.counts
+        if request.distribution.temperature != policy.distribution.temperature:
+            raise ConfigError(
+                "A vLLM server draws at the policy's temperature, which TRL gives it.",
+                reason=f"The sampler draws at {request.distribution.temperature:g}.",
+                remedy="Draw with a vLLM in the same processes (vllm_mode=colocate), or without one.",
+            )
         parameters = sampling_parameters(request.distribution, policy.eos_ids, request.sampling)
         generation.generation_kwargs = {name: parameters[name] for name in ("allowed_token_ids", "stop_token_ids")}
         rows = [view for view, count in zip(request.views, counts, strict=True) for _ in range(count)]

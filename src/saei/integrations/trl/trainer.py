@@ -121,6 +121,19 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
                 reason=f"Of the sampler's parts, {', '.join(choosing)} would choose.",
                 remedy="Use the gate `always`, the guard `none`, and the samplers `clean`, `mixed`, `noisy` or `arms`.",
             )
+        for part in plan.own_loop_only:
+            raise ConfigError(
+                "TRL draws, grades and trains in its own way.",
+                reason=f"It cannot follow {'.'.join(filter(None, ('sampler', part.path)))} of "
+                f"'{self._sampler.name()}': {part.reason}.",
+                remedy="Train in saei's own loop, or use the samplers `clean`, `mixed`, `noisy` or `arms`.",
+            )
+        if plan.prefixes and args.use_vllm:
+            raise ConfigError(
+                "Given tokens are continued by a decoder that can do so.",
+                reason=f"The sampler '{self._sampler.name()}' continues responses, and vLLM draws whole ones.",
+                remedy="Train without vLLM, or in saei's own loop.",
+            )
         check_offsets(plan, use_vllm=args.use_vllm)
         whole = "Every process draws and attacks whole groups."
         if self.num_generations != size:

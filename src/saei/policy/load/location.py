@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
 from saei.data.hub import hub_answers
-from saei.errors import ModelError
+from saei.errors import ModelError, nearest, shown
 from saei.policy.load.adapters import SavedAdapter, saved_adapter
 
 BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
@@ -78,12 +78,34 @@ def _reachable(config: ModelConfig) -> str:
         return path
     if path.startswith(("/", ".")) or path.count("/") > 1:
         raise _not_found(config, "there is no such folder")
+    _check_id(config, path)
     if hub_answers():
         return path
     cached = try_to_load_from_cache(path, "config.json", revision=config.revision)
     if not isinstance(cached, str):
         raise _not_found(config, "there is no such folder, and the hub cannot be reached for a model of that id")
     return str(Path(cached).parent)
+
+
+def _check_id(config: ModelConfig, path: str) -> None:
+    """Refuse what can be no hub's id, before the hub's library does so in its own words.
+
+    Raises:
+        ModelError: With the nearest built-in model where one was meant.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not declared so
+
+    if path.partition(":")[0] == BUILTIN:
+        raise ModelError(
+            "model.path has to name a model.",
+            reason=f"There is no built-in model '{shown(config.path)}'.",
+            remedy=nearest(path, BUILTIN_FOLDERS),
+        )
+    try:
+        validate_repo_id(path)
+    except HFValidationError as error:
+        raise _not_found(config, "there is no such folder, and no hub has an id like that") from error
 
 
 def _base_of(saved: SavedAdapter, config: ModelConfig) -> str:

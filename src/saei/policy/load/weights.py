@@ -86,6 +86,49 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     return replace(_with_processors(config, path, model), adapter=adapter)
 
 
+def parts_of(model: Any, processor: Any, config: ModelConfig) -> Parts:
+    """Return the parts of a model that is loaded already, prepared for training as the configuration says.
+
+    Type, device and attention are the model's own, except that a device other than ``auto`` is kept to.
+
+    Args:
+        model: A Hugging Face image-text-to-text model, changed in place.
+        processor: Its processor.
+        config: What of it is trained.
+
+    Raises:
+        ModelError: If it cannot be trained.
+    """
+    lacking = [name for name in ("tokenizer", "image_processor") if getattr(processor, name, None) is None]
+    if lacking or not hasattr(model, "get_output_embeddings"):
+        wrong = f"a {type(processor).__name__} without {lacking[0]}" if lacking else f"a {type(model).__name__}"
+        raise ModelError(
+            "A model is given with its processor: model=(model, processor).",
+            reason=f"Got {wrong}.",
+            remedy="Load them by AutoModelForImageTextToText and AutoProcessor.",
+        )
+    if getattr(model, "is_quantized", False):
+        raise _quantised("The model", model.config.to_dict().get("quantization_config") or {})
+    if config.device != "auto":
+        model.to(device_of(config))
+    if config.lora is None:
+        model.requires_grad_(True)
+    adapter = _prepared(config, model)
+    model.eval()
+    use_patch_products(model)
+    checkpoint_layers(model, config.gradient_checkpointing)
+    _set_threads(config, model)
+    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    return Parts(
+        model=model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
+        chat_template=template,
+        processor=processor,
+        adapter=adapter,
+    )
+
+
 def load_outline(config: ModelConfig, untrained: Untrained | None = None) -> Any:
     """Return the model on the meta device: shapes, types, and what of it is trained, in no memory.
 
@@ -170,11 +213,15 @@ def _refuse_quantised(config: ModelConfig, path: str) -> None:
     settings, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
     quantised = settings.get("quantization_config")
     if quantised:
-        raise ModelError(
-            "The weights of a policy have to be floating-point numbers.",
-            reason=f"'{config.path}' is quantised by {quantised.get('quant_method', 'an unknown method')}.",
-            remedy="Give the checkpoint that it was made from; model.dtype=bfloat16 and model.lora save memory.",
-        )
+        raise _quantised(f"'{config.path}'", quantised)
+
+
+def _quantised(what: str, settings: Mapping[str, Any]) -> ModelError:
+    return ModelError(
+        "The weights of a policy have to be floating-point numbers.",
+        reason=f"{what} is quantised by {settings.get('quant_method', 'an unknown method')}.",
+        remedy="Give the checkpoint that it was made from; model.dtype=bfloat16 and model.lora save memory.",
+    )
 
 
 def _refuse_random_weights(config: ModelConfig, loading_info: Mapping[str, Any]) -> None:

@@ -188,7 +188,8 @@ class KnownStatistics:
     def keep_drawn(self, leaf: Need) -> None:
         """Keep what the sampling pass computed of a leaf.
 
-        A response with forced tokens is left out: theirs are the values of its parent, perhaps of another view.
+        A response with forced tokens is left out: theirs are the values of its parent, perhaps of another view. So is
+        one that was drawn at another temperature than the policy's: its values are not the policy's.
         """
         subject = self.subject
         if not subject.drawn or leaf.policy != "current" or leaf.statistic not in ("logp", "entropy"):
@@ -198,7 +199,7 @@ class KnownStatistics:
                 continue
             key = self._key(leaf, number)
             for response in subject.responses[number]:
-                if not response.forced:
+                if not response.forced and response.temperature is None:
                     values_T = response.behaviour_logp_T if leaf.statistic == "logp" else response.entropy_T
                     subject.policy.known.setdefault(response, {})[key] = values_T
 

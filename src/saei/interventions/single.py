@@ -1,0 +1,112 @@
+"""One attack on the pictures of one question, without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+from pydantic import ValidationError
+
+from saei.config.explain import explain
+from saei.errors import ConfigError, DataError
+from saei.interventions.context import StepContext
+from saei.interventions.intervention import Intervention, InterventionConfig
+from saei.policy import Policy
+from saei.policy.pixels.space import to_image
+from saei.policy.questions import Pictures, example_of
+from saei.runtime.seeds import GroupSources
+from saei.types import Distance, Response, View
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AttackResult:
+    """What an attack did.
+
+    Attributes:
+        clean: The view that it began with.
+        view: The view that it made; ``policy.sample`` draws from it.
+        images: Its pictures, at the resolution that the policy sees.
+        responses: The clean responses over whose tokens the criterion was taken.
+        criterion_before: The criterion J where the attack began, in nats.
+        criterion_after: J on the pictures that it made, rounded to 8 bits.
+        distances: How far each surface has moved.
+    """
+
+    clean: View
+    view: View
+    images: tuple[Image, ...]
+    responses: tuple[Response, ...]
+    criterion_before: float
+    criterion_after: float
+    distances: Mapping[str, Distance]
+
+
+def attack(
+    policy: Policy, image: Pictures, question: str, *, responses: int = 6, seed: int = 0, **slots: Any
+) -> AttackResult:
+    """Draw responses to a question, and move its pictures so that the criterion over their tokens rises.
+
+    It is what the sampler ``mixed`` does with each example, with the same defaults: the mean entropy of the middle
+    third of the tokens, and one step of 2/255.
+
+    Args:
+        policy: Answers and is attacked.
+        image: A picture (PIL, bytes or a path), or several.
+        question: The question about them.
+        responses: Clean responses that the criterion is taken over.
+        seed: Seed of all that is drawn.
+        slots: Fields of ``sampler.intervention``, such as ``attack={"type": "pgd", "step": "4/255"}``,
+            ``selector="all"`` or ``criterion="nll"``.
+
+    Raises:
+        ConfigError: If there is no such slot or strategy, or it needs the groups of a run.
+        DataError: If a picture cannot be opened, or there is nothing to move.
+    """
+    intervention = Intervention(_config(slots))
+    if intervention.gate.needs_supply:
+        raise ConfigError(
+            "A single attack has no graded groups.",
+            reason=f"The gate '{intervention.gate.name()}' looks at these.",
+            remedy="Leave gate out.",
+        )
+    clean = policy.view(example_of(image, question))
+    step = StepContext(policy, 0.0, GroupSources(seed, "attack"), traced=True)
+    (drawn,) = step.sample([clean], [responses])
+    (outcome,) = intervention.apply([clean], [drawn], step)
+    record = outcome.record
+    if outcome.untouched or record is None or record.trace is None:
+        raise DataError(
+            "An attack needs something to move, and a token to look at.",
+            reason=f"The question was left alone: {outcome.untouched}.",
+            remedy="Give a picture, and a policy that answers.",
+        )
+    # J again, where the attack ended: over the same tokens of the same responses.
+    answered = [response for response in drawn if len(response)]
+    selected_NT = record.trace.selected_NT.to(policy.device)
+    (scores,) = policy.score(
+        [outcome.view], [answered], selected=[selected_NT], needs=intervention.criterion.needs, clean=[clean]
+    )
+    after = intervention.criterion.value(scores, selected_NT, pooled=intervention.selector.pooled)
+    return AttackResult(
+        clean=clean,
+        view=outcome.view,
+        images=tuple(map(to_image, outcome.view.canvases)),
+        responses=tuple(drawn),
+        criterion_before=outcome.metrics["criterion"],
+        criterion_after=float(after),
+        distances=record.distances,
+    )
+
+
+def _config(slots: Mapping[str, Any]) -> InterventionConfig:
+    """Return the configuration of an intervention.
+
+    Raises:
+        ConfigError: With one line per slot that is wrong.
+    """
+    try:
+        return InterventionConfig.model_validate(slots)
+    except ValidationError as error:
+        raise explain(InterventionConfig, slots, error.errors()) from error
