@@ -130,6 +130,29 @@ def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+def test_text_attacks(script: Any, random_parts: Parts, tmp_path: Path) -> None:
+    folder, file = tmp_path / "model", tmp_path / "check.json"
+    for part in (random_parts.model, random_parts.tokenizer, random_parts.image_processor):
+        part.save_pretrained(folder)
+    sizes = {"--model": folder, "--prompts": 2, "--fresh": 2, "--batch": 2, "--json": file}
+    found = script("text_attacks").main([str(word) for pair in sizes.items() for word in pair])
+    rows = found["moved"]
+    text = {"text-fgsm", "hotflip", "gcg", "joint", "random-swap", "paraphrase"}
+    matched = {f"pgd on pixels, as {name}" for name in ("text-fgsm", "hotflip", "gcg")}
+    assert set(rows) == text | matched | {"neftune, as text-fgsm"}
+    assert all(row["kl"] > 0 for row in rows.values())
+    assert rows["neftune, as text-fgsm"]["kl"] == pytest.approx(rows["text-fgsm"]["kl"], rel=0.1)
+    for name in ("text-fgsm", "hotflip", "gcg"):  # the first follows the gradient, the others take what raises it
+        assert rows[name]["rises"] == 1
+        assert rows[name]["forced"]["low"] <= rows[name]["forced"]["mean"] <= rows[name]["forced"]["high"]
+    for name in text:
+        says = rows[name]["oracle"]
+        assert (says is None) == (name in ("text-fgsm", "joint"))
+        assert says is None or sum(says.values()) == pytest.approx(1)
+    assert rows["paraphrase"]["oracle"] == {"kept": 1, "changed": 0, "unanswerable": 0}
+    assert json.loads(file.read_text()) == found
+
+
 def test_vs_trl(script: Any, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     file = tmp_path / "vs_trl.json"

@@ -201,6 +201,14 @@ OTHERS = {
     },
     "kl": {**SETTINGS, **KL},
     "lora": {**SETTINGS, **KL, "model.lora.rank": 4, "optimizer.lr": 0.1},  # the reference: the model without adapters
+    "text": {
+        **SETTINGS,
+        "task.type": "bars",
+        "sampler.intervention.criterion": "nll",
+        "sampler.intervention.attack.type": "joint",
+        "sampler.intervention.attack.of": "{embeddings: {type: text-pgd, random_start: true}, tokens: random-swap}",
+        "objective.advantage.baseline": "per-origin",
+    },
     # The same number of drops in a step, matched over the groups of both processes, by an estimate from all of them.
     "guards": {
         **SETTINGS,
@@ -239,6 +247,8 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
     assert_same_run(home, f"{name}-one", f"{name}-two")
     if name == "dynamic":  # more than 4 groups of 4, since those without variance were replaced
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
+    elif name == "text":  # the embeddings of some questions moved, of which the tokens make no other
+        assert any(moved for moved in of_each_step(home, "text-one", "train/intervention/embeddings/moved"))
     elif name == "thermostat":
         assert len(set(of_each_step(home, f"{name}-one", "train/intervention/strength")[1:])) == 3
     elif name == "guards":

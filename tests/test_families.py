@@ -24,6 +24,7 @@ from saei.diagnostics.zoo import FAMILIES
 from saei.errors import DataError, ModelError
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import StepContext
+from saei.interventions.text_surfaces import Tokens
 from saei.policy import Policy
 from saei.policy.load.checkpointing import checkpoint_layers
 from saei.policy.load.parts import Part
@@ -273,6 +274,141 @@ def test_the_attack_reaches_the_pixels(
             change = ((moved - clean) * 255).round()
             assert set(change.unique().tolist()) <= {-2.0, -1.0, 0.0, 1.0, 2.0}
             assert float((change != 0).float().mean()) > 0.2
+
+
+# The question's text
+
+
+def offset_hook(policy: Policy, view: View, offset_Qd: Tensor) -> Any:
+    """Let the model's embedding layer add an offset to the question's tokens of a row that begins with the prompt."""
+    places_Q = view.question.places_Q if view.question else view.prompt_ids_P[:0]
+
+    def add(_layer: Any, _inputs: Any, embeddings_1Sd: Tensor) -> Tensor:
+        change_Sd = torch.zeros_like(embeddings_1Sd[0])
+        change_Sd[places_Q] = offset_Qd.to(change_Sd)
+        return embeddings_1Sd + change_Sd
+
+    return policy.model.get_input_embeddings().register_forward_hook(add)
+
+
+def test_the_tokens_of_a_question_spell_it(policy: Policy, views: list[View]) -> None:
+    for view, example in zip(views, EXAMPLES, strict=True):
+        assert view.question is not None
+        ids_Q = view.prompt_ids_P[view.question.places_Q]
+        assert policy.tokenizer.decode(ids_Q).strip() == example.question
+        for token, (start, end) in zip(ids_Q.tolist(), view.question.spans, strict=True):
+            assert policy.tokenizer.decode([token]).strip() == example.question[start:end].strip()
+
+
+def test_swapped_tokens_are_the_view_of_the_changed_question(policy: Policy, views: list[View]) -> None:
+    """Bit for bit, whatever stands around the question and however placeholders are expanded."""
+    surface = Tokens()
+    compared = 0
+    for view in views:
+        opening = surface.open(policy, [view], scale=1.0)
+        assert opening.spaces[0].tokens is not None
+        assert view.question is not None
+        kind_V = opening.spaces[0].tokens.kind_V
+        for place in torch.as_tensor(opening.spaces[0].editable).nonzero()[:, 0].tolist():
+            ids_Q = opening.blocks[0].clone()
+            alike_V = kind_V == kind_V[ids_Q[place]]
+            ids_Q[place] = alike_V.nonzero()[:, 0].tolist()[7 + place]
+            swapped = policy.with_question_ids(view, ids_Q)
+            assert swapped is not None
+            assert swapped.example.question != view.example.question
+            clean = policy.view(swapped.example)
+            assert clean.question is not None
+            assert swapped.question is not None
+            assert torch.equal(swapped.prompt_ids_P, clean.prompt_ids_P)
+            assert torch.equal(swapped.positions_KP, clean.positions_KP)
+            assert torch.equal(swapped.question.places_Q, clean.question.places_Q)
+            assert swapped.question.spans == clean.question.spans
+            assert swapped.token_inputs.keys() == clean.token_inputs.keys()
+            assert all(torch.equal(own, clean.token_inputs[name]) for name, own in swapped.token_inputs.items())
+            assert all(map(torch.equal, swapped.canvases, clean.canvases))
+            compared += 1
+    assert compared >= 12
+
+
+@pytest.mark.parametrize("number", [0, 2, 3], ids=["one image", "none", "several"])
+def test_embedding_gradient_is_that_of_the_models_own_forward(
+    policy: Policy, views: list[View], responses: list[list[Response]], number: int, shared: bool
+) -> None:
+    """Along the gradient on a random half of the features; the model's own forward moves with them in float64.
+
+    Steps are in units of the embeddings' root mean square.
+    """
+    view, (response, *_) = views[number], responses[number]
+    assert view.question is not None
+    policy.model.double()
+    try:
+        shape = (len(view.question.places_Q), policy.embeddings.size)
+        point = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+        at = replace(view, offset_Qd=point.detach())
+        J = policy.score([at], [[response]], wrt={"embeddings": [point]}, with_entropy=False)[0].logp_NT.sum()
+        (gradient,) = torch.autograd.grad(J, [point])
+        half = torch.from_numpy(np.random.default_rng(0).random(shape) < 0.5)
+        along = gradient.sign().where(gradient != 0, 1.0) * half * policy.embeddings.rms
+
+        def value(step: float) -> float:
+            hook = offset_hook(policy, view, step * along)
+            try:
+                with torch.no_grad():
+                    logits_TV = own_logits(policy, view, response.ids_T)
+            finally:
+                hook.remove()
+            return float(logits_TV.log_softmax(-1).gather(-1, response.ids_T[:, None]).sum())
+
+        ours = float((gradient * along).sum())
+        assert abs(ours) > 1e-2
+        assert ours == pytest.approx(slope(value, steps=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4)), rel=5e-3)
+    finally:
+        policy.model.float()
+
+
+def test_views_with_an_offset_are_drawn_and_scored_alike(policy: Policy, views: list[View], shared: bool) -> None:
+    """Beside a view without one, and as the model's own forward has it."""
+    generator = torch.Generator().manual_seed(5)
+    moved = list(views)
+    for number in (1, 3):
+        question = views[number].question
+        assert question is not None
+        offset_Qd = torch.randn(len(question.places_Q), policy.embeddings.size, generator=generator)
+        moved[number] = replace(views[number], offset_Qd=2 * policy.embeddings.rms * offset_Qd)
+    drawn = policy.sample(moved, COUNTS, generators=sources(len(moved)))
+    for number, (view, own, score) in enumerate(zip(moved, drawn, policy.score(moved, drawn), strict=True)):
+        (clean,) = policy.score([views[number]], [own])
+        for n, response in enumerate(own):
+            logp_T = score.logp_NT[n, : len(response)]
+            torch.testing.assert_close(response.behaviour_logp_T, logp_T, atol=5e-5, rtol=0)
+            apart = float((clean.logp_NT[n, : len(response)] - logp_T).abs().max())
+            assert (apart > 1e-3) == (view.offset_Qd is not None)
+            if view.offset_Qd is None:
+                continue
+            hook = offset_hook(policy, view, view.offset_Qd)
+            with torch.no_grad():
+                expected_T = torch.distributions.Categorical(logits=own_logits(policy, view, response.ids_T))
+            hook.remove()
+            torch.testing.assert_close(logp_T, expected_T.log_prob(response.ids_T).float(), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attack", ["text-fgsm", "hotflip"])
+def test_the_attack_reaches_the_question(
+    policy: Policy, views: list[View], responses: list[list[Response]], attack: str
+) -> None:
+    step = StepContext(policy, 0.0, GroupSources(0))
+    slots = {"attack": attack, "criterion": "nll", "selector": "all"}
+    outcomes = Intervention(InterventionConfig.model_validate(slots)).apply(views, responses, step)
+    assert [outcome.untouched for outcome in outcomes] == [None] * len(views)
+    for view, drawn, outcome in zip(views, responses, outcomes, strict=True):
+        before, after = (policy.score([each], [drawn])[0] for each in (view, outcome.view))
+        nll = [-(scores.logp_NT.sum(1) / scores.mask_NT.sum(1)).mean() for scores in (before, after)]
+        assert nll[1] > nll[0]
+        assert (outcome.view.offset_Qd is None) == (attack == "hotflip")
+        assert (outcome.view.example is view.example) == (attack == "text-fgsm")
+
+
+# Odd pictures, and folders
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (20_000, 10)], ids=str)

@@ -169,6 +169,9 @@ class _Golds:
     def example(self, index: int, split: str) -> Example:
         return example(self._golds[index], answer_type="integer")
 
+    def wordings(self, example: Example) -> tuple[str, ...]:
+        return ()
+
 
 def test_unreadable_gold_answers_are_found_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     class Viewer:

@@ -36,11 +36,11 @@ from saei.types import Distance, Example, Response, View
 STEP = 2 / 255
 
 
-class Embeddings(Surface):
+class Ends(Surface):
     """A surface of another kind, made by the seam alone: the ids of a prompt's last two tokens, moved by whole ids."""
 
     class Config(StrategyConfig):
-        type: Literal["embeddings"] = "embeddings"
+        type: Literal["ends"] = "ends"
 
     space = "embeddings"
 
@@ -54,34 +54,34 @@ class Embeddings(Surface):
         return Opening(blocks, (space,) * len(blocks), tuple(having))
 
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
-        return self.moved(views, blocks), {}
+        return self._with(views, blocks), {}
 
-    def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
-        own = iter(blocks)
+    def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+        return self._with(views, blocks)
+
+    def _with(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+        """Only views that have the surface are given, each with its block."""
         return [
-            view
-            if self.lacks(view)
-            else replace(view, prompt_ids_P=torch.cat([view.prompt_ids_P[:-2], next(own).detach().round().long()]))
-            for view in views
+            replace(view, prompt_ids_P=torch.cat([view.prompt_ids_P[:-2], block.detach().round().long()]))
+            for view, block in zip(views, blocks, strict=True)
         ]
 
-    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
+    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
         change = (torch.cat(list(moved)) - torch.cat(list(start))).abs()
         return Distance(float((change > 0).float().mean()), float(change.max()))
 
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    with registered(Checksum, Embeddings):
+    with registered(Checksum, Ends):
         yield
 
 
 @pytest.fixture
 def views(random_policy: Policy, bars: Bars) -> list[View]:
-    """Two with pictures, the second of which has no text; and one without a picture."""
-    mute = replace(bars.example(1), id="mute")
-    text_only = Example("t", "What is 1 + 2?", "3")
-    examples = (bars.example(0), mute, text_only)
+    """Two with pictures, the second of which has no text for ``Ends``, and one without a picture and other wordings."""
+    first, mute = (replace(bars.example(n), wordings=bars.wordings(bars.example(n))) for n in range(2))
+    examples = (first, replace(mute, id="mute"), Example("t", "What is 1 + 2?", "3"))
     return [random_policy.view(example, number) for number, example in enumerate(examples)]
 
 
@@ -120,16 +120,16 @@ class Liar(Pixels):
             return replace(opening, blocks=tuple(block + 2 for block in opening.blocks))
         return opening
 
-    def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
-        moved = super().moved(views, blocks)
+    def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+        moved = super().moved(policy, views, blocks)
         return [replace(view, index=9) for view in moved] if self.config.about == "index" else moved
 
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
         factor = 0.0 if self.config.about == "scores" else 1.0
         return list(views), {"pixels": [factor * block for block in blocks]}
 
-    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
-        return Distance(0.0, 1.0) if self.config.about == "distance" else super().distance(start, moved)
+    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
+        return Distance(0.0, 1.0) if self.config.about == "distance" else super().distance(start, moved, spaces)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_two_surfaces_are_moved_by_one_attack(
     random_policy: Policy, views: list[View], responses: list[list[Response]]
 ) -> None:
     """Noise of one unit moves ids by 2 where it moves pixels by 2/255; what a view lacks stays as it is."""
-    both = apply(random_policy, views, responses, attack="noise", surfaces=["pixels", "embeddings"])
+    both = apply(random_policy, views, responses, attack="noise", surfaces=["pixels", "ends"])
     assert [outcome.untouched for outcome in both] == [None] * 3
     whole, mute, text_only = (outcome.view for outcome in both)
     for moved, view in ((whole, views[0]), (text_only, views[2])):
@@ -164,19 +164,19 @@ def test_two_surfaces_are_moved_by_one_attack(
     assert torch.equal(mute.prompt_ids_P, views[1].prompt_ids_P)
     assert not torch.equal(mute.canvases[0], views[1].canvases[0])
     distances = [outcome.record.distances for outcome in both if outcome.record]
-    assert [sorted(each) for each in distances] == [["embeddings", "pixels"], ["pixels"], ["embeddings"]]
-    assert both[2].metrics["embeddings/largest_change"] == 2
+    assert [sorted(each) for each in distances] == [["ends", "pixels"], ["pixels"], ["ends"]]
+    assert both[2].metrics["ends/largest_change"] == 2
     assert both[0].metrics["pixels/largest_change"] == pytest.approx(2, abs=1e-3)
 
 
 def test_the_policy_scores_all_surfaces_where_the_point_is(random_policy: Policy, views: list[View]) -> None:
-    opened = OpenViews([Pixels(), Embeddings()], random_policy, views, scale=0.5)
+    opened = OpenViews([Pixels(), Ends()], random_policy, views, scale=0.5)
     assert opened.space.examples == (0, 1, 0, 2)
-    assert opened.surface_of == ("pixels", "pixels", "embeddings", "embeddings")
-    assert [space.name for space in opened.space.blocks] == list(opened.surface_of)
+    assert opened.surface_of == ("pixels", "pixels", "ends", "ends")
+    assert [space.name for space in opened.space.blocks] == ["pixels", "pixels", "embeddings", "embeddings"]
     point = (*(block * 0 for block in opened.start[:2]), *(block + 1 for block in opened.start[2:]))
     scored, wrt = opened.at(point)
-    moved = opened.moved(point, "elsewhere")
+    moved = opened.moved(random_policy, point, "elsewhere")
     for number, view in enumerate(views):
         change = [0, 0] if number == 1 else [1, 1]
         for other in (scored[number], moved[number]):
@@ -194,13 +194,13 @@ def test_a_view_that_lacks_all_surfaces_is_left_alone(
         return [outcome.untouched for outcome in apply(random_policy, views, responses, attack="noise", **slots)]
 
     assert reasons() == [None, None, "no-image"]
-    assert reasons(surfaces=["embeddings"]) == [None, "no-text", None]
+    assert reasons(surfaces=["ends"]) == [None, "no-text", None]
 
 
 def test_an_attack_moves_what_it_is_made_for() -> None:
     assert [surface.name() for surface in Intervention().surfaces] == ["pixels"]
-    with pytest.raises(ConfigError, match="'diffusion-noise' moves in pixels, not embeddings"):
-        Intervention(InterventionConfig.model_validate({"attack": "diffusion-noise", "surfaces": ["embeddings"]}))
+    with pytest.raises(ConfigError, match="'diffusion-noise' moves in pixels, not ends"):
+        Intervention(InterventionConfig.model_validate({"attack": "diffusion-noise", "surfaces": ["ends"]}))
     with pytest.raises(ConfigError, match="moved once"):
         Intervention(InterventionConfig.model_validate({"surfaces": ["pixels", "pixels"]}))
 

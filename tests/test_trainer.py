@@ -679,7 +679,7 @@ def test_a_run_stops_where_too_few_examples_have_a_picture(
     training = config.training.model_copy(update={"max_untouched": 0.6})
     resumed = train(config.model_copy(update={"training": training}), resume=run).run
     assert lines(resumed.path) == lines(whole.path)
-    counted = [checkpoint.load_state(checkpoint.latest(one.checkpoints))["imageless"] for one in (whole, resumed)]
-    assert counted[0] == counted[1] == {"groups": 35, "imageless": 20}
+    counted = [checkpoint.load_state(checkpoint.latest(one.checkpoints))["nothing_to_move"] for one in (whole, resumed)]
+    assert counted[0] == counted[1] == {"groups": 35, "unmovable": 20, "reasons": ["no-image"]}
     clean = train(tiny(model, tmp_path, "clean", sampler={"type": "clean", "n": 4}, **changes)).run
     assert lines(clean.path)[-1]["step"] == 5

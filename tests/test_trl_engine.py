@@ -12,9 +12,10 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -24,15 +25,17 @@ from PIL import Image
 from runs import registered
 from saei.config.run import RunConfig, validate
 from saei.config.strategy import StrategyConfig
+from saei.data.bars import Bars
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import LOSSES, check_arguments, grpo_arguments
 from saei.interventions.base import Guard
+from saei.rewards.base import Reward
 from saei.runtime.seeds import derive
 from saei.samplers.mixed import Mixed
-from saei.types import Example, Group, Response, ScoredGroup, View
+from saei.types import Example, Grade, Group, Response, ScoredGroup, View
 
 trl = pytest.importorskip("trl")
-from saei.integrations.trl.rows import PLACE, numbered  # noqa: E402  # needs trl
+from saei.integrations.trl.rows import CONVERSATIONS, PLACE, GivenMessages, example_of, numbered  # noqa: E402  # needs trl
 from saei.integrations.trl.run import observed  # noqa: E402  # needs trl
 from saei.integrations.trl.trainer import SaeiGRPOTrainer  # noqa: E402  # needs trl
 
@@ -209,6 +212,40 @@ def test_what_trl_cannot_follow_is_refused_by_name(data: dict[str, Any], named: 
     assert named in refused.value.reason
 
 
+def moving_text(update_on: str, attack: str = "text-fgsm") -> dict[str, Any]:
+    return {**SMALL["sampler"], "update_on": update_on, "intervention": {"attack": attack}}
+
+
+def test_offsets_are_refused_where_trl_would_have_to_add_them() -> None:
+    assert arguments_of({"sampler": moving_text("clean")})
+    assert arguments_of({"sampler": moving_text("sampled", "hotflip")}, extra={"use_vllm": True})
+    with pytest.raises(ConfigError, match=r"TRL's update reads prompts as tokens.*update_on to clean"):
+        arguments_of({"sampler": moving_text("sampled")})
+    with pytest.raises(ConfigError, match=r"an offset on the embeddings.*TRL's vLLM.*intervention\.attack=hotflip"):
+        arguments_of({"sampler": moving_text("clean")}, extra={"use_vllm": True})
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(per_device_train_batch_size=4, steps_per_generation=1, use_vllm=False),
+        _sampler=validate({"sampler": moving_text("perturbed")}).sampler.build(),
+    )
+    with pytest.raises(ConfigError, match="update_on 'perturbed'"):
+        SaeiGRPOTrainer._check(trainer)
+
+
+def test_a_conversation_of_one_text_is_a_question_that_can_be_swapped() -> None:
+    picture = Image.new("RGB", (8, 8))
+    asked = [{"type": "image", "image": picture}, {"type": "text", "text": "How high?"}]
+    prompt = [{"role": "system", "content": "Think."}, {"role": "user", "content": asked}]
+    example = example_of(3, prompt)
+    assert (example.question, example.images) == ("How high?", (picture,))
+    template = GivenMessages()
+    before, after = (template.messages(each) for each in (example, replace(example, question="How tall?")))
+    assert before[0] == after[0] == {"role": "system", "content": [{"type": "text", "text": "Think."}]}
+    assert [message[1]["content"] for message in (before, after)] == [
+        [{"type": "image"}, {"type": "text", "text": text}] for text in ("How high?", "How tall?")
+    ]
+    assert example_of(0, [{"role": "user", "content": [*asked, asked[1]]}]).question == ""
+
+
 def test_a_sampler_that_chooses_is_refused_where_no_configuration_is_read() -> None:
     gated = {"type": "dynamic", "of": {"type": "mixed", "intervention": {"gate": "zero-variance"}}}
     sampler = validate({"sampler": gated}).sampler.build()
@@ -289,7 +326,7 @@ def test_what_drops_responses_is_refused_also_where_it_needs_no_supply(sampler: 
 def test_what_drops_nothing_is_taken(sampler: str) -> None:
     built = validate({"sampler": {"type": sampler}}).sampler.build()
     trainer: Any = SimpleNamespace(
-        args=SimpleNamespace(per_device_train_batch_size=built.group_size, steps_per_generation=1),
+        args=SimpleNamespace(per_device_train_batch_size=built.group_size, steps_per_generation=1, use_vllm=False),
         num_generations=built.group_size,
         is_fsdp_enabled=False,
         _sampler=built,
@@ -304,6 +341,7 @@ def test_groups_draw_by_their_rows_whichever_process_has_them() -> None:
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(seed=3),
         _rollouts={},
+        _format=CONVERSATIONS,
     )
     ids = torch.zeros(1, dtype=torch.long)
     view = View(Example("e", "q", "a"), "clean", ids, ids[None], index=5)
@@ -326,6 +364,7 @@ def test_training_draws_the_same_whether_it_was_evaluated_before_or_not() -> Non
         model=SimpleNamespace(training=False),
         args=SimpleNamespace(seed=3),
         _rollouts={},
+        _format=CONVERSATIONS,
     )
     ids = torch.zeros(1, dtype=torch.long)
     view = View(Example("e", "q", "a"), "clean", ids, ids[None], index=5)
@@ -516,6 +555,56 @@ def test_trls_data_loader_hands_on_the_numbers(make_run: Any) -> None:
     for number, row in enumerate(rows):
         assert row[PLACE] == rows[number - number % 4][PLACE]  # a whole group
         assert row["prompt"] == trainer.train_dataset.rows[row[PLACE]]["prompt"]
+
+
+class Remembering(Reward):
+    """Keeps what it is asked to grade."""
+
+    class Config(StrategyConfig):
+        type: Literal["remembering"] = "remembering"
+
+    attempts: ClassVar[list[tuple[str, str]]] = []
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        self.attempts.append((example.question, example.answer))
+        return Grade(float(len(text)), False)
+
+
+@pytest.mark.parametrize("update_on", ["perturbed", "clean"])
+def test_swapped_questions_are_trained_and_graded_as_the_update_view_has_them(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch, update_on: str
+) -> None:
+    monkeypatch.setattr(
+        Bars, "answer", lambda self, example, question: example.answer if question == example.question else "77"
+    )
+    monkeypatch.setattr(Remembering, "attempts", [])
+    with registered(Remembering):
+        trainer = make_run(sampler=moving_text(update_on, "random-swap"), reward="remembering").trainer
+        groups = drawn_by(trainer)
+        batch = generated(trainer)
+    views = [group.views[number] for group in groups for number in group.updated_on]
+    assert {len(group.views) for group in groups} == {2}
+    for view, ids, mask in zip(views, batch["prompt_ids"], batch["prompt_mask"], strict=True):
+        assert ids[mask.bool()].tolist() == view.prompt_ids_P.tolist()
+    questions = [(view.example.question, view.example.answer) for view in views]
+    assert Remembering.attempts == questions
+    golds = {answer for _, answer in questions}
+    assert golds == {"77"} if update_on == "perturbed" else "77" not in golds
+    assert all(group.views[1].example.question != group.example.question for group in groups)
+
+
+def test_responses_to_an_offset_are_trained_under_the_clean_view(make_run: Any) -> None:
+    trainer = make_run(sampler=moving_text("clean")).trainer
+    groups = drawn_by(trainer)
+    batch = generated(trainer)
+    logps, _ = score(trainer, batch)
+    row = 0
+    for group in groups:
+        assert [view.offset_Qd is None for view in group.views] == [True, False]
+        for response, drawn in zip(group.responses, group.sampled_from, strict=True):
+            deviation = float((logps[row, : len(response)] - response.behaviour_logp_T).abs().max())
+            assert (deviation > 1e-3) == (drawn == 1)
+            row += 1
 
 
 @pytest.mark.slow

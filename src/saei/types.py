@@ -1,7 +1,8 @@
 """The data that flows through a step: example → group → scored group → train group.
 
 Shape legend, used as suffixes everywhere: G groups, N responses in a group, R responses of a batch
-(rows), T response tokens, P prompt tokens, V vocabulary, C colour channels, H and W pixels.
+(rows), T response tokens, P prompt tokens, Q tokens of the question's text, d features, V
+vocabulary, C colour channels, H and W pixels.
 Entropy and log-probabilities are in nats; pixels, steps and radii in units of the [0, 1] range.
 
 Everything here is frozen and holds ids and numbers, never a graph: tensors are detached. The file is long for its
@@ -25,7 +26,7 @@ NO_IMAGE = "no-image"
 """Why something is left alone that has no picture."""
 
 UNTOUCHED = (NO_IMAGE, "empty")
-"""Reasons for which an intervention leaves a group alone, besides those of gates."""
+"""Reasons for which an intervention may leave a group alone, counted at every step, also where they never occur."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,6 +43,7 @@ class Example:
         protected: Parts of the question that no attack on its text may change, besides those that none changes by
             default; half-open spans of characters, so that ``((8, 11),)`` protects the word
             ``red`` below.
+        wordings: Other questions with the same meaning and answer; empty where the task is asked for them.
 
     Example:
         Of the task ``bars``::
@@ -66,6 +68,25 @@ class Example:
     images: tuple[Image, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     protected: tuple[tuple[int, int], ...] = ()
+    wordings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Question:
+    """Where the text of an example's question stands in its prompt. Q tokens, each wholly of that text.
+
+    Attributes:
+        places_Q: int64 places in the prompt, ascending.
+        spans: For each token its characters in ``Example.question``, from the first to before the last; a tokenizer
+            may leave the space before a word out.
+
+    Example:
+        ``Question(places_Q=tensor([24, 25, 26, 27, 28]), spans=((0, 4), (5, 7), (8, 11), (12, 13), (14, 20)))`` of
+        ``"What is red + yellow"``.
+    """
+
+    places_Q: Tensor
+    spans: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -84,6 +105,8 @@ class View:
         index: Its place: of a training example the position in the order of the whole run, of another its number in
             its split. All views of a group have the same. What belongs to one group is found by it, and drawn from
             sources that are seeded by it, since a task may return the same ``Example`` object again.
+        question: Where the text of the question stands in the prompt; None where that cannot be told.
+        offset_Qd: float32 offset that is added to the current embeddings of the question's tokens, None for none.
 
     Example:
         The clean view of that example for the built-in model, with 43 prompt tokens and one canvas::
@@ -105,6 +128,8 @@ class View:
     canvases: tuple[Tensor, ...] = ()
     token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
     index: int = 0
+    question: Question | None = None
+    offset_Qd: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -292,6 +317,10 @@ class Group:
     def index(self) -> int:
         """The place of its views."""
         return self.views[0].index
+
+    def update_view(self, n: int) -> View:
+        """Return the view that response ``n`` is trained under, whose question it has to answer."""
+        return self.views[self.updated_on[n]]
 
     def origin(self, n: int) -> str:
         """Return the origin of the view that response ``n`` was drawn from."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,18 +16,47 @@ from saei.errors import ConfigError
 from saei.types import ADVERSARIAL
 
 Point: TypeAlias = tuple[Tensor, ...]
-"""Blocks, each one tensor of one example: ``[C, H, W]`` pixels or ``[tokens, d]`` embedding offsets."""
+"""Blocks, each one tensor of one example: ``[C, H, W]`` pixels, ``[Q, d]`` embedding offsets or int64 ``[Q]`` ids."""
 
 Ball: TypeAlias = Literal["linf", "l2", "none"]
 
-StepSpace: TypeAlias = Literal["pixel", "normalised"]
+StepSpace: TypeAlias = Literal["pixel", "normalised", "rms", "distance", "neftune"]
 """What steps and radii are counted in: a key of ``BlockSpace.units``."""
 
-LONGEST: Mapping[StepSpace, int] = {"pixel": 1, "normalised": 20}
+LONGEST: Mapping[StepSpace, int] = {"pixel": 1, "normalised": 20, "rms": 1000, "distance": 1000, "neftune": 1000}
 """Longest sensible step and radius. The pixel range is 1; a model divides it by .05 at the least."""
 
-PointCriterion: TypeAlias = Callable[[Point], Tensor]
-"""Maps a point to ``J_B``, one differentiable value per example."""
+
+class PointCriterion(Protocol):
+    """Maps a point to ``J_B``, one differentiable value per example."""
+
+    def __call__(self, point: Point, /, *, offsets: Mapping[int, Tensor] = ...) -> Tensor:
+        """Return ``J_B``.
+
+        Args:
+            point: The blocks.
+            offsets: For blocks of ids, by their number, what is added to their embeddings, ``[Q, d]``: ids have no
+                gradient, these have. Only attacks in the space ``tokens`` give them.
+        """
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenSpace:
+    """Which tokens a text may have.
+
+    Attributes:
+        size: Features of an embedding.
+        scores: From float32 ``[Q, d]`` to its products with the embeddings of all tokens, ``[Q, V]``; the table itself
+            is large, and never wanted whole.
+        kind_V: int64, tokens that may stand for each other have the same number, such as those that begin a word; -1
+            for those that are never taken.
+        legal: Tells of int64 ``[Q]`` whether decoding these tokens and encoding the text gives them again.
+    """
+
+    size: int
+    scores: Callable[[Tensor], Tensor]
+    kind_V: Tensor
+    legal: Callable[[Tensor], bool]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,16 +64,18 @@ class BlockSpace:
     """Where one block may go.
 
     Attributes:
-        name: Of the space: ``pixels``, ``embeddings``; attacks declare which they can serve.
+        name: Of the space: ``pixels``, ``embeddings``, ``tokens``; attacks declare which they can serve.
         low: Smallest legal value, a number or a tensor that broadcasts to the block.
         high: Largest legal value.
         units: Size of one unit of step and radius in the block's coordinates, by ``step_space``:
-            ``pixel`` is the [0, 1] range itself, ``normalised`` the model's per-channel standard deviation.
+            ``pixel`` is the [0, 1] range itself, ``normalised`` the model's per-channel standard deviation; those of
+            embeddings are told by the surface ``embeddings``.
         scale: Factor on every step and radius, the intervention's strength.
         grid: Spacing of legal values, None for a continuous block; 1/255 for 8-bit pixels.
         editable: bool tensor that broadcasts to the block, None where everything may move.
         redraw: Applies a change to the picture that the block was made from, float32 ``[C, h, w]`` on the 8-bit grid
             at its own resolution, and returns the block that the changed picture makes; None where there is none.
+        tokens: Of a block of ids which they may be.
     """
 
     name: str = "pixels"
@@ -55,6 +86,7 @@ class BlockSpace:
     grid: float | None = None
     editable: Tensor | None = None
     redraw: Callable[[Callable[[Tensor], Tensor]], Tensor] | None = None
+    tokens: TokenSpace | None = None
 
     def length(self, value: Fraction, unit: str) -> float | Tensor:
         """Return a step or radius in the block's coordinates, the strength included.
@@ -109,7 +141,7 @@ class Attack(Strategy, ABC):
     kind: ClassVar[str] = "attack"
     # Set on the class, or on the instance by an attack that takes them from another.
     spaces: frozenset[str]
-    """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``."""
+    """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``, ``tokens``."""
     moves: tuple[str, ...] = ("pixels",)
     """Names of the surfaces that it moves unless ``intervention.surfaces`` names others."""
     origin: str = ADVERSARIAL

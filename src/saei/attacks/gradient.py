@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal, Self, TypeAlias
 
@@ -172,7 +172,7 @@ class GradientAttack(Attack):
         )
 
 
-def example_gradients(criterion: PointCriterion, point: Point, examples: tuple[int, ...]) -> list[Tensor]:
+def example_gradients(criterion: Callable[[Point], Tensor], point: Point, examples: tuple[int, ...]) -> list[Tensor]:
     """Return dJ/dx per block, zero for all blocks of an example of which any gradient is not finite.
 
     Only the blocks are differentiated: the ``.grad`` of parameters behind the criterion stays as it is.

@@ -8,8 +8,8 @@ from typing import TypeAlias
 from saei.rewards.base import Attempt, Reward
 from saei.types import Grade, Group, Response, ScoredGroup, View
 
-_Key: TypeAlias = tuple[int, str, bool, int]
-"""Index of the group, text, whether it was cut off, length in tokens."""
+_Key: TypeAlias = tuple[int, str, str, str, bool, int]
+"""Index of the group, question and its answer, then text, whether it was cut off, length in tokens."""
 
 
 class StepGrader:
@@ -30,10 +30,11 @@ class StepGrader:
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Return the groups with their grades; what was not graded yet is graded all at once."""
-        self._grade((group.views[0], response) for group in groups for response in group.responses)
+        answers = [[(group.update_view(n), response) for n, response in enumerate(group.responses)] for group in groups]
+        self._grade(answer for of_group in answers for answer in of_group)
         return [
-            ScoredGroup(group, tuple(self._grades[_key(group.views[0], response)] for response in group.responses))
-            for group in groups
+            ScoredGroup(group, tuple(self._grades[_key(*answer)] for answer in of_group))
+            for group, of_group in zip(groups, answers, strict=True)
         ]
 
     def _grade(self, answers: Iterable[tuple[View, Response]]) -> None:
@@ -47,4 +48,5 @@ class StepGrader:
 
 def _key(view: View, response: Response) -> _Key:
     """Return all that a grade depends on: a reward is a pure function of it."""
-    return view.index, response.text, response.truncated, len(response)
+    asked = view.example
+    return view.index, asked.question, asked.answer, response.text, response.truncated, len(response)

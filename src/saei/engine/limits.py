@@ -1,8 +1,8 @@
-"""Why a run stops by itself: too many groups without an image, or too many steps without a group to train on."""
+"""Why a run stops by itself: too many groups with nothing to move, or too many steps without a group to train on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from saei.errors import DataError, TrainingError
@@ -10,44 +10,78 @@ from saei.errors import DataError, TrainingError
 FEW = 64
 """Groups that are drawn before a run stops for their share."""
 
-REASON = "no-image"
 
-
-class Imageless:
-    """Counts groups of all processes over a run.
+class NothingToMove:
+    """Counts groups of all processes over a run that have nothing an attack could move.
 
     Args:
-        most: Share of groups without an image above which a run stops.
+        most: Share of such groups above which a run stops.
+        reasons: What the run's surfaces may say of a view that lacks them.
     """
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, most: float, reasons: Collection[str] = ("no-image",)) -> None:
         self._most = most
+        self._all_reasons = reasons
         self._groups = 0.0
-        self._imageless = 0.0
+        self._unmovable = 0.0
+        self._reasons: set[str] = set()
 
     def note(self, metrics: Mapping[str, float], groups: int) -> None:
         """Count a step's groups by the metrics of ``group_metrics``."""
         self._groups += groups
-        self._imageless += groups * metrics.get(f"untouched/{REASON}", 0.0)
+        for reason in self._all_reasons:
+            share = metrics.get(f"untouched/{reason}", 0.0)
+            self._unmovable += groups * share
+            self._reasons |= {reason} if share else set()
 
     def problem(self) -> DataError | None:
-        """Return why the run should stop if too many groups have no image, else None."""
-        if self._groups < FEW or self._imageless <= self._most * self._groups:
+        """Return why the run should stop if too many groups have nothing to move, else None."""
+        if self._groups < FEW or self._unmovable <= self._most * self._groups:
             return None
         return DataError(
-            f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved.",
-            reason=f"{self._imageless:.0f} of {self._groups:.0f} had none; for these it was plain GRPO.",
+            self._rule(self._reasons),
+            reason=f"{self._unmovable:.0f} of {self._groups:.0f} {_lacked(self._reasons)}; for these it was plain "
+            "GRPO.",
             remedy="Train with --sampler clean, leave such examples out, or raise training.max_untouched, also to go "
             "on with --resume: a checkpoint was written.",
         )
 
-    def state_dict(self) -> dict[str, float]:
+    def check(self, reasons: Sequence[str | None]) -> None:
+        """Refuse a run none of whose first examples has anything to move.
+
+        Args:
+            reasons: For each example why it has nothing, None if it has something.
+
+        Raises:
+            DataError: If all have a reason, unless all may have one.
+        """
+        lacking = {reason for reason in reasons if reason is not None}
+        if self._most < 1 and lacking and None not in reasons:
+            raise DataError(
+                self._rule(lacking),
+                reason=f"Of the first {len(reasons)}, all {_lacked(lacking)}.",
+                remedy="Train with --sampler clean, move something else (intervention.attack, intervention.surfaces), "
+                "or set training.max_untouched to 1.",
+            )
+
+    def _rule(self, reasons: Collection[str]) -> str:
+        if set(reasons) <= {"no-image"}:
+            return f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved."
+        return f"At most {self._most:.0%} of the examples may have nothing that the attack could move."
+
+    def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"groups": self._groups, "imageless": self._imageless}
+        return {"groups": self._groups, "unmovable": self._unmovable, "reasons": sorted(self._reasons)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
-        self._groups, self._imageless = float(state["groups"]), float(state["imageless"])
+        """Go on from a state, which may be one of version 0.1."""
+        unmovable = state.get("unmovable", state.get("imageless"))
+        self._groups, self._unmovable = float(state["groups"]), float(unmovable)
+        self._reasons = set(state.get("reasons", ("no-image",) if self._unmovable else ()))
+
+
+def _lacked(reasons: Collection[str]) -> str:
+    return "had none" if set(reasons) <= {"no-image"} else f"had nothing ({', '.join(sorted(reasons))})"
 
 
 class EmptySteps:

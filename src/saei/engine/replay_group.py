@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saei.types import Example, Grade, Group, Response, ScoredGroup, TrainGroup, View, ViewWeight
+from saei.types import Example, Grade, Group, Question, Response, ScoredGroup, TrainGroup, View, ViewWeight
 
 _OF_RESPONSE = ("ids_T", "text", "behaviour_logp_T", "entropy_T", "truncated", "parent", "forced", "temperature")
 
@@ -79,6 +79,8 @@ class KeptGroup:
                     "positions": view.positions_KP,
                     "canvases": list(view.canvases),
                     "token_inputs": dict(view.token_inputs),
+                    "offset": view.offset_Qd,
+                    "places": None if view.question is None else view.question.places_Q,
                 }
                 for view in group.views
             ],
@@ -107,6 +109,8 @@ class KeptGroup:
                 canvases=tuple(view["canvases"]),
                 token_inputs=view["token_inputs"],
                 index=data["index"],
+                question=None if view.get("places") is None else Question(view["places"], ()),
+                offset_Qd=view.get("offset"),
             )
             for view in data["views"]
         )
@@ -148,6 +152,8 @@ def _moved(train: TrainGroup, move: Callable[[Tensor], Tensor]) -> TrainGroup:
             positions_KP=move(view.positions_KP),
             canvases=tuple(map(move, view.canvases)),
             token_inputs={name: move(values) for name, values in view.token_inputs.items()},
+            question=None if view.question is None else replace(view.question, places_Q=move(view.question.places_Q)),
+            offset_Qd=None if view.offset_Qd is None else move(view.offset_Qd),
         )
         for view in train.group.views
     )

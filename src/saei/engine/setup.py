@@ -14,11 +14,14 @@ from saei.config.run import RunConfig
 from saei.config.sections import ModelConfig
 from saei.config.strategy import Strategy
 from saei.data.base import Split, Task, Template, check_data
+from saei.engine.limits import NothingToMove
 from saei.engine.update import check_update
+from saei.errors import ConfigError
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.objectives.base import Objective
 from saei.policy import Policy
+from saei.policy.decoder import Decoder, no_offsets
 from saei.policy.load.location import BUILTIN_FOLDERS
 from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
@@ -102,8 +105,51 @@ def build_strategies(
     if config.training.sift:
         check_end(strategies.task)
     check_update(strategies.objective)
+    _check_golds(strategies)
+    _check_decoder(config, strategies)
     check_data(strategies.task, splits)
     return strategies
+
+
+def _check_golds(strategies: Strategies) -> None:
+    """Refuse to compare answers to different questions.
+
+    Raises:
+        ConfigError: If responses are trained under a question with an answer of its own, and compared with others.
+    """
+    arms = strategies.sampler.plan().intervening
+    rewording = [arm for arm in arms if arm.rewords and arm.update_on != "clean"]
+    if not rewording or not strategies.task.oracle:
+        return
+    arm = rewording[0]
+    # All responses are trained under the only moved view.
+    single_question = len(arms) == 1 and arm.update_on == "perturbed" and arm.views == 1
+    several_views = next((arm for arm in rewording if arm.views > 1), None)
+    if several_views is not None:
+        arm, comparing = several_views, f"it has {several_views.views} of them"
+        remedy = f"{arm.setting('views')} to 1"
+    elif strategies.objective.advantage.mixes_origins and not single_question:
+        comparing, remedy = "the advantage has a baseline of all origins", "objective.advantage.baseline to per-origin"
+    else:
+        return
+    raise ConfigError(
+        "Rewards are compared with those of answers to the same question.",
+        reason=f"The views of '{arm.origin}' may ask something else, with another right answer; "
+        f"{arm.setting('update_on')} is {arm.update_on}, and {comparing}.",
+        remedy=f"Set {remedy}, or {arm.setting('update_on')} to clean.",
+    )
+
+
+def _check_decoder(config: RunConfig, strategies: Strategies) -> None:
+    """Refuse views that the decoder cannot draw from.
+
+    Raises:
+        ConfigError: If they have offsets on embeddings, and it takes tokens.
+    """
+    arms = [arm for arm in strategies.sampler.plan().arms if arm.offsets]
+    decoder: Decoder = config.decoder.build()
+    if arms and not decoder.takes_offsets:
+        raise no_offsets(config.decoder.type, arms[0].setting("intervention.attack"))
 
 
 def load_policy(
@@ -205,7 +251,10 @@ def open_data(
         scanned = ScanResult("train", processes.once(look_at_all))
         stream.admit("train", scanned.reports)
     need_picture = [name for part in (strategies.sampler, strategies.objective) for name in _need_picture(part)]
-    strategies.sampler.check(policy, stream.preflight(list(dict.fromkeys(need_picture))))
+    views = stream.preflight(list(dict.fromkeys(need_picture)))
+    strategies.sampler.check(policy, views)
+    limit = NothingToMove(config.training.max_untouched)
+    limit.check([strategies.sampler.lacks(view) for view in views])
     return Data(stream, scanned)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, restore, state_of
 from saei.engine import checkpoint
 from saei.engine.best import Best
-from saei.engine.limits import EmptySteps, Imageless
+from saei.engine.limits import EmptySteps, NothingToMove
 from saei.engine.replay import Replay
 from saei.errors import CheckpointError, DataError, TrainingError, cause_of
 from saei.intake.stream import ViewStream
@@ -27,6 +27,7 @@ class RunState:
     Args:
         config: The run's configuration.
         strategies: Strategies with state, by the name that they have in a checkpoint.
+        lacking: What the sampler's surfaces may say of a view that lacks them.
         stream: The stream of views, which has a position.
         replay: What is kept of earlier steps.
         optimizer: Prepared by the accelerator.
@@ -35,7 +36,7 @@ class RunState:
     Attributes:
         step: Steps done.
         budget: Responses sampled for training so far, over all processes.
-        imageless: Counts groups without an image.
+        nothing_to_move: Counts groups without anything that an attack could move.
         empty_steps: Counts steps without a group to train on.
         best: The best checkpoint so far.
     """
@@ -45,6 +46,7 @@ class RunState:
         config: RunConfig,
         *,
         strategies: Mapping[str, Strategy],
+        lacking: Collection[str] = (),
         stream: ViewStream,
         replay: Replay,
         optimizer: Any,
@@ -55,13 +57,13 @@ class RunState:
         self._keep = config.output.keep_checkpoints
         self.step = 0
         self.budget = 0
-        self.imageless = Imageless(config.training.max_untouched)
+        self.nothing_to_move = NothingToMove(config.training.max_untouched, lacking)
         self.empty_steps = EmptySteps(config.training.max_empty_steps)
         self.best = Best(config.output.keep_best)
 
     def problem(self) -> DataError | TrainingError | None:
         """Return why the run should stop, None while it should not."""
-        return self.imageless.problem() or self.empty_steps.problem()
+        return self.nothing_to_move.problem() or self.empty_steps.problem()
 
     def collect(self) -> dict[str, Any]:
         """Return everything but the weights, the optimizer's moments and what the replay keeps."""
@@ -71,7 +73,7 @@ class RunState:
             "step": self.step,
             "stream": self._stream.state_dict(),
             "budget": self.budget,
-            "imageless": self.imageless.state_dict(),
+            "nothing_to_move": self.nothing_to_move.state_dict(),
             "empty_steps": self.empty_steps.state_dict(),
             "best": self.best.state_dict(),
             "others": others,
@@ -126,7 +128,9 @@ class RunState:
         for name, strategy in self._strategies.items():
             restore(strategy, of_this_process[name])
         self.budget = int(state["budget"])
-        self.imageless.load_state_dict(state["imageless"])
+        self.nothing_to_move.load_state_dict(
+            state["nothing_to_move"] if "nothing_to_move" in state else state["imageless"]
+        )
         self.empty_steps.load_state_dict(state.get("empty_steps", {"in_a_row": 0}))
         self.best.load_state_dict(state.get("best", {}))
         self.step = int(state["step"])

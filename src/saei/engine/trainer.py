@@ -172,6 +172,7 @@ class Trainer:
         self._state = RunState(
             config,
             strategies=self._stateful,
+            lacking=self.sampler.plan().lacking,
             stream=self.stream,
             replay=self._replay,
             optimizer=self.optimizer,
@@ -280,6 +281,7 @@ class Trainer:
             sources=GroupSources(config.seed, "sample", step),
             phase=self._stopwatch.phase,
             traced=due,
+            answer=self.task.answer if self.task.oracle else None,
         )
         supply = Supply(
             grade=grader,
@@ -302,7 +304,7 @@ class Trainer:
         plan = self.sampler.plan()
         metrics = group_metrics(scored, self.processes, graded=self.reward.graded, reasons=plan.untouched)
         n_groups = self.processes.total(len(scored))
-        state.imageless.note(metrics, n_groups)
+        state.nothing_to_move.note(metrics, n_groups)
         if due:
             with self._stopwatch.phase("evaluate"):
                 metrics |= view_divergence(self.policy, groups, self.processes)

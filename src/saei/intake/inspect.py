@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from saei.data.base import Split, Task
 from saei.errors import DataError, shown
 from saei.policy import Policy
@@ -27,6 +29,7 @@ def inspect_example(task: Task, policy: Policy, index: int, split: Split, *, rew
         DataError: If it cannot be used.
     """
     example = task.example(index, split)
+    example = replace(example, wordings=example.wordings or task.wordings(example))
     if reward is not None:
         reward.check(example)
     view = policy.view(example, index)

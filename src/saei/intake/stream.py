@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, count, islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,10 @@ class ViewStream:
         self._left_out: dict[tuple[Split, int], ExampleReport] = {}
         self._reported = 0
 
-    def preflight(self, need_picture: Sequence[str] = ()) -> View:
-        """Inspect the first examples, so that data errors surface before training, and return the first view.
+    def preflight(self, need_picture: Sequence[str] = ()) -> list[View]:
+        """Inspect the first examples, so that data errors surface before training, and return their views.
+
+        After a scan of all examples, that of the first usable one is enough.
 
         Args:
             need_picture: What of the run can do nothing without a picture, for the message.
@@ -91,7 +93,8 @@ class ViewStream:
                 reason=f"None of the first {len(first)} examples of '{self._task.name()}' has one.",
                 remedy="Choose another, or a task with pictures; `saei data preview` shows what it reads.",
             )
-        return next(view for view in chain(first, looks) if view is not None)
+        views = [view for view in first if view is not None]
+        return views or list(islice((view for view in looks if view is not None), 1))
 
     def take(self, n: int) -> list[View]:
         """Return this process's share of the next ``n`` usable views, and advance past all ``n``.

@@ -37,12 +37,18 @@ class Surface(Strategy, ABC):
     """Something of a view that an attack can move, such as its pixels. To add one, implement the five methods.
 
     The blocks of a surface stand in the order of the views, those of a view in an order of the surface's own. A view
-    that lacks the surface has none. A surface has no state.
+    that lacks the surface has none; ``at`` and ``moved`` are given the views that have it. A surface has no state.
     """
 
     kind: ClassVar[str] = "surface"
     space: ClassVar[str]
-    """Name of the space that its blocks are in, which an attack has to support: ``pixels``."""
+    """Name of the space that its blocks are in, which an attack has to be made for: ``pixels``."""
+    reasons: ClassVar[tuple[str, ...]] = ()
+    """What ``lacks`` may say, so that metrics count it at every step, 0 included."""
+    rewords: ClassVar[bool] = False
+    """Whether a moved view may ask something else, so that its right answer has to be found anew."""
+    offsets: ClassVar[bool] = False
+    """Whether a moved view has an offset on embeddings, which are no tokens that every decoder could read."""
 
     @abstractmethod
     def lacks(self, view: View) -> str | None:
@@ -67,12 +73,15 @@ class Surface(Strategy, ABC):
         """
 
     @abstractmethod
-    def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
-        """Return the views with these blocks in place of their own."""
+    def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+        """Return the views with these blocks in place of their own.
+
+        A view of another question has an example with it.
+        """
 
     @abstractmethod
-    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
-        """Return how far the blocks of one view have moved."""
+    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
+        """Return how far the blocks of one view have moved, each in its space."""
 
 
 class Criterion(Strategy, ABC):

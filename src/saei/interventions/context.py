@@ -13,7 +13,7 @@ from torch import Tensor
 from saei.need import Need
 from saei.policy import Policy
 from saei.policy.sampling import Prefixes
-from saei.types import Grade, Response, View
+from saei.types import Example, Grade, Group, Response, View
 
 N = TypeVar("N", int, float)
 T = TypeVar("T")
@@ -60,6 +60,8 @@ class StepContext:
             belongs to a group is drawn from it, so that results do not depend on which process draws which groups.
         phase: ``with step.phase("attack"):`` accounts the time spent inside.
         traced: The step is recorded for people to look at: attacks keep an ``AttackTrace``.
+        answer: ``step.answer(example, question)`` is the right answer to another question about the example, None if
+            it is unanswerable; None where the task has no oracle, so that an answer is taken to be kept.
     """
 
     policy: Policy
@@ -67,6 +69,7 @@ class StepContext:
     sources: Callable[[View], torch.Generator]
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
     traced: bool = False
+    answer: Callable[[Example, str], str | None] | None = None
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""
@@ -147,6 +150,15 @@ class Supply:
     total: Total = field(default=_of_one_process)
     gather: Gather = field(default=_from_one_process)
     graded: bool = False
+
+    def grade_group(self, group: Group) -> Sequence[Grade]:
+        """Return the grades of a group's responses, each as an answer to the view that it is trained under."""
+        grades: dict[int, Grade] = {}
+        for view_number in dict.fromkeys(group.updated_on):
+            numbers = [n for n, of_view in enumerate(group.updated_on) if of_view == view_number]
+            of_view = self.grade(group.views[view_number], [group.responses[n] for n in numbers])
+            grades |= zip(numbers, of_view, strict=True)
+        return [grades[n] for n in range(len(group.responses))]
 
     def varies(self, grades: Sequence[Grade]) -> bool:
         """Return whether a group's grades differ, so that it teaches something.

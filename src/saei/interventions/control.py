@@ -14,7 +14,7 @@ from saei.attacks.base import Point
 from saei.attacks.result import check_result
 from saei.config.strategy import Strategy
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.outcome import Outcome, distance_metrics
+from saei.interventions.outcome import Outcome
 from saei.interventions.point import OpenViews
 from saei.types import Response, View
 
@@ -97,7 +97,9 @@ class Control(Strategy, ABC):
         """
 
 
-def substituted(control: Control, outcome: Outcome, change: Change, substitute: Substitute) -> Outcome:
+def substituted(
+    control: Control, outcome: Outcome, change: Change, substitute: Substitute, step: StepContext
+) -> Outcome:
     """Return the outcome of an attack with a substitute for its change.
 
     Raises:
@@ -106,13 +108,13 @@ def substituted(control: Control, outcome: Outcome, change: Change, substitute: 
     if substitute.untouched is not None:
         return Outcome(change.view, substitute.untouched)
     check_result(control, change.opened.start, substitute.point, change.opened.space)
-    (view,) = change.opened.moved(substitute.point, control.origin)
+    (view,) = change.opened.moved(step.policy, substitute.point, control.origin)
     (distances,) = change.opened.distances(substitute.point)
     assert outcome.record is not None
     return replace(
         outcome,
         view=view,
         point=substitute.point,
-        metrics={**outcome.metrics, **distance_metrics(distances, len(change.opened.surfaces)), **substitute.metrics},
+        metrics={**outcome.metrics, **change.opened.metrics(0, distances), **substitute.metrics},
         record=replace(outcome.record, distances=distances),
     )

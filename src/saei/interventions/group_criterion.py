@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -157,11 +157,11 @@ class GroupCriterion:
         self._signs: dict[int, tuple[float, float, float]] = {}
 
     @torch.enable_grad()
-    def __call__(self, point: Point) -> Tensor:
-        """Return ``J_B``, one value per group, differentiable in the point's blocks."""
+    def __call__(self, point: Point, /, *, offsets: Mapping[int, Tensor] | None = None) -> Tensor:
+        """Return ``J_B``, one value per group, differentiable in the point's blocks and in the offsets."""
         if self._step.traced and self._start_J_B is None:
             self._watch_gradient(point)
-        scores = self._scores(point)
+        scores = self._scores(point, offsets)
         if self._reselect:
             of_groups = zip(self._opened.views, self.selections, scores, strict=True)
             self.selections = [self._chooser.by_scores(*of_group) for of_group in of_groups]
@@ -174,9 +174,9 @@ class GroupCriterion:
             self._start_J_B = J_B.detach()
         return J_B
 
-    def _scores(self, point: Point) -> list[Scores]:
-        """Return the scores of the responses at a point; with ``reselect`` of all tokens, else of the selected ones."""
-        views, wrt = self._opened.at(point)
+    def _scores(self, point: Point, offsets: Mapping[int, Tensor] | None) -> list[Scores]:
+        """Return the scores of the responses at a point; with a frozen choice those of the selected tokens alone."""
+        views, wrt = self._opened.at(point, offsets)
         return self._step.policy.score(
             views,
             self._responses,

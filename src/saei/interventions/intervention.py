@@ -31,7 +31,7 @@ from saei.interventions.context import StepContext, Supply
 from saei.interventions.control import Change, Control, substituted
 from saei.interventions.group_criterion import GroupCriterion, TokenChooser
 from saei.interventions.measure import measure
-from saei.interventions.outcome import Outcome, distance_metrics
+from saei.interventions.outcome import UNANSWERABLE, Outcome, with_its_answer
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
@@ -46,9 +46,9 @@ class InterventionConfig(Section):
     Attributes:
         selector: Which tokens of the clean responses the criterion looks at.
         criterion: What the attack raises there.
-        surfaces: What of the view the attack moves; None for what it is made for first, ``pixels``. A view that lacks
-            all of these is left alone, and one without a picture where selector or criterion compare it with a view
-            whose pictures are changed.
+        surfaces: What of the view the attack moves; None for what it is made for first, such as ``pixels``. A view that
+            lacks all of these is left alone, and one without a picture where selector or criterion compare it with a
+            view whose pictures are changed.
         attack: How it moves them.
         control: What stands in for what the attack did, to tell what of it matters; None for nothing.
         strength: Factor on steps and radii over training.
@@ -157,22 +157,29 @@ class Intervention:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why gate and control may leave groups alone."""
-        return (*self.gate.reasons, *(self.control.reasons if self.control else ()))
+        """Why it may leave groups alone, but for ``empty``."""
+        unanswerable = [UNANSWERABLE] if self.rewords else []
+        of_control = self.control.reasons if self.control else ()
+        return (*self.lacking, *unanswerable, *self.gate.reasons, *of_control)
 
-    def check(self, policy: Policy, view: View) -> None:
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Attack one view with a response of one token, so that errors come before any long work.
 
+        Args:
+            policy: The policy.
+            views: Clean views, of which the first one with something to move is attacked.
+
         Raises:
-            ModelError: If no gradient reaches the pixels.
+            ModelError: If no gradient reaches what is moved.
+            ConfigError: If the attack's steps have a unit that it has not.
         """
-        if self._lacks(view) is None:
+        for view in [view for view in views if self.lacks(view) is None][:1]:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
             step = StepContext(policy, 0.0, GroupSources(0, "check"))
             (outcome,) = self._attack([view], [[response]], step)
             if outcome.untouched:  # the selector leaves this token out, and nothing was attacked
-                Intervention(self.config.model_copy(update={"selector": All.Config()})).check(policy, view)
+                Intervention(self.config.model_copy(update={"selector": All.Config()})).check(policy, [view])
 
     def apply(
         self,
@@ -235,7 +242,7 @@ class Intervention:
         supply: Supply | None,
     ) -> list[str | None]:
         reasons: list[str | None] = [
-            self._lacks(view) or (None if any(map(len, drawn)) else "empty")
+            self.lacks(view) or (None if any(map(len, drawn)) else "empty")
             for view, drawn in zip(views, responses, strict=True)
         ]
         movable = [number for number, reason in enumerate(reasons) if reason is None]
@@ -247,7 +254,7 @@ class Intervention:
             reasons[number] = reason
         return reasons
 
-    def _lacks(self, view: View) -> str | None:
+    def lacks(self, view: View) -> str | None:
         """Return why a view has nothing to move or nothing to compare it with, None if it has both."""
         if self._needs_picture and not view.canvases:
             return NO_IMAGE
@@ -294,7 +301,7 @@ class Intervention:
         }
         substitutes = control.substitutes(list(changes.values()), step, supply)
         return dict(attacked) | {
-            number: substituted(control, attacked[number], change, substitute)
+            number: substituted(control, attacked[number], change, substitute, step)
             for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
         }
 
@@ -327,19 +334,41 @@ class Intervention:
         if not self._measures(step):
             step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
         outcomes = []
-        moved, distances = opened.moved(point, self.attack.origin), opened.distances(point)
+        moved, distances = opened.moved(step.policy, point, self.attack.origin), opened.distances(point)
         for number, view in enumerate(views):
             if criterion.selections[number].empty:
                 outcomes.append(Outcome(view, "empty"))
                 continue
+            after = with_its_answer(view, moved[number], step.answer) if self.rewords else moved[number]
+            if after is None:
+                outcomes.append(Outcome(view, UNANSWERABLE))
+                continue
             seed = step.generator_of(view).initial_seed()
             record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
-            metrics = criterion.metrics(number) | distance_metrics(distances[number], len(self.surfaces))
+            metrics = criterion.metrics(number) | opened.metrics(number, distances[number])
             metrics |= {"strength": scale, **self.strength.metrics()}
+            if self.rewords:
+                metrics["answer_changed"] = float(after.example.answer != view.example.answer)
             blocks = tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number)
             tokens = criterion.tokens(number)
-            outcomes.append(Outcome(moved[number], metrics=metrics, record=record, point=blocks, tokens=tokens))
+            outcomes.append(Outcome(after, metrics=metrics, record=record, point=blocks, tokens=tokens))
         return outcomes
+
+    @property
+    def rewords(self) -> bool:
+        """Whether a view that it makes may ask something else."""
+        return any(surface.rewords for surface in self.surfaces)
+
+    @property
+    def offsets(self) -> bool:
+        """Whether a view that it makes has an offset on embeddings."""
+        return any(surface.offsets for surface in self.surfaces)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What it may say of a view that has nothing to move."""
+        of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
+        return tuple(dict.fromkeys([*of_surfaces, *([NO_IMAGE] if self._needs_picture else [])]))
 
     def _measure(self, outcomes: Sequence[list[Outcome]], step: StepContext) -> None:
         """Add to the last outcome of each group what its attack has changed, ``micro_groups`` at once."""

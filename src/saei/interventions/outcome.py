@@ -1,13 +1,16 @@
-"""What an intervention made of one group's view."""
+"""What an intervention made of one group's view, and the right answer to a question that it changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from saei.attacks.base import Point
 from saei.interventions.group_criterion import CriterionTokens
-from saei.types import Distance, View, ViewRecord
+from saei.types import Example, View, ViewRecord
+
+UNANSWERABLE = "unanswerable"
+"""Why a group is left alone whose changed question has no one clear answer."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -16,10 +19,11 @@ class Outcome:
 
     Attributes:
         view: The view to draw the remaining responses from: the clean one if the group was left alone.
-        untouched: Why it was left alone: ``no-image``, ``empty`` (nothing to select) or what gate or control says; else
-            None.
-        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, what the
-            control logs, and where it is measured the criterion afterwards and the divergence of the views.
+        untouched: Why it was left alone: what the surfaces lack, such as ``no-image``; ``empty``, nothing to select;
+            ``unanswerable``, the changed question; or what gate or control says. Else None.
+        metrics: Entropy summary of the selection, the criterion where the attack began, how far it moved, of what is
+            frozen in part how many values or tokens are not, ``answer_changed`` where it may ask something else, what
+            the control logs, and where it is measured the criterion afterwards and the divergence of the views.
         record: How the view was made, None for the clean one.
         point: The moved blocks of the view, none for the clean one.
         tokens: What the attack's criterion was taken over, None for the clean view.
@@ -33,10 +37,15 @@ class Outcome:
     tokens: CriterionTokens | None = None
 
 
-def distance_metrics(distances: Mapping[str, Distance], surfaces: int) -> dict[str, float]:
-    """Return how far a view has moved; where an intervention has several surfaces, under their names."""
-    metrics: dict[str, float] = {}
-    for surface, distance in distances.items():
-        prefix = f"{surface}/" if surfaces > 1 else ""
-        metrics |= {f"{prefix}moved": distance.share, f"{prefix}largest_change": distance.largest}
-    return metrics
+def with_its_answer(clean: View, moved: View, answer: Callable[[Example, str], str | None] | None) -> View | None:
+    """Return a moved view whose example has the right answer to what it asks, None if there is none.
+
+    Args:
+        clean: The clean view.
+        moved: The moved view, with an example that asks what its prompt asks.
+        answer: The task's oracle; None if it has none, and an answer is taken to be kept.
+    """
+    if answer is None or moved.example.question == clean.example.question:
+        return moved
+    new_answer = answer(clean.example, moved.example.question)
+    return None if new_answer is None else replace(moved, example=replace(moved.example, answer=new_answer))

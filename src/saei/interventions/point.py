@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -38,24 +38,52 @@ class OpenViews:
         )
         """For each block the name of its surface."""
 
-    def at(self, point: Point) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
-        """Return what the policy scores at a point: the views, and what scores are differentiated by."""
+    def at(
+        self, point: Point, offsets: Mapping[int, Tensor] | None = None
+    ) -> tuple[list[View], dict[str, Sequence[Tensor]]]:
+        """Return what the policy scores at a point: the views, and what scores are differentiated by.
+
+        Args:
+            point: The blocks.
+            offsets: By the number of a block of token ids what is added to their embeddings.
+        """
         views, wrt = list(self.views), dict[str, Sequence[Tensor]]()
-        for surface, _, blocks in self._parts(point):
-            views, of_surface = surface.at(views, blocks)
-            wrt |= of_surface
+        for surface, opening, blocks in self._parts(point):
+            numbers = list(dict.fromkeys(opening.examples))
+            of_surface, blocks_by_name = surface.at([views[number] for number in numbers], blocks)
+            views = _placed(views, numbers, of_surface)
+            wrt |= blocks_by_name
+        if offsets:
+            views, wrt["embeddings"] = self._with_offsets(views, offsets, wrt.get("embeddings", ()))
         return views, wrt
 
-    def moved(self, point: Point, origin: str) -> list[View]:
+    def _with_offsets(
+        self, views: Sequence[View], offsets: Mapping[int, Tensor], embeddings: Sequence[Tensor]
+    ) -> tuple[list[View], list[Tensor]]:
+        """Return the views and what their embeddings are moved by: these offsets, and those that they have already."""
+        present = [number for number, view in enumerate(views) if view.offset_Qd is not None and embeddings]
+        by_view = dict(zip(present, embeddings, strict=True))
+        for block, offset_Qd in offsets.items():
+            number = self.space.examples[block]
+            by_view[number] = by_view[number] + offset_Qd if number in by_view else offset_Qd
+        moved = list(views)
+        for number, offset_Qd in by_view.items():
+            moved[number] = replace(views[number], offset_Qd=offset_Qd.detach())
+        return moved, [by_view[number] for number in sorted(by_view)]
+
+    def moved(self, policy: Policy, point: Point, origin: str) -> list[View]:
         """Return the views at a point.
 
         Args:
+            policy: Sees the views.
             point: The blocks.
             origin: Of these views.
         """
         views = list(self.views)
-        for surface, _, blocks in self._parts(point):
-            views = surface.moved(views, blocks)
+        for surface, opening, blocks in self._parts(point):
+            numbers = list(dict.fromkeys(opening.examples))
+            of_surface = surface.moved(policy, [views[number] for number in numbers], blocks)
+            views = _placed(views, numbers, of_surface)
         return [replace(view, origin=origin) for view in views]
 
     def distances(self, point: Point) -> list[dict[str, Distance]]:
@@ -64,9 +92,33 @@ class OpenViews:
         for surface, opening, blocks in self._parts(point):
             for number in dict.fromkeys(opening.examples):
                 places = [place for place, example in enumerate(opening.examples) if example == number]
-                start, moved = [opening.blocks[place] for place in places], [blocks[place] for place in places]
-                distances[number][surface.name()] = surface.distance(start, moved)
+                distances[number][surface.name()] = surface.distance(
+                    [opening.blocks[place] for place in places],
+                    [blocks[place] for place in places],
+                    [opening.spaces[place] for place in places],
+                )
         return distances
+
+    def metrics(self, number: int, distances: Mapping[str, Distance]) -> dict[str, float]:
+        """Return how far a view has moved, and of what is frozen in part how many values or tokens are not.
+
+        Those of several surfaces have the surface's name before them.
+
+        Args:
+            number: Of the view.
+            distances: How far each of its surfaces has moved.
+        """
+        metrics: dict[str, float] = {}
+        names = [surface.name() for surface in self.surfaces]
+        prefixes = {name: f"{name}/" if len(names) > 1 else "" for name in names}
+        for name, distance in distances.items():
+            metrics[f"{prefixes[name]}moved"] = distance.share
+            metrics[f"{prefixes[name]}largest_change"] = distance.largest
+        for name, space, example in zip(self.surface_of, self.space.blocks, self.space.examples, strict=True):
+            if example == number and space.editable is not None:
+                key = f"{prefixes[name]}editable"
+                metrics[key] = metrics.get(key, 0.0) + float(space.editable.sum())
+        return metrics
 
     def _parts(self, point: Point) -> Iterator[tuple[Surface, Opening, Sequence[Tensor]]]:
         """Yield each surface with its blocks."""
@@ -74,3 +126,9 @@ class OpenViews:
         for surface, opening in zip(self.surfaces, self._openings, strict=True):
             start, end = end, end + len(opening.blocks)
             yield surface, opening, point[start:end]
+
+
+def _placed(views: Sequence[View], numbers: Sequence[int], changed: Sequence[View]) -> list[View]:
+    """Return the views with others at some numbers."""
+    by_number = dict(zip(numbers, changed, strict=True))
+    return [by_number.get(number, view) for number, view in enumerate(views)]

@@ -24,6 +24,7 @@ class Pixels(Surface):
     """The canvases of the pictures, on the grid of 8-bit values."""
 
     space: ClassVar[str] = "pixels"
+    reasons: ClassVar[tuple[str, ...]] = ("no-image",)
 
     class Config(StrategyConfig):
         """No fields."""
@@ -56,12 +57,12 @@ class Pixels(Surface):
         """Return the views as they are, and the canvases."""
         return list(views), {"pixels": blocks}
 
-    def moved(self, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
+    def moved(self, policy: Policy, views: Sequence[View], blocks: Sequence[Tensor]) -> list[View]:
         """Return the views with other canvases."""
         canvases = iter(blocks)
         return [replace(view, canvases=tuple(next(canvases) for _ in view.canvases)) for view in views]
 
-    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor]) -> Distance:
+    def distance(self, start: Sequence[Tensor], moved: Sequence[Tensor], spaces: Sequence[BlockSpace]) -> Distance:
         """Return the share of pixel values that moved, and their largest change in units of 1/255.
 
         A step that the grid rounds away moves nothing, so these numbers show an attack that is too weak.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +37,45 @@ class Readout:
         return values if self.cap is None else self.cap * torch.tanh(values / self.cap)
 
 
-def hidden_states(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
-    """Return the last hidden states ``[B, S, d]`` of a model's rows and its cache."""
-    if model.base_model is not model:
-        output = model.base_model(**inputs, return_dict=True)
-        return output.last_hidden_state, output.past_key_values
-    with _without_output_layer(model):  # a model that is not split in two modules
-        output = model(**inputs, return_dict=True)
-    return output.logits, output.past_key_values
+OFFSET = "offset"
+"""The name of an ``Offset`` among the arguments of ``hidden_states``."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Offset:
+    """What is added to the current embeddings of K tokens, whatever these are when it is added.
+
+    Attributes:
+        row_K: int64 rows of the tokens.
+        column_K: int64 columns.
+        values_Kd: float32, in the units of the embedding layer's output.
+    """
+
+    row_K: Tensor
+    column_K: Tensor
+    values_Kd: Tensor
+
+    def added_to(self, embeddings_BSd: Tensor) -> Tensor:
+        """Return embeddings with the offset."""
+        values_Kd = self.values_Kd.to(embeddings_BSd)
+        return embeddings_BSd.index_put((self.row_K, self.column_K), values_Kd, accumulate=True)
+
+
+def hidden_states(model: Any, *, offset: Offset | None = None, **inputs: Any) -> tuple[Tensor, Any]:
+    """Return the last hidden states ``[B, S, d]`` of a model's rows and its cache.
+
+    Args:
+        model: The model.
+        offset: What is added to its embeddings, before pictures take their places among them.
+        inputs: Its arguments.
+    """
+    with _with_offset(model, offset) if offset is not None else nullcontext():
+        if model.base_model is not model:
+            output = model.base_model(**inputs, return_dict=True)
+            return output.last_hidden_state, output.past_key_values
+        with _without_output_layer(model):  # a model that is not split in two modules
+            output = model(**inputs, return_dict=True)
+        return output.logits, output.past_key_values
 
 
 @torch.no_grad()
@@ -101,6 +132,21 @@ def pixel_dtype(model: Any, inputs: Mapping[str, Tensor]) -> torch.dtype | None:
         reason=f"{type(model).__name__} refuses it: {str(refusal).strip().splitlines()[0]}.",
         remedy="Give a checkpoint whose processor belongs to its model.",
     ) from refusal
+
+
+@contextmanager
+def _with_offset(model: Any, offset: Offset) -> Iterator[None]:
+    """Let a model's embedding layer add an offset the first time that it is called, which is for its rows."""
+
+    def add(_layer: Any, _inputs: Any, embeddings_BSd: Tensor) -> Tensor:
+        hook.remove()
+        return offset.added_to(embeddings_BSd)
+
+    hook = model.get_input_embeddings().register_forward_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

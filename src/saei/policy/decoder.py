@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saei.config.sections import SamplingConfig
 from saei.config.strategy import Strategy
-from saei.errors import ModelError, TrainingError
+from saei.errors import ConfigError, ModelError, TrainingError
 from saei.policy.module import Distribution
 from saei.policy.scoring import Scores
 from saei.runtime.processes import Processes
@@ -79,6 +79,8 @@ class Decoder(Strategy, ABC):
     kind: ClassVar[str] = "decoder"
     takes_prefixes: ClassVar[bool] = False
     """Whether it continues given tokens (``DrawRequest.prefixes``)."""
+    takes_offsets: ClassVar[bool] = False
+    """Whether it draws from views with an offset on embeddings (``View.offset_Qd``), which no tokens stand for."""
 
     @abstractmethod
     def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
@@ -149,6 +151,20 @@ def check_gap(gap: DecoderGap, limit: float) -> None:
             "before temperature and banned tokens (vLLM: --logprobs-mode processed_logprobs). A larger limit "
             "helps only where half precision alone makes this difference.",
         )
+
+
+def no_offsets(decoder: str, attack: str = "intervention.attack") -> ConfigError:
+    """Return why a decoder draws from no view with an offset on embeddings.
+
+    Args:
+        decoder: Its name.
+        attack: The setting that makes such views.
+    """
+    return ConfigError(
+        "A decoder elsewhere reads a prompt as text, and an offset on the embeddings of its tokens is none.",
+        reason=f"The decoder is '{decoder}'.",
+        remedy=f"Draw with the decoder `native`, or move the question's tokens ({attack}=hotflip) or the picture.",
+    )
 
 
 class DecoderGaps:

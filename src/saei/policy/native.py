@@ -25,6 +25,7 @@ class Native(Decoder):
     """Draws by the policy's own module; needs no second copy of the weights. Source: original."""
 
     takes_prefixes: ClassVar[bool] = True
+    takes_offsets: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """No fields."""

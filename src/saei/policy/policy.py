@@ -26,6 +26,7 @@ from saei.need import Need
 from saei.policy.backbone import find_readout, pixel_dtype
 from saei.policy.control_tokens import banned_ids, end_ids
 from saei.policy.decoder import Decoder
+from saei.policy.embeddings import Embeddings
 from saei.policy.load.adapters import SwitchedOff, save_adapter
 from saei.policy.load.processors import compose, has_limits, save_processor
 from saei.policy.load.weights import Parts, load_parts
@@ -33,6 +34,7 @@ from saei.policy.module import Distribution, PolicyModule
 from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prompts import Prompt, Prompts
+from saei.policy.question_text import find_question, with_question_ids
 from saei.policy.questions import Pictures, TextScore, ask, score_text
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
@@ -57,6 +59,7 @@ class Policy:
     Attributes:
         module: What every pass enters through; a run replaces it by ``accelerator.prepare``'s result.
         distribution: The one definition of the policy.
+        embeddings: What its tokens' embeddings are like, for attacks on text.
         eos_ids: The ids that end a response.
         pixels: The pixel space of the processor.
         reference: The reference policy of needs; None if there is none.
@@ -110,6 +113,7 @@ class Policy:
         self.distribution = self.distribution_of(
             sampling, entropy_temperature=None if entropy.temperature == "sampling" else entropy.temperature
         )
+        self.embeddings = Embeddings(self)
         self.shared_prefix = shared_prefix
         self.not_shared = why_not_shared(self) if shared_prefix else "model.shared_prefix is false"
         self.shared_prefix = self.not_shared is None
@@ -226,7 +230,21 @@ class Policy:
             tuple(canvas.to(self.device) for canvas in canvases),
             {name: values.to(self.device) for name, values in prompt.token_inputs.items()},
             index,
+            find_question(self._prompts, self.template, example, ids_P),
         )
+
+    def with_question_ids(self, view: View, ids_Q: Tensor) -> View | None:
+        """Return the view of a question with other tokens at its places; the view itself where none is another.
+
+        Args:
+            view: Its question's place is known.
+            ids_Q: int64 ids, one for each of the question's tokens.
+
+        Returns:
+            None if no question has these tokens: what is decoded has to be encoded as the same ones, with as many
+            image markers and no control token.
+        """
+        return with_question_ids(self._prompts, self.template, view, ids_Q)
 
     def unexpanded_prompt(self, view: View) -> list[int]:
         """Return a view's prompt with one placeholder per picture, for decoders that expand placeholders themselves."""

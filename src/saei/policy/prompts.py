@@ -97,6 +97,24 @@ class Prompts:
         text = self.text(messages)
         return list(self._tokenizer(text, **self._options(text))["input_ids"])
 
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """Return a rendered conversation's ids as before the processor reads it, and each one's characters in the text.
+
+        None if the tokenizer cannot tell the latter, which the fast ones can.
+        """
+        if not self._tokenizer.is_fast:
+            return None
+        encoded = self._tokenizer(text, return_offsets_mapping=True, **self._options(text))
+        return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+
+    def has_control_token(self, text: str) -> bool:
+        """Return whether a part of a text would be read as structure."""
+        return self._control.first(text) is not None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids as it is, special tokens and spaces included."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     def _in_order(self, message: Message) -> Message:
         """Return a message whose images stay in place even if the chat template writes all images first.
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saei.policy.backbone import OFFSET, Offset
 from saei.types import View
 
 
@@ -28,15 +29,17 @@ class Rows:
         positions_KBS: int64 rotary positions.
         valid_BS: bool, False on padding.
         token_inputs: The model's further inputs of one value per token, ``[B, S, ...]`` by name.
+        offset: What is added to the embeddings of some tokens, None for nothing.
     """
 
     ids_BS: Tensor
     positions_KBS: Tensor
     valid_BS: Tensor
     token_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    offset: Offset | None = None
 
     def select(self, number_R: Tensor) -> Rows:
-        """Return the rows of these numbers."""
+        """Return the rows of these numbers, whose embeddings were computed before, hence without offsets."""
         inputs = {name: values_BS[number_R] for name, values_BS in self.token_inputs.items()}
         return Rows(self.ids_BS[number_R], self.positions_KBS[:, number_R], self.valid_BS[number_R], inputs)
 
@@ -136,16 +139,25 @@ def _plain(numbers: Sequence[int], ids_by_view: Sequence[tuple[View, list[Tensor
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Row:
-    """Tokens in a row, without padding: ids ``[S]``, positions ``[K, S]``, token inputs ``[S, ...]``."""
+    """Tokens in a row, without padding: ids ``[S]``, positions ``[K, S]``, token inputs ``[S, ...]``.
+
+    ``offset`` is what is added to the embeddings of some of them: their places, and ``[places, d]``.
+    """
 
     ids_S: Tensor
     positions_KS: Tensor
     token_inputs: Mapping[str, Tensor]
+    offset: tuple[Tensor, Tensor] | None = None
 
 
 def prompt_row(view: View) -> Row:
     """Return the row of a view's prompt."""
-    return Row(view.prompt_ids_P, view.positions_KP, {name: values[:-1] for name, values in view.token_inputs.items()})
+    offset = None
+    if view.offset_Qd is not None:
+        assert view.question is not None, "only the question's embeddings have an offset"
+        offset = (view.question.places_Q, view.offset_Qd)
+    inputs = {name: values[:-1] for name, values in view.token_inputs.items()}
+    return Row(view.prompt_ids_P, view.positions_KP, inputs, offset)
 
 
 def response_row(view: View, ids_T: Tensor) -> Row:
@@ -161,6 +173,7 @@ def _joined(first: Row, second: Row) -> Row:
         torch.cat([first.ids_S, second.ids_S]),
         torch.cat([first.positions_KS, second.positions_KS], dim=1),
         {name: torch.cat([values_S, second.token_inputs[name]]) for name, values_S in first.token_inputs.items()},
+        first.offset,
     )
 
 
@@ -175,7 +188,7 @@ def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
     """
     lengths = [len(row.ids_S) for row in rows]
     width = max(lengths)
-    places = [slice(width - length, width) if left else slice(length) for length in lengths]
+    places = [slice(width - length, width) if left else slice(0, length) for length in lengths]
 
     def spread(parts: Sequence[Tensor | None]) -> Tensor:
         """Pad ``[S, ...]`` tensors with zeros to ``[B, S, ...]``; None gives a row of zeros."""
@@ -194,6 +207,19 @@ def stack(rows: Sequence[Row], *, left: bool = False) -> Rows:
         positions_KBS=positions_BSK.permute(2, 0, 1),
         valid_BS=spread([torch.ones_like(row.ids_S, dtype=torch.bool) for row in rows]),
         token_inputs={name: spread([row.token_inputs.get(name) for row in rows]) for name in names},
+        offset=_offset(rows, places),
+    )
+
+
+def _offset(rows: Sequence[Row], places: Sequence[slice]) -> Offset | None:
+    """Return the offsets of all rows, each of which begins at its place; None if there are none."""
+    given = [(number, row.offset) for number, row in enumerate(rows) if row.offset is not None]
+    if not given:
+        return None
+    return Offset(
+        torch.cat([torch.full_like(places_K, number) for number, (places_K, _) in given]),
+        torch.cat([places_K + places[number].start for number, (places_K, _) in given]),
+        torch.cat([values_Kd for _, (_, values_Kd) in given]),
     )
 
 
@@ -204,6 +230,7 @@ def prompt_arguments(rows: Rows) -> dict[str, Any]:
         "attention_mask": rows.valid_BS,
         "position_ids": position_argument(rows.positions_KBS),
         **rows.token_inputs,
+        **({} if rows.offset is None else {OFFSET: rows.offset}),
     }
 
 

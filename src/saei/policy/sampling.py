@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saei.config.sections import SamplingConfig
 from saei.errors import ConfigError
-from saei.policy.decoder import Completion, DrawRequest
+from saei.policy.decoder import Completion, DrawRequest, no_offsets
 from saei.policy.module import Distribution
 from saei.policy.scoring import score_with
 from saei.types import Response, ResponsePrefix, View
@@ -43,6 +43,8 @@ def sample(
     request = DrawRequest(views, counts, sampling or policy.sampling, distribution, generators, prefixes)
     if prefixes is not None:
         _check_prefixes(policy, request, prefixes)
+    if not policy.decoder.takes_offsets and any(view.offset_Qd is not None for view in views):
+        raise no_offsets(type(policy.decoder).__name__)
     policy.sync_decoder()
     completions = policy.decoder.draw(policy, request)
     responses = _responses(policy, completions, prefixes, temperature)

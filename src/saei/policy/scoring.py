@@ -27,8 +27,12 @@ from saei.types import Response, View
 if TYPE_CHECKING:
     from saei.policy.policy import Policy
 
-SURFACES = ("pixels",)
-"""What of a view can be moved: ``pixels``, one float32 ``[C, H, W]`` canvas per image."""
+SURFACES = ("pixels", "embeddings")
+"""What of a view scores can be differentiated by.
+
+``pixels``: one float32 ``[C, H, W]`` canvas per image. ``embeddings``: one float32 ``[Q, d]`` per view with an
+``offset_Qd``, in its place.
+"""
 
 WithRespectTo: TypeAlias = Literal["parameters"] | Mapping[str, Sequence[Tensor]] | None
 """What scores are differentiated by: nothing, the parameters, or the blocks of a point by the name of their surface."""
@@ -147,6 +151,9 @@ def moved(views: Sequence[View], point: Mapping[str, Sequence[Tensor]]) -> list[
     if "pixels" in point:
         canvases = iter(point["pixels"])
         views = [replace(view, canvases=tuple(next(canvases) for _ in view.canvases)) for view in views]
+    if "embeddings" in point:
+        offsets = iter(point["embeddings"])
+        views = [view if view.offset_Qd is None else replace(view, offset_Qd=next(offsets)) for view in views]
     return list(views)
 
 

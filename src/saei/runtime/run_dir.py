@@ -173,6 +173,8 @@ class RunDir:
     def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
         """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy.
 
+        The question is that of the view it was drawn from, the answer that of the view it is trained under.
+
         Raises:
             OSError: If the disk refuses.
         """
@@ -181,7 +183,7 @@ class RunDir:
                 append_line(self.path / "samples.jsonl", line)
 
     def append_views(self, step: int, groups: Iterable[Group]) -> None:
-        """Add how each view that an intervention made was made to ``views.jsonl``.
+        """Add how each view that an intervention made was made to ``views.jsonl``, and what it asks if that changed.
 
         Raises:
             OSError: If the disk refuses.

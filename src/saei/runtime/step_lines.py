@@ -27,13 +27,16 @@ def append_line(file: Path, line: Mapping[str, Any]) -> None:
 
 
 def sample_lines(step: int, group: Group, rewards: Iterable[float]) -> Iterator[dict[str, Any]]:
-    """Yield the line of each response of a group, with its origin, reward and mean entropy in nats."""
+    """Yield the line of each response of a group, with its origin, reward and mean entropy in nats.
+
+    The question is that of the view it was drawn from, the answer that of the view it is trained under.
+    """
     for n, (response, reward) in enumerate(zip(group.responses, rewards, strict=True)):
         yield {
             "step": step,
             "example": group.example.id,
-            "question": group.example.question,
-            "answer": group.example.answer,
+            "question": group.views[group.sampled_from[n]].example.question,
+            "answer": group.update_view(n).example.answer,
             "origin": group.origin(n),
             "reward": reward,
             "entropy": float(response.entropy_T.mean()) if len(response) else None,
@@ -44,15 +47,18 @@ def sample_lines(step: int, group: Group, rewards: Iterable[float]) -> Iterator[
 def view_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
     """Yield the line of each view that an intervention made, with how it made it."""
     for number, record in enumerate(group.records, start=1):
+        view = group.views[number]
         line: dict[str, Any] = {
             "step": step,
             "example": group.example.id,
             "view": number,
-            "origin": group.views[number].origin,
+            "origin": view.origin,
             "seed": record.seed,
             "strength": record.strength,
             "distances": {surface: asdict(distance) for surface, distance in record.distances.items()},
         }
+        if view.example.question != group.example.question:
+            line |= {"question": view.example.question, "answer": view.example.answer}
         if record.trace is not None:
             line["selected"] = [selected_T.nonzero()[:, 0].tolist() for selected_T in record.trace.selected_NT]
             line["gradient_signs"] = record.trace.gradient_signs

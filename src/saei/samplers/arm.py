@@ -73,6 +73,8 @@ class ArmConfig(Section):
             update_on=self.update_on,
             beta=self.beta,
             intervention=self.intervention,
+            rewords=intervention.rewords,
+            offsets=intervention.offsets,
             path="" if origin is None else f"arms.{origin}",
             count=self.count,
         )

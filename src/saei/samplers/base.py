@@ -34,6 +34,8 @@ class PlannedArm:
             ``perturbed``, theirs, which the clean responses are trained under, too.
         beta: Exponent of the view weight.
         intervention: How the views are made; None for the clean view and for views that are made in another way.
+        rewords: Whether its views may ask something else than the example does, with another right answer.
+        offsets: Whether its views have an offset on embeddings, which are no tokens that every decoder could read.
         path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
         count: Name of the setting there that is ``responses``; empty where there is none.
     """
@@ -44,6 +46,8 @@ class PlannedArm:
     update_on: UpdateOn = "sampled"
     beta: float = 0.0
     intervention: InterventionConfig | None = None
+    rewords: bool = False
+    offsets: bool = False
     path: str = ""
     count: str = ""
 
@@ -76,7 +80,8 @@ class SamplingPlan:
         rounds: How often groups may be drawn in a step, at most.
         pooled: Whether what is drawn for a group depends on the step's other groups, those of other processes included.
         prefixes: Whether responses begin with given tokens, which decoders elsewhere do not continue.
-        untouched: The gates' possible reasons to leave groups alone; metrics count each at every step, 0 included.
+        untouched: The possible reasons to leave groups alone; metrics count each at every step, 0 included.
+        lacking: Those of them that say that a group's view has nothing to move.
         dropped: The guards' possible reasons to drop responses; likewise.
     """
 
@@ -87,6 +92,7 @@ class SamplingPlan:
     pooled: bool = False
     prefixes: bool = False
     untouched: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @property
@@ -160,12 +166,20 @@ class Sampler(Strategy, ABC):
         """Responses per group, whatever the views."""
         return self.plan().group_size
 
-    def check(self, policy: Policy, view: View) -> None:
-        """Check on one view, before any long work, that the sampler works with this policy.
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
+        """Check, before any long work, that the sampler works with this policy.
+
+        Args:
+            policy: The policy.
+            views: Some clean views, one at least.
 
         Raises:
-            ModelError: If it does not.
+            SaeiError: If it does not.
         """
+
+    def lacks(self, view: View) -> str | None:
+        """Return in a word why nothing of a view can be moved, None if something can or the sampler moves nothing."""
+        return None
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Return for each of the step's scored groups the responses that are not trained on, and why."""

@@ -84,7 +84,7 @@ class Branch(Sampler):
             prefixes=True,
         )
 
-    def check(self, policy: Policy, view: View) -> None:
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Refuse a decoder that draws whole responses only.
 
         Raises:

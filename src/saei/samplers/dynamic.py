@@ -75,11 +75,15 @@ class Dynamic(Sampler):
 
     def _varying(self, groups: Sequence[Group], step: StepContext, supply: Supply) -> int:
         with step.phase("reward"):
-            return sum(supply.varies(supply.grade(group.views[0], group.responses)) for group in groups)
+            return sum(supply.varies(supply.grade_group(group)) for group in groups)
 
-    def check(self, policy: Policy, view: View) -> None:
-        """Check the other sampler."""
-        self.of.check(policy, view)
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
+        """Ask the other sampler."""
+        self.of.check(policy, views)
+
+    def lacks(self, view: View) -> str | None:
+        """Ask the other sampler."""
+        return self.of.lacks(view)
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Drop groups without variance; the other sampler's guard sees the rest."""

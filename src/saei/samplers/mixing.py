@@ -81,6 +81,7 @@ class Mixing(Sampler):
             arms=(clean_arm(self.n_clean, "n_clean"), *(arm.plan for arm in self.arms)),
             needs_supply=tuple(needs),
             untouched=tuple(reason for arm in self.arms for reason in arm.intervention.reasons),
+            lacking=tuple(reason for arm in self.arms for reason in arm.intervention.lacking),
             dropped=tuple(reason for arm in self.arms for reason in arm.intervention.guard.reasons),
         )
 
@@ -153,10 +154,15 @@ class Mixing(Sampler):
                 return _Part(responses, sampled_from=0, updated_on=number, weight=arm.weight)
         return _Part(responses, sampled_from=0, updated_on=0, weight=ViewWeight())
 
-    def check(self, policy: Policy, view: View) -> None:
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Find out whether each attack reaches what it moves."""
         for arm in self.arms:
-            arm.intervention.check(policy, view)
+            arm.intervention.check(policy, views)
+
+    def lacks(self, view: View) -> str | None:
+        """Return why no arm has anything to move."""
+        reasons = [arm.intervention.lacks(view) for arm in self.arms]
+        return None if None in reasons else reasons[0]
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Return what the arms' guards drop; where two drop the same response, the first one's reason counts."""

@@ -107,7 +107,7 @@ class Tempered(Sampler):
             pooled=matched,
         )
 
-    def check(self, policy: Policy, view: View) -> None:
+    def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Refuse a search that no temperature is left for.
 
         Raises:

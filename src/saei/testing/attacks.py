@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from saei.attacks.base import Attack, BlockSpace, Point, Space
+from saei.attacks.base import Attack, BlockSpace, Point, Space, TokenSpace
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.testing.rules import changed, config_of, random_state_untouched, require
 
 EXAMPLES = (0, 1, 1, 2)
-PIXELS = ((3, 4, 5), (3, 5, 4), (3, 2, 6), (3, 4, 5))
-EMBEDDINGS = ((4, 6), (3, 6), (1, 6), (4, 6))
+SHAPES: Mapping[str, Sequence[tuple[int, ...]]] = {
+    "pixels": ((3, 4, 5), (3, 5, 4), (3, 2, 6), (3, 4, 5)),
+    "embeddings": ((4, 6), (3, 6), (1, 6), (4, 6)),
+    "tokens": ((4,), (3,), (1,), (4,)),
+    "wording": ((1,), (1,), (1,), (1,)),
+}
+VOCABULARY, FEATURES = 12, 6
+"""Of the space ``tokens``."""
+
 SEEDS = (2, 3, 4)
 """Seeds of the examples' generators."""
 
@@ -38,8 +45,8 @@ def check_attack(subject: Strategy | StrategyConfig) -> None:
         warnings.simplefilter("ignore")
         attack = config.build()
         require(isinstance(attack, Attack), config.type, "the config of an attack builds an Attack")
-        known = bool(attack.spaces) and attack.spaces <= {"pixels", "embeddings"}
-        require(known, config.type, "its spaces are some of pixels and embeddings")
+        known = bool(attack.spaces) and attack.spaces <= SHAPES.keys()
+        require(known, config.type, "its spaces are some of pixels, embeddings, tokens and wording")
         require(bool(attack.moves), config.type, "it moves some surface unless others are named")
         for name in sorted(attack.spaces):
             start, space = _world(name)
@@ -53,13 +60,20 @@ def check_attack(subject: Strategy | StrategyConfig) -> None:
 
 
 class _Toy(nn.Module):
-    """A criterion with parameters and modes, almost linear per example, whose slope is known and nowhere 0."""
+    """A criterion with parameters and modes, almost linear per example, whose slope is known and nowhere 0.
 
-    def __init__(self, space: Space, shapes: Sequence[tuple[int, ...]], gain_B: Sequence[float] = (1, 1, 1)) -> None:
+    Of ids it takes their embeddings.
+    """
+
+    def __init__(self, space: Space, gain_B: Sequence[float] = (1, 1, 1), numbers: Sequence[int] = range(4)) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
+        shapes = SHAPES[space.blocks[0].name]
+        self.of_ids = space.blocks[0].tokens is not None
+        if self.of_ids:
+            shapes = [(*shape, FEATURES) for shape in shapes]
         slopes = [torch.randn(shape, generator=generator) for shape in shapes]
-        self.slopes = nn.ParameterList([slope + slope.sign() for slope in slopes])
+        self.slopes = nn.ParameterList([slopes[number] + slopes[number].sign() for number in numbers])
         self.slopes[-1].requires_grad_(False)
         self.resting = nn.Dropout().eval()
         for slope in self.slopes:
@@ -67,8 +81,11 @@ class _Toy(nn.Module):
         self.examples = space.examples
         self.gain_B = gain_B
 
-    def forward(self, point: Point) -> Tensor:
+    def forward(self, point: Point, offsets: Mapping[int, Tensor] | None = None) -> Tensor:
         """Return ``J_B``."""
+        if self.of_ids:
+            point = tuple(_table()[ids_Q] for ids_Q in point)
+            point = tuple(block + (offsets or {}).get(number, 0) for number, block in enumerate(point))
         values = [(slope * x + 0.1 * x**2).sum() for slope, x in zip(self.slopes, point, strict=False)]
         return torch.stack(
             [
@@ -85,21 +102,48 @@ class _Toy(nn.Module):
         ]
 
 
+def _table() -> Tensor:
+    """Return the embeddings of the space ``tokens``, ``[V, d]``."""
+    return torch.randn(VOCABULARY, FEATURES, generator=torch.Generator().manual_seed(4))
+
+
+def _is_text(ids_Q: Tensor) -> bool:
+    """Return whether these tokens are a text: of those that stand side by side no two are the same."""
+    return bool((ids_Q[1:] != ids_Q[:-1]).all())
+
+
 def _world(name: str) -> tuple[Point, Space]:
     """Return four blocks of three examples; pixels are on the grid, some at its ends."""
     generator = torch.Generator().manual_seed(0)
+    shapes = SHAPES[name]
+    start: Point
     if name == "pixels":
-        start = tuple((torch.randint(-40, 296, shape, generator=generator).clamp(0, 255) / 255) for shape in PIXELS)
+        start = tuple((torch.randint(-40, 296, shape, generator=generator).clamp(0, 255) / 255) for shape in shapes)
         block = BlockSpace(units={"pixel": 1.0, "normalised": torch.tensor([0.5, 0.25, 0.3])[:, None, None]}, grid=GRID)
+    elif name == "embeddings":
+        start = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+        units: dict[str, float | Tensor] = {
+            "pixel": 1.0,
+            "normalised": 0.5,
+            "rms": 1.0,
+            "distance": 0.8,
+            "neftune": 0.1,
+        }
+        block = BlockSpace(name=name, low=-torch.inf, high=torch.inf, units=units)
+    elif name == "tokens":
+        start = tuple(torch.randperm(VOCABULARY, generator=generator)[: shape[0]] for shape in shapes)
+        kind_V = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, -1, -1])
+        tokens = TokenSpace(FEATURES, lambda vectors_Qd: vectors_Qd @ _table().T, kind_V, _is_text)
+        block = BlockSpace(name=name, low=0, high=VOCABULARY - 1, units={}, tokens=tokens)
     else:
-        start = tuple(torch.randn(shape, generator=generator) for shape in EMBEDDINGS)
-        units: dict[str, float | Tensor] = {"pixel": 1.0, "normalised": 0.5}
-        block = BlockSpace(name="embeddings", low=-torch.inf, high=torch.inf, units=units)
+        start = tuple(torch.zeros(shape, dtype=torch.long) for shape in shapes)
+        block = BlockSpace(name=name, low=0, high=3, units={})
     return start, Space((block,) * len(start), EXAMPLES)
 
 
-def _shapes(space: Space) -> tuple[tuple[int, ...], ...]:
-    return PIXELS if space.blocks[0].name == "pixels" else EMBEDDINGS
+def _other(block: Tensor, space: BlockSpace) -> Tensor:
+    """Return another legal block."""
+    return block.flip(0) if space.name in ("tokens", "wording") else 0.5 + 0.3 * block
 
 
 def _with(space: Space, **fields: object) -> Space:
@@ -108,22 +152,18 @@ def _with(space: Space, **fields: object) -> Space:
 
 def _variants(space: Space) -> list[Space]:
     editable = torch.tensor([True, False, True, True, False, False])
-    masked = [replace(block, editable=editable[:n]) for block, n in zip(space.blocks, _widths(space), strict=True)]
+    shapes = SHAPES[space.blocks[0].name]
+    masked = [replace(block, editable=editable[: shape[-1]]) for block, shape in zip(space.blocks, shapes, strict=True)]
     free = _with(space, grid=None)
     return [space, free, _with(space, scale=0.3), _with(free, scale=1.7), replace(space, blocks=tuple(masked))]
-
-
-def _widths(space: Space) -> list[int]:
-    return [shape[-1] for shape in _shapes(space)]
 
 
 def _run(
     attack: Attack, start: Point, space: Space, criterion: _Toy | None = None, seeds: Sequence[int] = SEEDS
 ) -> Point:
-    shapes = _shapes(space)
     given = tuple(block.clone() for block in start)
     sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-    moved = attack.attack(criterion or _Toy(space, shapes), given, space=space, progress=0.5, generators=sources)
+    moved = attack.attack(criterion or _Toy(space), given, space=space, progress=0.5, generators=sources)
     untouched = all(map(torch.equal, given, start)) and not any(block.requires_grad for block in given)
     require(untouched, attack.name(), "the start is not written to")
     return moved
@@ -147,6 +187,11 @@ def _check_result(attack: Attack, start: Point, space: Space) -> None:
         if block.editable is not None:
             frozen = torch.where(block.editable, origin, x)
             require(torch.equal(frozen, origin), name, "what is not editable keeps its bits")
+        if block.tokens is not None:
+            kind_V = block.tokens.kind_V
+            fits = (x == origin) | ((kind_V[x] == kind_V[origin]) & (kind_V[x] >= 0))
+            require(bool(fits.all()), name, "tokens are swapped for others of their kind")
+            require(block.tokens.legal(x), name, "the result is a text that has these tokens")
         _check_ball(attack, x - origin, block)
 
 
@@ -167,14 +212,15 @@ def _check_ball(attack: Attack, change: Tensor, block: BlockSpace) -> None:
 def _check_identities(config: StrategyConfig, start: Point, space: Space) -> None:
     still = _run(config.build(), start, _with(space, scale=0.0))
     require(all(map(torch.equal, still, start)), config.type, "at strength 0 nothing moves")
-    if "steps" in type(config).model_fields:
-        still = _run(changed(config, steps=0).build(), start, space)
-        require(all(map(torch.equal, still, start)), config.type, "steps: 0 is the identity")
+    for name in ("steps", "swaps"):
+        if name in type(config).model_fields:
+            still = _run(changed(config, **{name: 0}).build(), start, space)
+            require(all(map(torch.equal, still, start)), config.type, f"{name}: 0 is the identity")
 
 
 def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
     name = config.type
-    criterion = _Toy(space, _shapes(space))
+    criterion = _Toy(space)
     before = criterion.state()
     with random_state_untouched(name):
         moved = _run(config.build(), start, space, criterion)
@@ -193,13 +239,12 @@ def _check_traces(config: StrategyConfig, start: Point, space: Space) -> None:
 def _check_independence(config: StrategyConfig, start: Point, space: Space) -> None:
     """Check that an example ends at the same point among changed others, and alone with its own generator."""
     rule = "an example's result does not depend on the other examples"
-    shapes = _shapes(space)
     space = _with(space, grid=None)
-    whole = _Toy(space, shapes)
-    moved = _run(config.build(), start, space, whole)
+    moved = _run(config.build(), start, space)
     for example in sorted(set(EXAMPLES)):
-        others = tuple(block if e == example else 0.5 + 0.3 * block for block, e in zip(start, EXAMPLES, strict=True))
-        criterion = _Toy(space, shapes, [1.0 if e == example else 50.0 for e in range(3)])
+        blocks_of = zip(start, space.blocks, EXAMPLES, strict=True)
+        others = tuple(block if e == example else _other(block, block_space) for block, block_space, e in blocks_of)
+        criterion = _Toy(space, [1.0 if e == example else 50.0 for e in range(3)])
         among_others = _run(config.build(), others, space, criterion)
         same = [torch.equal(a, b) for a, b, e in zip(moved, among_others, EXAMPLES, strict=True) if e == example]
         require(all(same), config.type, rule)
@@ -207,10 +252,7 @@ def _check_independence(config: StrategyConfig, start: Point, space: Space) -> N
         numbers = [number for number, e in enumerate(EXAMPLES) if e == example]
         blocks = tuple(space.blocks[number] for number in numbers)
         alone = Space(blocks, (0,) * len(numbers))
-        criterion = _Toy(alone, [shapes[number] for number in numbers])
-        with torch.no_grad():
-            for slope, number in zip(criterion.slopes, numbers, strict=True):
-                slope.copy_(whole.slopes[number])
+        criterion = _Toy(alone, numbers=numbers)
         result = _run(config.build(), tuple(start[n] for n in numbers), alone, criterion, SEEDS[example : example + 1])
         same = [torch.equal(block, moved[number]) for block, number in zip(result, numbers, strict=True)]
         require(all(same), config.type, rule)
@@ -220,7 +262,7 @@ def _check_directions(config: StrategyConfig, start: Point, space: Space) -> Non
     if getattr(config, "steps", 1) == 0:
         return
     space = _with(space, grid=None)
-    criterion = _Toy(space, _shapes(space))
+    criterion = _Toy(space)
     raised, lowered = (
         criterion(_run(changed(config, direction=direction).build(), start, space)) for direction in ("raise", "lower")
     )

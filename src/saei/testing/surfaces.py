@@ -51,7 +51,8 @@ def _check_start(surface: Surface, policy: Policy, views: Sequence[View]) -> Non
     """Check that at the blocks it opens, no view is changed yet."""
     name = surface.name()
     opening = surface.open(policy, views, scale=1.0)
-    for view, moved_view in zip(views, surface.moved(views, opening.blocks), strict=True):
+    with_surface = [view for view in views if surface.lacks(view) is None]
+    for view, moved_view in zip(with_surface, surface.moved(policy, with_surface, opening.blocks), strict=True):
         same_example = view.example is moved_view.example and view.index == moved_view.index
         require(same_example and view.origin == moved_view.origin, name, "moving keeps example, index and origin")
         tensors = [(view.prompt_ids_P, moved_view.prompt_ids_P), *zip(view.canvases, moved_view.canvases, strict=True)]
@@ -67,6 +68,7 @@ def _check_start(surface: Surface, policy: Policy, views: Sequence[View]) -> Non
     near = all(torch.allclose(a.logp_NT, b.logp_NT, atol=1e-4) for a, b in zip(moved, clean, strict=True))
     require(near, name, "the policy scores views at their own blocks as it scores the views")
     for number in range(len(having)):
-        blocks = [block for block, example in zip(opened.blocks, opened.examples, strict=True) if example == number]
-        distance = surface.distance(blocks, blocks)
+        places = [place for place, example in enumerate(opened.examples) if example == number]
+        blocks = [opened.blocks[place] for place in places]
+        distance = surface.distance(blocks, blocks, [opened.spaces[place] for place in places])
         require(distance.share == 0 and distance.largest == 0, name, "what has not moved is at distance 0")

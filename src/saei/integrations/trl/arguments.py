@@ -14,7 +14,9 @@ from saei.integrations.vllm.engine import check_installed
 from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.kl import KL
+from saei.policy.decoder import no_offsets
 from saei.runtime.trackers import project_of
+from saei.samplers.base import SamplingPlan
 
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
@@ -44,6 +46,7 @@ def grpo_arguments(config: RunConfig, *, folder: Path, processes: int, extra: Ma
             reason="It cannot follow " + "; ".join(refused) + ".",
             remedy="Leave these at their defaults, or train with saei's own engine.",
         )
+    check_offsets(config.sampler.build().plan(), use_vllm=bool(extra.get("use_vllm")))
     training, optimizer, objective = config.training, config.optimizer, config.objective
     assert isinstance(objective, ClippedSurrogate.Config)
     assert isinstance(objective.advantage, GroupRelative.Config)
@@ -123,6 +126,28 @@ def check_arguments(args: Any) -> None:
             "in every process anyway.",
             remedy="Leave vllm_tensor_parallel_size at 1.",
         )
+
+
+def check_offsets(plan: SamplingPlan, *, use_vllm: bool) -> None:
+    """Refuse offsets on embeddings where TRL would have to know of them.
+
+    Args:
+        plan: What the sampler does.
+        use_vllm: Whether TRL's vLLM draws.
+
+    Raises:
+        ConfigError: If responses are trained under views with an offset, or vLLM draws from these.
+    """
+    for arm in plan.arms:
+        if arm.offsets and arm.update_on != "clean":
+            raise ConfigError(
+                "TRL's update reads prompts as tokens.",
+                reason=f"With {arm.setting('update_on')} '{arm.update_on}' it would have to add an offset to their "
+                "embeddings.",
+                remedy=f"Set {arm.setting('update_on')} to clean, or move the question's tokens or the picture.",
+            )
+        if arm.offsets and use_vllm:
+            raise no_offsets("TRL's vLLM", arm.setting("intervention.attack"))
 
 
 def _group_size(config: RunConfig) -> int:

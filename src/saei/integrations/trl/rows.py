@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset
@@ -17,7 +18,7 @@ PLACE = "saei_index"
 
 
 class GivenMessages(Template):
-    """The messages that the data set holds."""
+    """The messages that the data set holds; an example with another question has it in place of theirs."""
 
     class Config(StrategyConfig):
         """No fields."""
@@ -28,8 +29,23 @@ class GivenMessages(Template):
 
     def messages(self, example: Example) -> list[Mapping[str, Any]]:
         """Return them, pictures as placeholders; of an example that is not a conversation, its question."""
-        question = {"role": "user", "content": [{"type": "text", "text": example.question}]}
-        return list(example.meta.get("messages", [question]))
+        question = {"type": "text", "text": example.question}
+        messages = list(example.meta.get("messages", [{"role": "user", "content": [question]}]))
+        place = _place_of_question(messages)
+        if place is not None:
+            number, part = place
+            content = list(messages[number]["content"])
+            content[part] = question
+            messages[number] = {**messages[number], "content": content}
+        return messages
+
+
+def _place_of_question(messages: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Return which part of which message is the question: the only text of the last user turn; None if it has more."""
+    turns = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    content = messages[turns[-1]]["content"] if turns else ()
+    texts = [part for part, of_turn in enumerate(content) if of_turn["type"] == "text"]
+    return (turns[-1], texts[0]) if len(texts) == 1 else None
 
 
 class NumberedRows:
@@ -68,17 +84,46 @@ def numbered(rows: Any) -> Any:
     return rows
 
 
-def example_of(number: int, prompt: Sequence[Mapping[str, Any]]) -> Example:
-    """Return a conversation of TRL's as an example."""
-    pictures, messages = [], []
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How the rows of a data set are examples.
+
+    Attributes:
+        template: How an example is asked: as its row's prompt says.
+        example: ``example(number, prompt, row)`` is a row's example; the prompt has the pictures.
+        columns: What a row says of an example, for rewards to read: of one that asks something else than its row does,
+            in place of what the row has. By the names of the columns.
+        answer: ``answer(example, question)`` is the right answer to a changed question, as in ``StepContext``.
+    """
+
+    template: Template
+    example: Callable[[int, Sequence[Mapping[str, Any]], Mapping[str, Any]], Example]
+    columns: Callable[[Example], Mapping[str, Any]]
+    answer: Callable[[Example, str], str | None] | None = None
+
+
+def example_of(number: int, prompt: Sequence[Mapping[str, Any]], row: Mapping[str, Any] | None = None) -> Example:
+    """Return a conversation of TRL's as an example; its question is the only text of the last user turn."""
+    messages = []
     for message in prompt:
         parts = message["content"]
         if isinstance(parts, str):
             parts = [{"type": "text", "text": parts}]
-        pictures += [part["image"] for part in parts if part["type"] == "image"]
-        content = [{"type": "image"} if part["type"] == "image" else part for part in parts]
-        messages.append({"role": message["role"], "content": content})
-    return Example(str(number), "", "", tuple(pictures), {"messages": messages})
+        kept = [{"type": "image"} if part["type"] == "image" else part for part in parts]
+        messages.append({"role": message["role"], "content": kept})
+    place = _place_of_question(messages)
+    question = "" if place is None else messages[place[0]]["content"][place[1]]["text"]
+    return Example(str(number), question, "", pictures_of(prompt), {"messages": messages})
+
+
+def pictures_of(prompt: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Return the pictures of a conversation of TRL's, in order."""
+    contents = [message["content"] for message in prompt if not isinstance(message["content"], str)]
+    return tuple(part["image"] for content in contents for part in content if part["type"] == "image")
+
+
+CONVERSATIONS = RowFormat(GivenMessages(), example_of, columns=lambda example: {})
+"""Rows that have a conversation and nothing that saei knows of."""
 
 
 def one_per_group(prompts: Sequence[Any], size: int) -> list[Any]:

@@ -21,6 +21,7 @@ from saei.engine.setup import Strategies, build_strategies, check_output, load_p
 from saei.errors import ConfigError
 from saei.intake.stream import ViewStream
 from saei.integrations.trl.arguments import grpo_arguments
+from saei.integrations.trl.rows import RowFormat, pictures_of
 from saei.integrations.trl.trainer import GRPOConfig, SaeiGRPOTrainer
 from saei.integrations.vllm.engine import check_installed
 from saei.rewards.base import Attempt, Reward
@@ -82,6 +83,7 @@ class TRLRun:
             parts=parts,
             model_config=config.model,
             entropy=config.entropy,
+            rows=_format(strategies),
             max_decoder_gap=config.training.max_decoder_gap,
             model=parts.adapter or parts.model,
             reward_funcs=_reward(strategies.reward, set(policy.eos_ids.tolist())),
@@ -116,12 +118,35 @@ def _dataset(stream: ViewStream, template: Template, config: RunConfig, cache: P
             yield {
                 "prompt": [_parts(message) for message in template.messages(example)],
                 "images": list(example.images),
-                "example": json.dumps([example.id, example.question, example.answer, dict(example.meta)]),
+                **_columns(example),
             }
 
     # Without a fingerprint datasets hashes `rows` and all that it refers to: the model's weights, in every process.
     fingerprint = hashlib.sha256(json.dumps(dump(config), sort_keys=True).encode()).hexdigest()[:16]
     return Dataset.from_generator(rows, features=Features(FEATURES), cache_dir=str(cache), fingerprint=fingerprint)
+
+
+def _columns(example: Example) -> dict[str, str]:
+    """Return what a row says of an example, but for its pictures."""
+    texts = [example.id, example.question, example.answer, dict(example.meta)]
+    return {"example": json.dumps([*texts, example.protected, example.wordings])}
+
+
+def _example(text: str, pictures: Sequence[Any]) -> Example:
+    """Return the example that a row's column ``example`` tells of."""
+    name, question, answer, meta, protected, wordings = json.loads(text)
+    spans = tuple((start, end) for start, end in protected)
+    return Example(name, question, answer, tuple(pictures), meta, spans, tuple(wordings))
+
+
+def _format(strategies: Strategies) -> RowFormat:
+    """Return how rows are the task's examples."""
+
+    def example(number: int, prompt: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Example:
+        return _example(row["example"], pictures_of(prompt))
+
+    answer = strategies.task.answer if strategies.task.oracle else None
+    return RowFormat(strategies.template, example, _columns, answer)
 
 
 def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,10 +169,8 @@ def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
     ) -> list[float]:
         attempts = []
         for completion, ids, text, pictures in zip(completions, completion_ids, example, images, strict=True):
-            number, question, answer, meta = json.loads(text)
             truncated = not ids or ids[-1] not in eos_ids
-            graded_example = Example(number, question, answer, tuple(pictures or ()), meta)
-            attempts.append(Attempt(graded_example, completion[0]["content"], truncated, len(ids)))
+            attempts.append(Attempt(_example(text, pictures or ()), completion[0]["content"], truncated, len(ids)))
         grades = reward.grade_all(attempts)
         for grade in grades:
             log_metric("saei/accuracy", float(grade.correct))

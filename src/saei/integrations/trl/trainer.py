@@ -19,9 +19,9 @@ from trl.models import unwrap_model_for_generation
 
 from saei.config.sections import EntropyConfig, ModelConfig, SamplingConfig, TrainingConfig
 from saei.errors import ConfigError, DataError
-from saei.integrations.trl.arguments import check_arguments
+from saei.integrations.trl.arguments import check_arguments, check_offsets
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
-from saei.integrations.trl.rows import PLACE, GivenMessages, example_of, numbered, one_per_group
+from saei.integrations.trl.rows import CONVERSATIONS, PLACE, RowFormat, numbered, one_per_group
 from saei.integrations.vllm.engine import dtype_name
 from saei.interventions.context import StepContext
 from saei.interventions.guards import NoGuard
@@ -55,6 +55,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         parts: The model, as given to TRL, with its tokenizer and image processor.
         model_config: What the parts were loaded by; None for the defaults of shared prefix and largest canvas.
         entropy: Which distribution the criterion's entropy is taken of.
+        rows: How the rows of the data set are examples.
         max_decoder_gap: Largest median difference between vLLM's log-probabilities and the policy's, in nats.
         **kwargs: TRL's arguments, among them ``processing_class``, the model's whole processor.
 
@@ -69,6 +70,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         parts: Parts,
         model_config: ModelConfig | None = None,
         entropy: EntropyConfig | None = None,
+        rows: RowFormat = CONVERSATIONS,
         max_decoder_gap: float = TrainingConfig().max_decoder_gap,
         **kwargs: Any,
     ) -> None:
@@ -79,7 +81,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._max_decoder_gap = max_decoder_gap
         self._trainer_policy: Policy | None = None
         self._update_pictures: list[list[Any] | None] | None = None
-        self._places: list[int] = []
+        self._format = rows
+        self._rows: list[dict[str, Any]] = []
         self._rollouts: dict[str, tuple[int, int]] = {}  # by purpose the optimiser step, and which of its rollouts
         args = kwargs.get("args") or GRPOConfig()
         check_arguments(args)
@@ -98,7 +101,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Do as TRL does, and remember which rows of the data set the inputs are."""
         first = self.accelerator.process_index * len(inputs)
-        self._places = [row.get(PLACE, first + number) for number, row in enumerate(inputs)]
+        self._rows = [{PLACE: first + number, **row} for number, row in enumerate(inputs)]
         rows = [{name: value for name, value in row.items() if name != PLACE} for row in inputs]
         return super()._generate_and_score_completions(rows)  # type: ignore[no-any-return]  # trl has no types
 
@@ -131,6 +134,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
                 reason=f"The sampler '{self._sampler.name()}' continues responses, and vLLM draws whole ones.",
                 remedy="Train without vLLM, or in saei's own loop.",
             )
+        check_offsets(plan, use_vllm=args.use_vllm)
         whole = "Every process draws and attacks whole groups."
         if self.num_generations != size:
             raise ConfigError(
@@ -158,9 +162,11 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         group_prompts = one_per_group(prompts, sampler.group_size)
         with self._whole_model() as policy:
             policy.weights_changed()  # TRL sends them to vLLM right before the rollout
-            places = self._places[:: sampler.group_size]
-            examples = [example_of(place, prompt) for place, prompt in zip(places, group_prompts, strict=True)]
-            views = [policy.view(example, place) for place, example in zip(places, examples, strict=True)]
+            rows = self._rows[:: sampler.group_size]
+            examples = [
+                self._format.example(row[PLACE], prompt, row) for prompt, row in zip(group_prompts, rows, strict=True)
+            ]
+            views = [policy.view(example, row[PLACE]) for example, row in zip(examples, rows, strict=True)]
             for view, prompt in zip(views, group_prompts, strict=True):
                 self._check_prompt(view, prompt)
             groups = sampler.draw(views, self._context(policy), None)
@@ -169,7 +175,9 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         update_views = [group.views[number] for group in groups for number in group.updated_on]
         pictures = [[to_image(canvas) for canvas in view.canvases] or None for view in update_views]
         self._update_pictures = pictures if any(pictures) else None
+        columns = [self._format.columns(view.example) for view in update_views]  # TRL passes them to the rewards
         return {
+            **{name: [of_row[name] for of_row in columns] for name in columns[0]},
             "prompt_ids": [view.prompt_ids_P.tolist() for view in update_views],
             "completion_ids": [response.ids_T.tolist() for group in groups for response in group.responses],
             "logprobs": [logps for group in groups for logps in sampling_logps(group)] if self.use_vllm else None,
@@ -191,7 +199,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
 
     def _policy(self) -> Policy:
         sampling = SamplingConfig(temperature=self.args.temperature, max_new_tokens=self.args.max_completion_length)
-        template = GivenMessages()
+        template = self._format.template
         policy = Policy.around(self._parts, self._model_config, template, sampling=sampling, entropy=self._entropy)
         if self._decoder is not None:
             policy.decoder, policy.on_decoded = self._decoder, self._compare
@@ -207,7 +215,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         # Counted by purpose: a resumed run does not evaluate again, and draws as if it had.
         self._rollouts[purpose] = (step, number + 1 if step == last_step else 0)
         sources = GroupSources(self.args.seed, purpose, *self._rollouts[purpose])
-        return StepContext(policy, step / max(1, self.state.max_steps), sources)
+        return StepContext(policy, step / max(1, self.state.max_steps), sources, answer=self._format.answer)
 
     def _check_prompt(self, view: View, prompt: Any) -> None:
         """Check that TRL's processor makes our ids: its token types and pictures are used with them."""

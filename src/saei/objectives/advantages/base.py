@@ -25,6 +25,11 @@ class Advantage(Strategy, ABC):
 
     kind: ClassVar[str] = "advantage"
 
+    @property
+    def mixes_origins(self) -> bool:
+        """Whether responses of one origin are compared with those of others, which have to have the same gold then."""
+        return True
+
     @abstractmethod
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> Advantages:
         """Return the advantages of one group's N responses.

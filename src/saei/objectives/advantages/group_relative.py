@@ -48,6 +48,11 @@ class GroupRelative(Advantage):
 
     config: Config
 
+    @property
+    def mixes_origins(self) -> bool:
+        """Whether the baseline is of all origins."""
+        return self.config.baseline != "per-origin"
+
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> tuple[float, ...]:
         """Return one advantage per response."""
         batch_std = _std(np.array(rewards)) if self.config.scale == "batch" else 0.0

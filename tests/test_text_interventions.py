@@ -1,0 +1,464 @@
+"""Attacks on the question in interventions, groups and runs: oracles, golds, records, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+
+from commands import Said
+from groups import draw, no_grades, sources
+from runs import Checksum, Quiet, lines, registered, tiny, train
+from saei.config.run import RunConfig, validate
+from saei.config.strategy import StrategyConfig
+from saei.data.bars import Bars
+from saei.data.templates import ThinkBoxed
+from saei.engine.grader import StepGrader
+from saei.engine.metrics import group_metrics
+from saei.engine.replay_group import KeptGroup
+from saei.engine.setup import build_strategies
+from saei.errors import ConfigError, DataError
+from saei.interventions import Intervention, InterventionConfig, Outcome
+from saei.interventions.context import StepContext, Supply
+from saei.interventions.text_surfaces import Embeddings, Tokens
+from saei.policy import Policy
+from saei.policy.decoder import Completion, Decoder, DrawRequest
+from saei.policy.load.weights import Parts
+from saei.rewards.base import Reward
+from saei.runtime.interrupt import Interrupted
+from saei.runtime.run_dir import RunDir
+from saei.runtime.seeds import GroupSources
+from saei.samplers.mixed import Mixed
+from saei.types import Example, Grade, Response, ScoredGroup, TrainGroup, View
+
+ATTACKS = ("gcg", "hotflip", "joint", "neftune", "paraphrase", "random-swap", "text-fgsm", "text-pgd")
+TOKEN_ATTACKS = ("gcg", "hotflip", "random-swap")
+WORDS = ("what", "is", "which", "bar", "higher", "highest", "or", "how", "high", "the")
+"""Of the questions of ``bars``, but for the colours."""
+
+Oracle = Callable[[Example, str], str | None]
+
+
+def kept(example: Example, question: str) -> str | None:
+    return example.answer
+
+
+def by_example(example: Example, question: str) -> str | None:
+    """The first question keeps its answer, the second gets another one, the third none; unchanged ones keep theirs."""
+    answers = (example.answer, "77", None)
+    return example.answer if question == example.question else answers[int(example.id.rsplit("-", 1)[1])]
+
+
+@pytest.fixture
+def views(random_policy: Policy, bars: Bars) -> list[View]:
+    examples = [replace(bars.example(n), wordings=bars.wordings(bars.example(n))) for n in range(3)]
+    return [random_policy.view(example, number) for number, example in enumerate(examples)]
+
+
+@pytest.fixture
+def responses(random_policy: Policy, views: list[View]) -> list[list[Response]]:
+    return draw(random_policy, views, [2, 2, 2])
+
+
+def step_of(policy: Policy, answer: Oracle | None = None) -> StepContext:
+    return StepContext(policy, 0.0, GroupSources(3), answer=answer)
+
+
+def apply(
+    policy: Policy, views: Sequence[View], responses: Any, answer: Oracle | None = None, **slots: Any
+) -> list[Outcome]:
+    intervention = Intervention(InterventionConfig.model_validate(slots))
+    return intervention.apply(views, responses, step_of(policy, answer))
+
+
+def no_grade() -> Grade:
+    return Grade(0.0, False)
+
+
+# What moves
+
+
+def test_the_units_of_embeddings_are_those_of_the_table(random_policy: Policy, views: list[View]) -> None:
+    assert random_policy.distribution.banned_V is not None
+    table_Vd = random_policy.model.get_input_embeddings().weight.detach()[~random_policy.distribution.banned_V]
+    opening = Embeddings().open(random_policy, views, scale=1.0)
+    for view, block, space in zip(views, opening.blocks, opening.spaces, strict=True):
+        assert view.question is not None
+        assert block.shape == (len(view.question.places_Q), table_Vd.shape[1])
+        assert space.units["rms"] == pytest.approx(float(table_Vd.square().mean() ** 0.5), rel=1e-5)
+        # A step of this length at each feature goes as far as half of all tokens are apart.
+        median = float(torch.tensor(pdist(table_Vd.numpy())).median())
+        assert float(space.units["distance"]) * table_Vd.shape[1] ** 0.5 == pytest.approx(median, rel=1e-4)
+        assert float(space.units["neftune"]) == pytest.approx(block.numel() ** -0.5)
+
+
+def test_hotflip_finds_the_best_of_all_swaps_of_the_vocabulary(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    """By brute force: every legal swap of the first question, scored one by one."""
+    view, drawn = views[0], responses[0]
+
+    def nll(other: View) -> float:
+        (scores,) = random_policy.score([other], [drawn])
+        return float(-(scores.logp_NT.sum(1) / scores.mask_NT.sum(1)).mean())
+
+    opening = Tokens().open(random_policy, [view], scale=1.0)
+    (ids_Q,), (space,) = opening.blocks, opening.spaces
+    assert space.tokens is not None
+    kind_V, values = space.tokens.kind_V, {}
+    for place in torch.as_tensor(space.editable).nonzero()[:, 0].tolist():
+        for token in ((kind_V == kind_V[ids_Q[place]]) & (kind_V >= 0)).nonzero()[:, 0].tolist():
+            swapped_Q = ids_Q.clone()
+            swapped_Q[place] = token
+            swapped = random_policy.with_question_ids(view, swapped_Q)
+            if swapped is not None:
+                values[swapped.example.question] = nll(swapped)
+    assert len(values) > 100
+    slots: dict[str, Any] = {"criterion": "nll", "selector": "all", "attack": {"type": "hotflip", "width": 4096}}
+    (outcome,) = apply(random_policy, [view], [drawn], **slots)
+    assert outcome.view.example.question == max(values, key=lambda question: values[question])
+    assert outcome.metrics["criterion"] == pytest.approx(values[view.example.question], abs=1e-5)
+    assert outcome.metrics["editable"] == sum(torch.as_tensor(space.editable).tolist())
+    assert outcome.metrics["largest_change"] == 1
+
+
+def test_each_block_of_a_joint_attack_stays_in_its_own_ball(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    of = {"pixels": {"type": "pgd", "step": "1/255", "steps": 3, "radius": "2/255"}}
+    of |= {"embeddings": {"type": "text-pgd", "step": "1/10", "steps": 3, "radius": "3/20"}}
+    text_only = random_policy.view(Example("t", "What is red?", "3"), 3)
+    (drawn,) = draw(random_policy, [text_only], [2])
+    outcomes = apply(random_policy, [*views, text_only], [*responses, drawn], attack={"type": "joint", "of": of})
+    for view, outcome in zip([*views, text_only], outcomes, strict=True):
+        moved = outcome.view
+        for before, after in zip(view.canvases, moved.canvases, strict=True):
+            assert float((after - before).abs().max()) * 255 == pytest.approx(2, abs=1e-3)
+        assert moved.offset_Qd is not None
+        assert float(moved.offset_Qd.abs().max()) == pytest.approx(0.15 * random_policy.embeddings.rms, rel=1e-5)
+        frozen = [not bool(row.any()) for row in moved.offset_Qd]
+        assert any(frozen)
+        assert not all(frozen)
+        assert outcome.metrics["embeddings/editable"] == len(frozen) - sum(frozen)
+        assert ("pixels/moved" in outcome.metrics) == bool(view.canvases)
+
+
+def test_a_joint_attack_moves_tokens_where_the_picture_has_come_to(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    """As the two attacks one after the other, the second on views that the first has made."""
+    slots: dict[str, Any] = {"criterion": "nll", "selector": "all"}
+    of = {"pixels": {"type": "pgd", "step": "40/255"}, "tokens": {"type": "hotflip", "width": 3}}
+    together = apply(random_policy, views, responses, attack={"type": "joint", "of": of}, **slots)
+    first = [outcome.view for outcome in apply(random_policy, views, responses, attack=of["pixels"], **slots)]
+    second = apply(random_policy, first, responses, attack=of["tokens"], **slots)
+    alone = apply(random_policy, views, responses, attack=of["tokens"], **slots)
+    for outcome, picture, expected in zip(together, first, second, strict=True):
+        assert all(map(torch.equal, outcome.view.canvases, picture.canvases))
+        assert outcome.view.example.question == expected.view.example.question
+    questions = [[outcome.view.example.question for outcome in each] for each in (together, alone)]
+    assert questions[0] != questions[1]  # the picture made a difference
+
+
+def test_a_paraphrase_is_the_view_of_another_wording(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    outcomes = apply(random_policy, views, responses, attack="paraphrase", answer=by_example)
+    for view, outcome in zip(views, outcomes, strict=True):
+        assert outcome.view.example.question in view.example.wordings
+        assert outcome.view.example.answer == view.example.answer
+        assert outcome.view.origin == "paraphrased"
+        expected = random_policy.view(replace(view.example, question=outcome.view.example.question), view.index)
+        assert torch.equal(outcome.view.prompt_ids_P, expected.prompt_ids_P)
+        assert torch.equal(outcome.view.positions_KP, expected.positions_KP)
+        assert all(map(torch.equal, outcome.view.canvases, expected.canvases))
+    (plain,) = apply(random_policy, [random_policy.view(Bars().example(0))], [responses[0]], attack="paraphrase")
+    assert plain.untouched == "one-wording"
+
+
+def test_protected_names_are_neither_changed_nor_written(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    colours = ["red", "green", "blue", "yellow"]
+    surfaces = [{"type": "tokens", "protected": colours}]
+    for seed in range(5):
+        step = StepContext(random_policy, 0.0, GroupSources(seed))
+        slots = InterventionConfig.model_validate({"attack": {"type": "random-swap", "swaps": 8}, "surfaces": surfaces})
+        for view, outcome in zip(views, Intervention(slots).apply(views, responses, step), strict=True):
+            before, after = (each.example.question for each in (view, outcome.view))
+            named = [[word for word in re.findall(r"\w+", text) if word in colours] for text in (before, after)]
+            assert named[0] == named[1]
+            assert before != after
+    nothing = [{"type": "tokens", "protected": [*colours, *WORDS]}]
+    outcomes = apply(random_policy, views, responses, attack="random-swap", surfaces=nothing)
+    assert {outcome.untouched for outcome in outcomes} == {"nothing-editable"}
+
+
+# Answers to changed questions
+
+
+class Asked(Reward):
+    """Right is what is the gold; remembers what it was asked to grade."""
+
+    class Config(StrategyConfig):
+        type: Literal["asked"] = "asked"
+
+    attempts: ClassVar[list[tuple[str, str]]] = []
+
+    def grade(self, example: Example, text: str, *, truncated: bool = False) -> Grade:
+        self.attempts.append((example.question, example.answer))
+        return Grade(float(example.answer == "77"), example.answer == "77")
+
+
+@pytest.mark.parametrize("attack", TOKEN_ATTACKS)
+def test_a_changed_question_is_kept_answered_anew_or_drawn_clean(
+    random_policy: Policy, views: list[View], responses: list[list[Response]], attack: str
+) -> None:
+    slots = {"criterion": "nll", "selector": "all", "attack": attack}
+    outcomes = apply(random_policy, views, responses, by_example, **slots)
+    assert [outcome.untouched for outcome in outcomes] == [None, None, "unanswerable"]
+    assert [outcome.view.example.answer for outcome in outcomes[:2]] == [views[0].example.answer, "77"]
+    assert [outcome.metrics["answer_changed"] for outcome in outcomes[:2]] == [0, 1]
+    assert outcomes[2].view is views[2]
+    assert outcomes[2].record is None
+    without_oracle = apply(random_policy, views, responses, **slots)
+    for view, outcome in zip(views, without_oracle, strict=True):
+        assert outcome.view.example.question != view.example.question
+        assert outcome.view.example.answer == view.example.answer
+
+
+@pytest.mark.parametrize("update_on", ["sampled", "clean", "perturbed"])
+def test_the_gold_is_that_of_the_update_view(random_policy: Policy, views: list[View], update_on: str) -> None:
+    sampler = Mixed.Config.model_validate(
+        {"n_clean": 2, "n_adversarial": 3, "update_on": update_on, "intervention": {"attack": "random-swap"}}
+    ).build()
+    supply = Supply(no_grades)
+    groups = sampler.draw(views, step_of(random_policy, by_example), supply)
+    assert [len(group.responses) for group in groups] == [5] * 3  # also where the question had no answer
+    assert [len(group.views) for group in groups] == [2, 2, 1]
+    Asked.attempts.clear()
+    scored = StepGrader(Asked()).score(groups)
+    changed = {"sampled": [False] * 2 + [True] * 3, "clean": [False] * 5, "perturbed": [True] * 5}[update_on]
+    assert [grade.correct for grade in scored[1].grades] == changed
+    assert not any(grade.correct for number in (0, 2) for grade in scored[number].grades)
+    clean, moved = (groups[1].views[number].example.question for number in (0, 1))
+    asked = {question for question, _ in Asked.attempts if question in (clean, moved)}
+    assert asked == {"sampled": {clean, moved}, "clean": {clean}, "perturbed": {moved}}[update_on]
+    # Grades that a gate or `dynamic` has asked for are the same.
+    again = [Supply(StepGrader(Asked())).grade_group(group) for group in groups]
+    assert [[grade.correct for grade in grades] for grades in again] == [
+        [grade.correct for grade in group.grades] for group in scored
+    ]
+    metrics = group_metrics(scored, reasons=sampler.plan().untouched)
+    assert metrics["untouched/unanswerable"] == pytest.approx(1 / 3)
+    assert metrics["untouched/nothing-editable"] == metrics["untouched/no-question"] == 0
+    assert metrics["intervention/answer_changed"] == pytest.approx(1 / 2)
+    assert metrics["intervention/editable"] > 1
+
+
+def configured(update_on: str, *, attack: Any = "hotflip", baseline: str = "pooled", **more: Any) -> RunConfig:
+    sampler = {"type": "mixed", "update_on": update_on, "intervention": {"attack": attack}, **more}
+    return validate({"sampler": sampler, "objective": {"type": "grpo", "advantage": {"baseline": baseline}}})
+
+
+def test_answers_to_two_questions_have_no_common_baseline() -> None:
+    for config in (
+        configured("sampled", baseline="per-origin"),
+        configured("clean"),
+        configured("perturbed"),  # all responses answer the one changed question
+        configured("sampled", attack="paraphrase"),
+        configured("sampled", attack="text-pgd"),
+    ):
+        build_strategies(config)
+    joint = {"type": "joint", "of": {"pixels": "pgd", "tokens": "gcg"}}
+    for config in (
+        configured("sampled"),
+        configured("sampled", baseline="leave-one-out"),
+        configured("sampled", attack=joint),
+    ):
+        with pytest.raises(ConfigError, match=r"answers to the same question.*baseline to per-origin"):
+            build_strategies(config)
+    for config in (configured("sampled", baseline="per-origin", views=2), configured("perturbed", views=2)):
+        with pytest.raises(ConfigError, match=r"it has 2 of them.*sampler\.views to 1"):
+            build_strategies(config)
+    build_strategies(configured("clean", views=2))
+
+
+# What is refused
+
+
+class Elsewhere(Decoder):
+    """A decoder that reads prompts as text; it draws the end of a response."""
+
+    class Config(StrategyConfig):
+        type: Literal["elsewhere"] = "elsewhere"
+
+    def draw(self, policy: Policy, request: DrawRequest) -> list[list[Completion]]:
+        end = Completion(policy.eos_ids[:1].tolist(), torch.full((1,), torch.nan))
+        return [[end] * count for count in request.counts]
+
+
+def test_a_decoder_elsewhere_takes_swaps_and_refuses_offsets(random_policy: Policy, views: list[View]) -> None:
+    with registered(Elsewhere):
+        for attack in ("text-fgsm", {"type": "joint"}):
+            config = configured("clean", attack=attack).model_copy(update={"decoder": Elsewhere.Config()})
+            with pytest.raises(ConfigError, match=r"prompt as text.*'elsewhere'.*sampler\.intervention\.attack"):
+                build_strategies(config)
+        build_strategies(configured("clean").model_copy(update={"decoder": Elsewhere.Config()}))
+    random_policy.decoder = Elsewhere()
+    assert views[0].question is not None
+    offset_Qd = torch.zeros(len(views[0].question.places_Q), random_policy.embeddings.size)
+    with pytest.raises(ConfigError, match=r"reads a prompt as text.*'Elsewhere'"):
+        random_policy.sample([replace(views[0], offset_Qd=offset_Qd)], [1], generators=sources(1))
+    random_policy.sample(views[:1], [1], generators=sources(1))
+
+
+@pytest.fixture(scope="module")
+def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    Policy(random_parts, ThinkBoxed()).save(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Any:
+    with registered(Checksum):
+        yield
+
+
+def intervening(attack: Any, **more: Any) -> dict[str, Any]:
+    intervention = {"attack": attack, "criterion": "nll", "selector": "all", **more}
+    return {"type": "mixed", "n_clean": 2, "n_adversarial": 2, "update_on": "clean", "intervention": intervention}
+
+
+def test_text_that_cannot_move_is_refused_before_training(model: Path, tmp_path: Path) -> None:
+    protected = [*WORDS, "red", "green", "blue", "yellow"]
+    nothing = intervening("text-fgsm", surfaces=[{"type": "embeddings", "protected": protected}])
+    refused = r"nothing that the attack could move.*first 64, all had nothing \(nothing-editable\).*max_untouched to 1"
+    with pytest.raises(DataError, match=refused):
+        train(tiny(model, tmp_path, "nothing", sampler=nothing))
+    assert not (tmp_path / "nothing").exists()
+    allowed = tiny(model, tmp_path, "allowed", sampler=nothing, training__steps=1, training__max_untouched=1.0)
+    assert lines(train(allowed).run.path)[-1]["train/untouched/nothing-editable"] == 1
+    with pytest.raises(ConfigError, match="'pixel' units"):
+        train(tiny(model, tmp_path, "units", sampler=intervening("pgd", surfaces=["embeddings"])))
+    with pytest.raises(ConfigError, match="moves in tokens, not embeddings"):
+        train(tiny(model, tmp_path, "space", sampler=intervening("hotflip", surfaces=["embeddings"])))
+
+
+def test_an_attack_on_divergence_begins_at_random() -> None:
+    """At the clean view the divergence from it has no gradient, whatever is moved."""
+    joint = {"type": "joint", "of": {"embeddings": "text-pgd", "pixels": {"type": "pgd", "random_start": True}}}
+    for attack in ("hotflip", "gcg", "text-pgd", joint):
+        with pytest.raises(ValueError, match="begins at the clean view"):
+            InterventionConfig.model_validate({"attack": attack, "criterion": "kl"})
+    joint["of"] = dict(reversed(joint["of"].items()))  # type: ignore[attr-defined]
+    for other in (joint, "random-swap", "neftune", {"type": "text-pgd", "random_start": True}):
+        InterventionConfig.model_validate({"attack": other, "criterion": "kl"})
+
+
+# Runs
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_five_steps_by_the_command_line(saei: Callable[..., Said], model: Path, tmp_path: Path, attack: str) -> None:
+    sets = ["sampling.max_new_tokens=6", "training.prompts_per_step=2", "sampler.n_clean=2", "sampler.n_adversarial=2"]
+    sets += ["evaluation.every=9", "evaluation.examples=1", "evaluation.responses=1", "evaluation.probe_examples=1"]
+    sets += ["evaluation.probe_responses=2", "objective.advantage.baseline=per-origin", "model.device=cpu"]
+    words = [word for each in sets for word in ("--set", each)]
+    place = ("--output", tmp_path, "--name", attack)
+    said = saei("train", "--model", model, "--task", "bars", "--attack", attack, "--steps", 5, *place, *words)
+    assert said.code == 0, said
+    metrics = [json.loads(line) for line in (tmp_path / attack / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == list(range(6))
+    steps = metrics[1:]
+    assert all("train/loss" in line for line in steps)
+    moved = [line for line in steps if line["train/untouched"] < 1]
+    assert moved or attack in TOKEN_ATTACKS  # most swaps make no question
+    name = "train/intervention/embeddings/moved" if attack == "joint" else "train/intervention/moved"
+    assert all(line[name] > 0 for line in moved)
+    if attack in TOKEN_ATTACKS:
+        assert sum(line["train/untouched/unanswerable"] for line in steps) > 0
+
+
+@pytest.mark.parametrize("update_on", ["sampled", "clean", "perturbed"])
+def test_offsets_are_in_the_update_that_they_belong_to(
+    random_policy: Policy, views: list[View], update_on: str
+) -> None:
+    """What the update scores, with the graph to the parameters, is what was drawn where both views are the same."""
+    intervention = {"attack": {"type": "text-fgsm", "step": 2}}
+    fields = {"n_clean": 2, "n_adversarial": 2, "update_on": update_on, "intervention": intervention}
+    groups = Mixed.Config.model_validate(fields).build().draw(views, step_of(random_policy), Supply(no_grades))
+    for group in groups:
+        for n, response in enumerate(group.responses):
+            (scores,) = random_policy.score([group.update_view(n)], [[response]], wrt="parameters")
+            gap = float((scores.logp_NT[0] - response.behaviour_logp_T).detach().abs().max())
+            assert (gap > 1e-3) == (group.sampled_from[n] != group.updated_on[n]), gap
+            assert scores.logp_NT.requires_grad
+        # As the replay keeps it, and a checkpoint the replay.
+        train = TrainGroup(ScoredGroup(group, tuple(no_grade() for _ in group.responses)), (0.0,) * 4)
+        kept_group = KeptGroup.of(0, train, [response.behaviour_logp_T for response in group.responses])
+        again = KeptGroup.from_plain(kept_group.plain()).restored(random_policy.device).group
+        for n, response in enumerate(group.responses):
+            before, after = (
+                random_policy.score([each.update_view(n)], [[response]])[0].logp_NT for each in (group, again)
+            )
+            assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"type": "random-swap", "swaps": 2},
+        {"type": "gcg", "width": 2},
+        {"type": "text-pgd", "random_start": True, "start": "4/25"},
+        {"type": "joint", "of": {"pixels": "pgd", "tokens": {"type": "hotflip", "width": 2}}},
+        "paraphrase",
+    ],
+    ids=lambda attack: attack if isinstance(attack, str) else attack["type"],
+)
+def test_a_resumed_run_goes_on_bit_for_bit(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Any
+) -> None:
+    monkeypatch.setattr(Bars, "answer", lambda self, example, question: example.answer)
+    changes: dict[str, Any] = {"sampler": intervening(attack), "training__steps": 3, "evaluation__every": 9}
+    whole = train(tiny(model, tmp_path, "whole", **changes))
+    assert any(line["train/untouched"] < 1 for line in lines(whole.run.path)[1:])
+    interrupting = Quiet({1: lambda: os.kill(os.getpid(), signal.SIGINT)})
+    with pytest.raises(Interrupted):
+        train(tiny(model, tmp_path, "halves", **changes), interrupting)
+    run, config = RunDir.open(tmp_path / "halves")
+    resumed = train(config, resume=run)
+    assert lines(tmp_path / "halves") == lines(whole.run.path)
+    for ours, theirs in zip(resumed.policy.model.parameters(), whole.policy.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_recorded_steps_show_what_was_asked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Bars, "answer", lambda self, example, question: example.answer if question == example.question else "77"
+    )
+    sampler = {**intervening("random-swap"), "update_on": "perturbed"}
+    run = train(tiny(model, tmp_path, sampler=sampler, training__steps=2, evaluation__every=2)).run
+    records = [json.loads(line) for line in (run.path / "views.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
+    assert records
+    for record in records:
+        mine = [sample for sample in samples if sample["example"] == record["example"]]
+        clean = {sample["question"] for sample in mine if sample["origin"] == "clean"}
+        moved = {sample["question"] for sample in mine if sample["origin"] == "adversarial"}
+        assert moved == {record["question"]}
+        assert clean
+        assert clean != moved
+        assert record["answer"] == "77"
+        assert {sample["answer"] for sample in mine} == {"77"}
+        assert record["distances"]["tokens"]["largest"] == 1
