@@ -24,9 +24,10 @@ from saei.policy.statistics.distributions import Entropy as EntropyStatistic
 from saei.policy.statistics.distributions import TopKEntropy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.testing import check_statistic
+from saei.testing import check_criterion, check_statistic
 from saei.types import Response, View
 
+UNSEEDED = torch.Generator()
 FROM_RANDOM = {"type": "pgd", "steps": 2, "random_start": True, "radius": "4/255"}
 
 
@@ -144,6 +145,23 @@ def test_each_draw_is_another_direction() -> None:
     assert torch.equal(first, RandomDirection().draw_weights(mask_NT, torch.Generator().manual_seed(0)))
     assert float(first.mean()) == pytest.approx(0, abs=0.02)
     assert float(first.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("draw_weights", "rule"),
+    [
+        (lambda self, mask_NT, generator: torch.randn(mask_NT.shape), "global random state"),
+        (lambda self, mask_NT, generator: torch.ones(len(mask_NT), 1), "one finite weight per token"),
+        (lambda self, mask_NT, generator: torch.randn(mask_NT.shape, generator=UNSEEDED), "the same generator"),
+    ],
+)
+def test_the_contract_catches_weights_from_elsewhere(
+    draw_weights: Any, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_criterion(RandomDirection())
+    monkeypatch.setattr(RandomDirection, "draw_weights", draw_weights)
+    with pytest.raises(AssertionError, match=rule):
+        check_criterion(RandomDirection())
 
 
 # Attacks

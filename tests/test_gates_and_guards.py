@@ -126,6 +126,7 @@ def test_the_divergence_of_views_decides_by_origin(random_policy: Policy, bars: 
             views.append(replace(clean, origin=origin, canvases=((canvas + noise).clamp(0, 1),)))
         drawn = draw(random_policy, views, [1, 1, 2, 2], seed=index)
         drawn[1] = [cut(drawn[1][0], 2)]
+        drawn[2][1] = cut(drawn[2][1], 5)
         sampled_from = (0, 1, 2, 2, 3, 3)
         responses = tuple(each for own in drawn for each in own)
         groups.append(
@@ -248,7 +249,7 @@ def test_as_many_origins_are_dropped_as_by_another_guard() -> None:
     """In numbers by origin and step, over all processes, whichever process has the groups."""
     lost, same = {"clean": "22", "a": "11", "b": "22"}, {"clean": "22", "a": "22", "b": "21"}
     groups = [scored(number, **(lost if number % 3 == 0 else same)) for number in range(12)]
-    groups += [scored(number, clean="22") for number in (12, 13)]  # left alone, with nothing to drop
+    groups += [scored(number, clean="22") for number in range(12, 42)]  # left alone, with nothing to drop
     config = RandomDrop.Config.model_validate({"like": "answer-kept"})
     drops = RandomDrop(config).drop(groups, step(), NOTHING)
     assert [sum(n in of_group for of_group in drops) for n in range(6)] == [0, 0, 4, 4, 0, 0]

@@ -19,7 +19,7 @@ from saei.data.bars import Bars
 from saei.data.in_memory import InMemory
 from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
-from saei.engine import Trainer
+from saei.engine import Trainer, checkpoint
 from saei.errors import ConfigError, DataError, ModelError, TrainingError
 from saei.policy.load.weights import load_parts
 from saei.rewards.base import Attempt
@@ -103,6 +103,10 @@ def test_a_resumed_run_needs_the_same_objects(model: Path, tmp_path: Path, saei:
     with pytest.raises(ConfigError, match="examples of this run are objects of a Python program"):
         Trainer(longer, resume=run, reward=checksum, display=Quiet())
     run.lock.release()
+    trained = str(checkpoint.latest(run.checkpoints))
+    evaluation = ("eval", "--model", trained, "--examples", "2", "--task", "bars", "--set", "sampling.max_new_tokens=4")
+    assert "--set reward=accuracy-format" in saei(*evaluation).err
+    assert saei(*evaluation, "--set", "reward=accuracy-format").code == 0
     said = saei("train", "--resume", str(run.path), "--steps", "3")
     assert (said.code, "objects of a Python program" in said.err) == (2, True)
     Trainer(longer, resume=run, examples=ROWS, reward=checksum, display=Quiet()).train()

@@ -53,7 +53,8 @@ class InMemory(TableTask):
             raise ConfigError(
                 "The examples of this run are objects of a Python program.",
                 reason="No file has them.",
-                remedy="Resume or evaluate it from Python with the same ones: Trainer(config, resume=run, examples=…).",
+                remedy="Resume it from Python with the same ones: Trainer(config, resume=run, examples=…). Evaluate "
+                "its checkpoints on a task or a file: --task NAME or --data PATH.",
             )
         self._rows = rows
 

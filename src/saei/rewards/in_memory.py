@@ -60,8 +60,9 @@ class InMemory(Reward):
             raise ConfigError(
                 "The reward of this run is a function of a Python program.",
                 reason=f"No file has '{config.name}'.",
-                remedy="Resume it from Python with the same function: Trainer(config, resume=run, reward=…). For the "
-                "command line put the function into a file: --set reward={type: function, path: ./file.py:name}.",
+                remedy="Resume it from Python with the same function: Trainer(config, resume=run, reward=…). Evaluate "
+                "its checkpoints by another reward: --set reward=accuracy-format, or --set "
+                "'reward={type: function, path: ./file.py:name}'.",
             )
         self._function = function
         self._arguments = _arguments(function, config.name)
