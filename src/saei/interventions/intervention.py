@@ -36,7 +36,7 @@ from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import NO_IMAGE, Response, View, ViewRecord
+from saei.types import NO_IMAGE, UNTOUCHED, Response, View, ViewRecord
 from saei.views import look_at_changed_pictures
 
 
@@ -157,10 +157,11 @@ class Intervention:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it may leave groups alone, but for ``empty``."""
+        """Why it may leave groups alone, besides ``UNTOUCHED``."""
         unanswerable = [UNANSWERABLE] if self.rewords else []
         of_control = self.control.reasons if self.control else ()
-        return (*self.lacking, *unanswerable, *self.gate.reasons, *of_control)
+        lacking = [reason for reason in self.lacking if reason not in UNTOUCHED]
+        return (*lacking, *unanswerable, *self.gate.reasons, *of_control)
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Attack one view with a response of one token, so that errors come before any long work.
