@@ -97,6 +97,35 @@ class Control(Strategy, ABC):
         """
 
 
+def under_control(
+    control: Control,
+    attacked: Mapping[int, Outcome],
+    opened: Mapping[int, OpenViews],
+    responses: Sequence[Sequence[Response]],
+    step: StepContext,
+    supply: Supply | None,
+) -> dict[int, Outcome]:
+    """Return the outcomes of attacks with something else in the place of what these did; collective.
+
+    Args:
+        control: What stands in.
+        attacked: Outcomes by the group's number.
+        opened: Each clean view that was moved, alone, by that number.
+        responses: Clean responses of all groups.
+        step: The policy and the circumstances.
+        supply: See ``Control.substitutes``.
+    """
+    changes = {
+        number: Change(alone, attacked[number].point, [response for response in responses[number] if len(response)])
+        for number, alone in opened.items()
+    }
+    substitutes = control.substitutes(list(changes.values()), step, supply)
+    return dict(attacked) | {
+        number: substituted(control, attacked[number], change, substitute)
+        for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
+    }
+
+
 def substituted(control: Control, outcome: Outcome, change: Change, substitute: Substitute) -> Outcome:
     """Return the outcome of an attack with a substitute for its change.
 
