@@ -225,7 +225,15 @@ def test_a_files_plugins_are_found_beside_it(file: Path, tmp_path: Path) -> None
         ("training.steps=0", ["training.steps: ", "greater than or equal to 1", "Got 0"]),
         ("attack.step=1/0", ["sampler.intervention.attack.step: ", "fraction", "'1/0'"]),
         ("entropy.temperature=warm", ["entropy.temperature: ", "'sampling'", "valid number", "'warm'"]),
-        ("gate=5", ["sampler.intervention.gate: ", "A gate is a name or a mapping", "5", "always, zero-variance"]),
+        (
+            "gate=5",
+            [
+                "sampler.intervention.gate: ",
+                "A gate is a name or a mapping",
+                "5",
+                "all-right, all-wrong, always, entropy-floor, zero-variance",
+            ],
+        ),
         ("optimizer.betas=[1]", ["optimizer.betas.1: ", "required"]),
         ("plugins=3", ["plugins: ", "valid tuple", "3"]),
         ("task=dataset", ["task.path: ", "required", "saei show dataset"]),
