@@ -97,6 +97,27 @@ class Control(Strategy, ABC):
         """
 
 
+def substituted(control: Control, outcome: Outcome, change: Change, substitute: Substitute) -> Outcome:
+    """Return the outcome of an attack with a substitute for its change.
+
+    Raises:
+        TrainingError: If the substitute breaks the contract, with the control's name.
+    """
+    if substitute.untouched is not None:
+        return Outcome(change.view, substitute.untouched)
+    check_result(control, change.opened.start, substitute.point, change.opened.space)
+    (view,) = change.opened.moved(substitute.point, control.origin)
+    (distances,) = change.opened.distances(substitute.point)
+    assert outcome.record is not None
+    return replace(
+        outcome,
+        view=view,
+        point=substitute.point,
+        metrics={**outcome.metrics, **distance_metrics(distances, len(change.opened.surfaces)), **substitute.metrics},
+        record=replace(outcome.record, distances=distances),
+    )
+
+
 def under_control(
     control: Control,
     attacked: Mapping[int, Outcome],
@@ -124,24 +145,3 @@ def under_control(
         number: substituted(control, attacked[number], change, substitute)
         for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
     }
-
-
-def substituted(control: Control, outcome: Outcome, change: Change, substitute: Substitute) -> Outcome:
-    """Return the outcome of an attack with a substitute for its change.
-
-    Raises:
-        TrainingError: If the substitute breaks the contract, with the control's name.
-    """
-    if substitute.untouched is not None:
-        return Outcome(change.view, substitute.untouched)
-    check_result(control, change.opened.start, substitute.point, change.opened.space)
-    (view,) = change.opened.moved(substitute.point, control.origin)
-    (distances,) = change.opened.distances(substitute.point)
-    assert outcome.record is not None
-    return replace(
-        outcome,
-        view=view,
-        point=substitute.point,
-        metrics={**outcome.metrics, **distance_metrics(distances, len(change.opened.surfaces)), **substitute.metrics},
-        record=replace(outcome.record, distances=distances),
-    )
