@@ -17,6 +17,7 @@ from commands import Saei
 from saei.config import registry
 from saei.config.registry import KINDS
 from saei.config.strategy import StrategyConfig
+from saei.interventions.controls import ShuffledSigns
 from saei.interventions.surfaces import Pixels
 from saei.policy import Policy
 from saei.policy.native import Native
@@ -203,11 +204,15 @@ def test_every_kind_has_a_contract() -> None:
     assert contract_of("nothing") is None
 
 
-@pytest.mark.parametrize("kind", ["sampler", "surface", "decoder", "statistic"])
+@pytest.mark.parametrize("kind", ["sampler", "surface", "control", "decoder", "statistic"])
 def test_what_a_contract_needs_of_a_policy_is_given(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {"sampler": Clean.Config(n=2), "surface": Pixels.Config(), "decoder": Native.Config()}.get(
-        kind, EndOfSequence.Config()
-    )
+    config = {
+        "sampler": Clean.Config(n=2),
+        "surface": Pixels.Config(),
+        "control": ShuffledSigns.Config(),
+        "decoder": Native.Config(),
+        "statistic": EndOfSequence.Config(),
+    }[kind]
     assert config.strategy.kind == kind
     check_strategy(config)
     seen: dict[str, Any] = {}

@@ -64,10 +64,8 @@ def change_of(outcome: Outcome, view: View) -> Tensor:
 
 
 @pytest.mark.parametrize("config", registered("control"), ids=lambda config: config.type)
-def test_contract(
-    config: StrategyConfig, random_policy: Policy, views: list[View], responses: list[list[Response]]
-) -> None:
-    check_control(config, random_policy, views, responses)
+def test_contract(config: StrategyConfig, random_policy: Policy, views: list[View]) -> None:
+    check_control(config, random_policy, views)
 
 
 def broken(substitutes: Callable[[Sequence[Change], StepContext, Supply | None], Any], **attributes: Any) -> Any:
@@ -113,11 +111,9 @@ BREACHES = {
 
 
 @pytest.mark.parametrize(("substitutes", "rule"), BREACHES.values(), ids=BREACHES)
-def test_the_contract_catches_breaches(
-    substitutes: Any, rule: str, random_policy: Policy, views: list[View], responses: list[list[Response]]
-) -> None:
+def test_the_contract_catches_breaches(substitutes: Any, rule: str, random_policy: Policy, views: list[View]) -> None:
     with pytest.raises(AssertionError, match=f"test/broken: the rule is broken that .*{rule}"):
-        check_control(broken(substitutes), random_policy, views, responses)
+        check_control(broken(substitutes), random_policy, views)
 
 
 class TestShuffledSigns:

@@ -26,7 +26,10 @@ OPEN = (
     *("selector", "attack", "sampler", "criterion", "decoder", "objective", "advantage"),
     *("strength", "gate", "guard", "reward", "task", "template"),
 )
-"""Kinds whose field has their name, or an alias of it; weights, terms and surfaces stand in lists."""
+"""Kinds whose field has their name, or an alias of it."""
+
+NESTED = {"control": "intervention.control"}
+"""Kinds whose field is found by a longer path: ``control`` alone is the control probe."""
 
 LISTS = {"weight": "objective.weights", "term": "objective.terms", "surface": "intervention.surfaces"}
 
@@ -51,10 +54,10 @@ def test_the_whole_default_configuration_is_valid(validator: Draft202012Validato
 
 def at(kind: str, value: Any) -> dict[str, Any]:
     """A configuration with a strategy, in a place for its kind."""
-    return nested(LISTS[kind], [value]) if kind in LISTS else {kind: value}
+    return nested(LISTS[kind], [value]) if kind in LISTS else nested(NESTED.get(kind, kind), value)
 
 
-@pytest.mark.parametrize("kind", [*OPEN, *LISTS])
+@pytest.mark.parametrize("kind", [*OPEN, *NESTED, *LISTS])
 def test_every_strategy_is_valid_by_name_and_with_its_fields(kind: str, validator: Draft202012Validator) -> None:
     for entry in entries(kind):
         assert list(validator.iter_errors(at(kind, entry.name))) == []
@@ -63,7 +66,7 @@ def test_every_strategy_is_valid_by_name_and_with_its_fields(kind: str, validato
 
 
 def test_every_kind_that_a_configuration_holds_is_tried() -> None:
-    assert {*OPEN, *LISTS} == {*KINDS} - {"statistic"}
+    assert {*OPEN, *NESTED, *LISTS} == {*KINDS} - {"statistic"}
 
 
 @pytest.mark.parametrize(

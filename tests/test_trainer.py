@@ -139,6 +139,14 @@ def test_the_probe_is_taken_at_temperature_one_whatever_the_training(model: Path
     assert other[0] != other[1]  # the evaluation follows the policy's own temperature
 
 
+def test_an_evaluation_by_hand_is_that_of_the_run_and_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    trainer = train(tiny(model, tmp_path, training__steps=2))
+    written = lines(trainer.run.path)
+    last = {name: value for name, value in written[-1].items() if name.startswith(("eval/", "probe/"))}
+    assert trainer.evaluate() == last != {}
+    assert (lines(trainer.run.path), trainer.step) == (written, 2)
+
+
 def test_the_same_seed_gives_the_same_run(model: Path, tmp_path: Path) -> None:
     first, again, other = (
         train(tiny(model, tmp_path, name, seed=seed)).run.path

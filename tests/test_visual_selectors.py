@@ -211,12 +211,11 @@ def test_reselection_goes_by_the_picture_that_the_attack_has_come_to(
     step = {"type": "pgd", "step": "8/255"}
     with registered(Watching):
         Watching.seen.clear()
-        apply(
-            random_policy, views[:1], responses[:1], selector="test/watching", attack=step | {"steps": 2}, reselect=True
-        )
+        slots: dict[str, Any] = {"selector": "test/watching", "attack": step | {"steps": 2}, "reselect": True}
+        (twice,) = apply(random_policy, views[:1], responses[:1], **slots)
         (once,) = apply(random_policy, views[:1], responses[:1], selector="visual", attack=step, reselect=True)
-    assert len(Watching.seen) == 3  # the sampling pass, the start, and the first step's end
-    for scores_NT, view in zip(Watching.seen[1:], (views[0], once.view), strict=True):
+    assert len(Watching.seen) == 4  # the sampling pass, the start, the end of each step, the last of them measured
+    for scores_NT, view in zip(Watching.seen[1:], (views[0], once.view, twice.view), strict=True):
         for scores_T, response in zip(scores_NT, responses[0], strict=True):
             expected_T = divergence(random_policy, view, response)
             torch.testing.assert_close(scores_T[: len(response)], expected_T, atol=3e-5, rtol=1e-3)

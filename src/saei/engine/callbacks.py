@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from saei.config.run import RunConfig
+from saei.engine.state import RunState
 from saei.errors import ConfigError, nearest
+from saei.policy import Policy
+from saei.runtime.processes import Processes
+from saei.runtime.run_dir import RunDir
 
 EVENTS = ("on_train_begin", "on_step_end", "on_evaluate", "on_save", "on_train_end")
 """What a callback is called for; a subset of transformers' events."""
@@ -68,34 +72,83 @@ class TrainerCallback:
         """Called at the end, of a run that a callback stopped as well, but not after an error or an interrupt."""
 
 
-class Callbacks:
+class CallbackHandler:
     """Calls each callback for each event.
 
     Args:
         callbacks: Objects with methods of these names, in the order in which they are called.
-
-    Attributes:
-        control: What the callbacks have set.
-
-    Raises:
-        ConfigError: If a callback waits for an event that never comes.
+        config: The run's configuration.
+        run: Its folder.
+        policy: The policy that is trained.
+        state: How far the run is.
+        processes: Those that train together; all of them call callbacks.
     """
 
-    def __init__(self, callbacks: Sequence[Any]) -> None:
-        for callback in callbacks:
-            _check(callback)
-        self._callbacks = callbacks
-        self.control = TrainerControl()
-
-    def __call__(
-        self, event: str, config: RunConfig, state: TrainerState, *, policy: Any, metrics: Mapping[str, float]
+    def __init__(
+        self,
+        callbacks: Sequence[Any],
+        config: RunConfig,
+        *,
+        run: RunDir,
+        policy: Policy,
+        state: RunState,
+        processes: Processes,
     ) -> None:
-        """Call the callbacks for an event."""
+        self._callbacks, self._config, self._run = callbacks, config, run
+        self._policy, self._state, self._processes = policy, state, processes
+        self._control = TrainerControl()
+
+    def call(self, event: str, metrics: Mapping[str, float] | None = None) -> None:
+        """Call the callbacks for an event.
+
+        Args:
+            event: One of ``EVENTS``.
+            metrics: Those of the step or of the evaluation; None where there are none.
+        """
         assert event in EVENTS
+        best = self._state.best
+        state = TrainerState(
+            global_step=self._state.step,
+            max_steps=self._config.training.steps,
+            best_metric=None if best.step is None else best.value,
+            best_model_checkpoint=None if best.step is None else str(best.checkpoint(self._run)),
+            is_world_process_zero=self._processes.main,
+        )
         for callback in self._callbacks:
             method = getattr(callback, event, None)
             if method is not None:
-                method(config, state, self.control, policy=policy, metrics=dict(metrics))
+                method(self._config, state, self._control, policy=self._policy, metrics=dict(metrics or {}))
+
+    def after_step(self, metrics: Mapping[str, float], *, evaluated: bool) -> tuple[bool, bool]:
+        """Call the callbacks after a step; return whether one wants a checkpoint, and whether one ends the training.
+
+        Of a callback that fails no step is lost: it is saved first, unless other processes wait elsewhere.
+
+        Args:
+            metrics: The step's, with those of an evaluation that followed it.
+            evaluated: Whether one did.
+        """
+        try:
+            self.call("on_step_end", metrics)
+            if evaluated:
+                of_evaluation = {name: value for name, value in metrics.items() if not name.startswith("train/")}
+                self.call("on_evaluate", of_evaluation)
+        except Exception:  # whatever a user's code raises is raised again
+            if self._processes.count == 1:
+                self._state.save(self._run, self._policy)
+            raise
+        saving, self._control.should_save = self._control.should_save, False
+        return self._processes.any(saving), self._processes.any(self._control.should_training_stop)
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuse callbacks that wait for an event that never comes.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    for callback in callbacks:
+        _check(callback)
 
 
 def _check(callback: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from saei.rewards.base import Attempt, Reward
+from saei.runtime.processes import Processes
 from saei.types import Grade, Group, Response, ScoredGroup, View
 
 _Key: TypeAlias = tuple[int, str, str, str, bool, int]
@@ -44,6 +45,19 @@ class StepGrader:
             Attempt(view.example, response.text, response.truncated, len(response)) for view, response in new.values()
         ]
         self._grades.update(zip(new, self._reward.grade_all(attempts), strict=True))
+
+
+def rewards_of_all(scored: Sequence[ScoredGroup], processes: Processes) -> list[float]:
+    """Return the rewards of the groups of all processes, in the order of the groups' indices; collective.
+
+    Args:
+        scored: This process's groups.
+        processes: Those that train together.
+    """
+    rewards: dict[int, Sequence[float]] = {}
+    for of_process in processes.gather({group.group.index: group.rewards for group in scored}):
+        rewards |= of_process
+    return [reward for index in sorted(rewards) for reward in rewards[index]]
 
 
 def _key(view: View, response: Response) -> _Key:

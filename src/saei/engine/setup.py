@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from saei.config.control import readers_of_control
 from saei.config.run import RunConfig
 from saei.config.sections import ModelConfig
 from saei.config.strategy import Strategy
@@ -22,7 +21,6 @@ from saei.intake.stream import ViewStream
 from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.decoder import Decoder, no_offsets
-from saei.policy.load.location import BUILTIN_FOLDERS
 from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
@@ -33,12 +31,6 @@ from saei.runtime.seeds import derive, seed_globals
 from saei.runtime.trackers import check_trackers
 from saei.samplers.base import Sampler
 from saei.views import look_at_changed_pictures
-
-LARGE = 50_000_000
-"""Parameters of a model for which the default learning rate, made for the built-in models, is far too high."""
-
-TINY_LR = 1e-4
-"""Learning rates from here on were probably left at that default."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -265,22 +257,3 @@ def _need_picture(strategy: Strategy) -> list[str]:
     if not names and look_at_changed_pictures(getattr(strategy, "needs", ())):
         names.append(f"The {strategy.kind} '{strategy.name()}'")
     return names
-
-
-def notes_of(config: RunConfig, task: Task, policy: Policy, data: Data) -> list[str]:
-    """Return what the user should know before training starts."""
-    notes = list(policy.parts.notes) if config.model.path not in BUILTIN_FOLDERS else []
-    notes += task.notes()
-    if data.scanned is not None:
-        notes.append(data.scanned.note())
-    notes += [
-        f"The entropy of this run is steered (by the {reader}): it is no evidence against collapse."
-        for reader in readers_of_control(config)
-    ]
-    size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
-    if size > LARGE and config.optimizer.lr >= TINY_LR:
-        notes.append(
-            f"optimizer.lr={config.optimizer.lr:g} suits the built-in model; {size / 1e6:.0f} million "
-            "parameters are usually trained at about 1e-6: --set optimizer.lr=1e-6."
-        )
-    return notes + data.stream.unreported()

@@ -118,3 +118,32 @@ def substituted(
         metrics={**outcome.metrics, **change.opened.metrics(0, distances), **substitute.metrics},
         record=replace(outcome.record, distances=distances),
     )
+
+
+def under_control(
+    control: Control,
+    attacked: Mapping[int, Outcome],
+    opened: Mapping[int, OpenViews],
+    responses: Sequence[Sequence[Response]],
+    step: StepContext,
+    supply: Supply | None,
+) -> dict[int, Outcome]:
+    """Return the outcomes of attacks with something else in the place of what these did; collective.
+
+    Args:
+        control: What stands in.
+        attacked: Outcomes by the group's number.
+        opened: Each clean view that was moved, alone, by that number.
+        responses: Clean responses of all groups.
+        step: The policy and the circumstances.
+        supply: See ``Control.substitutes``.
+    """
+    changes = {
+        number: Change(alone, attacked[number].point, [response for response in responses[number] if len(response)])
+        for number, alone in opened.items()
+    }
+    substitutes = control.substitutes(list(changes.values()), step, supply)
+    return dict(attacked) | {
+        number: substituted(control, attacked[number], change, substitute, step)
+        for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
+    }

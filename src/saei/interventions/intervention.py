@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 
 from saei.attacks.base import Attack
 from saei.attacks.result import check_result
-from saei.config.registry import (
-    AttackField,
-    ControlField,
-    CriterionField,
-    GateField,
-    GuardField,
-    SelectorField,
-    StrengthField,
-    SurfaceField,
-    load,
-)
-from saei.config.strategy import Section, Strategy, StrategyConfig
+from saei.config.registry import load
+from saei.config.strategy import Strategy
 from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
 from saei.interventions.context import StepContext, Supply
-from saei.interventions.control import Change, Control, substituted
+from saei.interventions.control import Control, under_control
 from saei.interventions.group_criterion import GroupCriterion, TokenChooser
-from saei.interventions.measure import measure
+from saei.interventions.intervention_config import InterventionConfig
+from saei.interventions.measure import measured
 from saei.interventions.outcome import UNANSWERABLE, Outcome, with_its_answer
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
@@ -38,68 +26,6 @@ from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
 from saei.types import NO_IMAGE, UNTOUCHED, Response, View, ViewRecord
 from saei.views import look_at_changed_pictures
-
-
-class InterventionConfig(Section):
-    """The slots of an intervention.
-
-    Attributes:
-        selector: Which tokens of the clean responses the criterion looks at.
-        criterion: What the attack raises there.
-        surfaces: What of the view the attack moves; None for what it is made for first, such as ``pixels``. A view that
-            lacks all of these is left alone, and one without a picture where selector or criterion compare it with a
-            view whose pictures are changed.
-        attack: How it moves them.
-        control: What stands in for what the attack did, to tell what of it matters; None for nothing.
-        strength: Factor on steps and radii over training.
-        gate: Which groups are attacked.
-        guard: Which responses of scored groups are not trained on.
-        reselect: Choose the tokens again from every image that the attack visits; otherwise the first choice stays.
-        micro_groups: Groups attacked at once, None for all: fewer take less memory.
-        measure: When the criterion after the attack and the KL divergence between the views are logged, for a scoring
-            pass of the clean responses without gradient (two, if the attack does not begin at the clean view): at
-            ``evaluated-steps`` alone, which costs the other steps nothing, ``always`` or ``never``. Inside TRL no step
-            is an evaluated one.
-    """
-
-    selector: SelectorField = "middle-third"  # type: ignore[assignment]  # names are resolved by the validator
-    criterion: CriterionField = "entropy"  # type: ignore[assignment]
-    surfaces: tuple[SurfaceField, ...] | None = Field(default=None, min_length=1)
-    attack: AttackField = "pgd"  # type: ignore[assignment]
-    control: ControlField = None
-    strength: StrengthField = "constant"  # type: ignore[assignment]
-    gate: GateField = "always"  # type: ignore[assignment]
-    guard: GuardField = "none"  # type: ignore[assignment]
-    reselect: bool = False
-    micro_groups: int | None = Field(default=None, ge=1, le=65_536)
-    measure: Literal["always", "evaluated-steps", "never"] = "evaluated-steps"
-
-    @model_validator(mode="after")
-    def _has_a_gradient(self) -> Self:
-        """Refuse an attack that begins where its criterion has no gradient."""
-        criterion: type[Criterion] = self.criterion.strategy  # type: ignore[assignment]  # the field's kind is checked
-        if criterion.least_at_clean and _begins_at_clean(self.attack):
-            raise ValueError(
-                f"An attack on the criterion '{self.criterion.type}' begins at random, since at the clean view that "
-                f"criterion is at its minimum and has no gradient. The attack '{self.attack.type}' begins at the clean "
-                "view. Set attack.random_start to true, or choose another criterion."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_steer(self) -> Self:
-        if self.strength.strategy.reads_control and getattr(self.attack, "steps", None) == 0:
-            raise ValueError(
-                f"The strength '{self.strength.type}' scales an attack's steps, and attack.steps is 0. Raise it, or "
-                "choose the strength `constant`."
-            )
-        return self
-
-
-def _begins_at_clean(attack: StrategyConfig) -> bool:
-    """Return whether an attack's first gradient is that at the clean view; of one that runs another, the other's."""
-    inner = getattr(attack, "of", None)
-    return _begins_at_clean(inner) if isinstance(inner, StrategyConfig) else getattr(attack, "begins_at_clean", False)
 
 
 class Intervention:
@@ -227,10 +153,17 @@ class Intervention:
             before = step.states([views[number] for number in moving])
             attacked = self._attack_in_batches(moving, views, responses, step)
             if self.control is not None:
-                attacked = self._under_control(self.control, attacked, views, responses, step, supply)
+                scale = self.strength.at(step.progress)
+                opened = {
+                    number: OpenViews(self.surfaces, step.policy, [views[number]], scale=scale)
+                    for number, outcome in attacked.items()
+                    if outcome.untouched is None
+                }
+                attacked = under_control(self.control, attacked, opened, responses, step, supply)
+            if self._measures(step):
+                attacked = self._measured(attacked, step)
             for number, outcome in attacked.items():
                 outcomes[number].append(outcome)
-            self._measure([outcomes[number] for number in moving], step)
             after = step.states([views[number] for number in moving])
             moving = [number for number, old, new in zip(moving, before, after, strict=True) if old != new]
         return outcomes
@@ -279,32 +212,6 @@ class Intervention:
             attacked = self._attack([views[n] for n in batch], [responses[n] for n in batch], step)
             outcomes |= zip(batch, attacked, strict=True)
         return outcomes
-
-    def _under_control(
-        self,
-        control: Control,
-        attacked: Mapping[int, Outcome],
-        views: Sequence[View],
-        responses: Sequence[Sequence[Response]],
-        step: StepContext,
-        supply: Supply | None,
-    ) -> dict[int, Outcome]:
-        """Return the outcomes with something else in the place of what the attack did."""
-        scale = self.strength.at(step.progress)
-        changes = {
-            number: Change(
-                OpenViews(self.surfaces, step.policy, [views[number]], scale=scale),
-                outcome.point,
-                [response for response in responses[number] if len(response)],
-            )
-            for number, outcome in attacked.items()
-            if outcome.untouched is None
-        }
-        substitutes = control.substitutes(list(changes.values()), step, supply)
-        return dict(attacked) | {
-            number: substituted(control, attacked[number], change, substitute, step)
-            for (number, change), substitute in zip(changes.items(), substitutes, strict=True)
-        }
 
     def _attack(
         self, views: Sequence[View], responses: Sequence[Sequence[Response]], step: StepContext
@@ -371,25 +278,17 @@ class Intervention:
         of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
         return tuple(dict.fromkeys([*of_surfaces, *([NO_IMAGE] if self._needs_picture else [])]))
 
-    def _measure(self, outcomes: Sequence[list[Outcome]], step: StepContext) -> None:
-        """Add to the last outcome of each group what its attack has changed, ``micro_groups`` at once."""
-        if not self._measures(step):
-            return
-        attacked = [of_group for of_group in outcomes if of_group[-1].tokens is not None]
-        size = self.config.micro_groups or max(1, len(attacked))
-        for start in range(0, len(attacked), size):
-            batch = attacked[start : start + size]
-            metrics_of_groups = measure(
-                self.criterion,
-                [of_group[-1].tokens for of_group in batch if of_group[-1].tokens is not None],
-                [of_group[-1].view for of_group in batch],
-                step,
-                pooled=self.selector.pooled,
-                chooser=TokenChooser(self.selector, step) if self.config.reselect else None,
-            )
-            for of_group, metrics in zip(batch, metrics_of_groups, strict=True):
-                of_group[-1] = replace(of_group[-1], metrics={**of_group[-1].metrics, **metrics})
-        step.policy.forget_states()
+    def _measured(self, attacked: Mapping[int, Outcome], step: StepContext) -> dict[int, Outcome]:
+        """Return the outcomes with what their attacks have changed, ``micro_groups`` at once."""
+        outcomes = measured(
+            self.criterion,
+            list(attacked.values()),
+            step,
+            at_once=self.config.micro_groups,
+            pooled=self.selector.pooled,
+            chooser=TokenChooser(self.selector, step) if self.config.reselect else None,
+        )
+        return dict(zip(attacked, outcomes, strict=True))
 
     def _measures(self, step: StepContext) -> bool:
         """Return whether what attacks have changed is measured in a step."""

@@ -14,12 +14,51 @@ from torch import Tensor
 from saei.interventions.base import Criterion
 from saei.interventions.context import StepContext
 from saei.interventions.group_criterion import CriterionTokens, Selection, TokenChooser
+from saei.interventions.outcome import Outcome
 from saei.need import Need
 from saei.policy import Scores
 from saei.policy.scoring import padded
 from saei.types import Response, View
 
 LOGP, ENTROPY, FROM_CLEAN = Need("logp"), Need("entropy"), Need("kl", view="clean")
+
+
+def measured(
+    criterion: Criterion,
+    outcomes: Sequence[Outcome],
+    step: StepContext,
+    *,
+    at_once: int | None,
+    pooled: bool,
+    chooser: TokenChooser | None,
+) -> list[Outcome]:
+    """Return outcomes with what their attacks have changed among their metrics; those left alone as they are.
+
+    Args:
+        criterion: Whose J it is.
+        outcomes: One per group.
+        step: The step.
+        at_once: Groups measured together, None for all.
+        pooled: See ``Criterion.value``.
+        chooser: See ``measure``.
+    """
+    attacked = [number for number, outcome in enumerate(outcomes) if outcome.tokens is not None]
+    complete = list(outcomes)
+    size = at_once or max(1, len(attacked))
+    for start in range(0, len(attacked), size):
+        batch = attacked[start : start + size]
+        metrics_of_groups = measure(
+            criterion,
+            [tokens for number in batch if (tokens := outcomes[number].tokens) is not None],
+            [outcomes[number].view for number in batch],
+            step,
+            pooled=pooled,
+            chooser=chooser,
+        )
+        for number, metrics in zip(batch, metrics_of_groups, strict=True):
+            complete[number] = replace(outcomes[number], metrics={**outcomes[number].metrics, **metrics})
+    step.policy.forget_states()
+    return complete
 
 
 @torch.no_grad()

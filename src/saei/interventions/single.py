@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from saei.config.explain import explain
 from saei.errors import ConfigError, DataError
 from saei.interventions.context import StepContext
-from saei.interventions.intervention import Intervention, InterventionConfig
+from saei.interventions.intervention import Intervention
+from saei.interventions.intervention_config import InterventionConfig
 from saei.policy import Policy
 from saei.policy.pixels.space import to_image
 from saei.policy.questions import Pictures, example_of

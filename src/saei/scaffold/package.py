@@ -29,6 +29,7 @@ USES: Mapping[str, str] = {
     "attack": "saei train --attack {name}",
     "sampler": "saei train --sampler {name}",
     "criterion": "saei train --set criterion={name}",
+    "control": "saei train --set intervention.control={name}",
     "decoder": "saei train --set decoder={name}",
     "objective": "saei train --objective {name}",
     "advantage": "saei train --set advantage={name}",

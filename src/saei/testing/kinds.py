@@ -25,8 +25,8 @@ TOKENS = 12
 def check_strategy(subject: Strategy | StrategyConfig) -> None:
     """Hold a strategy of any kind to the contract of its kind.
 
-    A sampler, a surface, a decoder and a statistic of tokens are checked with the built-in model, on two views with a
-    picture and one without.
+    A sampler, a surface, a control, a decoder and a statistic of tokens are checked with the built-in model, on two
+    views with a picture and one without.
 
     Args:
         subject: The strategy or its config.

@@ -15,7 +15,8 @@ from saei.config.sections import SamplingConfig
 from saei.entropy.selectors.all import All
 from saei.interventions.context import StepContext
 from saei.interventions.criteria import NLL, Entropy
-from saei.interventions.intervention import Intervention, InterventionConfig
+from saei.interventions.intervention import Intervention
+from saei.interventions.intervention_config import InterventionConfig
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.runtime.seeds import GroupSources

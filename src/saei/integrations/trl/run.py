@@ -17,7 +17,8 @@ from saei.config.run import RunConfig, dump
 from saei.config.strategy import observe_all
 from saei.data.base import Template
 from saei.engine.display import PlainDisplay
-from saei.engine.setup import Strategies, build_strategies, check_output, load_policy, notes_of, open_data
+from saei.engine.notes import opening_notes
+from saei.engine.setup import Strategies, build_strategies, check_output, load_policy, open_data
 from saei.errors import ConfigError
 from saei.intake.stream import ViewStream
 from saei.integrations.trl.arguments import grpo_arguments
@@ -73,7 +74,7 @@ class TRLRun:
         arguments = grpo_arguments(config, folder=self.run.checkpoints, processes=state.num_processes, extra=extra)
         with state.main_process_first():
             examples = _dataset(data.stream, strategies.template, config, self.run.path / "examples")
-        self._notes = notes_of(config, strategies.task, policy, data)
+        self._notes = opening_notes(config, strategies.task, policy, data)
         scanned = data.scanned
         if scanned is not None:
             processes.once(lambda: scanned.write(self.run.path))
