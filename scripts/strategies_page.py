@@ -96,7 +96,7 @@ def link(number: str) -> str:
 
 def cell(text: str) -> str:
     """Return a text as it may stand in a table."""
-    return text.replace("|", "/").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 if __name__ == "__main__":

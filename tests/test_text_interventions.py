@@ -361,9 +361,23 @@ def test_an_attack_on_divergence_begins_at_random() -> None:
     for attack in ("hotflip", "gcg", "text-pgd", joint):
         with pytest.raises(ValueError, match="begins at the clean view"):
             InterventionConfig.model_validate({"attack": attack, "criterion": "kl"})
+    repeated = {"type": "joint", "of": {"pixels": {"type": "repeat", "of": {"type": "best-of", "of": "pgd"}}}}
+    with pytest.raises(ValueError, match="begins at the clean view"):
+        InterventionConfig.model_validate({"attack": repeated, "criterion": "kl"})
     joint["of"] = dict(reversed(joint["of"].items()))  # type: ignore[attr-defined]
     for other in (joint, "random-swap", "neftune", {"type": "text-pgd", "random_start": True}):
         InterventionConfig.model_validate({"attack": other, "criterion": "kl"})
+
+
+@pytest.mark.parametrize("other", ["embeddings", "tokens"])
+def test_a_question_is_reworded_or_its_tokens_are_moved(other: str) -> None:
+    attacks = {"embeddings": "text-pgd", "tokens": "hotflip", "wording": "paraphrase"}
+    joint = {"type": "joint", "of": {name: attacks[name] for name in (other, "wording")}}
+    config = InterventionConfig.model_validate({"attack": joint})
+    with pytest.raises(ConfigError, match=f"reworded, or its tokens are moved.*{other}, wording"):
+        Intervention(config)
+    alone = {"type": "joint", "of": {"pixels": "pgd", "wording": "paraphrase"}}
+    assert len(Intervention(InterventionConfig.model_validate({"attack": alone})).surfaces) == 2
 
 
 # Runs

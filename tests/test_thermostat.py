@@ -311,7 +311,9 @@ def test_processes_read_what_one_does(model: Path, tmp_path: Path, monkeypatch: 
     [
         (["strength=thermostat", "control.every=80"], "control.every is 80, training.steps 80"),
         (["strength=thermostat", "training.steps=5"], "The strength 'thermostat' steers by the control probe"),
-        (["strength=thermostat", "attack=pgd", "attack.steps=0"], "attack.steps is 0"),
+        (["strength=thermostat", "attack=pgd", "attack.steps=0"], "'pgd' has 0 of them"),
+        (["strength=thermostat", "attack=hotflip", "attack.swaps=0"], "'hotflip' has 0 of them"),
+        (["strength=thermostat", "attack=repeat", "attack.of={type: pgd, steps: 0}"], "'repeat' has 0 of them"),
         (["strength=thermostat", "sampler=clean"], "sampler"),
         (["strength=thermostat", "strength.start=5"], "low is 0, start 5, high 4"),
         (["strength=thermostat", "strength.high=1", "strength.low=1"], "high above low"),

@@ -117,17 +117,20 @@ class Space:
 
 
 def check_lengths(step_space: StepSpace, **lengths: Fraction | None) -> None:
-    """Check that steps and radii stay within the range of pixel values, for validators of configs.
+    """Check that steps and radii stay within a sensible range, for validators of configs.
 
     Raises:
         ValueError: If one does not.
     """
     for name, length in lengths.items():
         if length is not None and length > LONGEST[step_space]:
-            raise ValueError(
-                f"A {name} of {length} leaves the range of all pictures, which is {LONGEST[step_space]} in "
-                f"{step_space} units. Steps are fractions of it, such as 2/255"
-            )
+            most = f"{LONGEST[step_space]} in {step_space} units"
+            if step_space in ("pixel", "normalised"):
+                raise ValueError(
+                    f"A {name} of {length} leaves the range of all pictures, which is {most}. Steps are fractions of "
+                    "it, such as 2/255"
+                )
+            raise ValueError(f"A {name} of {length} is longer than any sensible one, which is {most}")
 
 
 class Attack(Strategy, ABC):

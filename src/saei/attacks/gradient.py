@@ -51,7 +51,8 @@ class GradientAttack(Attack):
             radius: Radius of the ball, None for the number of steps times the step.
             direction: Raise the criterion, or lower it as a control.
             random_start: Begin at a point drawn from the ball.
-            step_space: Unit of step and radius: the [0, 1] pixel range, or the model's normalised pixels.
+            step_space: Unit of step and radius. Of pixels: ``pixel``, the [0, 1] range, or ``normalised``, the model's
+                standard deviations. Of embeddings: ``rms``, ``distance`` or ``neftune``; see ``text-pgd``.
             schedule: Lengths of step k = 0, 1, … of n, as shares of ``step``: ``constant`` 1, ``linear`` 1 - k/n,
                 ``cosine`` (1 + cos πk/n) / 2, ``inverse-sqrt`` 1/√(k+1) as in subgradient methods. ``radius`` does
                 not depend on it. Source of the choice: original.
@@ -189,8 +190,9 @@ def example_gradients(criterion: Callable[[Point], Tensor], point: Point, exampl
     if all(gradient is None for gradient in partials):
         raise ModelError(
             "A gradient attack needs a criterion that depends differentiably on what it moves.",
-            reason="No gradient reached it: the vision tower or the processor cuts it, or the prompt has no image.",
-            remedy="Use a model whose vision tower is differentiable and not quantised, or the attack `noise`.",
+            reason="No gradient reached it: the vision tower, the processor or the embedding layer cuts it, or there "
+            "is nothing to move.",
+            remedy="Use a model that is differentiable and not quantised there, or the attack `noise`.",
         )
     gradients = [
         torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(leaves, partials, strict=True)

@@ -36,11 +36,6 @@ class Joint(Attack):
             max_length=8,
         )
 
-        @property
-        def begins_at_clean(self) -> bool:
-            """Whether its first gradient is that at the clean view, as that of its first attack."""
-            return bool(getattr(next(iter(self.of.values())), "begins_at_clean", False))
-
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:

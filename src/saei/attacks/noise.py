@@ -31,7 +31,8 @@ class Noise(Attack):
             distribution: ``signs`` is plus or minus the radius, ``uniform`` is uniform within it, ``gaussian`` has it
                 as its standard deviation and no bound.
             radius: Size of the noise, in units of ``step_space``.
-            step_space: The [0, 1] pixel range, or the model's normalised pixels.
+            step_space: Unit of the radius. Of pixels: ``pixel``, the [0, 1] range, or ``normalised``, the model's
+                standard deviations. Of embeddings: ``rms``, ``distance`` or ``neftune``; see ``text-pgd``.
         """
 
         type: Literal["noise"] = "noise"

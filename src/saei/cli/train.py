@@ -49,7 +49,8 @@ def train(
         typer.Option(metavar="NAME", help="Which tokens the attack looks at.", rich_help_panel=HOW),
     ] = None,
     attack: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How the image is moved.", rich_help_panel=HOW)
+        str | None,
+        typer.Option(metavar="NAME", help="What moves the view: its picture or its question.", rich_help_panel=HOW),
     ] = None,
     objective: Annotated[str | None, typer.Option(metavar="NAME", help="Policy loss.", rich_help_panel=HOW)] = None,
     plugin: Plugins = None,

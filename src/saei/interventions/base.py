@@ -45,6 +45,10 @@ class Surface(Strategy, ABC):
     """Name of the space that its blocks are in, which an attack has to be made for: ``pixels``."""
     reasons: ClassVar[tuple[str, ...]] = ()
     """What ``lacks`` may say, so that metrics count it at every step, 0 included."""
+    replaces_question: ClassVar[bool] = False
+    """Whether a moved view has another question altogether, of other tokens."""
+    needs_question: ClassVar[bool] = False
+    """Whether its blocks belong to the question's tokens, which therefore nothing else may replace."""
     rewords: ClassVar[bool] = False
     """Whether a moved view may ask something else, so that its right answer has to be found anew."""
     offsets: ClassVar[bool] = False

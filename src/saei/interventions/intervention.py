@@ -68,6 +68,12 @@ class Intervention:
                 )
         if len(set(names)) < len(names):
             raise ConfigError("Each surface is moved once.", reason=f"intervention.surfaces is {', '.join(names)}.")
+        if any(s.replaces_question for s in surfaces) and any(s.needs_question for s in surfaces):
+            raise ConfigError(
+                "A question is reworded, or its tokens are moved, not both.",
+                reason=f"The surfaces are {', '.join(names)}.",
+                remedy="Leave one of them out.",
+            )
         return tuple(surfaces)
 
     def parts(self) -> Mapping[str, Strategy]:

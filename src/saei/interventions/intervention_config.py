@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -62,21 +63,33 @@ class InterventionConfig(Section):
             raise ValueError(
                 f"An attack on the criterion '{self.criterion.type}' begins at random, since at the clean view that "
                 f"criterion is at its minimum and has no gradient. The attack '{self.attack.type}' begins at the clean "
-                "view. Set attack.random_start to true, or choose another criterion."
+                "view. Give the attack a random start where it has one (random_start), or choose another criterion."
             )
         return self
 
     @model_validator(mode="after")
     def _something_to_steer(self) -> Self:
-        if self.strength.strategy.reads_control and getattr(self.attack, "steps", None) == 0:
+        if self.strength.strategy.reads_control and _moves_nothing(self.attack):
             raise ValueError(
-                f"The strength '{self.strength.type}' scales an attack's steps, and attack.steps is 0. Raise it, or "
-                "choose the strength `constant`."
+                f"The strength '{self.strength.type}' scales an attack's steps or swaps, and '{self.attack.type}' has 0 "
+                "of them. Raise their number, or choose the strength `constant`."
             )
         return self
 
 
 def _begins_at_clean(attack: StrategyConfig) -> bool:
-    """Return whether an attack's first gradient is that at the clean view; of one that runs another, the other's."""
-    inner = getattr(attack, "of", None)
-    return _begins_at_clean(inner) if isinstance(inner, StrategyConfig) else getattr(attack, "begins_at_clean", False)
+    """Return whether an attack's first gradient is that at the clean view; of one that runs others, the first one's."""
+    inner = _inner(attack)
+    return _begins_at_clean(inner[0]) if inner else bool(getattr(attack, "begins_at_clean", False))
+
+
+def _moves_nothing(attack: StrategyConfig) -> bool:
+    """Return whether an attack takes no step and makes no swap; of one that runs others, whether none of them does."""
+    inner = _inner(attack)
+    return all(map(_moves_nothing, inner)) if inner else 0 in (getattr(attack, n, None) for n in ("steps", "swaps"))
+
+
+def _inner(attack: StrategyConfig) -> list[StrategyConfig]:
+    """Return the attacks that an attack runs, as ``of`` names them."""
+    of = getattr(attack, "of", None)
+    return [of] if isinstance(of, StrategyConfig) else list(of.values()) if isinstance(of, Mapping) else []

@@ -81,7 +81,8 @@ def attack(
         raise DataError(
             "An attack needs something to move, and a token to look at.",
             reason=f"The question was left alone: {outcome.untouched}.",
-            remedy="Give a picture, and a policy that answers.",
+            remedy="See the reason: `no-image` wants a picture, `empty` a policy that answers; a gate or control that "
+            "needs other groups wants a run.",
         )
     # J again, where the attack ended: over the same tokens of the same responses.
     answered = [response for response in drawn if len(response)]

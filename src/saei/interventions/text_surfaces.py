@@ -24,6 +24,7 @@ class QuestionSurface(Surface):
     """Something of the question's tokens. Frozen are those of ``editable_places``. To add one, implement ``block``."""
 
     reasons: ClassVar[tuple[str, ...]] = ("no-question", "nothing-editable")
+    needs_question: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields of every surface of the question's tokens.
@@ -181,6 +182,7 @@ class Wording(Surface):
     """The number of the question's wording: 0 is its own, further ones are the example's ``wordings``."""
 
     space: ClassVar[str] = "wording"
+    replaces_question: ClassVar[bool] = True
     reasons: ClassVar[tuple[str, ...]] = ("one-wording",)
 
     class Config(StrategyConfig):
