@@ -71,7 +71,7 @@ class InterventionConfig(Section):
     def _something_to_steer(self) -> Self:
         if self.strength.strategy.reads_control and _moves_nothing(self.attack):
             raise ValueError(
-                f"The strength '{self.strength.type}' scales an attack's steps or swaps, and '{self.attack.type}' has 0 "
+                f"The strength '{self.strength.type}' scales steps or swaps, and the attack '{self.attack.type}' has 0 "
                 "of them. Raise their number, or choose the strength `constant`."
             )
         return self
