@@ -222,7 +222,10 @@ def test_short_names_reach_the_only_arm(tmp_path: Path) -> None:
         ({}, "arms"),
         ({"A b": {}}, "small letters"),
         *(({name: {}}, f"none of clean, .*Got '{name}'") for name in ("clean", "parts", "view_kl")),
-        *(({name: {}}, f"none of clean, .*Got '{name}'") for name in ("intervention", "untouched", "dropped")),
+        *(
+            ({name: {}}, f"none of clean, .*Got '{name}'")
+            for name in ("intervention", "untouched", "dropped", "replayed")
+        ),
         ({"a": {"update_on": "perturbed"}, "b": {"update_on": "perturbed"}}, "set in a, b"),
         ({"a": {"views": 7}}, r"sampler\.arms\.a: .*7 views share 6"),
         ({"a": {"beta": 1.0}}, r"sampler\.arms\.a: beta"),

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.config.overrides import load_config
+from saei.config.run import validate
 from saei.config.strategy import StrategyConfig, state_of
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.display import title
 from saei.engine.limits import EmptySteps
+from saei.engine.setup import build_strategies
 from saei.errors import ConfigError, TrainingError
 from saei.interventions.base import Guard
 from saei.interventions.gates import ZeroVariance
@@ -200,6 +202,31 @@ def test_the_inner_sampler_is_asked_for_everything_else(random_policy: Policy, b
     scored = ScoredGroup(group, tuple(grade(group.views[0], group.responses)))
     assert sampler.guard([scored], *stream.step()) == [{4: "last"}]
     check_sampler(sampler, random_policy, [random_policy.view(bars.example(i)) for i in range(2)])
+
+
+def test_the_inner_guard_sees_groups_without_variance(random_policy: Policy, bars: Bars) -> None:
+    """Else a gap would be that of the groups that vary."""
+    slots = {"guard": {"type": "accuracy-gap", "min_groups": 1}}
+    sampler = dynamic(Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 2, "intervention": slots}))
+    stream = Stream(random_policy, "AB")
+    step, supply = stream.step()
+    groups = sampler.of.draw([random_policy.view(bars.example(n), n) for n in range(2)], step, supply)
+    right, wrong = Grade(1.0, True), Grade(0.0, False)
+    scored = [ScoredGroup(groups[0], (right,) * 4), ScoredGroup(groups[1], (right, right, right, wrong))]
+    supply = Supply(grade, stream.more)
+    assert sampler.guard(scored, step, supply) == [dict.fromkeys(range(4), "no-variance"), {}]
+    (counts,) = sampler.of.arms[0].intervention.guard.state_dict().values()  # type: ignore[attr-defined]
+    assert counts == [2, 3, 4, 4, 4]
+
+
+def test_a_control_by_other_groups_needs_them_together() -> None:
+    slots = {"control": "other-example"}
+    with pytest.raises(ConfigError, match="draws in rounds"):
+        dynamic(Mixed.Config.model_validate({"intervention": slots}))
+    alone = {"sampler": {"type": "mixed", "intervention": slots}, "training": {"prompts_per_step": 1}}
+    with pytest.raises(ConfigError, match="two groups in a step"):
+        build_strategies(validate(alone))
+    build_strategies(validate({**alone, "training": {"prompts_per_step": 2}}))
 
 
 def test_the_inner_sampler_is_checked_before_training(random_policy: Policy, bars: Bars) -> None:

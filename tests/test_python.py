@@ -160,6 +160,25 @@ def test_an_attack_is_the_samplers(random_policy: Policy) -> None:
 
 
 @pytest.mark.parametrize(
+    "slots",
+    [
+        {"criterion": "random-direction"},
+        {"attack": "noise", "measure": "never"},
+        {"attack": {"type": "best-of", "of": "noise"}, "selector": "random", "reselect": True},
+    ],
+)
+def test_an_attack_is_measured_whatever_it_is(random_policy: Policy, slots: Any) -> None:
+    result = saei.attack(random_policy, IMAGE, QUESTION, responses=4, **slots)
+    view = random_policy.view(EXAMPLE)
+    step = StepContext(random_policy, 0.0, GroupSources(0, "attack"))
+    (drawn,) = step.sample([view], [4])
+    intervention = Intervention(InterventionConfig.model_validate({**slots, "measure": "always"}))
+    (outcome,) = intervention.apply([view], [drawn], step)
+    assert result.criterion_before == outcome.metrics["criterion"]
+    assert result.criterion_after == outcome.metrics["criterion_after"] != result.criterion_before
+
+
+@pytest.mark.parametrize(
     ("slots", "error", "said"),
     [
         ({"attak": "pgd"}, ConfigError, "attak: There is no such field. Did you mean 'attack'"),

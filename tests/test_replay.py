@@ -27,6 +27,7 @@ from saei.engine import checkpoint
 from saei.engine.replay import Replay
 from saei.engine.replay_group import KeptGroup
 from saei.engine.update import Updater
+from saei.engine.update_rows import BatchCounts, GroupRows
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import grpo_arguments
 from saei.policy import Policy
@@ -287,6 +288,23 @@ def test_some_of_a_group_keep_what_is_theirs(group: TrainGroup) -> None:
     assert [len(values) for values in back.token_advantages or ()] == [len(r) for r in group.group.responses[1:3]]
     assert back.group.untrained == (1, 0)
     assert back.group.responses[0].parent is None
+
+
+def test_what_is_replayed_counts_alone(group: TrainGroup) -> None:
+    """Neither what had no advantage, nor what is not drawn, nor what a guard dropped counts again."""
+    guarded = replace(
+        group, scored=replace(group.scored, group=replace(group.group, dropped=(group.group.responses[0],)))
+    )
+    old = [torch.zeros(len(response)) for response in group.group.responses]
+    kept = KeptGroup.of(7, guarded, old).keep([1, 2])
+    assert BatchCounts.of([GroupRows.of(kept.restored(CPU), CPU)], mask_truncated=False).n_responses == 2
+    assert kept.restored(CPU).group.dropped == () == KeptGroup.from_plain(kept.plain()).train.group.dropped
+
+    ours = replay(fill=1.0)
+    ours.keep([FIRST], logps(FIRST), step=0)
+    (drawn_group,) = ours.draw(NOTHING, step=4)
+    assert len(drawn_group.group.responses) == 2
+    assert not drawn_group.group.dropped
 
 
 # --- how it is trained on --------------------------------------------------------------------------------------------

@@ -365,8 +365,34 @@ def test_an_attack_on_divergence_begins_at_random() -> None:
     with pytest.raises(ValueError, match="begins at the clean view"):
         InterventionConfig.model_validate({"attack": repeated, "criterion": "kl"})
     joint["of"] = dict(reversed(joint["of"].items()))  # type: ignore[attr-defined]
-    for other in (joint, "random-swap", "neftune", {"type": "text-pgd", "random_start": True}):
+    patches = {"type": "patches", "of": {"type": "pgd", "random_start": True}}
+    with pytest.raises(ValueError, match="begins at the clean view"):
+        InterventionConfig.model_validate({"attack": patches, "criterion": "kl"})
+    for other in (
+        joint,
+        {**patches, "by": "random"},
+        "random-swap",
+        "neftune",
+        {"type": "text-pgd", "random_start": True},
+    ):
         InterventionConfig.model_validate({"attack": other, "criterion": "kl"})
+
+
+def test_a_new_wording_comes_last() -> None:
+    order = {"wording": "paraphrase", "pixels": "pgd"}
+    with pytest.raises(ConfigError, match="a new wording comes last"):
+        Intervention(InterventionConfig.model_validate({"attack": {"type": "joint", "of": order}}))
+
+
+def test_a_gate_may_need_a_picture(random_policy: Policy) -> None:
+    """It compares with a blank one, which a text without a picture has not."""
+    gate = {"type": "entropy-floor", "selector": "visual", "floor": 100}
+    view = random_policy.view(Example("text", "What is red + yellow?", "8"))
+    responses = draw(random_policy, [view], [2])
+    for slots, untouched in (({"gate": gate}, "no-image"), ({}, None)):
+        config = InterventionConfig.model_validate({"attack": "text-pgd", **slots})
+        (outcome,) = Intervention(config).apply([view], responses, StepContext(random_policy, 0.0, GroupSources(0)))
+        assert outcome.untouched == untouched
 
 
 @pytest.mark.parametrize("other", ["embeddings", "tokens"])

@@ -171,6 +171,7 @@ def test_a_run_follows_its_control_probe(model: Path, tmp_path: Path) -> None:
     assert [line.get("control/responses") for line in written] == [6.0, None, 6.0, None, 6.0, None]
     assert [line["train/sampled_responses"] for line in written[1:]] == [8.0, 14.0, 8.0, 14.0, 8.0]
     assert [line["train/budget"] for line in written[1:]] == [14.0, 28.0, 36.0, 50.0, 58.0]
+    assert sum(line.get("train/sampled_responses", 0.0) for line in written) == 58.0
     assert any("steered" in note and "no evidence against collapse" in note for note in display.notes)
     curve = read_curve("SaEI", trainer.run.path)
     assert curve.label == "SaEI (entropy steered)"
@@ -311,9 +312,10 @@ def test_processes_read_what_one_does(model: Path, tmp_path: Path, monkeypatch: 
     [
         (["strength=thermostat", "control.every=80"], "control.every is 80, training.steps 80"),
         (["strength=thermostat", "training.steps=5"], "The strength 'thermostat' steers by the control probe"),
-        (["strength=thermostat", "attack=pgd", "attack.steps=0"], "'pgd' has 0 of them"),
-        (["strength=thermostat", "attack=hotflip", "attack.swaps=0"], "'hotflip' has 0 of them"),
-        (["strength=thermostat", "attack=repeat", "attack.of={type: pgd, steps: 0}"], "'repeat' has 0 of them"),
+        (["strength=thermostat", "attack=pgd", "attack.steps=0"], "'pgd' moves nothing"),
+        (["strength=thermostat", "attack=pgd", "attack.step=0"], "'pgd' moves nothing"),
+        (["strength=thermostat", "attack=hotflip", "attack.swaps=0"], "'hotflip' moves nothing"),
+        (["strength=thermostat", "attack=repeat", "attack.of={type: pgd, steps: 0}"], "'repeat' moves nothing"),
         (["strength=thermostat", "sampler=clean"], "sampler"),
         (["strength=thermostat", "strength.start=5"], "low is 0, start 5, high 4"),
         (["strength=thermostat", "strength.high=1", "strength.low=1"], "high above low"),

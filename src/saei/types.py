@@ -377,10 +377,7 @@ class ScoredGroup:
     grades: tuple[Grade, ...]
 
     def keep(self, numbers: Sequence[int]) -> ScoredGroup:
-        """Return the group with only these responses; the others become its ``dropped`` ones.
-
-        Parents have their new numbers, None if they are gone.
-        """
+        """Return the group with only these responses, whose parents have their new numbers, None if they are gone."""
         group = self.group
         new_numbers = {n: new for new, n in enumerate(numbers)}
 
@@ -396,7 +393,6 @@ class ScoredGroup:
                 sampled_from=tuple(group.sampled_from[n] for n in numbers),
                 updated_on=tuple(group.updated_on[n] for n in numbers),
                 view_weights=tuple(group.view_weight(n) for n in numbers),
-                dropped=(*group.dropped, *(each for n, each in enumerate(group.responses) if n not in new_numbers)),
                 untrained=tuple(group.untrained[n] for n in numbers) if group.untrained else (),
             ),
             tuple(self.grades[n] for n in numbers),
@@ -408,8 +404,12 @@ class ScoredGroup:
         return tuple(grade.reward for grade in self.grades)
 
     def without(self, drops: Drops) -> ScoredGroup:
-        """Return the group without what is dropped, of which nothing may be left."""
-        return self.keep([n for n in range(len(self.grades)) if n not in drops]) if drops else self
+        """Return the group without what is dropped, which its group has as ``dropped``; nothing may be left."""
+        if not drops:
+            return self
+        kept = self.keep([n for n in range(len(self.grades)) if n not in drops])
+        dropped = (*self.group.dropped, *(self.group.responses[n] for n in sorted(drops)))
+        return replace(kept, group=replace(kept.group, dropped=dropped))
 
     def all_dropped(self, reason: str) -> Drops:
         """Return the drops of the whole group."""

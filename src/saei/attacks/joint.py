@@ -48,6 +48,12 @@ class Joint(Attack):
                     reason=f"'{attack.name()}' moves in {', '.join(sorted(attack.spaces))}, not {space}.",
                     remedy="Choose another attack for it; `saei list attack` has them.",
                 )
+        if "wording" in self._attacks and list(self._attacks)[-1] != "wording":
+            raise ConfigError(
+                "In a joint attack a new wording comes last.",
+                reason="It is drawn without a look at the policy, and an attack after it would see the old question.",
+                remedy="Put wording behind the others.",
+            )
         self.spaces = frozenset(self._attacks)
         self.moves = tuple(self._attacks)  # the built-in surfaces have the names of their spaces
         self.jointly = all(attack.jointly for attack in self._attacks.values())

@@ -40,6 +40,11 @@ class Patches(Wrapper):
         by: Literal["most", "least", "random"] = "most"
         size: int = Field(default=14, ge=1, le=4096)
 
+        @property
+        def begins_at_clean(self) -> bool:
+            """Whether its first gradient is that at the clean view, by which patches are chosen."""
+            return self.by != "random"
+
     config: Config
 
     def __init__(self, config: StrategyConfig | None = None) -> None:

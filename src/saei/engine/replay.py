@@ -110,9 +110,8 @@ class Replay:
                 self._kept[index] = KeptGroup.of(step, train.keep(numbers), logps)
         table = self._table()
         dropped: dict[int, int] = {}
-        for entry in table[
-            : max(0, len(table) - self._config.capacity)
-        ]:  # a group's first responses, as the table goes
+        # The table is in the order of groups and their responses, so that a group loses its first ones.
+        for entry in table[: max(0, len(table) - self._config.capacity)]:
             dropped[entry.index] = entry.number + 1
         for index, first in dropped.items():
             kept = self._kept.pop(index, None)

@@ -42,7 +42,8 @@ class KeptGroup:
             replace(view, example=example, canvases=tuple(map(_in_8_bits, view.canvases)) if number in used else ())
             for number, view in enumerate(group.views)
         ]
-        bare = replace(group, example=example, views=tuple(views), metrics={}, records=())
+        # What was dropped in its own step is none of later steps' responses.
+        bare = replace(group, example=example, views=tuple(views), metrics={}, records=(), dropped=())
         kept = replace(train, scored=replace(train.scored, group=bare), old_logp=tuple(old_logp))
         return cls(step, _moved(kept, lambda tensor: tensor.detach().cpu()))
 

@@ -98,6 +98,7 @@ def build_strategies(
         check_end(strategies.task)
     check_update(strategies.objective)
     _check_golds(strategies)
+    _check_others(strategies.sampler, config.training.prompts_per_step)
     _check_decoder(config, strategies)
     check_data(strategies.task, splits)
     return strategies
@@ -142,6 +143,20 @@ def _check_decoder(config: RunConfig, strategies: Strategies) -> None:
     decoder: Decoder = config.decoder.build()
     if arms and not decoder.takes_offsets:
         raise no_offsets(config.decoder.type, arms[0].setting("intervention.attack"))
+
+
+def _check_others(sampler: Sampler, prompts_per_step: int) -> None:
+    """Refuse a control that takes another group's change where a step has one group.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if prompts_per_step == 1 and any(arm.needs_others for arm in sampler.plan().arms):
+        raise ConfigError(
+            "A control that takes the change of another group needs two groups in a step.",
+            reason="training.prompts_per_step is 1.",
+            remedy="Raise it, or use another control.",
+        )
 
 
 def load_policy(

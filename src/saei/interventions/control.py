@@ -80,6 +80,8 @@ class Control(Strategy, ABC):
     """Names of the spaces whose blocks it can change: ``pixels``, ``embeddings``."""
     needs_supply: ClassVar[bool] = False
     """Whether it asks ``Supply``, which TRL has not."""
+    needs_others: ClassVar[bool] = False
+    """Whether it can do nothing for a group that is attacked alone."""
     reasons: ClassVar[tuple[str, ...]] = ()
     """Why it may leave groups alone, so that metrics count it at every step, 0 included."""
 

@@ -62,6 +62,7 @@ class OtherExample(Control):
 
     spaces: ClassVar[frozenset[str]] = frozenset({"pixels"})
     needs_supply: ClassVar[bool] = True
+    needs_others: ClassVar[bool] = True
     reasons: ClassVar[tuple[str, ...]] = ("no-other-example",)
 
     class Config(StrategyConfig):

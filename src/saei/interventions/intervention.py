@@ -51,7 +51,7 @@ class Intervention:
         for part, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
             check_needs(part.needs, f"The {part.kind} '{part.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
-        self._needs_picture = look_at_changed_pictures(self.selector.needs | self.criterion.needs)
+        self._needs_picture = look_at_changed_pictures(self.selector.needs | self.criterion.needs | self.gate.needs)
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
         """Return what the attack moves."""

@@ -71,8 +71,8 @@ class InterventionConfig(Section):
     def _something_to_steer(self) -> Self:
         if self.strength.strategy.reads_control and _moves_nothing(self.attack):
             raise ValueError(
-                f"The strength '{self.strength.type}' scales steps or swaps, and the attack '{self.attack.type}' has 0 "
-                "of them. Raise their number, or choose the strength `constant`."
+                f"The strength '{self.strength.type}' scales steps or swaps, and the attack '{self.attack.type}' moves "
+                "nothing: their number or length is 0. Raise it, or choose the strength `constant`."
             )
         return self
 
@@ -80,13 +80,14 @@ class InterventionConfig(Section):
 def _begins_at_clean(attack: StrategyConfig) -> bool:
     """Return whether an attack's first gradient is that at the clean view; of one that runs others, the first one's."""
     inner = _inner(attack)
-    return _begins_at_clean(inner[0]) if inner else bool(getattr(attack, "begins_at_clean", False))
+    return bool(getattr(attack, "begins_at_clean", False)) or bool(inner and _begins_at_clean(inner[0]))
 
 
 def _moves_nothing(attack: StrategyConfig) -> bool:
-    """Return whether an attack takes no step and makes no swap; of one that runs others, whether none of them does."""
+    """Return whether an attack has no step, of no length, and no swap; of one that runs others, whether none has."""
     inner = _inner(attack)
-    return all(map(_moves_nothing, inner)) if inner else 0 in (getattr(attack, n, None) for n in ("steps", "swaps"))
+    lengths = (getattr(attack, name, None) for name in ("steps", "step", "swaps"))
+    return all(map(_moves_nothing, inner)) if inner else 0 in lengths
 
 
 def _inner(attack: StrategyConfig) -> list[StrategyConfig]:

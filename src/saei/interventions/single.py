@@ -65,7 +65,7 @@ def attack(
         ConfigError: If there is no such slot or strategy, or it needs the groups of a run.
         DataError: If a picture cannot be opened, or there is nothing to move.
     """
-    intervention = Intervention(_config(slots))
+    intervention = Intervention(_config({**slots, "measure": "always"}))
     if intervention.gate.needs_supply:
         raise ConfigError(
             "A single attack has no graded groups.",
@@ -73,31 +73,24 @@ def attack(
             remedy="Leave gate out.",
         )
     clean = policy.view(example_of(image, question))
-    step = StepContext(policy, 0.0, GroupSources(seed, "attack"), traced=True)
+    step = StepContext(policy, 0.0, GroupSources(seed, "attack"))
     (drawn,) = step.sample([clean], [responses])
     (outcome,) = intervention.apply([clean], [drawn], step)
     record = outcome.record
-    if outcome.untouched or record is None or record.trace is None:
+    if outcome.untouched or record is None:
         raise DataError(
             "An attack needs something to move, and a token to look at.",
             reason=f"The question was left alone: {outcome.untouched}.",
             remedy="See the reason: `no-image` wants a picture, `empty` a policy that answers; a gate or control that "
             "needs other groups wants a run.",
         )
-    # J again, where the attack ended: over the same tokens of the same responses.
-    answered = [response for response in drawn if len(response)]
-    selected_NT = record.trace.selected_NT.to(policy.device)
-    (scores,) = policy.score(
-        [outcome.view], [answered], selected=[selected_NT], needs=intervention.criterion.needs, clean=[clean]
-    )
-    after = intervention.criterion.value(scores, selected_NT, pooled=intervention.selector.pooled)
     return AttackResult(
         clean=clean,
         view=outcome.view,
         images=tuple(map(to_image, outcome.view.canvases)),
         responses=tuple(drawn),
         criterion_before=outcome.metrics["criterion"],
-        criterion_after=float(after),
+        criterion_after=outcome.metrics["criterion_after"],
         distances=record.distances,
     )
 

@@ -74,6 +74,7 @@ class ArmConfig(Section):
             beta=self.beta,
             intervention=self.intervention,
             rewords=intervention.rewords,
+            needs_others=intervention.control is not None and intervention.control.needs_others,
             offsets=intervention.offsets,
             path="" if origin is None else f"arms.{origin}",
             count=self.count,

@@ -16,7 +16,7 @@ from saei.samplers.mixing import Mixing
 from saei.types import CLEAN
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,40}")
-_RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl")
+_RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl", "replayed")
 """The clean view's origin, and what other metrics begin with: ``train/parts/accuracy`` is a part of the reward."""
 
 

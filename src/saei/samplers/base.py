@@ -36,6 +36,7 @@ class PlannedArm:
         intervention: How the views are made; None for the clean view and for views that are made in another way.
         rewords: Whether its views may ask something else than the example does, with another right answer.
         offsets: Whether its views have an offset on embeddings, which are no tokens that every decoder could read.
+        needs_others: Whether its control takes the changes of other groups that are drawn together.
         path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
         count: Name of the setting there that is ``responses``; empty where there is none.
     """
@@ -47,6 +48,7 @@ class PlannedArm:
     beta: float = 0.0
     intervention: InterventionConfig | None = None
     rewords: bool = False
+    needs_others: bool = False
     offsets: bool = False
     path: str = ""
     count: str = ""

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from saei.config.registry import SamplerField
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, checked_drops
 from saei.types import Drops, Group, ScoredGroup, View
@@ -51,6 +52,20 @@ class Dynamic(Sampler):
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
         self.of: Sampler = self.config.of.build()
+        self._check_control()
+
+    def _check_control(self) -> None:
+        """Refuse a control that takes other groups of the same draw: later rounds draw few, or one.
+
+        Raises:
+            ConfigError: If there is one.
+        """
+        if any(arm.needs_others for arm in self.of.plan().arms):
+            raise ConfigError(
+                "A control that takes the change of another group needs all groups of a step at once.",
+                reason="`dynamic` draws in rounds, and the control would leave alone what a round draws alone.",
+                remedy="Use another control, or another sampler.",
+            )
 
     def plan(self) -> SamplingPlan:
         """Return the other sampler's, in several rounds."""
@@ -86,10 +101,12 @@ class Dynamic(Sampler):
         return self.of.lacks(view)
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
-        """Drop groups without variance; the other sampler's guard sees the rest."""
-        varying = [group for group in scored if supply.varies(group.grades)]
-        others = iter(checked_drops(self.of, varying, self.of.guard(varying, step, supply)))
-        return [next(others) if supply.varies(group.grades) else group.all_dropped("no-variance") for group in scored]
+        """Drop groups without variance, and of the rest what the other sampler's guard drops, which sees all groups."""
+        others = checked_drops(self.of, scored, self.of.guard(scored, step, supply))
+        return [
+            drops if supply.varies(group.grades) else group.all_dropped("no-variance")
+            for group, drops in zip(scored, others, strict=True)
+        ]
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return the other sampler."""
