@@ -61,7 +61,7 @@ def attack(
             ``selector="all"`` or ``criterion="nll"``.
 
     Raises:
-        ConfigError: If there is no such slot or strategy, or it needs the groups of a run.
+        ConfigError: If there is no such slot or strategy, or it needs the groups of a run or a task's oracle.
         DataError: If a picture cannot be opened, or there is nothing to move.
     """
     intervention = Intervention(_config(slots))
@@ -71,6 +71,7 @@ def attack(
             reason=f"The gate '{intervention.gate.name()}' looks at these.",
             remedy="Leave gate out.",
         )
+    intervention.check_oracle(None)
     clean = policy.view(example_of(image, question))
     step = StepContext(policy, 0.0, GroupSources(seed, "attack"), traced=True)
     (drawn,) = step.sample([clean], [responses])

@@ -75,6 +75,7 @@ class ArmConfig(Section):
             intervention=self.intervention,
             rewords=intervention.rewords,
             offsets=intervention.offsets,
+            needs_oracle=intervention.needs_oracle,
             path="" if origin is None else f"arms.{origin}",
             count=self.count,
         )

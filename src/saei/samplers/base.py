@@ -36,6 +36,7 @@ class PlannedArm:
         intervention: How the views are made; None for the clean view and for views that are made in another way.
         rewords: Whether its views may ask something else than the example does, with another right answer.
         offsets: Whether its views have an offset on embeddings, which are no tokens that every decoder could read.
+        needs_oracle: Whether the task's oracle decides how its views are made.
         path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
         count: Name of the setting there that is ``responses``; empty where there is none.
     """
@@ -48,6 +49,7 @@ class PlannedArm:
     intervention: InterventionConfig | None = None
     rewords: bool = False
     offsets: bool = False
+    needs_oracle: bool = False
     path: str = ""
     count: str = ""
 
