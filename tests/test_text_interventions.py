@@ -22,7 +22,9 @@ from saei.config.run import RunConfig, validate
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
-from saei.diagnostics.synthetic import step_config
+from saei.diagnostics.bench import NAIVE_ATTACK, passes
+from saei.diagnostics.footprint import footprint_of
+from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine.grader import StepGrader
 from saei.engine.metrics import group_metrics
 from saei.engine.replay_group import KeptGroup
@@ -429,7 +431,13 @@ def restricted_run(questions: str) -> RunConfig:
     return validate({"sampler": sampler, "objective": {"type": "grpo"}})
 
 
-def test_synthetic_steps_have_an_oracle_where_one_is_needed(tmp_path: Path) -> None:
+def test_measurements_have_an_oracle_where_one_is_needed(random_policy: Policy, bars: Bars, tmp_path: Path) -> None:
+    config = restricted_run("answer-kept")
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"max_new_tokens": 4})})
+    assert footprint_of(random_policy, config, bars.example(0)).attack > 0
+    intervention = Intervention(InterventionConfig.model_validate(restricted("answer-kept")))
+    view, drawn = random_policy.view(bars.example(0)), draw_responses(random_policy, 2, 4)
+    passes(random_policy, view, drawn, intervention)[NAIVE_ATTACK]()
     for questions in ("any", "answer-kept"):
         config = step_config(restricted_run(questions), side=8, prompts=1, tokens=4, folder=tmp_path)
         task = build_strategies(config).task

@@ -54,7 +54,7 @@ Oracle: TypeAlias = Callable[[Example, str], str | None]
 
 
 def answer_kept(example: Example, question: str) -> str:
-    """Return the example's own answer, whatever is asked: for trials and measurements, which grade nothing."""
+    """Return the example's own answer, whatever is asked: for measurements, which grade nothing."""
     return example.answer
 
 

@@ -27,7 +27,7 @@ from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
-from saei.interventions.context import Oracle, StepContext, Supply, answer_kept
+from saei.interventions.context import Oracle, StepContext, Supply
 from saei.interventions.control import Change, Control, substituted
 from saei.interventions.group_criterion import GroupCriterion, TokenChooser
 from saei.interventions.measure import measure
@@ -177,7 +177,7 @@ class Intervention:
         for view in [view for view in views if self.lacks(view) is None][:1]:
             zero = torch.zeros(1, device=policy.device)
             response = Response(policy.eos_ids[:1], "", zero, zero, truncated=False)
-            step = StepContext(policy, 0.0, GroupSources(0, "check"), answer=answer_kept)
+            step = StepContext(policy, 0.0, GroupSources(0, "check"))
             (outcome,) = self._attack([view], [[response]], step)
             if outcome.untouched:  # the selector leaves this token out, and nothing was attacked
                 Intervention(self.config.model_copy(update={"selector": All.Config()})).check(policy, [view])
