@@ -71,7 +71,6 @@ def attack(
             reason=f"The gate '{intervention.gate.name()}' looks at these.",
             remedy="Leave gate out.",
         )
-    intervention.check_oracle(None)
     clean = policy.view(example_of(image, question))
     step = StepContext(policy, 0.0, GroupSources(seed, "attack"), traced=True)
     (drawn,) = step.sample([clean], [responses])
