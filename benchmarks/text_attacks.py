@@ -15,9 +15,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -47,6 +49,10 @@ TEXT: Mapping[str, Any] = {
     "random-swap": "random-swap",
     "paraphrase": "paraphrase",
 }
+SWAPS = ("hotflip", "gcg", "random-swap")
+QUESTIONS = ("answerable", "answer-kept")
+"""Which swaps are taken, besides any: each attack on tokens has a row of either, where the task has an oracle."""
+
 MATCHED = ("text-fgsm", "hotflip", "gcg")
 """Text attacks that have a step on the pixels of equal divergence."""
 
@@ -66,9 +72,10 @@ class Bench:
     batch: int
 
     def moved(self, attack: Any, **slots: Any) -> list[View]:
-        """Return the views that an attack makes, whatever the changed questions ask."""
+        """Return the views that an attack makes, whatever changed questions ask unless the surfaces restrict it."""
         intervention = Intervention(InterventionConfig.model_validate({"attack": attack, **slots}))
-        step = StepContext(self.policy, progress=0.0, sources=GroupSources(self.config.seed))
+        oracle = self.config.task.build().answer if intervention.needs_oracle else None
+        step = StepContext(self.policy, progress=0.0, sources=GroupSources(self.config.seed), answer=oracle)
         moved: list[View] = []
         for start in range(0, len(self.views), self.batch):
             batch = slice(start, start + self.batch)
@@ -177,6 +184,10 @@ def run(config: RunConfig, prompts: int, fresh: int, batch: int) -> dict[str, An
     arms: dict[str, tuple[str, list[View]]] = {}
     for name, attack in track(TEXT.items(), "text attacks", transient=True):
         arms[name] = ("", bench.moved(attack))
+    if task.oracle:
+        for name, questions in track([*product(SWAPS, QUESTIONS)], "restricted swaps", transient=True):
+            surfaces = [{"type": "tokens", "questions": questions}]
+            arms[f"{name}, {questions}"] = ("", bench.moved(name, surfaces=surfaces))
     for name in track(MATCHED, "controls", transient=True):
         target = bench.divergence(arms[name][1])
         step_size = f"{pixel_levels(bench, target)}/255"
@@ -204,6 +215,9 @@ def run(config: RunConfig, prompts: int, fresh: int, batch: int) -> dict[str, An
             "forced": asdict(mean_interval(forced)),
             "sampled": asdict(mean_interval(new)),
             "answers_changed": mean(changed),
+            "swapped": mean(
+                [float(not torch.equal(a.prompt_ids_P, b.prompt_ids_P)) for a, b in zip(views, moved, strict=True)]
+            ),
             "oracle": oracle_says(config, views, moved),
         }
     return {
@@ -231,6 +245,7 @@ def show(result: dict[str, Any]) -> None:
         "teacher-forced, change": lambda row: signed(row["forced"]),
         "new responses, change": lambda row: signed(row["sampled"]),
         "answers changed": lambda row: f"{row['answers_changed']:.0%}",
+        "swapped": lambda row: f"{row['swapped']:.0%}",
         "kept / changed / unanswerable": lambda row: (
             "" if row["oracle"] is None else " / ".join(f"{share:.0%}" for share in row["oracle"].values())
         ),

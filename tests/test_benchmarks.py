@@ -139,8 +139,14 @@ def test_text_attacks(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     rows = found["moved"]
     text = {"text-fgsm", "hotflip", "gcg", "joint", "random-swap", "paraphrase"}
     matched = {f"pgd on pixels, as {name}" for name in ("text-fgsm", "hotflip", "gcg")}
-    assert set(rows) == text | matched | {"neftune, as text-fgsm"}
-    assert all(row["kl"] > 0 for row in rows.values())
+    swaps = {f"{name}, {way}" for name in ("hotflip", "gcg", "random-swap") for way in ("answerable", "answer-kept")}
+    assert set(rows) == text | matched | swaps | {"neftune, as text-fgsm"}
+    assert all((row["kl"] > 0) == (row["swapped"] > 0) for name, row in rows.items() if name in swaps)
+    assert all(row["kl"] > 0 for name, row in rows.items() if name not in swaps)
+    for name in swaps:
+        says = rows[name]["oracle"]
+        assert says is None or (says["unanswerable"] == 0 and (says["changed"] == 0 or name.endswith("answerable")))
+        assert rows[name]["swapped"] == 1 or "random-swap" not in name
     assert rows["neftune, as text-fgsm"]["kl"] == pytest.approx(rows["text-fgsm"]["kl"], rel=0.1)
     for name in ("text-fgsm", "hotflip", "gcg"):  # the first follows the gradient, the others take what raises it
         assert rows[name]["rises"] == 1

@@ -15,7 +15,7 @@ from saei.attacks.fgsm import FGSM
 from saei.attacks.joint import Joint
 from saei.attacks.paraphrase import Paraphrase
 from saei.attacks.text import NEFTune, TextFGSM, TextPGD
-from saei.attacks.tokens import GCG, HotFlip, RandomSwap
+from saei.attacks.tokens import GCG, MOST_CHECKS, HotFlip, RandomSwap
 from saei.errors import ConfigError, ModelError
 
 V, D = 9, 4
@@ -147,6 +147,34 @@ def test_a_text_without_a_legal_swap_stays() -> None:
     frozen = token_block(editable=[False] * 3)
     for attack in (RandomSwap(), HotFlip(), GCG()):
         assert moved(attack, OfEmbeddings(), frozen) == START.tolist()
+
+
+@pytest.mark.parametrize("attack", [RandomSwap(), HotFlip(), GCG(GCG.Config(top_k=4096))], ids=lambda each: each.name())
+@pytest.mark.parametrize("n_tokens", [1300, 5000])
+def test_every_swap_is_checked_once_up_to_a_bound(attack: Attack, n_tokens: int) -> None:
+    """Of three places' swaps a single one is legal: it is made wherever there are no more than may be checked."""
+    table_Vd = torch.randn(n_tokens, D, generator=torch.Generator().manual_seed(4))
+    rare, checked = [0, 1, n_tokens - 1], list[tuple[int, ...]]()
+
+    def legal(ids_Q: Tensor) -> bool:
+        checked.append(tuple(ids_Q.tolist()))
+        return ids_Q.tolist() == rare
+
+    def criterion(point: Point, /, *, offsets: Mapping[int, Tensor] | None = None) -> Tensor:
+        (ids_Q,) = point
+        embeddings_Qd = table_Vd[ids_Q] + (0 if offsets is None else offsets[0])
+        return embeddings_Qd.sum()[None] + 100 * float(ids_Q.tolist() == rare)
+
+    tokens = TokenSpace(D, lambda vectors_Qd: vectors_Qd @ table_Vd.T, torch.zeros(n_tokens, dtype=torch.long), legal)
+    space = Space((BlockSpace("tokens", low=0, high=n_tokens - 1, units={}, tokens=tokens),), (0,))
+    start = (torch.tensor([0, 1, 2]),)
+    sources = [torch.Generator().manual_seed(0)]
+    (ids_Q,) = attack.attack(criterion, start, space=space, progress=0.0, generators=sources)
+    assert len(set(checked)) == len(checked) <= MOST_CHECKS
+    exhausted = 3 * (n_tokens - 1) <= MOST_CHECKS
+    assert exhausted == (n_tokens == 1300) == (rare in [list(text) for text in checked])
+    assert ids_Q.tolist() == (rare if exhausted else [0, 1, 2])
+    assert exhausted or len(checked) == MOST_CHECKS
 
 
 def test_tokens_without_a_gradient_are_refused() -> None:

@@ -22,6 +22,9 @@ from saei.config.run import RunConfig, validate
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
 from saei.data.templates import ThinkBoxed
+from saei.diagnostics.bench import NAIVE_ATTACK, passes
+from saei.diagnostics.footprint import footprint_of
+from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine.grader import StepGrader
 from saei.engine.metrics import group_metrics
 from saei.engine.replay_group import KeptGroup
@@ -29,6 +32,8 @@ from saei.engine.setup import build_strategies
 from saei.errors import ConfigError, DataError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import StepContext, Supply
+from saei.interventions.point import OpenViews
+from saei.interventions.single import attack as single_attack
 from saei.interventions.text_surfaces import Embeddings, Tokens
 from saei.policy import Policy
 from saei.policy.decoder import Completion, Decoder, DrawRequest
@@ -265,6 +270,181 @@ def test_the_gold_is_that_of_the_update_view(random_policy: Policy, views: list[
     assert metrics["intervention/editable"] > 1
 
 
+# Which swaps may be taken
+
+ANSWERS = {
+    "Which is red + yellow?": "3",
+    "what is red + yellow?": "3",
+    "which is red + yellow?": "3",
+    "What Is red + yellow?": "3",
+    "What Are red + yellow?": "3",
+    "What are red + yellow?": "3",
+    "What is red + green?": "3",
+    "What is green + yellow?": "4",
+    "What is blue + yellow?": "7",
+    "What is yellow + yellow?": "4",
+    "What is red + red?": "2",
+    "What is red + blue?": "6",
+}
+"""By hand: all answerable questions that one swap makes of 3 = 1 + 2 where green is 2 and blue 5."""
+ALLOWED = {
+    "answerable": set(ANSWERS),
+    "answer-kept": {question for question, answer in ANSWERS.items() if answer == "3"},
+}
+
+
+def restricted(questions: str, attack: Any = "hotflip", protected: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"attack": attack, "surfaces": [{"type": "tokens", "questions": questions, "protected": protected}]}
+
+
+@pytest.fixture(scope="module")
+def sum_view(random_parts: Parts) -> View:
+    heights = {"red": 1, "yellow": 2, "green": 2, "blue": 5}
+    example = replace(Bars().example(0), question="What is red + yellow?", answer="3", meta={"quantities": heights})
+    return Policy(random_parts, ThinkBoxed()).view(example, 0)
+
+
+def questions_of_swaps(policy: Policy, view: View, oracle: Oracle | None, questions: str, *protected: str) -> set[str]:
+    """All questions that a legal swap makes, by a loop over places and tokens."""
+    surface = Tokens.Config.model_validate({"questions": questions, "protected": protected}).build()
+    opened = OpenViews([surface], policy, [view], scale=1.0, oracle=oracle)
+    (ids_Q,), (space,) = opened.start, opened.space.blocks
+    assert space.tokens is not None
+    kind_V, texts = space.tokens.kind_V, set()
+    for place in torch.as_tensor(space.editable).nonzero()[:, 0].tolist():
+        for token in ((kind_V == kind_V[ids_Q[place]]) & (kind_V >= 0)).nonzero()[:, 0].tolist():
+            swapped_Q = ids_Q.index_fill(0, torch.tensor(place), token)
+            if token != int(ids_Q[place]) and space.tokens.legal(swapped_Q):
+                swapped = policy.with_question_ids(view, swapped_Q)
+                assert swapped is not None
+                assert policy.question_text(view, swapped_Q) == swapped.example.question
+                texts.add(swapped.example.question)
+    return texts
+
+
+def test_the_oracle_restricts_swaps_to_those_that_it_allows(random_policy: Policy, sum_view: View) -> None:
+    oracle = Bars().answer
+    legal = {each: questions_of_swaps(random_policy, sum_view, oracle, each) for each in ("any", *ALLOWED)}
+    assert legal["answerable"] == ALLOWED["answerable"]
+    assert legal["answer-kept"] == ALLOWED["answer-kept"]
+    by_oracle = {text: oracle(sum_view.example, text) for text in legal["any"]}
+    assert {text: answer for text, answer in by_oracle.items() if answer is not None} == ANSWERS
+    assert len(legal["any"]) > 10 * len(ANSWERS)
+
+
+@pytest.mark.parametrize("of", [None, "joint"])
+@pytest.mark.parametrize("questions", ["any", "answerable", "answer-kept"])
+def test_hotflip_finds_the_best_of_the_swaps_that_are_allowed(
+    random_policy: Policy, sum_view: View, questions: str, of: str | None
+) -> None:
+    """Each best is another one, so that no way can stand for its sibling."""
+    (drawn,) = draw(random_policy, [sum_view], [3])
+    step = step_of(random_policy, lambda example, question: Bars().answer(example, question) or "none")
+
+    def nll(question: str) -> float:
+        view = random_policy.view(replace(sum_view.example, question=question), 0)
+        (scores,) = random_policy.score([view], [drawn])
+        return float(-(scores.logp_NT.sum(1) / scores.mask_NT.sum(1)).mean())
+
+    values = {text: nll(text) for text in questions_of_swaps(random_policy, sum_view, None, "any", "what", "is")}
+    allowed = {"any": set(values), **ALLOWED}
+    bests = {each: max(allowed[each] & set(values), key=lambda text: values[text]) for each in allowed}
+    assert len(set(bests.values())) == 3
+    attack: Any = {"type": "hotflip", "width": 4096}
+    slots = restricted(questions, attack, protected=("what", "is"))
+    if of == "joint":
+        pixels = {"type": "pgd", "steps": 0}
+        slots["attack"] = {"type": "joint", "of": {"pixels": pixels, "tokens": attack}}
+        slots["surfaces"] = ["pixels", *slots["surfaces"]]
+    if questions != "any":
+        step = step_of(random_policy, Bars().answer)
+    intervention = Intervention(InterventionConfig.model_validate({"criterion": "nll", "selector": "all", **slots}))
+    (outcome,) = intervention.apply([sum_view], [drawn], step)
+    assert outcome.view.example.question == bests[questions]
+    assert outcome.view.example.answer == ANSWERS.get(bests[questions], "none")
+    changed = {"any": 1.0, "answerable": 1.0, "answer-kept": None}[questions]
+    assert outcome.metrics.get("answer_changed") == changed
+
+
+@pytest.mark.parametrize("attack", ["gcg", {"type": "random-swap", "swaps": 2}])
+@pytest.mark.parametrize("questions", ["answerable", "answer-kept"])
+def test_a_restricted_group_is_never_left_alone_as_unanswerable(
+    random_policy: Policy, bars: Bars, questions: str, attack: Any
+) -> None:
+    views = [random_policy.view(bars.example(number), number) for number in range(6)]
+    drawn = draw(random_policy, views, [1] * len(views))
+    slots = {"selector": "all", "criterion": "nll", **restricted(questions, attack)}
+    outcomes = apply(random_policy, views, drawn, bars.answer, **slots)
+    for view, outcome in zip(views, outcomes, strict=True):
+        asked = outcome.view.example
+        assert outcome.untouched is None
+        assert bars.answer(view.example, asked.question) == asked.answer
+        assert asked.answer == view.example.answer or questions == "answerable"
+    moved = [
+        outcome.view.example.question != view.example.question for view, outcome in zip(views, outcomes, strict=True)
+    ]
+    assert sum(moved) >= 4
+    if questions == "answerable":
+        assert any(
+            outcome.view.example.answer != view.example.answer for view, outcome in zip(views, outcomes, strict=True)
+        )
+
+
+class NoOracle(Bars):
+    """Bars whose changed questions nobody can answer."""
+
+    oracle = False
+
+    class Config(Bars.Config):
+        type: Literal["no-oracle"] = "no-oracle"  # type: ignore[assignment]
+
+
+def test_restricted_questions_need_an_oracle(random_policy: Policy, views: list[View], responses: Any) -> None:
+    for questions in ALLOWED:
+        with pytest.raises(ConfigError, match=r"task with an oracle.*intervention\.surfaces.*questions.*to any"):
+            apply(random_policy, views, responses, **restricted(questions))
+        sampler = {"type": "mixed", "update_on": "clean", "intervention": restricted(questions)}
+        with (
+            registered(NoOracle),
+            pytest.raises(ConfigError, match=r"sampler\.intervention\.surfaces.*the task 'no-oracle' has no oracle"),
+        ):
+            build_strategies(validate({"task": "no-oracle", "sampler": sampler}))
+        build_strategies(validate({"task": "bars", "sampler": sampler}))
+        with pytest.raises(ConfigError, match="what it is applied to has no oracle"):
+            single_attack(random_policy, views[0].example.images[0], "What is red?", **restricted(questions))
+        Intervention(InterventionConfig.model_validate(restricted(questions))).check(random_policy, views)
+    sampler["intervention"] = restricted("any")
+    with registered(NoOracle):
+        build_strategies(validate({"task": "no-oracle", "sampler": sampler}))
+    apply(random_policy, views, responses, **restricted("any"))
+
+
+def test_answers_that_are_kept_have_a_common_baseline() -> None:
+    build_strategies(restricted_run("answer-kept"))
+    for questions in ("any", "answerable"):
+        with pytest.raises(ConfigError, match="answers to the same question"):
+            build_strategies(restricted_run(questions))
+
+
+def restricted_run(questions: str) -> RunConfig:
+    sampler = {"type": "mixed", "update_on": "sampled", "intervention": restricted(questions)}
+    return validate({"sampler": sampler, "objective": {"type": "grpo"}})
+
+
+def test_measurements_have_an_oracle_where_one_is_needed(random_policy: Policy, bars: Bars, tmp_path: Path) -> None:
+    config = restricted_run("answer-kept")
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"max_new_tokens": 4})})
+    assert footprint_of(random_policy, config, bars.example(0)).attack > 0
+    intervention = Intervention(InterventionConfig.model_validate(restricted("answer-kept")))
+    view, drawn = random_policy.view(bars.example(0)), draw_responses(random_policy, 2, 4)
+    passes(random_policy, view, drawn, intervention)[NAIVE_ATTACK]()
+    for questions in ("any", "answer-kept"):
+        config = step_config(restricted_run(questions), side=8, prompts=1, tokens=4, folder=tmp_path)
+        task = build_strategies(config).task
+        assert task.oracle == (questions != "any")
+        assert not task.oracle or task.answer(task.example(0), "Why?") == task.example(0).answer
+
+
 def configured(update_on: str, *, attack: Any = "hotflip", baseline: str = "pooled", **more: Any) -> RunConfig:
     sampler = {"type": "mixed", "update_on": update_on, "intervention": {"attack": attack}, **more}
     return validate({"sampler": sampler, "objective": {"type": "grpo", "advantage": {"baseline": baseline}}})
@@ -428,6 +608,27 @@ def test_five_steps_by_the_command_line(saei: Callable[..., Said], model: Path, 
     assert all(line[name] > 0 for line in moved)
     if attack in TOKEN_ATTACKS:
         assert sum(line["train/untouched/unanswerable"] for line in steps) > 0
+
+
+@pytest.mark.parametrize("questions", ["answerable", "answer-kept"])
+def test_restricted_steps_by_the_command_line(
+    saei: Callable[..., Said], model: Path, tmp_path: Path, questions: str
+) -> None:
+    sets = ["sampling.max_new_tokens=6", "training.prompts_per_step=2", "sampler.n_clean=2", "sampler.n_adversarial=2"]
+    sets += ["evaluation.every=9", "evaluation.examples=1", "evaluation.responses=1", "evaluation.probe_examples=1"]
+    sets += ["evaluation.probe_responses=2", "objective.advantage.baseline=per-origin", "model.device=cpu"]
+    sets += [f"intervention.surfaces=[{{type: tokens, questions: {questions}}}]"]
+    words = [word for each in sets for word in ("--set", each)]
+    place = ("--output", tmp_path, "--name", questions)
+    said = saei("train", "--model", model, "--task", "bars", "--attack", "random-swap", "--steps", 3, *place, *words)
+    assert said.code == 0, said
+    steps = [json.loads(line) for line in (tmp_path / questions / "metrics.jsonl").read_text().splitlines()][1:]
+    assert [line["train/untouched"] for line in steps] == [0, 0, 0]
+    assert all(line["train/intervention/largest_change"] == 1 for line in steps)
+    changed = [line.get("train/intervention/answer_changed") for line in steps]
+    assert (None in changed) == (questions == "answer-kept")
+    asked = (tmp_path / questions / "config.yaml").read_text()
+    assert f"questions: {questions}" in asked
 
 
 @pytest.mark.parametrize("update_on", ["sampled", "clean", "perturbed"])

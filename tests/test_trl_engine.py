@@ -231,6 +231,23 @@ def test_offsets_are_refused_where_trl_would_have_to_add_them() -> None:
         SaeiGRPOTrainer._check(trainer)
 
 
+@pytest.mark.parametrize("questions", ["answerable", "answer-kept"])
+def test_restricted_questions_need_rows_with_an_oracle(questions: str) -> None:
+    surfaces = [{"type": "tokens", "questions": questions}]
+    sampler = {**SMALL["sampler"], "update_on": "clean", "intervention": {"attack": "hotflip", "surfaces": surfaces}}
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(per_device_train_batch_size=4, steps_per_generation=1, use_vllm=False),
+        num_generations=4,
+        is_fsdp_enabled=False,
+        _sampler=validate({"sampler": sampler}).sampler.build(),
+        _format=CONVERSATIONS,
+    )
+    with pytest.raises(ConfigError, match=r"task with an oracle.*what tells examples from rows has no oracle"):
+        SaeiGRPOTrainer._check(trainer)
+    trainer._format = replace(CONVERSATIONS, answer=Bars().answer)
+    SaeiGRPOTrainer._check(trainer)
+
+
 def test_a_conversation_of_one_text_is_a_question_that_can_be_swapped() -> None:
     picture = Image.new("RGB", (8, 8))
     asked = [{"type": "image", "image": picture}, {"type": "text", "text": "How high?"}]

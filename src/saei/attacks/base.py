@@ -50,7 +50,8 @@ class TokenSpace:
             is large, and never wanted whole.
         kind_V: int64, tokens that may stand for each other have the same number, such as those that begin a word; -1
             for those that are never taken.
-        legal: Tells of int64 ``[Q]`` whether decoding these tokens and encoding the text gives them again.
+        legal: Tells of int64 ``[Q]`` whether decoding these tokens and encoding the text gives them again, and whether
+            the text is one that may be asked.
     """
 
     size: int

@@ -16,9 +16,12 @@ from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, S
 from saei.config.strategy import StrategyConfig
 from saei.errors import ModelError
 
-MOST_REFUSALS = 64
-"""Swaps in a row that may be refused, since no text has these tokens, before an attack gives a block up."""
+MOST_CHECKS = 4096
+"""Proposals for one swap of a text that are checked to be legal.
 
+The questions of the built-in tasks have fewer, so that all of them are checked if need be. Those of a large vocabulary
+would take minutes, at up to a millisecond each.
+"""
 
 CHUNK = 1024
 """Proposals that are brought from a GPU at once: most are never looked at."""
@@ -238,26 +241,23 @@ def _fits(ids_Q: Tensor, tokens: TokenSpace, editable_Q: Tensor | None) -> Tenso
 
 
 def _drawn(ids_Q: Tensor, block: BlockSpace, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield random swaps."""
-    fits_QV = _fits(ids_Q, _tokens_of(block), block.editable)
-    places = fits_QV.any(1).nonzero()[:, 0].tolist()
-    while places:
-        place = places[int(torch.randint(len(places), (), generator=generator))]
-        fitting = fits_QV[place].nonzero()[:, 0]
-        yield _swapped(ids_Q, place, int(fitting[int(torch.randint(len(fitting), (), generator=generator))]))
+    """Yield all swaps in random order, each once: a place uniformly, then a token, as if repeats were drawn anew."""
+    fits_QV = _fits(ids_Q, _tokens_of(block), block.editable).cpu()
+    count_Q = fits_QV.sum(1)
+    left_Q, tokens_by_place = count_Q.clone(), dict[int, list[int]]()
+    while bool(left_Q.any()):
+        # A place that has been drawn from comes less often: a draw of what is gone would have been repeated.
+        place = int(torch.multinomial(left_Q / count_Q.clamp_min(1), 1, generator=generator))
+        if place not in tokens_by_place:
+            fitting = fits_QV[place].nonzero()[:, 0]
+            tokens_by_place[place] = fitting[torch.randperm(len(fitting), generator=generator)].tolist()
+        left_Q[place] -= 1
+        yield _swapped(ids_Q, place, tokens_by_place[place].pop())
 
 
 def _legal(texts: Iterator[Tensor], block: BlockSpace) -> Iterator[Tensor]:
-    """Yield those that are the tokens of some text, until too many in a row are not."""
-    refused = 0
-    for ids_Q in texts:
-        if _tokens_of(block).legal(ids_Q):
-            refused = 0
-            yield ids_Q
-        else:
-            refused += 1
-            if refused == MOST_REFUSALS:
-                return
+    """Return the legal ones of the first ``MOST_CHECKS`` texts."""
+    return filter(_tokens_of(block).legal, islice(texts, MOST_CHECKS))
 
 
 def _swapped(ids_Q: Tensor, place: int, token: int) -> Tensor:

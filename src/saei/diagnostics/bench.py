@@ -21,7 +21,7 @@ from saei.diagnostics.synthetic import draw_responses, step_config
 from saei.engine import Trainer
 from saei.errors import ConfigError
 from saei.interventions import Intervention
-from saei.interventions.context import StepContext, Supply
+from saei.interventions.context import StepContext, Supply, answer_kept
 from saei.policy import Policy
 from saei.runtime.seeds import GroupSources
 from saei.samplers.base import Sampler
@@ -131,7 +131,7 @@ def passes(
 
     def attack(shared: bool) -> None:
         with shared_prefix(policy, shared):
-            step = StepContext(policy, 0.0, GroupSources(0, "bench"))
+            step = StepContext(policy, 0.0, GroupSources(0, "bench"), answer=answer_kept)
             intervention.apply([view], [half], step, Supply(_no_grades))
 
     def update(shared: bool) -> None:

@@ -16,7 +16,7 @@ from saei.diagnostics.shape_only import ShapeOnlyMode
 from saei.diagnostics.sizing import saved_tensor_bytes
 from saei.diagnostics.synthetic import draw_responses
 from saei.interventions import Intervention
-from saei.interventions.context import StepContext, Supply
+from saei.interventions.context import StepContext, Supply, answer_kept
 from saei.policy import Policy
 from saei.policy.load.untrained import Untrained
 from saei.policy.load.weights import load_parts
@@ -96,7 +96,7 @@ def footprint_of(policy: Policy, config: RunConfig, example: Example) -> Footpri
     responses = draw_responses(policy, plan.group_size, config.sampling.max_new_tokens)
     clean, rest = responses[: plan.arms[0].responses], responses[plan.arms[0].responses :]
     together = max(len(clean), len(rest)) if plan.intervening else len(responses)
-    step, supply = StepContext(policy, 0.0, GroupSources(0, "footprint")), Supply(_no_grades)
+    step, supply = StepContext(policy, 0.0, GroupSources(0, "footprint"), answer=answer_kept), Supply(_no_grades)
     attack = 0
     for arm in plan.intervening:
         apply = partial(Intervention(arm.intervention).apply, [view], [clean], step, supply)

@@ -46,6 +46,21 @@ class NoiseTask(Task):
         return Example(f"{split}-{index}", "What is red + yellow?", "3", (Image.fromarray(pixels),))
 
 
+class AnyQuestionTask(NoiseTask):
+    """The same with an oracle to which every question has the answer of the first, for attacks that ask one."""
+
+    oracle = True
+
+    class Config(NoiseTask.Config):
+        """No fields of its own."""
+
+        type: Literal["any-question"] = "any-question"  # type: ignore[assignment]  # another name is the point
+
+    def answer(self, example: Example, question: str) -> str:
+        """Return the example's own answer."""
+        return example.answer
+
+
 class Coin(Reward):
     """Right or wrong by a checksum of the text, so that a group of several responses has both. Not registered."""
 
@@ -78,9 +93,11 @@ def draw_responses(policy: Policy, count: int, tokens: int) -> list[Response]:
 
 def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:
     """Return a configuration whose steps do nothing but train, on synthetic examples."""
+    asked = any(arm.needs_oracle for arm in config.sampler.build().plan().intervening)
+    task = AnyQuestionTask.Config(side=side) if asked else NoiseTask.Config(side=side)
     return config.model_copy(
         update={
-            "task": NoiseTask.Config(side=side),
+            "task": task,
             "reward": Coin.Config(),
             "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
             "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),

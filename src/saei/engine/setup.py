@@ -18,6 +18,7 @@ from saei.engine.update import check_update
 from saei.errors import ConfigError
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
+from saei.interventions.outcome import no_oracle
 from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.decoder import Decoder, no_offsets
@@ -97,11 +98,23 @@ def build_strategies(
     if config.training.sift:
         check_end(strategies.task)
     check_update(strategies.objective)
+    _check_oracle(strategies)
     _check_golds(strategies)
     _check_others(strategies.sampler, config.training.prompts_per_step)
     _check_decoder(config, strategies)
     check_data(strategies.task, splits)
     return strategies
+
+
+def _check_oracle(strategies: Strategies) -> None:
+    """Refuse attacks that ask a task without an oracle.
+
+    Raises:
+        ConfigError: If an arm has one.
+    """
+    for arm in strategies.sampler.plan().intervening:
+        if arm.needs_oracle and not strategies.task.oracle:
+            raise no_oracle(arm.setting("intervention.surfaces"), f"the task '{strategies.task.name()}'")
 
 
 def _check_golds(strategies: Strategies) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saei.attacks.base import BlockSpace
 from saei.config.strategy import Strategy
-from saei.interventions.context import StepContext, Supply
+from saei.interventions.context import Oracle, StepContext, Supply
 from saei.need import Need
 from saei.policy import Policy, Scores
 from saei.types import Distance, Drops, Response, ScoredGroup, View
@@ -49,8 +49,11 @@ class Surface(Strategy, ABC):
     """Whether a moved view has another question altogether, of other tokens."""
     needs_question: ClassVar[bool] = False
     """Whether its blocks belong to the question's tokens, which therefore nothing else may replace."""
-    rewords: ClassVar[bool] = False
+    # Set on the class, or on the instance where its config decides.
+    rewords: bool = False
     """Whether a moved view may ask something else, so that its right answer has to be found anew."""
+    needs_oracle: bool = False
+    """Whether the task's oracle decides where its blocks may go; then it implements ``restricted``."""
     offsets: ClassVar[bool] = False
     """Whether a moved view has an offset on embeddings, which are no tokens that every decoder could read."""
 
@@ -67,6 +70,10 @@ class Surface(Strategy, ABC):
             views: Clean views.
             scale: Factor on every step and radius, the intervention's strength.
         """
+
+    def restricted(self, policy: Policy, views: Sequence[View], opening: Opening, oracle: Oracle) -> Opening:
+        """Return an opening of views whose blocks may go only where the oracle allows; the same by default."""
+        return opening
 
     @abstractmethod
     def at(self, views: Sequence[View], blocks: Sequence[Tensor]) -> tuple[list[View], dict[str, Sequence[Tensor]]]:

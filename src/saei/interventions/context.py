@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ def _from_one_process(value: T) -> list[T]:
     return [value]
 
 
+Oracle: TypeAlias = Callable[[Example, str], str | None]
+"""Returns the right answer to another question about an example, None if it is unanswerable."""
+
+
+def answer_kept(example: Example, question: str) -> str:
+    """Return the example's own answer, whatever is asked: for measurements, which grade nothing."""
+    return example.answer
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class StepContext:
     """The policy and the circumstances of one step; every engine provides them.
@@ -60,8 +69,7 @@ class StepContext:
             belongs to a group is drawn from it, so that results do not depend on which process draws which groups.
         phase: ``with step.phase("attack"):`` accounts the time spent inside.
         traced: The step is recorded for people to look at: attacks keep an ``AttackTrace``.
-        answer: ``step.answer(example, question)`` is the right answer to another question about the example, None if
-            it is unanswerable; None where the task has no oracle, so that an answer is taken to be kept.
+        answer: The task's oracle; None where it has none, so that an answer is taken to be kept.
     """
 
     policy: Policy
@@ -69,7 +77,7 @@ class StepContext:
     sources: Callable[[View], torch.Generator]
     phase: Callable[[str], AbstractContextManager[Any]] = field(default=_untimed)
     traced: bool = False
-    answer: Callable[[Example, str], str | None] | None = None
+    answer: Oracle | None = None
 
     def generator_of(self, view: View) -> torch.Generator:
         """Return the source of randomness of a view's group."""

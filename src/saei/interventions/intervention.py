@@ -14,12 +14,12 @@ from saei.entropy.selectors.all import All
 from saei.entropy.selectors.base import Selector
 from saei.errors import ConfigError
 from saei.interventions.base import Criterion, Gate, Guard, Strength, Surface
-from saei.interventions.context import StepContext, Supply
+from saei.interventions.context import Oracle, StepContext, Supply
 from saei.interventions.control import Control, under_control
 from saei.interventions.group_criterion import GroupCriterion, TokenChooser
 from saei.interventions.intervention_config import InterventionConfig
 from saei.interventions.measure import measured
-from saei.interventions.outcome import UNANSWERABLE, Outcome, with_its_answer
+from saei.interventions.outcome import UNANSWERABLE, Outcome, no_oracle, with_its_answer
 from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
@@ -151,7 +151,11 @@ class Intervention:
             step: The policy that drew them, and the circumstances.
             supply: For gates that use it; None if the gate does not.
             times: Most outcomes of each group.
+
+        Raises:
+            ConfigError: If a surface needs the task's oracle, and the step has none.
         """
+        self.check_oracle(step.answer)
         reasons = self._reasons_to_leave_alone(views, responses, step, supply)
         outcomes = [[Outcome(view, reason)] if reason else [] for view, reason in zip(views, reasons, strict=True)]
         moving = [number for number, reason in enumerate(reasons) if reason is None]
@@ -224,7 +228,7 @@ class Intervention:
     ) -> list[Outcome]:
         """Attack groups together and return what became of each."""
         scale = self.strength.at(step.progress)
-        opened = OpenViews(self.surfaces, step.policy, views, scale=scale)
+        opened = OpenViews(self.surfaces, step.policy, views, scale=scale, oracle=step.answer)
         criterion = GroupCriterion(
             self.criterion,
             self.selector,
@@ -272,6 +276,20 @@ class Intervention:
     def rewords(self) -> bool:
         """Whether a view that it makes may ask something else."""
         return any(surface.rewords for surface in self.surfaces)
+
+    @property
+    def needs_oracle(self) -> bool:
+        """Whether the task's oracle decides what its attack may do."""
+        return any(surface.needs_oracle for surface in self.surfaces)
+
+    def check_oracle(self, oracle: Oracle | None) -> None:
+        """Refuse to work without an oracle that a surface needs.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        if self.needs_oracle and oracle is None:
+            raise no_oracle("intervention.surfaces", "what it is applied to")
 
     @property
     def offsets(self) -> bool:

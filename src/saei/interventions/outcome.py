@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from saei.attacks.base import Point
+from saei.errors import ConfigError
+from saei.interventions.context import Oracle
 from saei.interventions.group_criterion import CriterionTokens
-from saei.types import Example, View, ViewRecord
+from saei.types import View, ViewRecord
 
 UNANSWERABLE = "unanswerable"
 """Why a group is left alone whose changed question has no one clear answer."""
@@ -37,7 +39,7 @@ class Outcome:
     tokens: CriterionTokens | None = None
 
 
-def with_its_answer(clean: View, moved: View, answer: Callable[[Example, str], str | None] | None) -> View | None:
+def with_its_answer(clean: View, moved: View, answer: Oracle | None) -> View | None:
     """Return a moved view whose example has the right answer to what it asks, None if there is none.
 
     Args:
@@ -49,3 +51,17 @@ def with_its_answer(clean: View, moved: View, answer: Callable[[Example, str], s
         return moved
     new_answer = answer(clean.example, moved.example.question)
     return None if new_answer is None else replace(moved, example=replace(moved.example, answer=new_answer))
+
+
+def no_oracle(setting: str, holder: str) -> ConfigError:
+    """Return the error of surfaces that need an oracle where there is none.
+
+    Args:
+        setting: Path of the surfaces.
+        holder: What has none, such as ``the task 'table'``.
+    """
+    return ConfigError(
+        "Only a task with an oracle knows which questions are answerable.",
+        reason=f"{setting} restricts the questions that swaps may make, and {holder} has no oracle.",
+        remedy="Set questions of the surface `tokens` to any, and name the words that carry the answer in protected.",
+    )

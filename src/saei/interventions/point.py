@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saei.attacks.base import Point, Space
 from saei.interventions.base import Opening, Surface
+from saei.interventions.context import Oracle
 from saei.policy import Policy
 from saei.types import Distance, View
 
@@ -21,11 +22,23 @@ class OpenViews:
         policy: Sees the views.
         views: Clean views.
         scale: Factor on every step and radius.
+        oracle: The task's, by which a surface may restrict where its blocks go; None for none.
     """
 
-    def __init__(self, surfaces: Sequence[Surface], policy: Policy, views: Sequence[View], *, scale: float) -> None:
+    def __init__(
+        self,
+        surfaces: Sequence[Surface],
+        policy: Policy,
+        views: Sequence[View],
+        *,
+        scale: float,
+        oracle: Oracle | None = None,
+    ) -> None:
         self.surfaces = surfaces
         self._openings: list[Opening] = [surface.open(policy, views, scale=scale) for surface in surfaces]
+        if oracle is not None:
+            pairs = zip(surfaces, self._openings, strict=True)
+            self._openings = [surface.restricted(policy, views, opening, oracle) for surface, opening in pairs]
         self.views = views
         self.start: Point = tuple(block for opening in self._openings for block in opening.blocks)
         self.space = Space(

@@ -62,7 +62,7 @@ def attack(
             ``selector="all"`` or ``criterion="nll"``.
 
     Raises:
-        ConfigError: If there is no such slot or strategy, or it needs the groups of a run.
+        ConfigError: If there is no such slot or strategy, or it needs the groups of a run or a task's oracle.
         DataError: If a picture cannot be opened, or there is nothing to move.
     """
     intervention = Intervention(_config({**slots, "measure": "always"}))

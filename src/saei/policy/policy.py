@@ -34,7 +34,7 @@ from saei.policy.module import Distribution, PolicyModule
 from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prompts import Prompt, Prompts
-from saei.policy.question_text import find_question, with_question_ids
+from saei.policy.question_text import find_question, question_text, with_question_ids
 from saei.policy.questions import Pictures, TextScore, ask, score_text
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
@@ -245,6 +245,17 @@ class Policy:
             image markers and no control token.
         """
         return with_question_ids(self._prompts, self.template, view, ids_Q)
+
+    def question_text(self, view: View, ids_Q: Tensor) -> str | None:
+        """Return what other tokens spell in the place of a view's question, None if that is no text there.
+
+        The text need not be encoded as these tokens, which ``with_question_ids`` makes sure of in ten times the time.
+
+        Args:
+            view: Its question's place is known.
+            ids_Q: int64 ids, one for each of the question's tokens.
+        """
+        return question_text(self._prompts, view, ids_Q)
 
     def unexpanded_prompt(self, view: View) -> list[int]:
         """Return a view's prompt with one placeholder per picture, for decoders that expand placeholders themselves."""

@@ -76,7 +76,7 @@ def with_question_ids(prompts: Prompts, template: Template, view: View, ids_Q: T
     before_Q = view.prompt_ids_P[question.places_Q]
     if torch.equal(before_Q, ids_Q):
         return view
-    text = _respelt(prompts, view.example.question, question, before_Q.tolist(), ids_Q.tolist())
+    text = question_text(prompts, view, ids_Q)
     if text is None or text.count(MARKER) != view.example.question.count(MARKER) or prompts.has_control_token(text):
         return None
     # What is protected was marked in the question that it was.
@@ -90,6 +90,14 @@ def with_question_ids(prompts: Prompts, template: Template, view: View, ids_Q: T
     if new_question is None or not torch.equal(new_question.places_Q, question.places_Q):
         return None
     return replace(view, example=example, prompt_ids_P=ids_P, question=new_question)
+
+
+def question_text(prompts: Prompts, view: View, ids_Q: Tensor) -> str | None:
+    """Return what tokens spell in the question's place; see ``Policy.question_text``."""
+    question = view.question
+    assert question is not None
+    before_Q = view.prompt_ids_P[question.places_Q]
+    return _respelt(prompts, view.example.question, question, before_Q.tolist(), ids_Q.tolist())
 
 
 def _respelt(

@@ -76,6 +76,7 @@ class ArmConfig(Section):
             rewords=intervention.rewords,
             needs_others=intervention.control is not None and intervention.control.needs_others,
             offsets=intervention.offsets,
+            needs_oracle=intervention.needs_oracle,
             path="" if origin is None else f"arms.{origin}",
             count=self.count,
         )

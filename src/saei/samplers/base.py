@@ -37,6 +37,7 @@ class PlannedArm:
         rewords: Whether its views may ask something else than the example does, with another right answer.
         offsets: Whether its views have an offset on embeddings, which are no tokens that every decoder could read.
         needs_others: Whether its control takes the changes of other groups that are drawn together.
+        needs_oracle: Whether the task's oracle decides how its views are made.
         path: Where its settings stand, dotted, below the sampler's; empty for the sampler itself.
         count: Name of the setting there that is ``responses``; empty where there is none.
     """
@@ -50,6 +51,7 @@ class PlannedArm:
     rewords: bool = False
     needs_others: bool = False
     offsets: bool = False
+    needs_oracle: bool = False
     path: str = ""
     count: str = ""
 

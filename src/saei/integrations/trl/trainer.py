@@ -25,6 +25,7 @@ from saei.integrations.trl.rows import CONVERSATIONS, PLACE, RowFormat, numbered
 from saei.integrations.vllm.engine import dtype_name
 from saei.interventions.context import StepContext
 from saei.interventions.guards import NoGuard
+from saei.interventions.outcome import no_oracle
 from saei.policy import Policy, Scores
 from saei.policy.decoder import Decoder, check_gap, decoder_gap
 from saei.policy.load.weights import Parts
@@ -135,6 +136,9 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
                 remedy="Train without vLLM, or in saei's own loop.",
             )
         check_offsets(plan, use_vllm=args.use_vllm)
+        for arm in plan.intervening:
+            if arm.needs_oracle and self._format.answer is None:
+                raise no_oracle(arm.setting("intervention.surfaces"), "what tells examples from rows")
         whole = "Every process draws and attacks whole groups."
         if self.num_generations != size:
             raise ConfigError(
