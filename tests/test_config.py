@@ -217,7 +217,7 @@ def test_a_files_plugins_are_found_beside_it(file: Path, tmp_path: Path) -> None
                 "sampler.intervention.attack: ",
                 "'pdg'",
                 "Did you mean 'pgd'?",
-                "fgsm, momentum, noise, patch-mask, patches, pgd, pgd-l2",
+                "noise, paraphrase, patch-mask, patches, pgd, pgd-l2",
             ],
         ),
         ("objective.terms=[nope]", ["objective.terms.0: ", "'nope'", "entropy-bonus, kl"]),

@@ -253,7 +253,7 @@ def test_an_attack_on_the_divergence_raises_it(
     ],
 )
 def test_a_divergence_from_where_it_is_least_is_refused(attack: Any, named: str) -> None:
-    with pytest.raises(ValueError, match=f"no gradient. The attack {named} begins at the clean view. Set attack.rand"):
+    with pytest.raises(ValueError, match=f"no gradient. The attack {named} begins at the clean view. Give the attack"):
         InterventionConfig.model_validate({"criterion": "kl", "attack": attack})
     InterventionConfig.model_validate({"criterion": "nll", "attack": attack})
 

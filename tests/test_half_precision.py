@@ -18,8 +18,8 @@ from saei.policy import Policy
 from saei.types import Response, View
 
 TARGETS = (0.5, 0.9, 0.99, 0.999, 0.9999)
-ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.01}
-"""Largest relative error of a token's gradient that its head's type explains."""
+ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
+"""Largest error of a token's gradient that its head's type explains, relative to the terms that it is the sum of."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -88,7 +88,11 @@ def head_of(trained: Trained, dtype: torch.dtype) -> nn.Linear:
     return head
 
 
-def exact_slopes(logits_MV: Tensor, trained: Trained, weight_Vd: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+Slope = tuple[Tensor, Tensor]
+"""A slope ``[M, d]``, and the sum of the sizes of the terms over the vocabulary that it is the sum of."""
+
+
+def exact_slopes(logits_MV: Tensor, trained: Trained, weight_Vd: Tensor, temperature: float) -> tuple[Slope, Slope]:
     """Return the float64 slopes of log-probability and entropy at the hidden states, for logits as they were made."""
     logits_MV = logits_MV.double().masked_fill(trained.banned_V, -1e9) / temperature
     logp_MV = logits_MV.log_softmax(-1)
@@ -97,13 +101,19 @@ def exact_slopes(logits_MV: Tensor, trained: Trained, weight_Vd: Tensor, tempera
     # -expm1 is 1 - p without the loss of digits.
     drawn_M1 = trained.ids_M[:, None]
     logp_slope_MV = (-p_MV).scatter(-1, drawn_M1, -logp_MV.gather(-1, drawn_M1).expm1())
+    entropy_slope_MV = -(p_MV * (logp_MV + entropy_M1))
     weight_Vd = weight_Vd.double() / temperature
-    return logp_slope_MV @ weight_Vd, -(p_MV * (logp_MV + entropy_M1)) @ weight_Vd
+
+    def summed(slope_MV: Tensor) -> Slope:
+        return slope_MV @ weight_Vd, slope_MV.abs() @ weight_Vd.abs()
+
+    return summed(logp_slope_MV), summed(entropy_slope_MV)
 
 
-def errors(gradient_Md: Tensor, exact_Md: Tensor) -> Tensor:
-    """Return each token's relative error."""
-    return (gradient_Md.double() - exact_Md).norm(dim=-1) / exact_Md.norm(dim=-1)
+def errors(gradient_Md: Tensor, exact: Slope) -> Tensor:
+    """Return each token's error relative to the terms of its slope, which may nearly cancel each other."""
+    exact_Md, size_Md = exact
+    return (gradient_Md.double() - exact_Md).norm(dim=-1) / size_Md.norm(dim=-1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
@@ -116,12 +126,12 @@ def test_the_slopes_of_confident_tokens(
     leaf = (temperature * confident(trained, target)).to(dtype).requires_grad_()
     exact = exact_slopes(head(leaf.detach()), trained, head.weight, temperature)
     statistics = token_statistics(leaf, trained.ids_M, head, banned_V=trained.banned_V, temperature=temperature)
-    for statistic_M, exact_Md in zip(statistics, exact, strict=True):
+    for statistic_M, slope in zip(statistics, exact, strict=True):
         assert statistic_M is not None
         assert type(statistic_M.grad_fn).__name__ == "_FusedBackward"
         (gradient_Md,) = torch.autograd.grad(statistic_M.sum() * 64, leaf, retain_graph=True)
         # The sum is scaled as a gradient scaler does, since float16 could not hold what this test would compare.
-        assert float(errors(gradient_Md.double() / 64, exact_Md).max()) < ROUNDING[dtype]
+        assert float(errors(gradient_Md.double() / 64, slope).max()) < ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -134,10 +144,10 @@ def test_the_slopes_of_confident_tokens_under_autocast(trained: Trained, dtype: 
         statistics = token_statistics(leaf, trained.ids_M, head, banned_V=trained.banned_V)
     assert logits_MV.dtype == dtype
     exact = exact_slopes(logits_MV, trained, head.weight.to(dtype), 1.0)
-    for statistic_M, exact_Md in zip(statistics, exact, strict=True):
+    for statistic_M, slope in zip(statistics, exact, strict=True):
         assert statistic_M is not None
         (gradient_Md,) = torch.autograd.grad(statistic_M.sum() * 64, leaf, retain_graph=True)
-        assert float(errors(gradient_Md / 64, exact_Md).max()) < ROUNDING[dtype]
+        assert float(errors(gradient_Md / 64, slope).max()) < ROUNDING[dtype]
 
 
 def test_adapters_of_half_weights_learn_from_confident_tokens(

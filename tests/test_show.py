@@ -15,7 +15,7 @@ def test_a_kind_points_to_its_list(saei: Saei) -> None:
     for name in ("selector", "sampler.intervention.selector", "intervention.selector"):
         said = saei("show", name)
         assert said.code == 0
-        assert "band, middle-third" in said.out
+        assert "band, bottom-k" in said.out
         assert "`saei list selector`" in said.out
         assert "pgd" not in said.out
 

@@ -81,7 +81,7 @@ def test_rows_by_hand(script: Any) -> None:
     summary = script.summary([Named], {"test/named": 1.234})
     row = "| `test/named` | A `line` of two. | the note by Doe, <https://example.org/a> | 1.23 |"
     assert summary.splitlines()[2:] == [row]
-    assert script.fields(Named).splitlines()[-1] == "| `by` | `1.0` | A / or b. |"
+    assert script.fields(Named).splitlines()[-1] == "| `by` | `1.0` | A \\| or b. |"
     papers = (
         "[arXiv 1234.56789](https://arxiv.org/abs/1234.56789), [arXiv 2345.67890](https://arxiv.org/abs/2345.67890)"
     )

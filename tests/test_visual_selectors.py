@@ -280,7 +280,7 @@ def test_what_the_check_finds_does_not_depend_on_the_selector(
         return outcomes
 
     monkeypatch.setattr(Intervention, "_attack", noted)
-    Intervention(InterventionConfig(selector="threshold")).check(random_policy, views[0])  # type: ignore[arg-type]
+    Intervention(InterventionConfig(selector="threshold")).check(random_policy, [views[0]])  # type: ignore[arg-type]
     assert attacks == [("threshold", "empty"), ("all", None)]
 
 
@@ -341,7 +341,8 @@ def test_an_intervention_by_the_picture_needs_one_among_the_first(random_policy:
     arms = {"n_clean": 2, "n_adversarial": 2, "intervention": {"selector": "visual"}}
     with pytest.raises(DataError, match="The selector 'visual' can do nothing without a picture"):
         opened(random_policy, (), sampler={"type": "mixed", **arms})
-    opened(random_policy, (), sampler={"type": "mixed", **arms, "intervention": {"selector": "mass"}})
+    with pytest.raises(DataError, match="have no image, since an image is what is moved"):
+        opened(random_policy, (), sampler={"type": "mixed", **arms, "intervention": {"selector": "mass"}})
 
 
 def test_examples_that_were_all_looked_at_before_are_looked_at_for_a_picture(random_policy: Policy) -> None:

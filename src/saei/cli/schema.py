@@ -25,12 +25,12 @@ def schema(
 
     for each in plugin or []:
         load_plugin(each)
-    text = json.dumps(json_schema(), indent=2, ensure_ascii=False)
+    schema_of_run = json_schema()
     if output is None:
-        print(text)
+        print(json.dumps(schema_of_run, indent=2, ensure_ascii=False))
         return
     try:
-        output.write_text(text + "\n", encoding="utf-8")
+        output.write_text(json.dumps(schema_of_run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             "schema writes a file.", reason=f"{output}: {error.strerror}.", remedy="Give another path."
