@@ -130,6 +130,7 @@ def test_attack_check(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+@pytest.mark.slow
 def test_text_attacks(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     folder, file = tmp_path / "model", tmp_path / "check.json"
     for part in (random_parts.model, random_parts.tokenizer, random_parts.image_processor):
@@ -207,6 +208,7 @@ def test_collapse_reads_its_options(script: Any, capsys: pytest.CaptureFixture[s
     assert "--seeds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_strategy_cost(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cost.json"
     sizes = {"--side": 28, "--prompts": 1, "--responses": 2, "--tokens": 3, "--rounds": 1, "--json": file}

@@ -389,6 +389,7 @@ def configured(model: Path, root: Path, name: str, /, **slots: Any) -> RunConfig
 GAP = {"type": "accuracy-gap", "limit": 0.05, "half_life": 3, "min_groups": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slots", "drops"),
     [

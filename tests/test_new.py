@@ -34,6 +34,7 @@ def test_there_is_a_package_for_every_kind() -> None:
     assert set(USES) == set(KINDS)
 
 
+@pytest.mark.slow
 def test_every_package_passes_its_own_tests(tmp_path: Path) -> None:
     for kind in KINDS:
         write(NewPackage.of(kind, f"lab-{kind}/new-{kind}"), tmp_path / kind)

@@ -589,6 +589,7 @@ def test_a_question_is_reworded_or_its_tokens_are_moved(other: str) -> None:
 # Runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_five_steps_by_the_command_line(saei: Callable[..., Said], model: Path, tmp_path: Path, attack: str) -> None:
     sets = ["sampling.max_new_tokens=6", "training.prompts_per_step=2", "sampler.n_clean=2", "sampler.n_adversarial=2"]
@@ -656,6 +657,7 @@ def test_offsets_are_in_the_update_that_they_belong_to(
             assert torch.equal(before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [
