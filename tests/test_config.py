@@ -236,6 +236,7 @@ def test_a_files_plugins_are_found_beside_it(file: Path, tmp_path: Path) -> None
         ),
         ("optimizer.betas=[1]", ["optimizer.betas.1: ", "required"]),
         ("plugins=3", ["plugins: ", "valid tuple", "3"]),
+        ("objective.token_selector.exclude=", ["objective.token_selector: ", "a mapping with `type`", "middle-third"]),
         ("task=dataset", ["task.path: ", "required", "saei show dataset"]),
         ("seed", ["PATH=VALUE", "'seed'", "--set attack.steps=2"]),
         ("=3", ["PATH=VALUE", "'=3'"]),

@@ -105,7 +105,10 @@ def test_the_documented_table_is_true(request: pytest.FixtureRequest, policy: Po
 
 def own_logits(policy: Policy, view: View, ids_T: Tensor) -> Tensor:
     """Logits of a response's positions by the model's own forward on what its processor gives, ``[T, V]``."""
-    logits: Tensor = policy.model(**official_inputs(policy, view, ids_T)).logits
+    inputs = official_inputs(policy, view, ids_T)
+    if policy.model.dtype == torch.float64:
+        inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+    logits: Tensor = policy.model(**inputs).logits
     assert policy.distribution.banned_V is not None
     kept = logits[0, len(view.prompt_ids_P) - 1 : -1].masked_fill(policy.distribution.banned_V, -1e9)
     return kept.double()
@@ -173,14 +176,18 @@ def gradients(policy: Policy, views: list[View], responses: list[list[Response]]
     return [*by_pixels, *torch.autograd.grad(loss, parameters, allow_unused=True)]
 
 
+def in_float64(policy: Policy) -> Policy:
+    """Return a policy of the same weights in float64, which finds out anew what its model takes."""
+    parts = replace(policy.parts, model=deepcopy(policy.model).double())
+    return Policy(parts, ThinkBoxed(), sampling=SAMPLING)
+
+
 def test_gradients_of_the_shared_way_are_the_plain_ones(
     policy: Policy, views: list[View], responses: list[list[Response]]
 ) -> None:
     if not policy.shared_prefix:
         pytest.skip("this family has the plain way only")
-    # In float64: the gradient of a gate, one number, is a sum whose terms nearly cancel.
-    parts = replace(policy.parts, model=deepcopy(policy.model).double())
-    double = Policy(parts, ThinkBoxed(), sampling=SAMPLING)
+    double = in_float64(policy)  # the gradient of a gate, one number, is a sum whose terms nearly cancel
     by_way = {}
     for shared in (True, False):
         double.shared_prefix = shared
@@ -340,30 +347,28 @@ def test_embedding_gradient_is_that_of_the_models_own_forward(
     """
     view, (response, *_) = views[number], responses[number]
     assert view.question is not None
-    policy.model.double()
-    try:
-        shape = (len(view.question.places_Q), policy.embeddings.size)
-        point = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-        at = replace(view, offset_Qd=point.detach())
-        J = policy.score([at], [[response]], wrt={"embeddings": [point]}, with_entropy=False)[0].logp_NT.sum()
-        (gradient,) = torch.autograd.grad(J, [point])
-        half = torch.from_numpy(np.random.default_rng(0).random(shape) < 0.5)
-        along = gradient.sign().where(gradient != 0, 1.0) * half * policy.embeddings.rms
+    policy = in_float64(policy)
+    policy.shared_prefix = shared
+    shape = (len(view.question.places_Q), policy.embeddings.size)
+    point = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    at = replace(view, offset_Qd=point.detach())
+    J = policy.score([at], [[response]], wrt={"embeddings": [point]}, with_entropy=False)[0].logp_NT.sum()
+    (gradient,) = torch.autograd.grad(J, [point])
+    half = torch.from_numpy(np.random.default_rng(0).random(shape) < 0.5)
+    along = gradient.sign().where(gradient != 0, 1.0) * half * policy.embeddings.rms
 
-        def value(step: float) -> float:
-            hook = offset_hook(policy, view, step * along)
-            try:
-                with torch.no_grad():
-                    logits_TV = own_logits(policy, view, response.ids_T)
-            finally:
-                hook.remove()
-            return float(logits_TV.log_softmax(-1).gather(-1, response.ids_T[:, None]).sum())
+    def value(step: float) -> float:
+        hook = offset_hook(policy, view, step * along)
+        try:
+            with torch.no_grad():
+                logits_TV = own_logits(policy, view, response.ids_T)
+        finally:
+            hook.remove()
+        return float(logits_TV.log_softmax(-1).gather(-1, response.ids_T[:, None]).sum())
 
-        ours = float((gradient * along).sum())
-        assert abs(ours) > 1e-2
-        assert ours == pytest.approx(slope(value, steps=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4)), rel=5e-3)
-    finally:
-        policy.model.float()
+    ours = float((gradient * along).sum())
+    assert abs(ours) > 1e-2
+    assert ours == pytest.approx(slope(value, steps=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4)), rel=5e-3)
 
 
 def test_views_with_an_offset_are_drawn_and_scored_alike(policy: Policy, views: list[View], shared: bool) -> None:

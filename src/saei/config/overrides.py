@@ -130,7 +130,7 @@ def merge(section: type[BaseModel], base: Mapping[str, Any], over: Mapping[str, 
         current = merged.get(key, section.model_fields[key].get_default(call_default_factory=True))
         below = typed(current, default)
         above = typed(value, default and type_of(current, default))
-        if above is None:
+        if above is None or "type" not in above:  # what is wrong with it is said where the whole is validated
             merged[key] = value
             continue
         same = below is not None and below.get("type") == above.get("type")
