@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from saei.config.registry import entries
+from saei.config.registry import entries, load
 from saei.config.run import RunConfig
 from saei.engine.setup import build_strategies, load_policy
 from saei.interventions import Intervention, InterventionConfig
@@ -46,7 +46,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 def slots() -> list[tuple[str, dict[str, Any]]]:
     """Return the title and the intervention of each cell."""
-    attacks = [entry.name for entry in entries("attack") if entry.origin == "saei"]
+    listed = [entry.name for entry in entries("attack") if entry.origin == "saei"]
+    attacks = [name for name in listed if load("attack", name).moves == ("pixels",)]
     controls = [entry.name for entry in entries("control") if entry.origin == "saei"]
     cells: list[tuple[str, dict[str, Any]]] = [
         (name, {"attack": {"type": name, **FIELDS.get(name, {})}}) for name in attacks

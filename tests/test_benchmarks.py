@@ -160,6 +160,12 @@ def test_text_attacks(script: Any, random_parts: Parts, tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == found
 
 
+def test_attack_pictures_are_of_attacks_on_pictures(script: Any) -> None:
+    titles = [title for title, _ in script("attack_pictures").slots()]
+    assert {"pgd", "patches", "best-of", "control: other-example"} <= set(titles)
+    assert not {"hotflip", "text-pgd", "paraphrase", "joint", "neftune"} & set(titles)
+
+
 def test_vs_trl(script: Any, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     file = tmp_path / "vs_trl.json"
