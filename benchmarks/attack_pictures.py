@@ -47,11 +47,10 @@ FIELDS: dict[str, dict[str, Any]] = {
 def slots() -> list[tuple[str, dict[str, Any]]]:
     """Return the title and the intervention of each cell."""
     listed = [entry.name for entry in entries("attack") if entry.origin == "saei"]
-    attacks = [name for name in listed if load("attack", name).moves == ("pixels",)]
+    fields = {name: {"type": name, **FIELDS.get(name, {})} for name in listed}
+    attacks = [name for name in listed if load("attack", name).Config(**fields[name]).build().moves == ("pixels",)]
     controls = [entry.name for entry in entries("control") if entry.origin == "saei"]
-    cells: list[tuple[str, dict[str, Any]]] = [
-        (name, {"attack": {"type": name, **FIELDS.get(name, {})}}) for name in attacks
-    ]
+    cells: list[tuple[str, dict[str, Any]]] = [(name, {"attack": fields[name]}) for name in attacks]
     cells += [(f"control: {name}", {"attack": CONTROLLED, "control": name}) for name in controls]
     return cells
 
