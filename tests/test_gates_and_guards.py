@@ -291,6 +291,11 @@ def test_the_matched_guard_is_a_part() -> None:
     groups = [scored(number, clean="22", adversarial="22") for number in range(3)]
     assert guard.drop(groups, step(), NOTHING) == [{2: "random", 3: "random"}] * 3
     assert RandomDrop(RandomDrop.Config.model_validate({"like": "view-kl"})).needs == ViewKL().needs
+    for useless in ({"like": "none"}, {"share": 0}):
+        with pytest.raises(ValueError, match=r"drops nothing to be matched|greater than 0"):
+            RandomDrop.Config.model_validate(useless)
+    with pytest.raises(ValueError, match="greater than 0"):
+        EntropyFloor.Config.model_validate({"floor": 0})
     with pytest.raises(ValueError, match="share would have no effect"):
         RandomDrop.Config.model_validate({"like": "view-kl", "share": 0.25})
 

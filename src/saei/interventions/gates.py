@@ -84,7 +84,7 @@ class EntropyFloor(Gate):
         """
 
         type: Literal["entropy-floor"] = "entropy-floor"
-        floor: float = Field(default=0.2, ge=0.0, le=100.0)
+        floor: float = Field(default=0.2, gt=0.0, le=100.0)
         selector: SelectorField = "all"  # type: ignore[assignment]  # names are resolved by the validator
 
     config: Config

@@ -51,7 +51,7 @@ class RandomDrop(Guard):
         """
 
         type: Literal["random-drop"] = "random-drop"
-        share: float = Field(default=0.5, ge=0.0, le=1.0)
+        share: float = Field(default=0.5, gt=0.0, le=1.0)
         like: OptionalGuardField = None
 
         @model_validator(mode="after")
@@ -60,6 +60,8 @@ class RandomDrop(Guard):
                 raise ValueError(
                     "How much is dropped comes from the guard `like`, and share would have no effect. Set one of both."
                 )
+            if self.like is not None and self.like.type == "none":
+                raise ValueError("The guard `none` drops nothing to be matched. Name another, or set share.")
             return self
 
     config: Config
