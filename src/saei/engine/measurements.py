@@ -41,9 +41,9 @@ class Measurements:
     def before_training(self) -> dict[str, float]:
         """Evaluate the policy that training begins with, and return the metrics, the control probe's included."""
         metrics = self._evaluate() | self.read_control()
-        if responses := metrics.get("control/responses"):
-            metrics |= {"train/sampled_responses": responses, "train/budget": float(self._state.budget)}
         self._observe(metrics)
+        if responses := metrics.get("control/responses"):  # they count, though no step has drawn them
+            metrics |= {"train/sampled_responses": responses, "train/budget": float(self._state.budget)}
         return metrics
 
     def after_step(self, metrics: Mapping[str, float]) -> dict[str, float]:
