@@ -19,6 +19,7 @@ from torch import Tensor
 from groups import draw, token_logp
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.config.overrides import load_config
+from saei.config.run import validate
 from saei.config.sections import ReplayConfig, SamplingConfig
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
@@ -26,6 +27,7 @@ from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.replay import Replay
 from saei.engine.replay_group import KeptGroup
+from saei.engine.setup import build_strategies
 from saei.engine.update import Updater
 from saei.engine.update_rows import BatchCounts, GroupRows
 from saei.errors import ConfigError
@@ -305,6 +307,17 @@ def test_what_is_replayed_counts_alone(group: TrainGroup) -> None:
     (drawn_group,) = ours.draw(NOTHING, step=4)
     assert len(drawn_group.group.responses) == 2
     assert not drawn_group.group.dropped
+
+
+def test_a_divergence_estimated_by_drawn_tokens_is_refused() -> None:
+    def check(estimate: str, **training: Any) -> None:
+        kl = {"type": "kl", "estimate": estimate}
+        build_strategies(validate({"objective": {"type": "grpo", "terms": [kl]}, "training": training}))
+
+    check("k3")
+    check("full", replay={})
+    with pytest.raises(ConfigError, match="an older policy drew"):
+        check("k3", replay={})
 
 
 # --- how it is trained on --------------------------------------------------------------------------------------------

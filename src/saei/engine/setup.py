@@ -20,6 +20,7 @@ from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.interventions.outcome import no_oracle
 from saei.objectives.base import Objective
+from saei.objectives.kl import KL
 from saei.policy import Policy
 from saei.policy.decoder import Decoder, no_offsets
 from saei.policy.load.weights import Parts, load_parts
@@ -101,6 +102,8 @@ def build_strategies(
     _check_oracle(strategies)
     _check_golds(strategies)
     _check_others(strategies.sampler, config.training.prompts_per_step)
+    if config.training.replay is not None:
+        _check_estimates(strategies.objective)
     _check_decoder(config, strategies)
     check_data(strategies.task, splits)
     return strategies
@@ -169,6 +172,20 @@ def _check_others(sampler: Sampler, prompts_per_step: int) -> None:
             "A control that takes the change of another group needs two groups in a step.",
             reason="training.prompts_per_step is 1.",
             remedy="Raise it, or use another control.",
+        )
+
+
+def _check_estimates(objective: Objective) -> None:
+    """Refuse an estimate over replayed tokens that holds only for tokens of the policy that is trained.
+
+    Raises:
+        ConfigError: If a term takes one.
+    """
+    if any(isinstance(term, KL) and term.config.estimate == "k3" for term in objective.terms):
+        raise ConfigError(
+            "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
+            reason="training.replay trains on tokens that an older policy drew.",
+            remedy="Set the term kl's estimate to full, or leave one of the two out.",
         )
 
 
