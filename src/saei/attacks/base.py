@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from saei.config.strategy import Strategy
 from saei.errors import ConfigError
 from saei.types import ADVERSARIAL
+
+T = TypeVar("T")
 
 Point: TypeAlias = tuple[Tensor, ...]
 """Blocks, each one tensor of one example: ``[C, H, W]`` pixels, ``[Q, d]`` embedding offsets or int64 ``[Q]`` ids."""
@@ -115,6 +117,12 @@ class Space:
 
     blocks: tuple[BlockSpace, ...]
     examples: tuple[int, ...]
+
+
+def with_others_at(items: Sequence[T], numbers: Sequence[int], others: Sequence[T]) -> tuple[T, ...]:
+    """Return items, such as the blocks of a point, with others in the places of these numbers."""
+    by_number = dict(zip(numbers, others, strict=True))
+    return tuple(by_number.get(number, item) for number, item in enumerate(items))
 
 
 def check_lengths(step_space: StepSpace, **lengths: Fraction | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space
+from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, with_others_at
 from saei.config.registry import AttackField
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import ConfigError
@@ -97,7 +97,7 @@ class Joint(Attack):
                 progress=progress,
                 generators=generators,
             )
-            point = _placed(point, numbers, moved)
+            point = with_others_at(point, numbers, moved)
         return point
 
 
@@ -115,13 +115,7 @@ class _WithOthers:
 
     def __call__(self, point: Point, /, *, offsets: Mapping[int, Tensor] | None = None) -> Tensor:
         """Return ``J_B`` with these blocks at ``point``."""
-        whole = _placed(self._point, self._numbers, point)
+        whole = with_others_at(self._point, self._numbers, point)
         if not offsets:
             return self._criterion(whole)
         return self._criterion(whole, offsets={self._numbers[number]: offset for number, offset in offsets.items()})
-
-
-def _placed(point: Point, numbers: Sequence[int], blocks: Point) -> Point:
-    """Return a point with other blocks at some numbers."""
-    by_number = dict(zip(numbers, blocks, strict=True))
-    return tuple(by_number.get(number, block) for number, block in enumerate(point))

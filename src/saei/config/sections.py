@@ -1,4 +1,7 @@
-"""The sections of a run's configuration that are no strategies: model, sampling, optimiser, training, output."""
+"""The sections of a run's configuration that are no strategies: model, sampling, optimiser, training, output.
+
+The file is long for its docstrings, which explain every field and are the page of the configuration.
+"""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ class Replay:
     table of what is kept and draw from it alike, so that results do not depend on how many there are.
 
     Source: https://arxiv.org/abs/2504.08837 (Selective Sample Replay of VL-Rethinker) and its code: responses with an
-    advantage up to half a batch, drawn in proportion to the absolute advantage. Its code repeats the step's own
-    responses; that they are those of earlier steps is the paper's. Ours: a response is drawn at most once in a step,
-    none of the step's own ones is left out, and ``capacity``.
+    advantage up to half a batch, drawn in proportion to the absolute advantage. The paper replays earlier steps'
+    responses, its code repeats the step's own; this follows the paper. Ours: a response is drawn at most once in a
+    step, none of the step's own ones is left out, and ``capacity``.
 
     Args:
         config: How much is kept and drawn; None for no replay.

@@ -1,4 +1,7 @@
-"""The intervention: from clean views and their responses to views on which the policy explores more."""
+"""The intervention: from clean views and their responses to views on which the policy explores more.
+
+One class, the interface of the package: a good part of the file is what its methods promise.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from saei.attacks.base import Point, Space
+from saei.attacks.base import Point, Space, with_others_at
 from saei.interventions.base import Opening, Surface
 from saei.interventions.context import Oracle
 from saei.policy import Policy
@@ -64,7 +64,7 @@ class OpenViews:
         for surface, opening, blocks in self._parts(point):
             numbers = list(dict.fromkeys(opening.examples))
             of_surface, blocks_by_name = surface.at([views[number] for number in numbers], blocks)
-            views = _placed(views, numbers, of_surface)
+            views = list(with_others_at(views, numbers, of_surface))
             wrt |= blocks_by_name
         if offsets:
             views, wrt["embeddings"] = self._with_offsets(views, offsets, wrt.get("embeddings", ()))
@@ -96,7 +96,7 @@ class OpenViews:
         for surface, opening, blocks in self._parts(point):
             numbers = list(dict.fromkeys(opening.examples))
             of_surface = surface.moved(policy, [views[number] for number in numbers], blocks)
-            views = _placed(views, numbers, of_surface)
+            views = list(with_others_at(views, numbers, of_surface))
         return [replace(view, origin=origin) for view in views]
 
     def distances(self, point: Point) -> list[dict[str, Distance]]:
@@ -139,9 +139,3 @@ class OpenViews:
         for surface, opening in zip(self.surfaces, self._openings, strict=True):
             start, end = end, end + len(opening.blocks)
             yield surface, opening, point[start:end]
-
-
-def _placed(views: Sequence[View], numbers: Sequence[int], changed: Sequence[View]) -> list[View]:
-    """Return the views with others at some numbers."""
-    by_number = dict(zip(numbers, changed, strict=True))
-    return [by_number.get(number, view) for number, view in enumerate(views)]

@@ -22,7 +22,7 @@ from saei.types import Distance, View
 
 
 class QuestionSurface(Surface):
-    """Something of the question's tokens. Frozen are those of ``editable_places``. To add one, implement ``block``."""
+    """Something of the question's tokens, of which ``editable_places`` says which may move. To add one: ``block``."""
 
     reasons: ClassVar[tuple[str, ...]] = ("no-question", "nothing-editable")
     needs_question: ClassVar[bool] = True

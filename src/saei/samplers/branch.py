@@ -1,4 +1,4 @@
-"""Branches: responses that begin as another one did, and go on in another way from where the policy was uncertain."""
+"""Branching: new responses that copy the start of an earlier one and diverge at an uncertain token."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Branch(Sampler):
         """
         if not policy.decoder.takes_prefixes:
             raise ConfigError(
-                "Given tokens are continued by a decoder that can do so.",
-                reason=f"The sampler 'branch' continues responses, and {type(policy.decoder).__name__} cannot.",
+                "The sampler 'branch' needs a decoder that can continue given tokens.",
+                reason=f"{type(policy.decoder).__name__} cannot.",
                 remedy="Use the decoder `native`, or another sampler.",
             )
 
