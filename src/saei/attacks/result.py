@@ -56,11 +56,13 @@ def _broken_block(maker: Strategy, start: Tensor, block: Tensor, space: BlockSpa
         return f"is off the grid of {space.grid:.5f}"
     if space.editable is not None and bool(((block != start) & ~space.editable).any()):
         return "changes what is not editable"
-    radius = maker.radius(space) if isinstance(maker, Attack) else None
+    if not isinstance(maker, Attack):
+        return ""
+    radius = maker.radius(space)
     if radius is None:
         return ""
     change = block - start
-    if maker.ball == "l2":  # type: ignore[attr-defined]  # an attack's, as it has a radius
+    if maker.ball == "l2":
         unit = torch.as_tensor(radius).to(change).clamp_min(torch.finfo(change.dtype).tiny)
         length = float(torch.linalg.vector_norm(change / unit))
         return "" if length <= 1 + 1e-3 else f"lies at {length:.4g} times the radius of its l2 ball"

@@ -111,7 +111,7 @@ class NEFTune(Noise):
             step_space: Unit of the radius, NEFTune's by default.
         """
 
-        type: Literal["neftune"] = "neftune"  # type: ignore[assignment]
+        type: Literal["neftune"] = "neftune"  # type: ignore[assignment]  # another name is the point
         distribution: Literal["signs", "uniform", "gaussian"] = "uniform"
         radius: Frac = Field(default=Fraction(5), ge=0)
         step_space: StepSpace = "neftune"

@@ -13,16 +13,13 @@ from saei.config.run import RunConfig
 from saei.config.sections import ModelConfig
 from saei.config.strategy import Strategy
 from saei.data.base import Split, Task, Template, check_data
+from saei.engine.combinations import check_combinations
 from saei.engine.limits import NothingToMove
 from saei.engine.update import check_update
-from saei.errors import ConfigError
 from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
-from saei.interventions.outcome import no_oracle
 from saei.objectives.base import Objective
-from saei.objectives.kl import KL
 from saei.policy import Policy
-from saei.policy.decoder import Decoder, no_offsets
 from saei.policy.load.weights import Parts, load_parts
 from saei.rewards.base import Reward
 from saei.runtime.files import check_folder
@@ -99,94 +96,9 @@ def build_strategies(
     if config.training.sift:
         check_end(strategies.task)
     check_update(strategies.objective)
-    _check_oracle(strategies)
-    _check_golds(strategies)
-    _check_others(strategies.sampler, config.training.prompts_per_step)
-    if config.training.replay is not None:
-        _check_estimates(strategies.objective)
-    _check_decoder(config, strategies)
+    check_combinations(config, strategies)
     check_data(strategies.task, splits)
     return strategies
-
-
-def _check_oracle(strategies: Strategies) -> None:
-    """Refuse attacks that ask a task without an oracle.
-
-    Raises:
-        ConfigError: If an arm has one.
-    """
-    for arm in strategies.sampler.plan().intervening:
-        if arm.needs_oracle and not strategies.task.oracle:
-            raise no_oracle(arm.setting("intervention.surfaces"), f"the task '{strategies.task.name()}'")
-
-
-def _check_golds(strategies: Strategies) -> None:
-    """Refuse to compare answers to different questions.
-
-    Raises:
-        ConfigError: If responses are trained under a question with an answer of its own, and compared with others.
-    """
-    arms = strategies.sampler.plan().intervening
-    rewording = [arm for arm in arms if arm.rewords and arm.update_on != "clean"]
-    if not rewording or not strategies.task.oracle:
-        return
-    arm = rewording[0]
-    # All responses are trained under the only moved view.
-    single_question = len(arms) == 1 and arm.update_on == "perturbed" and arm.views == 1
-    several_views = next((arm for arm in rewording if arm.views > 1), None)
-    if several_views is not None:
-        arm, comparing = several_views, f"it has {several_views.views} of them"
-        remedy = f"{arm.setting('views')} to 1"
-    elif strategies.objective.advantage.mixes_origins and not single_question:
-        comparing, remedy = "the advantage has a baseline of all origins", "objective.advantage.baseline to per-origin"
-    else:
-        return
-    raise ConfigError(
-        "Rewards are compared with those of answers to the same question.",
-        reason=f"The views of '{arm.origin}' may ask something else, with another right answer; "
-        f"{arm.setting('update_on')} is {arm.update_on}, and {comparing}.",
-        remedy=f"Set {remedy}, or {arm.setting('update_on')} to clean.",
-    )
-
-
-def _check_decoder(config: RunConfig, strategies: Strategies) -> None:
-    """Refuse views that the decoder cannot draw from.
-
-    Raises:
-        ConfigError: If they have offsets on embeddings, and it takes tokens.
-    """
-    arms = [arm for arm in strategies.sampler.plan().arms if arm.offsets]
-    decoder: Decoder = config.decoder.build()
-    if arms and not decoder.takes_offsets:
-        raise no_offsets(config.decoder.type, arms[0].setting("intervention.attack"))
-
-
-def _check_others(sampler: Sampler, prompts_per_step: int) -> None:
-    """Refuse a control that takes another group's change where a step has one group.
-
-    Raises:
-        ConfigError: If there is one.
-    """
-    if prompts_per_step == 1 and any(arm.needs_others for arm in sampler.plan().arms):
-        raise ConfigError(
-            "A control that takes the change of another group needs two groups in a step.",
-            reason="training.prompts_per_step is 1.",
-            remedy="Raise it, or use another control.",
-        )
-
-
-def _check_estimates(objective: Objective) -> None:
-    """Refuse an estimate over replayed tokens that holds only for tokens of the policy that is trained.
-
-    Raises:
-        ConfigError: If a term takes one.
-    """
-    if any(isinstance(term, KL) and term.config.estimate == "k3" for term in objective.terms):
-        raise ConfigError(
-            "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
-            reason="training.replay trains on tokens that an older policy drew.",
-            remedy="Set the term kl's estimate to full, or leave one of the two out.",
-        )
 
 
 def load_policy(
