@@ -12,14 +12,14 @@ import torch
 
 from models import tiny_folder
 from runs import Checksum, Quiet, lines, registered, tiny, train
-from saei.config.control import readers_of_control
+from saei.config.control_probe import readers_of_control_probe
 from saei.config.overrides import load_config
 from saei.config.sections import SamplingConfig
 from saei.config.strategy import StrategyConfig, observe_all
 from saei.data.bars import Bars
 from saei.data.base import Split
-from saei.engine import Trainer, checkpoint, control
-from saei.engine.control import ControlProbe
+from saei.engine import Trainer, checkpoint, control_probe
+from saei.engine.control_probe import ControlProbe
 from saei.errors import ConfigError, DataError, TrainingError
 from saei.interventions.base import Strength
 from saei.interventions.thermostat import Thermostat
@@ -138,7 +138,7 @@ class SteeringListener(Listener):
     class Config(Listener.Config):
         type: Literal["steering-listener"] = "steering-listener"  # type: ignore[assignment]
 
-    reads_control = True
+    reads_control_probe = True
 
 
 def test_what_steers_sees_no_evaluation_and_the_others_no_control_probe() -> None:
@@ -200,7 +200,7 @@ def test_the_reading_is_the_mean_token_entropy(model: Path, tmp_path: Path, monk
         return responses
 
     monkeypatch.setattr(Policy, "sample", watched)
-    probe = trainer._control
+    probe = trainer._control_probe
     assert probe is not None
     measured = probe.metrics(0)["control/entropy"]
     assert len(drawn) == 6
@@ -237,7 +237,7 @@ def test_no_example_is_evaluated_and_steered_by(model: Path, tmp_path: Path) -> 
         sampler = {"type": "mixed", "intervention": {"strength": "thermostat"}}
         for again, left in ((3, {3, 4, 5}), (5, {5})):
             config = tiny(model, tmp_path, task={"type": "recurring", "again": again}, sampler=sampler, **small)
-            probe = Trainer(config.model_copy(), display=Quiet())._control
+            probe = Trainer(config.model_copy(), display=Quiet())._control_probe
             RunDir(tmp_path / "run").path.rename(tmp_path / f"run-{again}")
             assert probe is not None
             assert {view.index for view in probe._views} == left
@@ -249,15 +249,17 @@ def test_examples_are_apart_from_the_stream(model: Path, tmp_path: Path) -> None
     """A run with a thermostat trains on the examples of the run without one, and an endless task's are out of reach."""
     with_it = Trainer(steered(model, tmp_path, "a"), display=Quiet())
     without = Trainer(steered(model, tmp_path, "b", "constant"), display=Quiet())  # type: ignore[arg-type]
-    assert without._control is None
+    assert without._control_probe is None
     assert with_it.stream.position == without.stream.position == 0
     taken = [[view.example.id for view in each.stream.take(4)] for each in (with_it, without)]
     assert taken[0] == taken[1]
-    assert with_it._control is not None
-    assert min(view.index for view in with_it._control._views) >= 2**40
+    assert with_it._control_probe is not None
+    assert min(view.index for view in with_it._control_probe._views) >= 2**40
     other_seed = Trainer(steered(model, tmp_path, "c", seed=7), display=Quiet())
-    assert other_seed._control is not None
-    assert [v.example.id for v in other_seed._control._views] == [v.example.id for v in with_it._control._views]
+    assert other_seed._control_probe is not None
+    assert [v.example.id for v in other_seed._control_probe._views] == [
+        v.example.id for v in with_it._control_probe._views
+    ]
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: 
 def test_processes_read_what_one_does(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process draws for its share; the entropy comes from the sums of both."""
     trainer = Trainer(steered(model, tmp_path, "run"), display=Quiet())
-    alone = trainer._control
+    alone = trainer._control_probe
     assert alone is not None
     shares: list[Any] = []
 
@@ -304,7 +306,7 @@ def test_processes_read_what_one_does(model: Path, tmp_path: Path, monkeypatch: 
     assert halves[1]["control/responses"] == 6
     assert halves[1]["control/entropy"] == pytest.approx(alone.metrics(2)["control/entropy"], rel=1e-5)
     assert halves[0]["control/entropy"] != halves[1]["control/entropy"]
-    assert control.CONTROL_SEED != 20_512  # the outcome probe's
+    assert control_probe.SEED != 20_512  # the outcome probe's
 
 
 @pytest.mark.parametrize(
@@ -334,8 +336,8 @@ def test_what_cannot_steer_is_refused_when_it_is_read(assignments: list[str], sa
 def test_readers_are_found_wherever_they_are() -> None:
     arms = {"type": "arms", "arms": {"far": {"intervention": {"strength": "thermostat"}}}}
     config = load_config(flags=[{"sampler": {"type": "dynamic", "of": arms}}])
-    assert readers_of_control(config) == ["strength 'thermostat'"]
-    assert readers_of_control(load_config()) == []
+    assert readers_of_control_probe(config) == ["strength 'thermostat'"]
+    assert readers_of_control_probe(load_config()) == []
 
 
 def test_trl_refuses_it() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from saei.config.control import ControlConfig, readers_of_control
+from saei.config.control_probe import ControlProbeConfig, readers_of_control_probe
 from saei.config.explain import explain
 from saei.config.registry import (
     DecoderField,
@@ -73,7 +73,7 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    control: ControlConfig = ControlConfig()
+    control: ControlProbeConfig = ControlProbeConfig()
     output: OutputConfig = OutputConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     plugins: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _control_probe_while_training(self) -> Self:
-        readers = readers_of_control(self)
+        readers = readers_of_control_probe(self)
         if readers and self.control.every >= self.training.steps:
             raise ValueError(
                 f"The {readers[0]} steers by the control probe, which has to be read while the run trains: "

@@ -128,7 +128,7 @@ class Strategy:
     """
 
     kind: ClassVar[str] = ""
-    reads_control: ClassVar[bool] = False
+    reads_control_probe: ClassVar[bool] = False
     """Whether it steers the training by the control probe: it then sees no evaluation, see ``observe``."""
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     config: Any
@@ -179,7 +179,7 @@ class Strategy:
         Called before the first step with the evaluation's (``eval/…``, ``probe/…``), and after each step with those of
         the step (``train/…``) and of the evaluation that follows it, if one does. A checkpoint is written afterwards,
         so that a resumed run has seen the same. Times are left out: they differ from run to run. Several processes see
-        the same numbers. A strategy with ``reads_control`` sees the control probe (``control/…``) in place of the
+        the same numbers. A strategy with ``reads_control_probe`` sees the control probe (``control/…``) in place of the
         evaluations, since what a strategy steers by is no evidence of what it achieves. Inside TRL there are
         ``train/…`` alone, as far as TRL logs them, and no checkpoint keeps a state.
 
@@ -197,7 +197,7 @@ class Strategy:
 
 def observe_all(strategy: Strategy, metrics: Mapping[str, float]) -> None:
     """Pass metrics to a strategy and all of its parts, to each those that it may see; see ``Strategy.observe``."""
-    families = ("train/", "control/") if strategy.reads_control else ("train/", "eval/", "probe/")
+    families = ("train/", "control/") if strategy.reads_control_probe else ("train/", "eval/", "probe/")
     strategy.observe({name: value for name, value in metrics.items() if name.startswith(families)})
     for part in strategy.parts().values():
         observe_all(part, metrics)

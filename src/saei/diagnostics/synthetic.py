@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from saei.config.control import ControlConfig
+from saei.config.control_probe import ControlProbeConfig
 from saei.config.run import RunConfig
 from saei.config.sections import EvaluationConfig, OutputConfig
 from saei.config.strategy import StrategyConfig
@@ -101,7 +101,7 @@ def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, fold
             "reward": Coin.Config(),
             "sampling": config.sampling.model_copy(update={"max_new_tokens": tokens}),
             "training": config.training.model_copy(update={"steps": _MANY, "prompts_per_step": prompts}),
-            "control": ControlConfig(every=_MANY, examples=1),
+            "control": ControlProbeConfig(every=_MANY, examples=1),
             "evaluation": EvaluationConfig(every=_MANY, examples=1, probe_examples=1),
             "output": OutputConfig(root=folder, name=f"{side}-{tokens}"),
         }

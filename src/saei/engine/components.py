@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from saei.config.control import readers_of_control
+from saei.config.control_probe import readers_of_control_probe
 from saei.config.run import RunConfig
 from saei.engine import checkpoint
-from saei.engine.control import ControlProbe
+from saei.engine.control_probe import ControlProbe
 from saei.engine.held_out import HeldOutEvaluation
 from saei.engine.objects import Objects
 from saei.engine.replay import Replay
@@ -48,7 +48,7 @@ class Components:
         updater: Makes the optimiser steps.
         data: Where views come from.
         evaluation: On held-out examples.
-        control: The control probe, None where no strategy reads it.
+        control_probe: The control probe, None where no strategy reads it.
         replay: What is kept of earlier steps.
         state: How far the run is; read from the checkpoint of a resumed run.
     """
@@ -61,7 +61,7 @@ class Components:
     updater: Updater
     data: Data
     evaluation: HeldOutEvaluation
-    control: ControlProbe | None
+    control_probe: ControlProbe | None
     replay: Replay
     state: RunState
 
@@ -126,9 +126,9 @@ def build_components(config: RunConfig, objects: Objects, resume: RunDir | None)
         stream=data.stream,
         processes=processes,
     )
-    control = None
-    if readers_of_control(config):
-        control = ControlProbe(config, policy, stream=data.stream, held_out=evaluation.views, processes=processes)
+    control_probe = None
+    if readers_of_control_probe(config):
+        control_probe = ControlProbe(config, policy, stream=data.stream, held_out=evaluation.views, processes=processes)
 
     # --- Where the run stands.
     replay = Replay(
@@ -158,7 +158,7 @@ def build_components(config: RunConfig, objects: Objects, resume: RunDir | None)
         updater=updater,
         data=data,
         evaluation=evaluation,
-        control=control,
+        control_probe=control_probe,
         replay=replay,
         state=state,
     )

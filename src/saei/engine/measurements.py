@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from saei.config.strategy import Strategy, observe_all
-from saei.engine.control import ControlProbe
+from saei.engine.control_probe import ControlProbe
 from saei.engine.held_out import HeldOutEvaluation
 from saei.engine.state import RunState
 from saei.runtime.stopwatch import Stopwatch
@@ -16,7 +16,7 @@ class Measurements:
 
     Args:
         evaluation: On held-out examples.
-        control: The control probe, None where no strategy reads it.
+        control_probe: The control probe, None where no strategy reads it.
         strategies: Strategies with state, by name.
         state: How far the run is. The control probe's responses count in its budget.
         stopwatch: Measures how long it takes.
@@ -25,13 +25,13 @@ class Measurements:
     def __init__(
         self,
         evaluation: HeldOutEvaluation,
-        control: ControlProbe | None,
+        control_probe: ControlProbe | None,
         *,
         strategies: Mapping[str, Strategy],
         state: RunState,
         stopwatch: Stopwatch,
     ) -> None:
-        self._evaluation, self._control = evaluation, control
+        self._evaluation, self._control_probe = evaluation, control_probe
         self._strategies, self._state, self._stopwatch = strategies, state, stopwatch
 
     def is_due(self, step: int) -> bool:
@@ -40,7 +40,7 @@ class Measurements:
 
     def before_training(self) -> dict[str, float]:
         """Evaluate the policy that training begins with, and return the metrics, the control probe's included."""
-        metrics = self._evaluate() | self.read_control()
+        metrics = self._evaluate() | self.read_control_probe()
         self._observe(metrics)
         if responses := metrics.get("control/responses"):  # they count, though no step has drawn them
             metrics |= {"train/sampled_responses": responses, "train/budget": float(self._state.budget)}
@@ -56,12 +56,12 @@ class Measurements:
         self._observe(measured)
         return measured
 
-    def read_control(self) -> dict[str, float]:
+    def read_control_probe(self) -> dict[str, float]:
         """Return the metrics of the control probe, if a strategy reads it and it is due; its responses cost budget."""
-        if self._control is None or not self._control.is_due(self._state.step):
+        if self._control_probe is None or not self._control_probe.is_due(self._state.step):
             return {}
         with self._stopwatch.phase("control"):
-            metrics = self._control.metrics(self._state.step)
+            metrics = self._control_probe.metrics(self._state.step)
         self._state.budget += int(metrics["control/responses"])
         return metrics
 

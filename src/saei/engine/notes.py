@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saei.config.control import readers_of_control
+from saei.config.control_probe import readers_of_control_probe
 from saei.config.run import RunConfig
 from saei.data.base import Task
 from saei.engine.best import Best
@@ -27,7 +27,7 @@ def opening_notes(config: RunConfig, task: Task, policy: Policy, data: Data) -> 
         notes.append(data.scanned.note())
     notes += [
         f"The entropy of this run is steered (by the {reader}): it is no evidence against collapse."
-        for reader in readers_of_control(config)
+        for reader in readers_of_control_probe(config)
     ]
     size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
     if size > LARGE and config.optimizer.lr >= TINY_LR:

@@ -84,7 +84,7 @@ class Trainer:
         self.processes = built.processes
         self.stream = built.data.stream
         self._state, self._replay, self._decoder_gaps = built.state, built.replay, built.decoder_gaps
-        self._evaluation, self._control, self._data = built.evaluation, built.control, built.data
+        self._evaluation, self._control_probe, self._data = built.evaluation, built.control_probe, built.data
 
         # --- The run's folder comes last, once everything else is known to work.
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
@@ -102,7 +102,7 @@ class Trainer:
         self._stopwatch = Stopwatch(PHASES)
         self._measurements = Measurements(
             self._evaluation,
-            self._control,
+            self._control_probe,
             strategies=built.strategies.stateful,
             state=self._state,
             stopwatch=self._stopwatch,
@@ -249,14 +249,16 @@ class Trainer:
 
         # --- Evaluate if it is due, and pass all metrics to the strategies with state.
         state.step += 1
-        control = self._measurements.read_control()
+        control_probe = self._measurements.read_control_probe()
         metrics |= {
-            "sampled_responses": sampled + control.get("control/responses", 0.0),
+            "sampled_responses": sampled + control_probe.get("control/responses", 0.0),
             "budget": float(state.budget),
             "bad_examples": float(self.stream.bad),
             "lr": self.schedule.begin(state.step),
         }
-        return self._measurements.after_step({f"train/{name}": value for name, value in metrics.items()} | control)
+        return self._measurements.after_step(
+            {f"train/{name}": value for name, value in metrics.items()} | control_probe
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate the policy as it is and return the metrics; nothing is written, and no strategy takes note."""

@@ -69,7 +69,7 @@ class InterventionConfig(Section):
 
     @model_validator(mode="after")
     def _something_to_steer(self) -> Self:
-        if self.strength.strategy.reads_control and _moves_nothing(self.attack):
+        if self.strength.strategy.reads_control_probe and _moves_nothing(self.attack):
             raise ValueError(
                 f"The strength '{self.strength.type}' scales steps or swaps, and the attack '{self.attack.type}' moves "
                 "nothing: their number or length is 0. Raise it, or choose the strength `constant`."

@@ -38,7 +38,7 @@ class Thermostat(Strength):
     collapse.
     """
 
-    reads_control: ClassVar[bool] = True
+    reads_control_probe: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields; the numbers are ours.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saei.config.control import readers_of_control
+from saei.config.control_probe import readers_of_control_probe
 from saei.config.run import RunConfig
 from saei.config.sections import EvaluationConfig, TrainingConfig
 from saei.errors import ConfigError
@@ -203,7 +203,7 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield f"training.max_untouched {training.max_untouched} (it does not count groups without an image)"
     if config.output.keep_best is not None:
         yield "output.keep_best (it does not evaluate)"
-    for reader in readers_of_control(config):
+    for reader in readers_of_control_probe(config):
         yield f"{reader} (it draws no control probe)"
     if config.evaluation != EvaluationConfig():
         yield "evaluation (it neither evaluates nor probes)"

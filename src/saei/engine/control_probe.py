@@ -17,7 +17,7 @@ from saei.runtime.processes import Processes
 from saei.runtime.seeds import GroupSources, derive
 from saei.types import View
 
-CONTROL_SEED = 41_777
+SEED = 41_777
 """Seed of the probe's draws and of its examples: the same for every method and run, whatever the run's seed."""
 
 
@@ -46,7 +46,7 @@ class ControlProbe:
         evaluated = set(map(_content, held_out))
         self._views = stream.apart(
             config.control.examples,
-            seed=derive(CONTROL_SEED, "examples"),
+            seed=derive(SEED, "examples"),
             usable=lambda view: _content(view) not in evaluated,
         )
 
@@ -61,7 +61,7 @@ class ControlProbe:
             step: Steps done.
         """
         sampling = self._config.sampling.model_copy(update={"temperature": 1.0})
-        sources, count = GroupSources(CONTROL_SEED, "draw", step), self._config.control.responses
+        sources, count = GroupSources(SEED, "draw", step), self._config.control.responses
         share = self._processes.share(self._views)
         sums: list[tuple[float, int]] = []
         for start in range(0, len(share), VIEWS_PER_BATCH):

@@ -11,7 +11,7 @@ from saei.config.sections import MOST_STEPS
 from saei.config.strategy import Section, StrategyConfig
 
 
-class ControlConfig(Section):
+class ControlProbeConfig(Section):
     """The control probe, which is drawn only if a strategy of the run reads it, such as the strength ``thermostat``.
 
     Its examples are of the ``train`` split and none of them is evaluated. All numbers are ours.
@@ -27,10 +27,10 @@ class ControlConfig(Section):
     responses: int = Field(default=4, ge=1, le=4096)
 
 
-def readers_of_control(config: BaseModel) -> list[str]:
+def readers_of_control_probe(config: BaseModel) -> list[str]:
     """Return kind and name of each strategy in a configuration that reads the control probe."""
     strategies = (part.strategy for part in _strategy_configs(config))
-    return [f"{strategy.kind} '{strategy.name()}'" for strategy in strategies if strategy.reads_control]
+    return [f"{strategy.kind} '{strategy.name()}'" for strategy in strategies if strategy.reads_control_probe]
 
 
 def _strategy_configs(value: Any) -> Iterator[StrategyConfig]:
