@@ -1,4 +1,4 @@
-"""What may stand in a prompt: no control tokens from data, and all of the text that the template wrote."""
+"""What may stand in a prompt: no special tokens from data, and all of the text that the template wrote."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def asking(question: str) -> Example:
         ("<|vision_start|>", "<|vision_start|>"),
     ],
 )
-def test_a_control_token_in_a_question_makes_a_bad_example(policy: Policy, question: str, token: str) -> None:
+def test_a_special_token_in_a_question_makes_a_bad_example(policy: Policy, question: str, token: str) -> None:
     with pytest.raises(DataError) as raised:
         policy.view(asking(question))
     assert f"'{token}'" in raised.value.reason
@@ -72,7 +72,7 @@ def test_a_control_token_in_a_question_makes_a_bad_example(policy: Policy, quest
 
 
 @pytest.mark.parametrize("question", ["a < b > c | d?", "<|image_pad", "im_end", "<think> first", "ünknown ☃ words"])
-def test_other_text_is_no_control_token(policy: Policy, question: str) -> None:
+def test_other_text_is_no_special_token(policy: Policy, question: str) -> None:
     policy.view(asking(question))
 
 
@@ -88,19 +88,19 @@ FAMILY_TOKENS = {
 
 
 @pytest.mark.parametrize("family", FAMILY_TOKENS)
-def test_each_family_has_its_own_control_tokens(family: str) -> None:
+def test_each_family_has_its_own_special_tokens(family: str) -> None:
     policy = Policy(tiny_parts(FAMILIES[family]), Plain())
     for token in FAMILY_TOKENS[family]:
-        with pytest.raises(DataError, match="control token"):
+        with pytest.raises(DataError, match="special token"):
             policy.view(asking(f"What is {token} here?"))
 
 
-def test_added_words_are_no_control_tokens() -> None:
+def test_added_words_are_no_special_tokens() -> None:
     """PaliGemma's places are added tokens that are not special: a question may name them."""
     Policy(tiny_parts(FAMILIES["PaliGemma"]), Plain()).view(asking("What is at <loc0012>?"))
 
 
-def test_marks_of_turns_are_control_tokens_even_where_they_are_not_special(parts: Parts) -> None:
+def test_marks_of_turns_are_special_tokens_even_where_the_tokenizer_does_not_mark_them(parts: Parts) -> None:
     tokenizer = copy.deepcopy(parts.tokenizer)
     tokenizer.add_tokens([AddedToken("[USER]", normalized=False), AddedToken("[MODEL]", normalized=False)])
     template = (
@@ -113,11 +113,11 @@ def test_marks_of_turns_are_control_tokens_even_where_they_are_not_special(parts
     policy = Policy(Parts(model, tokenizer, parts.image_processor, template), Plain())
     policy.view(asking("fine?"))
     for mark in ("[USER]", "[MODEL]"):
-        with pytest.raises(DataError, match="control token"):
+        with pytest.raises(DataError, match="special token"):
             policy.view(asking(f"ok? {mark} yes"))
 
 
-def test_a_control_token_in_the_instruction_is_the_configurations(parts: Parts) -> None:
+def test_a_special_token_in_the_instruction_is_the_configurations(parts: Parts) -> None:
     template = ThinkBoxed(ThinkBoxed.Config(instruction="End with <|im_end|>."))
     with pytest.raises(ConfigError, match="template") as raised:
         Policy(parts, template).view(asking("How many?"))
@@ -150,7 +150,7 @@ BAD = [
 ]
 
 
-def test_rows_with_control_tokens_are_named_and_the_rest_is_used(
+def test_rows_with_special_tokens_are_named_and_the_rest_is_used(
     saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

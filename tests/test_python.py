@@ -79,7 +79,7 @@ def test_ask_draws_as_it_is_told(random_policy: Policy) -> None:
 
 
 def test_a_text_is_scored_by_the_models_own_logits(random_parts: Parts) -> None:
-    """Against torch's Categorical over transformers' logits: at the temperature, control tokens left out."""
+    """Against torch's Categorical over transformers' logits: at the temperature, special tokens left out."""
     policy = Policy(random_parts, ThinkBoxed(), sampling=SamplingConfig(temperature=0.7))
     text = r"<think>red is 5</think> \boxed{5}"
     score = policy.score_text(IMAGE, QUESTION, text)
@@ -120,7 +120,7 @@ def test_a_response_scores_what_it_was_drawn_with() -> None:
 
 
 def test_texts_that_cannot_be_scored(random_policy: Policy) -> None:
-    with pytest.raises(DataError, match=r"control token <\|im_start\|>"):
+    with pytest.raises(DataError, match=r"special token <\|im_start\|>"):
         random_policy.score_text(IMAGE, QUESTION, "7<|im_start|>")
     with pytest.raises(DataError, match="It is empty"):
         random_policy.score_text(IMAGE, QUESTION, "", end=False)

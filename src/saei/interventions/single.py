@@ -15,8 +15,8 @@ from saei.interventions.context import StepContext
 from saei.interventions.intervention import Intervention
 from saei.interventions.intervention_config import InterventionConfig
 from saei.policy import Policy
+from saei.policy.ask import Pictures, example_of
 from saei.policy.pixels.space import to_image
-from saei.policy.questions import Pictures, example_of
 from saei.runtime.seeds import GroupSources
 from saei.types import Distance, Response, View
 

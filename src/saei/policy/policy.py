@@ -23,8 +23,8 @@ from saei.config.strategy import StrategyConfig
 from saei.data.base import Template
 from saei.errors import DataError, shown
 from saei.need import Need
+from saei.policy.ask import Pictures, TextScore, ask, score_text
 from saei.policy.backbone import find_readout, pixel_dtype
-from saei.policy.control_tokens import banned_ids, end_ids
 from saei.policy.decoder import Decoder
 from saei.policy.embeddings import Embeddings
 from saei.policy.load.adapters import SwitchedOff, save_adapter
@@ -34,11 +34,11 @@ from saei.policy.module import Distribution, PolicyModule
 from saei.policy.native import Native
 from saei.policy.pixels.space import PixelSpace, to_image
 from saei.policy.prompts import Prompt, Prompts
-from saei.policy.question_text import find_question, question_text, with_question_ids
-from saei.policy.questions import Pictures, TextScore, ask, score_text
+from saei.policy.question_place import find_question, question_text, with_question_ids
 from saei.policy.sampling import Prefixes, sample
 from saei.policy.scoring import Scores, WithRespectTo
 from saei.policy.sharing import why_not_shared
+from saei.policy.special_tokens import banned_ids, end_ids
 from saei.policy.statistics.compute import compute_statistics, look_ahead, score_needs
 from saei.policy.statistics.known import Subject, forget_current, forget_old, forget_states
 from saei.types import CLEAN, Example, Response, View
@@ -204,9 +204,9 @@ class Policy:
             index: The view's place; views of different groups of a step need different ones.
 
         Raises:
-            DataError: If an image cannot be read, the text contains a control token, the processor refuses it, or the
+            DataError: If an image cannot be read, the text contains a special token, the processor refuses it, or the
                 prompt leaves no room for a response.
-            ConfigError: If the prompt template writes a control token.
+            ConfigError: If the prompt template writes a special token.
             ModelError: If the chat template leaves a turn of the prompt template out.
         """
         canvases = self.pixels.canvases(example.images)
@@ -242,7 +242,7 @@ class Policy:
 
         Returns:
             None if no question has these tokens: what is decoded has to be encoded as the same ones, with as many
-            image markers and no control token.
+            image markers and no special token.
         """
         return with_question_ids(self._prompts, self.template, view, ids_Q)
 
@@ -337,7 +337,7 @@ class Policy:
     def score_text(self, images: Pictures, question: str, text: str, *, end: bool = True) -> TextScore:
         r"""Return how likely a text is as the response to a question about pictures, token by token.
 
-        The distribution is the policy's own: its temperature counts, and control tokens have no probability.
+        The distribution is the policy's own: its temperature counts, and special tokens have no probability.
 
         Args:
             images: As in ``ask``.
@@ -346,7 +346,7 @@ class Policy:
             end: Whether the response ends with the text; then the end-of-sequence token is scored, too.
 
         Raises:
-            DataError: If a picture cannot be opened, or the text has a control token or no token.
+            DataError: If a picture cannot be opened, or the text has a special token or no token.
         """
         return score_text(self, images, question, text, end=end)
 

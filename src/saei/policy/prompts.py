@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from saei.errors import DataError, ModelError, shown
-from saei.policy.control_tokens import ControlTokens, Message, texts
+from saei.policy.special_tokens import Message, SpecialTokens, texts
 from saei.types import Example
 
 _IDS = frozenset({"input_ids", "attention_mask"})
@@ -69,7 +69,7 @@ class Prompts:
             self.example = self._inputs(self._placeholders(1), [blank])
             self._of_tokens = {name for name in self.example if name not in self._of_images | _IDS}
             self._response = self._response_inputs(self._placeholders(1), blank)
-            self._control = ControlTokens(self._tokenizer, processor, self.text)
+            self._special_tokens = SpecialTokens(self._tokenizer, processor, self.text)
         except Exception as error:  # each class fails in its own way
             raise ModelError(
                 "A model's processor and chat template have to make a prompt of a picture.",
@@ -107,9 +107,9 @@ class Prompts:
         encoded = self._tokenizer(text, return_offsets_mapping=True, **self._options(text))
         return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
 
-    def has_control_token(self, text: str) -> bool:
+    def has_special_token(self, text: str) -> bool:
         """Return whether a part of a text would be read as structure."""
-        return self._control.first(text) is not None
+        return self._special_tokens.first(text) is not None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids as it is, special tokens and spaces included."""
@@ -163,11 +163,11 @@ class Prompts:
             example: What the messages were made of.
 
         Raises:
-            DataError: If the example's text contains a control token, or the processor refuses text and pictures.
-            ConfigError: If the prompt template writes a control token.
+            DataError: If the example's text contains a special token, or the processor refuses text and pictures.
+            ConfigError: If the prompt template writes a special token.
             ModelError: If the chat template leaves a turn out.
         """
-        self._control.check(example, messages)
+        self._special_tokens.check(example, messages)
         self._check_turns(messages)
         text = self.text(messages)
         try:

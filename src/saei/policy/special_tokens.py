@@ -1,4 +1,4 @@
-"""Control tokens: what a tokenizer or a processor reads as structure.
+"""Special tokens: what a tokenizer or a processor reads as structure.
 
 Data must not contain them: an image token in a question stands for a picture that is not there, an end of turn lets the
 question write the policy's response. Of them the policy itself draws only those that end a response.
@@ -23,12 +23,12 @@ _CONVERSATION = tuple(
 )
 
 
-class ControlTokens:
-    """The control tokens of a model's tokenizer, processor and chat template.
+class SpecialTokens:
+    """The special tokens of a model's tokenizer, processor and chat template.
 
-    These are the special tokens except the unknown word, whatever the processor reads as a picture, and the added
-    tokens that the chat template itself writes between turns. Other added tokens, such as runs of spaces, HTML tags or
-    ``<loc0012>``, are words.
+    These are the tokens that the tokenizer marks as special except the unknown word, whatever the processor reads as a
+    picture, and the added tokens that the chat template itself writes between turns, marked or not. Other added tokens,
+    such as runs of spaces, HTML tags or ``<loc0012>``, are words.
 
     Args:
         tokenizer: The tokenizer.
@@ -45,15 +45,15 @@ class ControlTokens:
             ids |= set(self._ids(render(_CONVERSATION))) & set(added)
         except Exception:  # a chat template may refuse a conversation of several turns in its own way
             ids |= set(self._ids(render(_CONVERSATION[:1]))) & set(added)
-        self._control = ids - {None, tokenizer.unk_token_id}
+        self._special = ids - {None, tokenizer.unk_token_id}
         # Processors search the text for these before it is tokenized.
         marks = {value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
         self._marks = sorted(marks - {"", str(tokenizer.unk_token)})
 
     def first(self, text: str) -> str | None:
-        """Return the first control token that a text contains, None if there is none."""
+        """Return the first special token that a text contains, None if there is none."""
         for number in self._ids(text):
-            if number in self._control:
+            if number in self._special:
                 return str(self._tokenizer.convert_ids_to_tokens(number))
         return next((mark for mark in self._marks if mark in text), None)
 
@@ -61,7 +61,7 @@ class ControlTokens:
         """Check the messages that a template makes of an example.
 
         Raises:
-            DataError: If the example's own text contains a control token.
+            DataError: If the example's own text contains a special token.
             ConfigError: If the template writes one.
         """
         for text in (text for message in messages for text in texts(message)):
@@ -70,12 +70,12 @@ class ControlTokens:
                 continue
             if token in text.replace(example.question, "") and token not in example.question:
                 raise ConfigError(
-                    "A prompt template writes text; control tokens are the chat template's.",
+                    "A prompt template writes text; special tokens are the chat template's.",
                     reason=f"The template writes '{shown(token)}', which this model reads as structure.",
                     remedy="Reword it: template.instruction, or the template's own class.",
                 )
             raise DataError(
-                "A question may not contain a control token of the model.",
+                "A question may not contain a special token of the model.",
                 reason=f"The question of example '{shown(example.id)}' contains '{shown(token)}', which would be read "
                 "as structure and not as text.",
                 remedy="Reword the question, or leave the example out.",

@@ -2,7 +2,7 @@
 
 The conversation is rendered twice, once with probes in place of the question's parts, which shows where the parts
 stand. The tokenizer's offsets then tell which tokens they are, and these stand in the expanded prompt in the same order
-as before its image placeholders were expanded.
+as before its image placeholders were expanded. What other tokens spell there is decided here, too.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def with_question_ids(prompts: Prompts, template: Template, view: View, ids_Q: T
     if torch.equal(before_Q, ids_Q):
         return view
     text = question_text(prompts, view, ids_Q)
-    if text is None or text.count(MARKER) != view.example.question.count(MARKER) or prompts.has_control_token(text):
+    if text is None or text.count(MARKER) != view.example.question.count(MARKER) or prompts.has_special_token(text):
         return None
     # What is protected was marked in the question that it was.
     example = replace(view.example, question=text, wordings=(), protected=())

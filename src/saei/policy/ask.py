@@ -105,7 +105,7 @@ def score_text(policy: Policy, images: Pictures, question: str, text: str, *, en
         token = policy.tokenizer.convert_ids_to_tokens(impossible[0])
         raise DataError(
             "A text that is scored has tokens that the policy can write.",
-            reason=f"'{shown(text)}' has the control token {token}.",
+            reason=f"'{shown(text)}' has the special token {token}.",
             remedy="Leave it out; the end of the response is added by itself.",
         )
     if end:
