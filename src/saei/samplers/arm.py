@@ -58,7 +58,7 @@ class ArmConfig(Section):
             raise ValueError("weight_cap bounds the view weight, which is 1 where beta is 0. Set one, too.")
         return self
 
-    def sampler(self, origin: str | None = None) -> ArmSampler:
+    def arm(self, origin: str | None = None) -> Arm:
         """Return the arm at work.
 
         Args:
@@ -80,7 +80,7 @@ class ArmConfig(Section):
             path="" if origin is None else f"arms.{origin}",
             count=self.count,
         )
-        return ArmSampler(plan, ViewWeight(self.beta, self.weight_cap), intervention, origin)
+        return Arm(plan, ViewWeight(self.beta, self.weight_cap), intervention, origin)
 
 
 # Pydantic takes the fields of the last base first. The numbers of responses are bases of their own so that users see
@@ -95,7 +95,7 @@ class _ArmResponses(Section):
     n: int = Field(default=6, ge=1, le=MOST_RESPONSES)
 
 
-class Arm(ArmConfig, _ArmResponses):
+class NamedArmConfig(ArmConfig, _ArmResponses):
     """Responses from views that one intervention makes, as one of several arms."""
 
     count: ClassVar[str] = "n"
@@ -121,7 +121,7 @@ class OneArmConfig(ArmConfig, _CleanAndArmResponses):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class ArmSampler:
+class Arm:
     """An arm at work.
 
     Attributes:

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 
 from saei.config.strategy import StrategyConfig
 from saei.errors import ConfigError, shown
-from saei.samplers.arm import Arm, ArmSampler
+from saei.samplers.arm import Arm, NamedArmConfig
+from saei.samplers.arm_sampler import ArmSampler
 from saei.samplers.base import MOST_RESPONSES
-from saei.samplers.mixing import Mixing
 from saei.types import CLEAN
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,40}")
@@ -20,7 +20,7 @@ _RESERVED = (CLEAN, "parts", "intervention", "untouched", "dropped", "view_kl", 
 """The clean view's origin, and what other metrics begin with: ``train/parts/accuracy`` is a part of the reward."""
 
 
-class Arms(Mixing):
+class Arms(ArmSampler):
     """Some responses from the clean view, the others from any number of arms, each with an intervention of its own.
 
     ``mixed`` and ``noisy`` are this sampler with one arm. Here an arm's name is the origin of its views, and a guard
@@ -37,11 +37,11 @@ class Arms(Mixing):
 
         type: Literal["arms"] = "arms"
         n_clean: int = Field(default=6, ge=1, le=MOST_RESPONSES)
-        arms: Mapping[str, Arm] = Field(min_length=1, max_length=16)
+        arms: Mapping[str, NamedArmConfig] = Field(min_length=1, max_length=16)
 
         @field_validator("arms")
         @classmethod
-        def _go_together(cls, arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
+        def _go_together(cls, arms: Mapping[str, NamedArmConfig]) -> Mapping[str, NamedArmConfig]:
             for name in arms:
                 if name in _RESERVED or not _NAME.fullmatch(name):
                     raise ValueError(
@@ -81,6 +81,6 @@ class Arms(Mixing):
 
     config: Config
 
-    def make_arms(self) -> tuple[ArmSampler, ...]:
+    def make_arms(self) -> tuple[Arm, ...]:
         """Return the arms by their names."""
-        return tuple(arm.sampler(name) for name, arm in self.config.arms.items())
+        return tuple(config.arm(name) for name, config in self.config.arms.items())

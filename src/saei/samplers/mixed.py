@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from saei.samplers.arm import ArmSampler, OneArmConfig
-from saei.samplers.mixing import Mixing
+from saei.samplers.arm import Arm, OneArmConfig
+from saei.samplers.arm_sampler import ArmSampler
 
 
-class Mixed(Mixing):
+class Mixed(ArmSampler):
     """Half of the responses from the clean view, half from an adversarial one: SaEI's sampling (arXiv 2512.10414)."""
 
     class Config(OneArmConfig):
@@ -18,6 +18,6 @@ class Mixed(Mixing):
 
     config: Config
 
-    def make_arms(self) -> tuple[ArmSampler, ...]:
+    def make_arms(self) -> tuple[Arm, ...]:
         """Return the only arm."""
-        return (self.config.sampler(),)
+        return (self.config.arm(),)

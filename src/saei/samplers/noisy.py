@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from saei.interventions import InterventionConfig
-from saei.samplers.arm import ArmSampler, OneArmConfig
+from saei.samplers.arm import Arm, OneArmConfig
+from saei.samplers.arm_sampler import ArmSampler
 from saei.samplers.base import UpdateOn
-from saei.samplers.mixing import Mixing
 
 
-class Noisy(Mixing):
+class Noisy(ArmSampler):
     """Half of the responses from a noisy image, all trained under the clean one: NoisyRollout (arXiv 2504.13055).
 
     It is ``mixed`` with other defaults: the attack ``diffusion-noise``, whose strength falls as ``sigmoid``. The
@@ -29,6 +29,6 @@ class Noisy(Mixing):
 
     config: Config
 
-    def make_arms(self) -> tuple[ArmSampler, ...]:
+    def make_arms(self) -> tuple[Arm, ...]:
         """Return the only arm."""
-        return (self.config.sampler(),)
+        return (self.config.arm(),)

@@ -31,9 +31,9 @@ from saei.policy.decoder import Decoder, check_gap, decoder_gap
 from saei.policy.load.weights import Parts
 from saei.policy.pixels.space import to_image
 from saei.runtime.seeds import GroupSources
+from saei.samplers.arm_sampler import ArmSampler
 from saei.samplers.base import Sampler
 from saei.samplers.clean import Clean
-from saei.samplers.mixing import Mixing
 from saei.types import Group, Response, View
 
 __all__ = ["GRPOConfig", "SaeiGRPOTrainer", "sampling_logps"]
@@ -254,7 +254,7 @@ def _guards(sampler: Sampler) -> list[str]:
     guard = type(sampler).guard
     if guard is Sampler.guard:
         return []
-    if guard is not Mixing.guard or not isinstance(sampler, Mixing):
+    if guard is not ArmSampler.guard or not isinstance(sampler, ArmSampler):
         return [sampler.name()]
     return [arm.intervention.guard.name() for arm in sampler.arms if type(arm.intervention.guard) is not NoGuard]
 

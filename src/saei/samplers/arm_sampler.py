@@ -1,4 +1,4 @@
-"""The base of the samplers that mix clean and intervened responses in one group."""
+"""The base of the samplers with arms: clean and intervened responses in one group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.interventions import Outcome
 from saei.policy import Policy
-from saei.samplers.arm import ArmSampler
+from saei.samplers.arm import Arm
 from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, clean_arm
 from saei.types import Drops, Group, Response, ScoredGroup, View, ViewWeight
 
@@ -24,7 +24,7 @@ class _ArmView:
         count: How many of the arm's responses are drawn from it.
     """
 
-    arm: ArmSampler
+    arm: Arm
     outcome: Outcome
     count: int
 
@@ -46,7 +46,7 @@ class _Part:
     weight: ViewWeight
 
 
-class Mixing(Sampler):
+class ArmSampler(Sampler):
     """Some responses from the clean view, the others from views that interventions made from it.
 
     Where an intervention leaves a group alone, that arm's responses are drawn from the clean view, so that the number
@@ -62,7 +62,7 @@ class Mixing(Sampler):
         self.arms = self.make_arms()
 
     @abstractmethod
-    def make_arms(self) -> tuple[ArmSampler, ...]:
+    def make_arms(self) -> tuple[Arm, ...]:
         """Return the arms, one at least."""
 
     def plan(self) -> SamplingPlan:
@@ -142,7 +142,7 @@ class Mixing(Sampler):
         )
 
     @staticmethod
-    def _clean_part(responses: Sequence[Response], arms: Sequence[ArmSampler]) -> _Part:
+    def _clean_part(responses: Sequence[Response], arms: Sequence[Arm]) -> _Part:
         """Return the responses to the clean view, trained under it unless an arm has ``update_on: perturbed``.
 
         Args:
