@@ -181,7 +181,7 @@ def test_tokens_without_a_gradient_are_refused() -> None:
     def constant(point: Point, /, *, offsets: Mapping[int, Tensor] | None = None) -> Tensor:
         return torch.zeros(1)
 
-    with pytest.raises(ModelError, match="No gradient reached them"):
+    with pytest.raises(ModelError, match="No gradient reached it"):
         HotFlip().attack(
             constant, (START,), space=Space((token_block(),), (0,)), progress=0.0, generators=[torch.Generator()]
         )

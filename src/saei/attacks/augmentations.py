@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space
 from saei.attacks.patches import patch_of_pixel
 from saei.config.strategy import Frac, StrategyConfig
 
@@ -28,11 +28,7 @@ class Augmentation(Attack):
 
     spaces = frozenset({"pixels"})
     origin = "augmented"
-
-    @property
-    def ball(self) -> Ball:
-        """``none``."""
-        return "none"
+    ball = "none"
 
     @abstractmethod
     def change(self, picture: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -151,7 +151,7 @@ class Attack(Strategy, ABC):
     """
 
     kind: ClassVar[str] = "attack"
-    # Set on the class, or on the instance by an attack that takes them from another.
+    # Set on the class, or on the instance where the configuration decides.
     spaces: frozenset[str]
     """Names of the spaces that the attack can move in: ``pixels``, ``embeddings``, ``tokens``."""
     moves: tuple[str, ...] = ("pixels",)
@@ -160,11 +160,8 @@ class Attack(Strategy, ABC):
     """Origin of the views that the attack makes."""
     jointly: bool = True
     """Whether a call of the criterion serves all examples. If not, the intervention attacks one group at a time."""
-
-    @property
-    def ball(self) -> Ball:
-        """The ball that the result lies in, around the start."""
-        return "linf"
+    ball: Ball = "linf"
+    """The ball that the result lies in, around the start; ``none`` where what it moves has no distance to keep."""
 
     @property
     def lowers(self) -> bool:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space
 from saei.config.strategy import StrategyConfig
 
 TIMESTEPS = 1000
@@ -29,6 +29,7 @@ class DiffusionNoise(Attack):
 
     spaces = frozenset({"pixels"})
     origin = "noisy"
+    ball = "none"
 
     class Config(StrategyConfig):
         """Fields.
@@ -45,11 +46,6 @@ class DiffusionNoise(Attack):
         resolution: Literal["original", "seen"] = "original"
 
     config: Config
-
-    @property
-    def ball(self) -> Ball:
-        """``none``."""
-        return "none"
 
     def attack(
         self,

@@ -174,9 +174,21 @@ class GradientAttack(Attack):
 
 
 def example_gradients(criterion: Callable[[Point], Tensor], point: Point, examples: tuple[int, ...]) -> list[Tensor]:
-    """Return dJ/dx per block, zero for all blocks of an example of which any gradient is not finite.
+    """Return dJ/dx per block; see ``value_and_gradients``."""
+    return value_and_gradients(criterion, point, examples)[1]
+
+
+def value_and_gradients(
+    criterion: Callable[[Point], Tensor], point: Point, examples: tuple[int, ...]
+) -> tuple[Tensor, list[Tensor]]:
+    """Return ``J_B`` and dJ/dx per block, zero for all blocks of an example of which any gradient is not finite.
 
     Only the blocks are differentiated: the ``.grad`` of parameters behind the criterion stays as it is.
+
+    Args:
+        criterion: Returns ``J_B`` at a point.
+        point: What is differentiated.
+        examples: For each block the example that it belongs to.
 
     Raises:
         ModelError: If the criterion has no gradient with respect to any block.
@@ -192,12 +204,13 @@ def example_gradients(criterion: Callable[[Point], Tensor], point: Point, exampl
             "A gradient attack needs a criterion that depends differentiably on what it moves.",
             reason="No gradient reached it: the vision tower, the processor or the embedding layer cuts it, or there "
             "is nothing to move.",
-            remedy="Use a model that is differentiable and not quantised there, or the attack `noise`.",
+            remedy="Use a model that is differentiable and not quantised there, or an attack that takes no gradient: "
+            "`noise` or `random-swap`.",
         )
     gradients = [
         torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(leaves, partials, strict=True)
     ]
     broken = {e for e, gradient in zip(examples, gradients, strict=True) if not bool(gradient.isfinite().all())}
-    return [
+    return J_B.detach(), [
         torch.zeros_like(gradient) if e in broken else gradient for e, gradient in zip(examples, gradients, strict=True)
     ]

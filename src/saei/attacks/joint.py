@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, with_others_at
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space, with_others_at
 from saei.config.registry import AttackField
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import ConfigError
@@ -57,16 +57,12 @@ class Joint(Attack):
         self.spaces = frozenset(self._attacks)
         self.moves = tuple(self._attacks)  # the built-in surfaces have the names of their spaces
         self.jointly = all(attack.jointly for attack in self._attacks.values())
+        balls = {attack.ball for attack in self._attacks.values()}
+        self.ball = balls.pop() if len(balls) == 1 else "none"
 
     def parts(self) -> Mapping[str, Strategy]:
         """Return its attacks by space."""
         return dict(self._attacks)
-
-    @property
-    def ball(self) -> Ball:
-        """That of its attacks where they agree, else ``none``."""
-        balls = {attack.ball for attack in self._attacks.values()}
-        return balls.pop() if len(balls) == 1 else "none"
 
     def radius(self, block: BlockSpace) -> Tensor | float | None:
         """Return the radius of the block's own attack, None where the attacks have no ball in common."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, StepSpace, check_lengths
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space, StepSpace, check_lengths
 from saei.config.strategy import Frac, StrategyConfig
 
 
@@ -47,10 +47,9 @@ class Noise(Attack):
 
     config: Config
 
-    @property
-    def ball(self) -> Ball:
-        """``linf``; Gaussian noise has none."""
-        return "none" if self.config.distribution == "gaussian" else "linf"
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        self.ball = "none" if self.config.distribution == "gaussian" else "linf"
 
     def radius(self, block: BlockSpace) -> Tensor | float | None:
         """Return the ball's radius in the block's coordinates, None for Gaussian noise."""

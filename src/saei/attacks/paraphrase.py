@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from saei.attacks.base import Attack, Ball, Point, PointCriterion, Space
+from saei.attacks.base import Attack, Point, PointCriterion, Space
 from saei.config.strategy import StrategyConfig
 
 
@@ -20,6 +20,7 @@ class Paraphrase(Attack):
     spaces = frozenset({"wording"})
     moves = ("wording",)
     origin = "paraphrased"
+    ball = "none"
 
     class Config(StrategyConfig):
         """No fields."""
@@ -27,11 +28,6 @@ class Paraphrase(Attack):
         type: Literal["paraphrase"] = "paraphrase"
 
     config: Config
-
-    @property
-    def ball(self) -> Ball:
-        """None: a wording has no distance to another."""
-        return "none"
 
     def attack(
         self,

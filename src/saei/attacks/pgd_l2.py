@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from saei.attacks.base import Ball, Space
+from saei.attacks.base import Space
 from saei.attacks.gradient import GradientAttack
 from saei.config.strategy import Frac
 
@@ -26,6 +26,8 @@ class PGDL2(GradientAttack):
     has a ball of its own. On the 8-bit grid, values are rounded as far as the ball holds it; a radius below half a
     level per value moves few values or none, which the metric ``moved`` shows.
     """
+
+    ball = "l2"
 
     class Config(GradientAttack.Config):
         """Fields.
@@ -52,11 +54,6 @@ class PGDL2(GradientAttack):
     def steps(self) -> int:
         """Number of steps."""
         return self.config.steps
-
-    @property
-    def ball(self) -> Ball:
-        """``l2``."""
-        return "l2"
 
     def accumulate(
         self, gradients: Sequence[Tensor], before: Sequence[Tensor] | None, space: Space

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, TokenSpace
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space, TokenSpace
+from saei.attacks.gradient import value_and_gradients
 from saei.config.strategy import StrategyConfig
-from saei.errors import ModelError
 
 MOST_CHECKS = 4096
 """Proposals for one swap of a text that are checked to be legal.
@@ -36,6 +36,7 @@ class TokenAttack(Attack):
 
     spaces = frozenset({"tokens"})
     moves = ("tokens",)
+    ball = "none"
 
     class Config(StrategyConfig):
         """Fields of every attack on tokens.
@@ -48,11 +49,6 @@ class TokenAttack(Attack):
         swaps: int = Field(default=1, ge=0, le=64)
 
     config: Config
-
-    @property
-    def ball(self) -> Ball:
-        """None: a text has no distances."""
-        return "none"
 
     def attack(
         self,
@@ -143,22 +139,42 @@ class SearchedSwap(TokenAttack):
         Raises:
             ModelError: If no gradient reaches the embeddings.
         """
-        J_B, gradients = _embedding_gradients(criterion, point, space)
+        J_B, gradients = _at_embeddings(criterion, point, space)
         sign = -1 if self.lowers else 1
         proposals = []
         for ids_Q, gradient_Qd, block, example in zip(point, gradients, space.blocks, space.examples, strict=True):
             gain_QV = linear_gain(sign * gradient_Qd, ids_Q, _tokens_of(block), block.editable)
             candidates = _legal(self.proposals(gain_QV, ids_Q, block, generators[example]), block)
             proposals.append(list(islice(candidates, self.config.width)))
+        return self._best(criterion, point, J_B, proposals, space.examples)
+
+    def _best(
+        self,
+        criterion: PointCriterion,
+        point: Point,
+        J_B: Tensor,
+        proposals: Sequence[Sequence[Tensor]],
+        examples: Sequence[int],
+    ) -> Point:
+        """Return for each text the best of its proposals by the criterion itself, the text where none is better.
+
+        Args:
+            criterion: The criterion.
+            point: The texts.
+            J_B: The criterion's values at the texts.
+            proposals: For each text those that it may become.
+            examples: For each text its example.
+        """
+        sign = -1 if self.lowers else 1
+        best, best_J = list(point), [float(sign * J_B[example]) for example in examples]
         # The criterion takes one text of every example at a time; one whose proposals are used up is asked again.
-        best, best_J = list(point), [float(sign * J_B[example]) for example in space.examples]
         for place in range(max(map(len, proposals), default=0)):
             trial = tuple(
                 texts[place] if place < len(texts) else ids_Q for texts, ids_Q in zip(proposals, point, strict=True)
             )
             with torch.no_grad():
                 trial_J_B = sign * criterion(trial).detach()
-            for number, example in enumerate(space.examples):
+            for number, example in enumerate(examples):
                 if place < len(proposals[number]) and float(trial_J_B[example]) > best_J[number]:
                     best[number], best_J[number] = trial[number], float(trial_J_B[example])
         return tuple(best)
@@ -271,27 +287,20 @@ def _tokens_of(block: BlockSpace) -> TokenSpace:
     return block.tokens
 
 
-def _embedding_gradients(criterion: PointCriterion, point: Point, space: Space) -> tuple[Tensor, list[Tensor]]:
-    """Return ``J_B`` and for each text its gradient at the embeddings ``[Q, d]``, zero where it is not finite.
+def _at_embeddings(criterion: PointCriterion, point: Point, space: Space) -> tuple[Tensor, list[Tensor]]:
+    """Return ``J_B`` and for each text its gradient at the embeddings of its ids, ``[Q, d]``.
+
+    Ids have no gradient; it is that at offsets of zero, which the criterion adds to their embeddings.
 
     Raises:
         ModelError: If there is none.
     """
-    with torch.enable_grad():
-        offsets = {
-            number: torch.zeros(len(ids_Q), _tokens_of(block).size, device=ids_Q.device).requires_grad_()
-            for number, (ids_Q, block) in enumerate(zip(point, space.blocks, strict=True))
-        }
-        J_B = criterion(point, offsets=offsets)
-        leaves = tuple(offsets.values())
-        gradients = torch.autograd.grad(J_B.sum(), leaves, allow_unused=True) if J_B.requires_grad else [None]
-    if all(gradient is None for gradient in gradients):
-        raise ModelError(
-            "An attack on tokens needs a criterion that depends differentiably on their embeddings.",
-            reason="No gradient reached them.",
-            remedy="Use the attack `random-swap`, or a model that is not quantised.",
-        )
-    return J_B.detach(), [
-        torch.zeros_like(leaf) if gradient is None or not bool(gradient.isfinite().all()) else gradient
-        for leaf, gradient in zip(leaves, gradients, strict=True)
-    ]
+    zeros = tuple(
+        torch.zeros(len(ids_Q), _tokens_of(block).size, device=ids_Q.device)
+        for ids_Q, block in zip(point, space.blocks, strict=True)
+    )
+
+    def at(offsets: Point) -> Tensor:
+        return criterion(point, offsets=dict(enumerate(offsets)))
+
+    return value_and_gradients(at, zeros, space.examples)

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from saei.attacks.ball import project, snap
-from saei.attacks.base import Attack, Ball, BlockSpace, Point, PointCriterion, Space, check_lengths
+from saei.attacks.base import Attack, BlockSpace, Point, PointCriterion, Space, check_lengths
 from saei.attacks.gradient import example_gradients
 from saei.config.strategy import Frac, StrategyConfig
 from saei.errors import ConfigError, nearest
@@ -151,11 +151,7 @@ class Torchattacks(Attack):
                 "pip install --no-deps 'torchattacks>=3.5.1', and scipy.",
             ) from error
         self._attack = getattr(torchattacks, self.config.name)
-
-    @property
-    def ball(self) -> Ball:
-        """``l2`` for ``PGDL2``, else ``linf``."""
-        return "l2" if self.config.name == "PGDL2" else "linf"
+        self.ball = "l2" if self.config.name == "PGDL2" else "linf"
 
     def radius(self, block: BlockSpace) -> Tensor | float:
         """Return ``eps`` in the block's coordinates."""

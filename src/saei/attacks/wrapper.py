@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from saei.attacks.base import Attack, Ball, BlockSpace
+from saei.attacks.base import Attack, BlockSpace
 from saei.config.registry import AttackField
 from saei.config.strategy import Strategy, StrategyConfig
 
@@ -32,11 +32,7 @@ class Wrapper(Attack):
         self.moves = self.of.moves
         self.origin = self.of.origin
         self.jointly = self.of.jointly
-
-    @property
-    def ball(self) -> Ball:
-        """The other attack's."""
-        return self.of.ball
+        self.ball = self.of.ball
 
     @property
     def lowers(self) -> bool:
