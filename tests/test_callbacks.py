@@ -229,12 +229,12 @@ def test_without_keep_best_nothing_is_named(model: Path, tmp_path: Path) -> None
 
 def test_another_metric_begins_anew() -> None:
     best = Best("eval/accuracy")
-    assert best.note(1, {"eval/accuracy": 0.5})
+    assert best.update(1, {"eval/accuracy": 0.5})
     other, same = Best("probe/entropy"), Best("eval/accuracy")
     other.load_state_dict(best.state_dict())
     same.load_state_dict(best.state_dict())
-    assert other.note(2, {"probe/entropy": 0.1})
-    assert not same.note(2, {"eval/accuracy": 0.4})
+    assert other.update(2, {"probe/entropy": 0.1})
+    assert not same.update(2, {"eval/accuracy": 0.4})
 
 
 def test_metrics_that_there_are_not_are_refused(model: Path, tmp_path: Path) -> None:

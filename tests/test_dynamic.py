@@ -316,9 +316,9 @@ def test_several_steps_without_a_group_stop_the_run_and_it_goes_on(model: Path, 
 def test_steps_without_a_group_count_in_a_row() -> None:
     steps = EmptySteps(2)
     for step, empty in enumerate([True, False, True, False, True]):
-        steps.note(step, empty=empty)
+        steps.count(step, empty=empty)
         assert steps.problem() is None
-    steps.note(5, empty=True)
+    steps.count(5, empty=True)
     assert isinstance(steps.problem(), TrainingError)
 
 

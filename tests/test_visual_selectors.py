@@ -41,7 +41,7 @@ from saei.policy.statistics.needs import check_needs
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import GroupSources
 from saei.types import Example, Response, View
-from saei.views import BlackPatches, Blank, look_at_changed_pictures
+from saei.views import BlackPatches, Blank, needs_picture
 
 
 @pytest.fixture(scope="module", params=["qwen", "llava"])
@@ -100,9 +100,9 @@ def test_patches_turn_black_as_wholes_and_about_as_often_as_asked(random_policy:
 
 
 def test_needs_of_changed_pictures() -> None:
-    assert look_at_changed_pictures([Need("eos"), Need("logp", view=Blank.Config())])
-    assert look_at_changed_pictures(VisualLogp().needs)
-    assert not look_at_changed_pictures([Need("kl", view="clean"), Need("entropy")])
+    assert needs_picture([Need("eos"), Need("logp", view=Blank.Config())])
+    assert needs_picture(VisualLogp().needs)
+    assert not needs_picture([Need("kl", view="clean"), Need("entropy")])
     check_needs(Visual().needs | VisualLogp().needs, "A test", policies=("current",), grad=False)
 
 

@@ -98,7 +98,7 @@ class BlackPatches(PictureChange):
         return canvas_CHW.masked_fill(black_HW.to(canvas_CHW.device), 0.0)
 
 
-def look_at_changed_pictures(needs: Iterable[Need]) -> bool:
+def needs_picture(needs: Iterable[Need]) -> bool:
     """Return whether a need asks about a view with changed pictures; of a view without one it would tell nothing."""
     return any(
         isinstance(need.view, StrategyConfig) and issubclass(need.view.strategy, PictureChange) for need in needs

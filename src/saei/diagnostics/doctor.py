@@ -61,7 +61,7 @@ def diagnose(
     """
     diagnosis = Diagnosis(config.model.path)
     visit = _Visit(config, side, diagnosis, on_progress)
-    with visit.noting():
+    with visit.recording_failures():
         visit.run(random_weights, memory)
     return diagnosis
 
@@ -107,11 +107,11 @@ class _Visit:
         parts = self._load(outline.config, None if whole else here)
         diagnosis.threads = torch.get_num_threads()
         policy = None
-        with self.noting():
+        with self.recording_failures():
             policy = None if parts is None else self._policy(parts)
             if policy is not None:
                 self._examine(policy)
-        with self.noting():
+        with self.recording_failures():
             self._on_progress("Counting what a step keeps")
             footprint = self._footprint(self.config, policy)
             diagnosis.memory = replace(diagnosis.memory, activations=footprint.of_step(self.config))
@@ -120,11 +120,11 @@ class _Visit:
                 diagnosis.remedies = remedies(self.config, footprint, count, reference=reference)
             if whole and parts is not None and (here is None or diagnosis.memory.total <= here):
                 self._step(parts)
-        self._note(outline.dtype)
+        self._add_findings(outline.dtype)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Stop the work inside where it fails and note the reason, each broken rule once."""
+    def recording_failures(self) -> Iterator[None]:
+        """Stop the work inside where it fails and record the reason, each broken rule once."""
         try:
             yield
             return
@@ -218,7 +218,7 @@ class _Visit:
                 torch.cuda.synchronize(self._device)
             diagnosis.seconds = time.perf_counter() - start
 
-    def _note(self, dtype: torch.dtype) -> None:
+    def _add_findings(self, dtype: torch.dtype) -> None:
         diagnosis, model = self.diagnosis, self.config.model
         examination = diagnosis.examination
         if examination is not None and examination.not_shared is not None:

@@ -33,8 +33,8 @@ class Best:
         self.step: int | None = None
         self.value = -math.inf
 
-    def note(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Take note of an evaluation, and return whether it is the best so far.
+    def update(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Compare an evaluation with the best so far, and return whether it is better.
 
         The policy before training has no checkpoint, and is never the best.
 

@@ -32,10 +32,10 @@ class StepGrader:
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Return the groups with their grades; what was not graded yet is graded all at once."""
         answers = [[(group.update_view(n), response) for n, response in enumerate(group.responses)] for group in groups]
-        self._grade(answer for of_group in answers for answer in of_group)
+        self._grade(answer for group_answers in answers for answer in group_answers)
         return [
-            ScoredGroup(group, tuple(self._grades[_key(*answer)] for answer in of_group))
-            for group, of_group in zip(groups, answers, strict=True)
+            ScoredGroup(group, tuple(self._grades[_key(*answer)] for answer in group_answers))
+            for group, group_answers in zip(groups, answers, strict=True)
         ]
 
     def _grade(self, answers: Iterable[tuple[View, Response]]) -> None:

@@ -26,7 +26,7 @@ class NothingToMove:
         self._unmovable = 0.0
         self._reasons: set[str] = set()
 
-    def note(self, metrics: Mapping[str, float], groups: int) -> None:
+    def count(self, metrics: Mapping[str, float], groups: int) -> None:
         """Count a step's groups by the metrics of ``group_metrics``."""
         self._groups += groups
         for reason in self._all_reasons:
@@ -95,7 +95,7 @@ class EmptySteps:
         self._most = most
         self._in_a_row = 0
 
-    def note(self, step: int, *, empty: bool) -> str | None:
+    def count(self, step: int, *, empty: bool) -> str | None:
         """Count a step; return a note for the user if it had nothing to train on, else None."""
         self._in_a_row = self._in_a_row + 1 if empty else 0
         return f"Step {step} had nothing to train on: all of its groups were dropped." if empty else None

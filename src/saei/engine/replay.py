@@ -82,11 +82,11 @@ class Replay:
         generator = torch.Generator().manual_seed(derive(self._seed, "replay", step))
         chosen = [table[place] for place in _places(table, wanted, self._config.alpha, generator)]
         self.drawn, self._ages = wanted, [step - entry.step for entry in chosen]
-        numbers: dict[int, list[int]] = {}
+        numbers_by_index: dict[int, list[int]] = {}
         for entry in sorted(chosen):
             if entry.index in self._kept:
-                numbers.setdefault(entry.index, []).append(entry.number)
-        return [self._kept[index].keep(of_group).restored(self._device) for index, of_group in numbers.items()]
+                numbers_by_index.setdefault(entry.index, []).append(entry.number)
+        return [self._kept[index].keep(numbers).restored(self._device) for index, numbers in numbers_by_index.items()]
 
     def keep(self, fresh: Sequence[TrainGroup], old_logp: Mapping[tuple[int, int], Tensor], step: int) -> None:
         """Keep the responses of a step that have an advantage, and drop the oldest beyond the capacity; collective.

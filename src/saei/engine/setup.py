@@ -29,7 +29,7 @@ from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import derive, seed_globals
 from saei.runtime.trackers import check_trackers
 from saei.samplers.base import Sampler
-from saei.views import look_at_changed_pictures
+from saei.views import needs_picture
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -211,6 +211,6 @@ def _need_picture(strategy: Strategy) -> list[str]:
     """Return which of a strategy's parts compare a view with one whose pictures are changed."""
     names = [name for part in strategy.parts().values() for name in _need_picture(part)]
     # What is made of such parts needs what they need; the parts are what the user named.
-    if not names and look_at_changed_pictures(getattr(strategy, "needs", ())):
+    if not names and needs_picture(getattr(strategy, "needs", ())):
         names.append(f"The {strategy.kind} '{strategy.name()}'")
     return names

@@ -152,7 +152,7 @@ class Trainer:
             if self.step == 0:
                 metrics = self._measurements.before_training()
                 self._output.metrics(0, metrics | self._stopwatch.read())
-                state.best.note(0, metrics)
+                state.best.update(0, metrics)
                 self._callbacks.call("on_evaluate", metrics)
 
             while self.step < config.training.steps:
@@ -163,7 +163,7 @@ class Trainer:
 
                 # --- Write a checkpoint if it is due, or if the run stops here.
                 evaluated = self._measurements.is_due(self.step)
-                best = evaluated and state.best.note(self.step, metrics)
+                best = evaluated and state.best.update(self.step, metrics)
                 saving, ending = self._callbacks.after_step(metrics, evaluated=evaluated)
                 last = self.step == config.training.steps
                 stopping = self.processes.any(stop.requested)
@@ -220,7 +220,7 @@ class Trainer:
         # --- Measure all groups, before any is dropped.
         plan = self.sampler.plan()
         metrics = group_metrics(scored, self.processes, graded=self.reward.graded, reasons=plan.untouched)
-        state.nothing_to_move.note(metrics, self.processes.total(len(scored)))
+        state.nothing_to_move.count(metrics, self.processes.total(len(scored)))
         if evaluated:
             with self._stopwatch.phase("evaluate"):
                 metrics |= view_divergence(self.policy, groups, self.processes)
@@ -233,7 +233,7 @@ class Trainer:
 
         # --- Advantages see the rewards of all processes. A replay adds responses of earlier steps.
         rewards = rewards_of_all(remaining, self.processes)
-        note = state.empty_steps.note(step + 1, empty=not rewards)
+        note = state.empty_steps.count(step + 1, empty=not rewards)
         if note is not None:
             self.display.note(note)
         train_groups = [train_group(group, self.objective.advantage, rewards) for group in remaining]

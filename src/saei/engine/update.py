@@ -27,7 +27,7 @@ from saei.policy.statistics.needs import check_needs, moves
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
 from saei.types import NO_IMAGE, TrainGroup
-from saei.views import look_at_changed_pictures
+from saei.views import needs_picture
 
 
 class Updater:
@@ -81,9 +81,7 @@ class Updater:
         self._looks_at_batch = bool(self._batch_weights) or objective.prepares
         batch_needs = objective.batch_needs if objective.prepares else frozenset()
         self._batch_needs = batch_needs.union(*(weight.needs for weight in self._batch_weights.values()))
-        self._needs_picture = {
-            name for name, weight in objective.weights.items() if look_at_changed_pictures(weight.needs)
-        }
+        self._needs_picture = {name for name, weight in objective.weights.items() if needs_picture(weight.needs)}
 
     def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.

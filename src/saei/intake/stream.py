@@ -118,7 +118,7 @@ class ViewStream:
                 unusable |= reports_of_process
             for position in positions:
                 self.position += 1
-                self._note(index[position], "train", unusable.get(position))
+                self._record(index[position], "train", unusable.get(position))
                 if position in unusable:
                     self.bad += not unusable[position].too_long
                     self._check("train")
@@ -192,7 +192,7 @@ class ViewStream:
     def admit(self, split: Split, reports: Iterable[ExampleReport]) -> None:
         """Record examples that were inspected before; what is wrong with them is not reported again."""
         for report in reports:
-            self._note(report.index, split, report if report.rule else None)
+            self._record(report.index, split, report if report.rule else None)
         self._reported = len(self._bad())
 
     @property
@@ -224,9 +224,9 @@ class ViewStream:
     def _look(self, index: int, split: Split) -> View | None:
         view = self._view(index, split)
         if isinstance(view, ExampleReport):
-            self._note(index, split, view)
+            self._record(index, split, view)
             return None
-        self._note(index, split)
+        self._record(index, split)
         return view
 
     def _view(self, index: int, split: Split) -> View | ExampleReport:
@@ -238,7 +238,7 @@ class ViewStream:
         except DataError as error:
             return left_out(index, error)
 
-    def _note(self, index: int, split: Split, unusable: ExampleReport | None = None) -> None:
+    def _record(self, index: int, split: Split, unusable: ExampleReport | None = None) -> None:
         self._seen.add((split, index))
         if unusable is not None:
             self._left_out.setdefault((split, index), unusable)

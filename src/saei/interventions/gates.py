@@ -65,7 +65,7 @@ class ZeroVariance(Gate):
         """Leave those alone whose grades vary: ``varies``."""
         assert supply is not None
         grades = map(supply.grade, views, responses)
-        return ["varies" if supply.varies(of_group) else None for of_group in grades]
+        return ["varies" if supply.varies(group_grades) else None for group_grades in grades]
 
 
 class EntropyFloor(Gate):
@@ -137,7 +137,7 @@ class _SameGrade(Gate):
         """Leave all others alone."""
         assert supply is not None
         grades = map(supply.grade, views, responses)
-        return [self.reason([grade.correct for grade in of_group]) for of_group in grades]
+        return [self.reason([grade.correct for grade in group_grades]) for group_grades in grades]
 
 
 class AllWrong(_SameGrade):

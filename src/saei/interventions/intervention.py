@@ -28,7 +28,7 @@ from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
 from saei.types import NO_IMAGE, UNTOUCHED, Response, View, ViewRecord
-from saei.views import look_at_changed_pictures
+from saei.views import needs_picture
 
 
 class Intervention:
@@ -54,7 +54,7 @@ class Intervention:
         for part, grad in ((self.selector, False), (self.criterion, True), (self.gate, False), (self.guard, False)):
             check_needs(part.needs, f"The {part.kind} '{part.name()}'", policies=("current",), grad=grad)
         self.surfaces = self._build_surfaces()
-        self._needs_picture = look_at_changed_pictures(self.selector.needs | self.criterion.needs | self.gate.needs)
+        self._needs_picture = needs_picture(self.selector.needs | self.criterion.needs | self.gate.needs)
 
     def _build_surfaces(self) -> tuple[Surface, ...]:
         """Return what the attack moves."""

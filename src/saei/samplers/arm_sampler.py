@@ -92,11 +92,11 @@ class ArmSampler(Sampler):
             outcomes_of_arms = [arm.intervene(views, clean, step, supply) for arm in self.arms]
         arm_views = [self._arm_views(outcomes_by_arm) for outcomes_by_arm in zip(*outcomes_of_arms, strict=True)]
         # One call draws from the views of all arms and groups together.
-        in_order = [arm_view for of_group in arm_views for arm_view in of_group]
+        in_order = [arm_view for group_arm_views in arm_views for arm_view in group_arm_views]
         drawn = iter(step.sample([each.outcome.view for each in in_order], [each.count for each in in_order]))
         return [
-            self._group(view, clean_responses, [(arm_view, next(drawn)) for arm_view in of_group])
-            for view, clean_responses, of_group in zip(views, clean, arm_views, strict=True)
+            self._group(view, clean_responses, [(arm_view, next(drawn)) for arm_view in group_arm_views])
+            for view, clean_responses, group_arm_views in zip(views, clean, arm_views, strict=True)
         ]
 
     def _arm_views(self, outcomes_by_arm: Sequence[Sequence[Outcome]]) -> list[_ArmView]:
@@ -168,8 +168,8 @@ class ArmSampler(Sampler):
         """Return what the arms' guards drop; where two drop the same response, the first one's reason counts."""
         dropped: list[dict[int, str]] = [{} for _ in scored]
         for arm in self.arms:
-            for of_group, drops in zip(dropped, arm.drop(scored, step, supply), strict=True):
-                of_group |= {n: reason for n, reason in drops.items() if n not in of_group}
+            for group_drops, arm_drops in zip(dropped, arm.drop(scored, step, supply), strict=True):
+                group_drops |= {n: reason for n, reason in arm_drops.items() if n not in group_drops}
         return [*dropped]
 
     def parts(self) -> Mapping[str, Strategy]:

@@ -61,15 +61,15 @@ class Composition(Selector):
     def select(self, stats: TokenStats, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the combined mask."""
         # If the parts drew from one source, how much the first takes for other responses would move the second's draws.
-        state = hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
-        seeds = [derive(number, "part", state) for number in range(len(self.of))]
+        digest = hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
+        seeds = [derive(number, "part", digest) for number in range(len(self.of))]
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         masks = [
             checked_selection(part, stats, progress=progress, generator=source)
             for part, source in zip(self.of, sources, strict=True)
         ]
-        fresh = [torch.Generator().manual_seed(seed).get_state() for seed in seeds]
-        if not all(torch.equal(source.get_state(), before) for source, before in zip(sources, fresh, strict=True)):
+        undrawn = [torch.Generator().manual_seed(seed).get_state() for seed in seeds]
+        if not all(torch.equal(source.get_state(), state) for source, state in zip(sources, undrawn, strict=True)):
             torch.rand((), generator=generator)  # so that the next selection draws other numbers
         return self.combine(masks) & self.candidates(stats)
 

@@ -107,6 +107,6 @@ def _counted(scored: Sequence[ScoredGroup]) -> dict[str, Counts]:
         for origin, numbers in intervened_origins(each).items():
             if clean:
                 right, clean_right = (sum(each.grades[n].correct for n in own) for own in (numbers, clean))
-                of_group = Counts(1, right, len(numbers), clean_right, len(clean))
-                counts[origin] = counts.get(origin, Counts()).plus(of_group)
+                group_counts = Counts(1, right, len(numbers), clean_right, len(clean))
+                counts[origin] = counts.get(origin, Counts()).plus(group_counts)
     return counts

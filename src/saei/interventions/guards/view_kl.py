@@ -75,6 +75,6 @@ class ViewKL(Guard):
         if views:
             step.policy.forget_states()
         return [
-            {origin: total / counts[origin] for origin, total in of_group.items()}
-            for of_group, counts in zip(sums, tokens, strict=True)
+            {origin: total / counts[origin] for origin, total in group_sums.items()}
+            for group_sums, counts in zip(sums, tokens, strict=True)
         ]
