@@ -169,5 +169,5 @@ def _moved(train: TrainGroup, move: Callable[[Tensor], Tensor]) -> TrainGroup:
     )
     group = replace(train.group, views=views, responses=responses)
     return TrainGroup(
-        replace(train.scored, group=group), train.advantages, all_of(train.token_advantages), all_of(train.old_logp)
+        replace(train.scored, group=group, statistics={}), train.advantages, all_of(train.token_advantages), all_of(train.old_logp)
     )

@@ -117,6 +117,8 @@ class Objective(Strategy, ABC):
     """
 
     kind: ClassVar[str] = "objective"
+    takes_token_advantages: ClassVar[bool] = True
+    """Whether each token of a response may have an advantage of its own."""
 
     class Config(StrategyConfig):
         """Fields of every objective.
@@ -169,8 +171,9 @@ class Objective(Strategy, ABC):
 
     @property
     def all_needs(self) -> frozenset[Need]:
-        """What the objective and its weights need, for its loss or before it."""
-        return (self.needs | self.batch_needs).union(*(weight.needs for weight in self.weights.values()))
+        """What the objective, its weights and its advantage need, for its loss or before it."""
+        needs = self.needs | self.batch_needs | self.advantage.needs
+        return needs.union(*(weight.needs for weight in self.weights.values()))
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Look at the whole update batch before its loss is taken; called once per optimiser step, under ``no_grad``.
