@@ -77,8 +77,8 @@ def check_weight(subject: Strategy | StrategyConfig) -> None:
 def check_advantage(subject: Strategy | StrategyConfig) -> None:
     """Hold an advantage to its contract.
 
-    The groups have one to four responses, from one view or two; one group's rewards are all equal. Needs are filled with
-    numbers between 0 and 2.
+    The groups have one to four responses, from one view or two; one group's rewards are all equal. Needs are filled
+    with numbers between 0 and 2.
 
     Args:
         subject: The advantage or its config.
@@ -213,7 +213,5 @@ def _scored(rewards: Sequence[float], needs: Collection[Need]) -> ScoredGroup:
     grades = tuple(Grade(reward, correct=reward > 0.5) for reward in rewards)
     record = ViewRecord(seed=0, strength=0.5, distances={})
     mask_NT = torch.ones(len(rewards), len(rewards)).tril()  # the n-th response has n tokens
-    statistics = {
-        need: 2 * torch.rand(mask_NT.shape, generator=generator) * mask_NT for need in sorted(needs, key=str)
-    }
+    statistics = {need: 2 * torch.rand(mask_NT.shape, generator=generator) * mask_NT for need in sorted(needs, key=str)}
     return ScoredGroup(Group(example, views, responses, drawn, drawn, records=(record,)), grades, statistics)

@@ -45,8 +45,9 @@ class EntropyShaped(ShapingAdvantage):
 
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> list[Tensor]:
         """Return the raised advantages of each response's tokens."""
+        inner: Sequence[float | Tensor] = self.of.estimate(scored, rewards)
         raised = []
-        for value, response in zip(self.of.estimate(scored, rewards), scored.group.responses, strict=True):
+        for value, response in zip(inner, scored.group.responses, strict=True):
             value_T = at_tokens(value, response)
             bonus_T = self.config.alpha * response.entropy_T.float()
             raised.append(value_T + bonus_T.minimum(value_T.abs() / self.config.kappa))

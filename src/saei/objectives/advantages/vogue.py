@@ -61,7 +61,7 @@ class Vogue(ShapingAdvantage):
 
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> Advantages:
         """Return the raised advantages."""
-        inner = self.of.estimate(scored, rewards)
+        inner: Sequence[float | Tensor] = self.of.estimate(scored, rewards)
         values = [self._raised(value, scored, n) for n, value in enumerate(inner)]
         if not any(isinstance(value, Tensor) for value in values):
             return [float(value) for value in values]
