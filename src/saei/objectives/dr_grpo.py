@@ -8,7 +8,6 @@ from pydantic import model_validator
 from torch import Tensor
 
 from saei.config.registry import AdvantageField
-from saei.config.strategy import StrategyConfig
 from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.aggregation import constant_length_mean
 from saei.objectives.base import ObjectiveInput
@@ -42,7 +41,7 @@ class DrGRPO(ClippedSurrogate):
                 return self
             path, given = "advantage", True
             advantage: Any = self.advantage
-            while isinstance(advantage, StrategyConfig):
+            while advantage is not None:
                 fields = advantage.model_fields_set if given else ()
                 if getattr(advantage, "scale", "none") != "none" and "scale" not in fields:
                     raise ValueError(
