@@ -41,9 +41,10 @@ class DrGRPO(ClippedSurrogate):
                 return self
             path, given = "advantage", True
             advantage: Any = self.advantage
-            while advantage is not None:
+            while hasattr(advantage, "model_fields_set"):
                 fields = advantage.model_fields_set if given else ()
-                if getattr(advantage, "scale", "none") != "none" and "scale" not in fields:
+                divided = getattr(advantage, "scale", None) in ("group", "per-origin", "batch")
+                if divided and "scale" not in fields:
                     raise ValueError(
                         "Dr. GRPO does not divide advantages by a standard deviation, and by default "
                         f"{path}.scale is {advantage.scale}. Set it to none, or to {advantage.scale} if that is meant."
