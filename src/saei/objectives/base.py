@@ -121,8 +121,8 @@ class Objective(Strategy, ABC):
 
     kind: ClassVar[str] = "objective"
     off_policy_only: ClassVar[bool] = False
-    """Whether what sets it apart has no effect where the current policy is the old one, as it is in the only update of a
-    batch. A run that makes no other says so when it starts; see ``saei.engine.combinations.idle_parts``."""
+    """Whether what sets it apart has no effect where the current policy is the old one, as it is in the only update of
+    a batch. A run that makes no other says so when it starts; see ``saei.engine.combinations.idle_parts``."""
 
     class Config(StrategyConfig):
         """Fields of every objective.
