@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -97,10 +98,11 @@ def inputs_of(objective: Objective, batch: UpdateBatch | None = None, **changes:
 
 
 def token_losses(objective: Objective, inputs: ObjectiveInput) -> list[float]:
-    """Return the loss of each token, by selecting it alone; the denominator is 5."""
+    """Return the loss of each token, by selecting it alone; a mean over the selected tokens is then its own."""
+    tokens = 1 if isinstance(objective, SAPO) else 5
     places = torch.arange(inputs.mask_RT.shape[1])
     return [
-        5 * float(objective.policy_loss(replace(inputs, selected_RT=inputs.mask_RT & (places == place))).value)
+        tokens * objective.policy_loss(replace(inputs, selected_RT=inputs.mask_RT & (places == place))).value.item()
         for place in places
     ]
 
@@ -379,8 +381,8 @@ def as_drawn(groups: Sequence[TrainGroup]) -> list[TrainGroup]:
 PARTS: dict[str, dict[str, Any]] = {
     "kl-cov": {"type": "kl-cov", "share": "1/5"},
     "clip-cov": {"type": "grpo", "weights": [{"type": "clip-cov", "share": "1/8", "low": 0.05, "high": 50.0}]},
-    "forking-tokens": {"type": "dapo", "weights": ["forking-tokens"]},
-    "forking-tokens of responses": {"type": "grpo", "weights": [{"type": "forking-tokens", "scope": "response"}]},
+    "forking-tokens": {"type": "cispo", "weights": ["forking-tokens"]},
+    "forking-tokens of responses": {"type": "sapo", "weights": [{"type": "forking-tokens", "scope": "response"}]},
     "steer": {"type": "grpo", "weights": ["steer"]},
     "several": {"type": "cispo", "weights": ["steer", "forking-tokens", {"type": "steer", "smallest": 0.5}]},
 }
@@ -391,8 +393,7 @@ def objective_of(part: str) -> Objective:
     return objective
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("share", [2, 3], ids=["two and one", "all and none"])
+@pytest.mark.parametrize(("part", "share"), [*((part, 2) for part in PARTS), ("kl-cov", 3), ("clip-cov", 3)])
 def test_two_processes_and_any_micro_batches_choose_what_one_does(
     random_parts: Parts, bars: Bars, part: str, share: int
 ) -> None:
@@ -401,12 +402,12 @@ def test_two_processes_and_any_micro_batches_choose_what_one_does(
     for micro_groups in (None, 1):
         policy = policy_of(random_parts)
         groups = three_groups(policy, bars)
-        results.append(update(policy, groups, objective_of(part), lr=0.02, micro_groups=micro_groups, **training))
+        results.append(update(policy, groups, objective_of(part), lr=0.005, micro_groups=micro_groups, **training))
     policy = policy_of(random_parts)
     groups = sorted(three_groups(policy, bars), key=lambda each: each.group.index)
     shares = [groups[:share], groups[share:]]
     (left, gradients), (right, _) = in_two(
-        policy, shares, lambda: objective_of(part), lr=0.02, micro_groups=1, **training
+        policy, shares, lambda: objective_of(part), lr=0.005, micro_groups=1, **training
     )
     (metrics, expected), (in_parts, gradients_in_parts) = results
     for ours in (in_parts, left, right):
@@ -415,20 +416,13 @@ def test_two_processes_and_any_micro_batches_choose_what_one_does(
     for step, of_step in enumerate(expected):
         assert_same_gradients(gradients[step], of_step)
         assert_same_gradients(gradients_in_parts[step], of_step)
-    touched = (
-        metrics["penalised_tokens" if part == "kl-cov" else f"{part.split()[0]}/touched_tokens"]
-        if (part != "several")
-        else metrics["steer-2/touched_tokens"]
-    )
-    assert touched > 0
+    names = {"kl-cov": "penalised_tokens", "several": "steer-2/touched_tokens"}
+    assert metrics[names.get(part, f"{part.split()[0]}/touched_tokens")] > 0
 
 
 def test_kl_cov_chooses_from_the_whole_batch_by_hand(policy: Policy, groups: list[TrainGroup]) -> None:
     """The gradient of a second update, whose ratios are not 1, against one that is summed token by token."""
-    import copy
-
-    share = Fraction(1, 10)
-    config = KLCov.Config(share=share, coefficient=0.7)
+    config = KLCov.Config(share=Fraction(1, 10), coefficient=0.7)
     start = copy.deepcopy(policy.module.state_dict())
     _, (_, ours) = update(policy, groups, KLCov(config), lr=0.02, ppo_epochs=2)
 
@@ -524,8 +518,7 @@ def test_current_values_cost_no_pass_where_they_are_known(
         update(policy, groups, objective, **training)
         counts.append(passes.without)
         monkeypatch.undo()
-    views = 2 if trained_as_drawn else 1
-    assert counts[1] - counts[0] == more * views // views
+    assert counts[1] - counts[0] == more
 
 
 def test_the_values_of_the_sampling_pass_are_those_of_a_scoring_pass(policy: Policy, groups: list[TrainGroup]) -> None:
