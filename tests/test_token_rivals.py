@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from groups import token_logp
 from saei.config.run import validate
 from saei.data.bars import Bars
 from saei.engine.combinations import idle_parts
+from saei.engine.notes import opening_notes
 from saei.engine.setup import build_strategies
 from saei.errors import ConfigError
 from saei.need import Need
@@ -34,6 +36,7 @@ from saei.objectives.weights.forking_tokens import ForkingTokens
 from saei.objectives.weights.steer import Steer
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
+from saei.runtime.stopwatch import Stopwatch
 from saei.types import ADVERSARIAL, CLEAN, TrainGroup
 from updates import assert_same_gradients, in_two, policy_of, three_groups, update
 
@@ -539,6 +542,15 @@ def test_the_values_of_the_sampling_pass_are_those_of_a_scoring_pass(policy: Pol
         torch.testing.assert_close(drawn.statistics[need], scored.statistics[need], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("part", ["kl-cov", "steer", None])
+def test_the_time_before_the_loss_is_told_where_there_is_something_to_prepare(
+    policy: Policy, groups: list[TrainGroup], part: str | None
+) -> None:
+    stopwatch = Stopwatch()
+    update(policy, groups, objective_of(part) if part else GRPO(), stopwatch=stopwatch)
+    assert {name for name, seconds in stopwatch.read().items() if seconds > 0} == ({"time/prepare"} if part else set())
+
+
 # --- a run whose parts cannot act, and those that are refused --------------------------------------------------------
 
 
@@ -558,6 +570,15 @@ def test_what_acts_with_one_update_is_not_named() -> None:
     weights = ["clip-cov", "steer", "forking-tokens"]
     for name in ("grpo", "dapo", "dr-grpo", "gspo"):
         assert idle_parts(run_with({"type": name, "weights": weights, "terms": ["kl"]})) == []
+
+
+def test_a_run_says_at_its_start_what_cannot_act() -> None:
+    policy: Any = SimpleNamespace(parts=SimpleNamespace(notes=[]), model=torch.nn.Linear(1, 1))
+    data: Any = SimpleNamespace(scanned=None, stream=SimpleNamespace(unreported=list))
+    task: Any = SimpleNamespace(notes=list)
+    assert opening_notes(run_with("sapo", updates_per_batch=2), task, policy, data) == []
+    (note,) = opening_notes(run_with("sapo"), task, policy, data)
+    assert note.startswith("The objective 'sapo' cannot act with one optimiser step per batch")
 
 
 def check(objective: Any, *, sampler: Any = "clean", **training: Any) -> None:

@@ -23,6 +23,7 @@ from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.processes import Processes
+from saei.runtime.stopwatch import Stopwatch
 from saei.types import ADVERSARIAL, Grade, Group, ScoredGroup, TrainGroup
 
 INDICES = (11, 4, 7)
@@ -68,6 +69,7 @@ def update(
     *,
     lr: float = 0.0,
     processes: Processes | None = None,
+    stopwatch: Stopwatch | None = None,
     **training: Any,
 ) -> tuple[dict[str, float], list[list[Tensor]]]:
     optimizer = Kept([p for p in policy.module.parameters() if p.requires_grad], lr)
@@ -84,7 +86,8 @@ def update(
         seed=0,
         processes=processes,
     )
-    return updater.run(groups, step=3, progress=0.25), optimizer.gradients
+    phase = (stopwatch or Stopwatch()).phase
+    return updater.run(groups, step=3, progress=0.25, phase=phase), optimizer.gradients
 
 
 class Together(Processes):
