@@ -1,21 +1,44 @@
-"""Parts of a run that are each right and make no sense together; refused before any weights are loaded."""
+"""Parts of a run that make no sense together, refused before any weights are loaded, and parts that cannot act."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from saei.config.run import RunConfig
+from saei.config.sections import TrainingConfig
 from saei.engine.advantage_combinations import chain_of, check_advantage
 from saei.errors import ConfigError
 from saei.interventions.outcome import no_oracle
 from saei.objectives.advantages.group_relative import GroupRelative
-from saei.objectives.base import Objective
+from saei.objectives.base import Objective, Term
+from saei.objectives.clipped import ClippedSurrogate
+from saei.objectives.gspo import GSPO
 from saei.objectives.kl import KL
+from saei.objectives.kl_cov import KLCov
+from saei.objectives.weights.base import Weight
+from saei.objectives.weights.clip_cov import ClipCov
 from saei.policy.decoder import Decoder, no_offsets
 from saei.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from saei.engine.setup import Strategies
+
+
+def idle_parts(config: RunConfig) -> list[str]:
+    """Return the parts of a run's objective that cannot act in it, such as ``objective 'sapo'``.
+
+    They act where the current policy is not the old one, and a run with one optimiser step per batch trains the old
+    policy alone. Replayed responses, whose old policy is an older one, make them act.
+    """
+    if _leaves_the_old_policy(config.training):
+        return []
+    objective: Objective = config.objective.build()
+    parts: list[Objective | Weight | Term] = [objective, *objective.weights.values(), *objective.terms]
+    return [f"{part.kind} '{part.name()}'" for part in parts if part.off_policy_only]
+
+
+def _leaves_the_old_policy(training: TrainingConfig) -> bool:
+    return training.ppo_epochs * training.updates_per_batch > 1 or training.replay is not None
 
 
 def check_combinations(config: RunConfig, strategies: Strategies) -> None:
@@ -28,6 +51,9 @@ def check_combinations(config: RunConfig, strategies: Strategies) -> None:
     _check_golds(strategies)
     check_advantage(strategies.objective, strategies.sampler.plan())
     _check_others(strategies.sampler, config.training.prompts_per_step)
+    _check_covariance(config.training, strategies)
+    if _leaves_the_old_policy(config.training):
+        _check_clip_range(strategies.objective)
     if config.training.replay is not None:
         _check_estimates(strategies.objective)
     _check_decoder(config, strategies)
@@ -104,6 +130,50 @@ def _check_others(sampler: Sampler, prompts_per_step: int) -> None:
             reason="training.prompts_per_step is 1.",
             remedy="Raise it, or use another control.",
         )
+
+
+def _check_covariance(training: TrainingConfig, strategies: Strategies) -> None:
+    """Refuse to choose tokens by covariance from a single response, whose tokens share their advantage.
+
+    Raises:
+        ConfigError: If update batches are that small.
+    """
+    objective, size = strategies.objective, strategies.sampler.group_size
+    parts = [part for part in (objective, *objective.weights.values()) if isinstance(part, KLCov | ClipCov)]
+    if parts and training.prompts_per_step // training.updates_per_batch * size == 1:
+        raise ConfigError(
+            "The covariance of advantages and log-probabilities is one over several responses.",
+            reason=f"'{parts[0].name()}' chooses tokens by it, and an update batch is one response: "
+            f"training.prompts_per_step is {training.prompts_per_step}, training.updates_per_batch "
+            f"{training.updates_per_batch}, and a group has {size}.",
+            remedy="Draw more responses in a group, or lower training.updates_per_batch.",
+        )
+
+
+def _check_clip_range(objective: Objective) -> None:
+    """Refuse a Clip-Cov that takes other tokens for clipped than the objective clips.
+
+    Raises:
+        ConfigError: Naming the settings.
+    """
+    rule = "Clip-Cov leaves out tokens that PPO's clip has not cut already, so it has to know the clip."
+    for weight in objective.weights.values():
+        if not isinstance(weight, ClipCov) or not weight.config.exclude_clipped:
+            continue
+        if not isinstance(objective, ClippedSurrogate) or isinstance(objective, GSPO):
+            raise ConfigError(
+                rule,
+                reason=f"The objective '{objective.name()}' clips no single tokens.",
+                remedy="Set exclude_clipped of the weight clip-cov to false, or use grpo, dr-grpo or dapo.",
+            )
+        given, wanted = weight.config, objective.config
+        if (given.clip_low, given.clip_high) != (wanted.clip_low, wanted.clip_high):
+            raise ConfigError(
+                rule,
+                reason=f"The weight clip-cov has clip_low {given.clip_low:g} and clip_high {given.clip_high:g}, the "
+                f"objective '{objective.name()}' {wanted.clip_low:g} and {wanted.clip_high:g}.",
+                remedy=f"Give the weight clip_low: {wanted.clip_low:g}, clip_high: {wanted.clip_high:g}.",
+            )
 
 
 def _check_estimates(objective: Objective) -> None:

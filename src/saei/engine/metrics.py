@@ -158,13 +158,16 @@ class UpdateLog:
         self._norms.append(norm)
 
     def summary(self, processes: Processes) -> dict[str, float]:
-        """Return means over all processes, and maxima of metrics whose name ends in ``_max``; also by origin."""
+        """Return means over all processes; also by origin.
+
+        A metric whose name ends in ``_max`` is a maximum, one whose name ends in ``_tokens`` a sum over the step.
+        """
         losses = [sum(shares) for shares in zip(*processes.gather(self._losses), strict=True)]
         summary = {"loss": sum(losses) / len(losses), "grad_norm": sum(self._norms) / len(self._norms)}
         parts = processes.gather(self._values)
         for name in dict.fromkeys(name for part in parts for name in part):
             by_origin = joined([part.get(name, {}) for part in parts])
-            reduce = max if name.endswith("_max") else mean
+            reduce = max if name.endswith("_max") else sum if name.endswith("_tokens") else mean
             summary[name] = reduce([value for values in by_origin.values() for value in values])
             summary |= {f"{origin}/{name}": reduce(values) for origin, values in by_origin.items()}
         return summary

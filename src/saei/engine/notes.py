@@ -6,6 +6,7 @@ from saei.config.control_probe import readers_of_control_probe
 from saei.config.run import RunConfig
 from saei.data.base import Task
 from saei.engine.best import Best
+from saei.engine.combinations import idle_parts
 from saei.engine.setup import Data
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
@@ -28,6 +29,11 @@ def opening_notes(config: RunConfig, task: Task, policy: Policy, data: Data) -> 
     notes += [
         f"The entropy of this run is steered (by the {reader}): it is no evidence against collapse."
         for reader in readers_of_control_probe(config)
+    ]
+    notes += [
+        f"The {part} cannot act with one optimiser step per batch, in which the policy is still the old one: raise "
+        "training.updates_per_batch or training.ppo_epochs."
+        for part in idle_parts(config)
     ]
     size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
     if size > LARGE and config.optimizer.lr >= TINY_LR:

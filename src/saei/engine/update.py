@@ -6,7 +6,8 @@ train groups ─► rows, with weights and old log-probabilities ─► update b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +18,23 @@ from torch import Tensor
 from saei.config.sections import TrainingConfig
 from saei.engine.metrics import UpdateLog
 from saei.engine.schedule import Schedule
-from saei.engine.update_objective import Prepared, RowPlaces, objective_input, weigh
+from saei.engine.update_objective import Prepared, RowPlaces, labels, objective_input, touched, weigh, weight_metrics
 from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores
 from saei.errors import TrainingError
+from saei.need import Need
 from saei.objectives.base import Objective
 from saei.objectives.batch import UpdateBatch, join
 from saei.policy import Policy
+from saei.policy.native import Native
 from saei.policy.statistics.needs import check_needs, moves
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
 from saei.types import NO_IMAGE, TrainGroup
 from saei.views import needs_picture
+
+
+def _untimed(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Updater:
@@ -77,13 +84,25 @@ class Updater:
         self._max_grad_norm = max_grad_norm
         self._seed = seed
         self._processes = processes or Processes()
+        self._group_weights = {name: each for name, each in objective.weights.items() if each.per_group}
         self._batch_weights = {name: each for name, each in objective.weights.items() if not each.per_group}
         self._looks_at_batch = bool(self._batch_weights) or objective.prepares
         batch_needs = objective.batch_needs if objective.prepares else frozenset()
         self._batch_needs = batch_needs.union(*(weight.needs for weight in self._batch_weights.values()))
+        # Values that a pass of the policy gives whatever it is made for, so that one pass can serve several needs.
+        now = {replace(need, policy="current") for need in self._batch_needs if need.policy in ("current", "old")}
+        self._needs_now = frozenset(now & {Need("logp"), Need("entropy")})
+        self._labels = labels(objective.weights)
         self._needs_picture = {name for name, weight in objective.weights.items() if needs_picture(weight.needs)}
 
-    def run(self, groups: Sequence[TrainGroup], *, step: int, progress: float) -> dict[str, float]:
+    def run(
+        self,
+        groups: Sequence[TrainGroup],
+        *,
+        step: int,
+        progress: float,
+        phase: Callable[[str], AbstractContextManager[None]] = _untimed,
+    ) -> dict[str, float]:
         """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
 
         Args:
@@ -91,6 +110,7 @@ class Updater:
                 index of its own, by which the groups of all processes are put in the order that they have in one.
             step: Steps done.
             progress: Share of the training done, in [0, 1].
+            phase: Accounts as ``prepare`` the time for weights, for what the objective prepares, and for their needs.
 
         Raises:
             TrainingError: If a gradient is not finite; the parameters are those before the optimiser step.
@@ -104,10 +124,14 @@ class Updater:
         on_policy = len(plan) == 1  # the only optimiser step sees the old policy itself; later ones see one that moved
 
         # --- Rows: for each group what is the same in every update batch, computed while the policy is the old one.
-        rows_of_index = {
-            each.group.index: self._group_rows(each, on_policy=on_policy, step=step, progress=progress)
-            for each in groups
-        }
+        rows_of_index = {}
+        for each in groups:
+            index = each.group.index
+            rows = self._group_rows(each, on_policy=on_policy, first=index in plan[0][1], phase=phase)
+            if self._group_weights:
+                with phase("prepare"):
+                    rows = self._weighted(rows, step=step, progress=progress)
+            rows_of_index[index] = rows
 
         self.old_logp = {}
         if not on_policy:
@@ -121,7 +145,8 @@ class Updater:
             # --- The whole update batch, for the weights and objectives that depend on all of it.
             prepared = Prepared()
             if self._looks_at_batch:
-                batch, prepared = self._look_at_batch(batch, step=step, update=update, progress=progress)
+                with phase("prepare"):
+                    batch, prepared = self._look_at_batch(batch, step=step, update=update, progress=progress)
 
             # --- Gradients of all micro-batches and processes add up.
             loss = self._backward(batch, prepared, on_policy, log)
@@ -152,24 +177,37 @@ class Updater:
                     plan.append((epoch * parts + part, [indices[place] for place in sorted(places.tolist())]))
         return plan
 
-    def _group_rows(self, group: TrainGroup, *, on_policy: bool, step: int, progress: float) -> GroupRows:
-        """Return a group's rows with the weights that see it alone, and with the scores of other policies."""
-        # The old policy is the current one as it is now. What is needed of it is computed before it moves.
+    def _group_rows(
+        self, group: TrainGroup, *, on_policy: bool, first: bool, phase: Callable[[str], AbstractContextManager[None]]
+    ) -> GroupRows:
+        """Return a group's rows with the scores of other policies.
+
+        The old policy is the current one as it is now. What is needed of it is computed before it moves.
+        """
         needs = self._objective.needs | self._batch_needs | (frozenset() if on_policy else {OLD_LOGP})
         rows = GroupRows.of(group, self._policy.device)
+        if first and self._needs_now:
+            # In the first update batch the current policy still is the old one, so that one pass is enough for both.
+            # The only update of a batch needs none if the policy drew the responses itself: the sampling pass will do.
+            with phase("prepare") if on_policy else nullcontext():
+                drawn = on_policy and isinstance(self._policy.decoder, Native)
+                rows.compute(self._policy, self._needs_now, drawn=drawn)
         rows.look_ahead(self._policy, self._objective.all_needs | needs)
         constant = [need for need in needs if not moves(need)]
-        rows = replace(rows, statistics=rows.compute(self._policy, constant))
-        for name, weight in self._objective.weights.items():
-            if not weight.per_group:
-                continue
-            if name in self._needs_picture and not group.group.views[0].canvases:
-                rows = rows.weighted(weight, torch.zeros(rows.mask_NT.shape, device=rows.mask_NT.device))
+        return replace(rows, statistics=rows.compute(self._policy, constant))
+
+    def _weighted(self, rows: GroupRows, *, step: int, progress: float) -> GroupRows:
+        """Return a group's rows with the weights that see it alone."""
+        for name, weight in self._group_weights.items():
+            label, group = self._labels[name], rows.group.group
+            if name in self._needs_picture and not group.views[0].canvases:
+                nothing_NT = torch.zeros(rows.mask_NT.shape, device=rows.mask_NT.device)
+                rows = rows.weighted(weight, nothing_NT, touched(label, nothing_NT, rows.mask_NT))
                 continue
             alone = rows.as_batch(rows.compute(self._policy, weight.needs))
             self._policy.forget_states()  # the other side of divergences
-            seed = derive(self._seed, name, step, group.group.index)
-            rows = rows.weighted(weight, weigh(weight, alone, progress=progress, seed=seed))
+            seed = derive(self._seed, name, step, group.index)
+            rows = rows.weighted(weight, *weigh(weight, alone, label=label, progress=progress, seed=seed))
         return rows
 
     @torch.no_grad()
@@ -184,8 +222,8 @@ class Updater:
         places = RowPlaces.of(whole)
         for name, weight in self._batch_weights.items():
             seed = derive(self._seed, name, step, update)
-            weight_RT = weigh(weight, whole, progress=progress, seed=seed)
-            batch = [rows.weighted(weight, places.pick(weight_RT, rows.rows, rows.mask_NT)) for rows in batch]
+            weight_RT, metrics = weigh(weight, whole, label=self._labels[name], progress=progress, seed=seed)
+            batch = [places.weighted(rows, weight, weight_RT, metrics) for rows in batch]
         prepared = Prepared()
         if self._objective.prepares:
             seed = derive(self._seed, "prepare", step, update)
@@ -236,7 +274,8 @@ class Updater:
                 # Counts cover all processes, so gradients must be summed, and the wrapper takes their mean.
                 self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
             loss += float(result.value.detach())
-            log.add([origin for rows in micro_batch for origin in rows.origins], result.metrics)
+            of_weights = weight_metrics(micro_batch, mask_truncated=self._objective.config.mask_truncated)
+            log.add([origin for rows in micro_batch for origin in rows.origins], {**result.metrics, **of_weights})
         self._processes.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
         return loss
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,14 +12,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores, fit
 from saei.errors import TrainingError
+from saei.objectives.aggregation import per_response
 from saei.objectives.base import Objective, ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
 from saei.objectives.weights.base import Weight
 
 
 @torch.no_grad()
-def weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> Tensor:
-    """Return a weight's factors, 0 on padding.
+def weigh(
+    weight: Weight, batch: UpdateBatch, *, label: str, progress: float, seed: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return a weight's factors, 0 on padding, and what is logged about them: ``[R]`` by names that begin with a label.
 
     Raises:
         TrainingError: If there is not one for each token, or one is negative or not finite.
@@ -37,7 +41,28 @@ def weigh(weight: Weight, batch: UpdateBatch, *, progress: float, seed: int) -> 
             reason=f"'{weight.name()}' gave one from {float(weight_RT.min())} to {float(weight_RT.max())}.",
             remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
         )
-    return weight_RT
+    own = {f"{label}/{name}": value_R.to(weight_RT.device) for name, value_R in weight.metrics(batch).items()}
+    return weight_RT, touched(label, weight_RT, batch.mask_RT) | own
+
+
+def labels(weights: Mapping[str, Weight]) -> dict[str, str]:
+    """Return the name that each of an objective's weights is logged under, a second one of a kind with its number."""
+    counts: Counter[str] = Counter()
+    of_weights = {}
+    for key, weight in weights.items():
+        name = key if key == "token-selector" else weight.name()
+        counts[name] += 1
+        of_weights[key] = name if counts[name] == 1 else f"{name}-{counts[name]}"
+    return of_weights
+
+
+def touched(label: str, weight_RT: Tensor, mask_RT: Tensor) -> dict[str, Tensor]:
+    """Return for each response the share and the number of the tokens that a weight changes the loss of."""
+    touched_RT = ((weight_RT != 1) & mask_RT).float()
+    return {
+        f"{label}/touched": per_response(touched_RT, mask_RT),
+        f"{label}/touched_tokens": touched_RT.sum(dim=1),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +80,11 @@ class RowPlaces:
         """Return some rows of a tensor over the batch, cut or padded to the width of ``like_RT``, on its device."""
         picked = values[[self.places[row.index, row.response] for row in rows]].to(like_RT.device)
         return picked if picked.ndim == 1 else fit(picked, like_RT.shape[1])
+
+    def weighted(self, rows: GroupRows, weight: Weight, weight_RT: Tensor, metrics: Mapping[str, Tensor]) -> GroupRows:
+        """Return a group's rows with the factors that a weight gave to the batch, and what is logged about them."""
+        own = {name: self.pick(values_R, rows.rows, rows.mask_NT) for name, values_R in metrics.items()}
+        return rows.weighted(weight, self.pick(weight_RT, rows.rows, rows.mask_NT), own)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -155,6 +185,19 @@ def objective_input(
         prepared=prepared.of([row for each in micro_batch for row in each.rows], mask_RT),
         statistics={**constants, **scores.statistics},
     )
+
+
+def weight_metrics(micro_batch: Sequence[GroupRows], *, mask_truncated: bool) -> dict[str, Tensor]:
+    """Return what is logged about the weights of a micro-batch, ``[R]`` by name; NaN for responses left out."""
+    names = micro_batch[0].metrics
+    stacked = {name: torch.cat([each.metrics[name] for each in micro_batch]) for name in names}
+    if not mask_truncated or not stacked:
+        return stacked
+    truncated = [response.truncated for each in micro_batch for response in each.responses]
+    return {
+        name: values_R.masked_fill(torch.tensor(truncated, device=values_R.device), torch.nan)
+        for name, values_R in stacked.items()
+    }
 
 
 def _old_logps(micro_batch: Sequence[GroupRows], current_RT: Tensor) -> list[Tensor]:

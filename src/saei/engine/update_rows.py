@@ -36,6 +36,7 @@ class GroupRows:
         weight_NT: Product of the weights, None without any.
         statistics: What is needed of the old policy and the reference. ``OLD_LOGP`` is there unless the current policy
             is the old one.
+        metrics: What is logged about the weights: one value per response, ``[N]``, by name.
     """
 
     group: TrainGroup
@@ -44,6 +45,7 @@ class GroupRows:
     selected_NT: Tensor
     weight_NT: Tensor | None = None
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, group: TrainGroup, device: torch.device) -> GroupRows:
@@ -68,6 +70,12 @@ class GroupRows:
             return [REPLAYED] * len(self.rows)
         return [self.group.group.origin(row.response) for row in self.rows]
 
+    @property
+    def as_drawn(self) -> bool:
+        """Whether every response was drawn in this step, from the view that it is trained under."""
+        group = self.group.group
+        return self.group.old_logp is None and tuple(group.updated_on) == tuple(group.sampled_from)
+
     def advantages(self) -> Tensor:
         """Return the advantage of each token, float32 ``[N, T]``, 0 on padding."""
         if self.group.token_advantages is not None:
@@ -81,23 +89,37 @@ class GroupRows:
         by_view = RowsByView.of([self.group])
         policy.look_ahead(needs, by_view.views, by_view.responses, clean=by_view.clean)
 
-    def compute(self, policy: Policy, needs: Collection[Need]) -> dict[Need, Tensor]:
+    def compute(self, policy: Policy, needs: Collection[Need], *, drawn: bool = False) -> dict[Need, Tensor]:
         """Return statistics of the responses under their update views, ``[N, T]`` each, without gradient.
 
         The old log-probabilities of a replayed group are those that came with it.
+
+        Args:
+            policy: The policy.
+            needs: The statistics.
+            drawn: Whether the policy itself drew the responses, as it is now; then values of the sampling pass are
+                used where they are those of the update view.
         """
         by_view, stored = RowsByView.of([self.group]), dict[Need, Tensor]()
         if self.group.old_logp is not None and OLD_LOGP in needs:
             stored = {OLD_LOGP: pad_sequence(list(self.group.old_logp), batch_first=True)}
             needs = [need for need in needs if need != OLD_LOGP]
-        statistics = policy.statistics(needs, by_view.views, by_view.responses, clean=by_view.clean, update=True)
+        statistics = policy.statistics(
+            needs,
+            by_view.views,
+            by_view.responses,
+            clean=by_view.clean,
+            drawn=drawn and self.as_drawn,
+            update=True,
+        )
         return {need: by_view.in_row_order([of_view[need] for of_view in statistics]) for need in needs} | stored
 
-    def weighted(self, weight: Weight, weight_NT: Tensor) -> GroupRows:
-        """Return the rows with the factors of one more weight."""
+    def weighted(self, weight: Weight, weight_NT: Tensor, metrics: Mapping[str, Tensor]) -> GroupRows:
+        """Return the rows with the factors of one more weight, and what is logged about it."""
         selected_NT = self.selected_NT if weight.config.count_zeroed else self.selected_NT & (weight_NT != 0)
         product_NT = weight_NT if self.weight_NT is None else self.weight_NT * weight_NT
-        return replace(self, selected_NT=selected_NT, weight_NT=product_NT)
+        metrics = {**self.metrics, **metrics}
+        return replace(self, selected_NT=selected_NT, weight_NT=product_NT, metrics=metrics)
 
     def as_batch(self, statistics: Mapping[Need, Tensor]) -> UpdateBatch:
         """Return the group as objectives and weights see it before the loss.

@@ -82,7 +82,8 @@ class Loss:
     Attributes:
         value: The scalar, a share of a mean over the whole update batch.
         metrics: One detached value per response, ``[R]``, so that they can be grouped by origin: the mean over
-            its tokens, or the maximum where the name ends in ``_max``. NaN where no token of it was used.
+            its tokens, the maximum where the name ends in ``_max``, or a number of tokens where it ends in ``_tokens``.
+            NaN where no token of it was used. Logged are the mean over responses, the maximum, and the sum.
     """
 
     value: Tensor
@@ -93,6 +94,8 @@ class Term(Strategy, ABC):
     """Something added to the policy loss, such as a KL penalty. To add one, implement ``loss``."""
 
     kind: ClassVar[str] = "term"
+    off_policy_only: ClassVar[bool] = False
+    """Whether it has no effect where the current policy is the old one: it needs several updates per batch."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -119,6 +122,9 @@ class Objective(Strategy, ABC):
     kind: ClassVar[str] = "objective"
     takes_token_advantages: ClassVar[bool] = True
     """Whether each token of a response may have an advantage of its own."""
+    off_policy_only: ClassVar[bool] = False
+    """Whether what sets it apart has no effect where the current policy is the old one, as it is in the only update of
+    a batch. A run that makes no other says so when it starts; see ``saei.engine.combinations.idle_parts``."""
 
     class Config(StrategyConfig):
         """Fields of every objective.

@@ -49,7 +49,9 @@ class UpdateBatch:
             the own view of a response is the one that it is trained under. Needs of the current policy, such as
             ``Need("entropy")``, cost a pass without gradient over the update batch in each optimiser step; needs of
             the old policy and the reference cost a pass per step. ``Need("logp", policy="old")`` costs nothing more if
-            a step makes several optimiser steps.
+            a step makes several optimiser steps. Log-probabilities and entropies of the first update batch, where the
+            current policy is the old one, come from one pass for both; from none if it is the only batch, the policy
+            drew the responses itself, and they are trained under the views that they were drawn from.
     """
 
     rows: tuple[Row, ...]

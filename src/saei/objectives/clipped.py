@@ -6,9 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.objectives.aggregation import per_response
 from saei.objectives.base import Loss, Objective, ObjectiveInput
-from saei.objectives.view_weight import view_weight
+from saei.objectives.ratio import PolicyRatio
 
 
 class ClippedSurrogate(Objective):
@@ -56,20 +55,8 @@ class ClippedSurrogate(Objective):
 
     def policy_loss(self, inputs: ObjectiveInput) -> Loss:
         """Return the clipped loss of the selected tokens."""
-        selected_RT = inputs.selected_RT
-        # Masked before the exponential: an infinite ratio on padding would turn the gradient into NaN.
-        log_ratio_RT = torch.where(selected_RT, inputs.logp_RT - inputs.old_logp_RT, 0.0)
-        gap_RT = torch.where(selected_RT, inputs.old_logp_RT - inputs.behaviour_logp_RT, 0.0)
-        ratio_RT = self.level(log_ratio_RT, selected_RT).exp()
-        weight_RT = view_weight(inputs, inputs.beta_R, self.level(gap_RT, selected_RT))
-        clipped_RT = ratio_RT.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
-        gain_RT, clipped_gain_RT = ratio_RT * inputs.advantage_RT, clipped_RT * inputs.advantage_RT
-        value = self.aggregate(-torch.minimum(gain_RT, clipped_gain_RT) * weight_RT, inputs)
-        highest_R = torch.where(selected_RT, ratio_RT, -torch.inf).amax(dim=1).detach()
-        metrics = {
-            "ratio_mean": per_response(ratio_RT, selected_RT),
-            "ratio_max": torch.where(selected_RT.any(dim=1), highest_R, torch.nan),
-            "clip_share": per_response(clipped_gain_RT < gain_RT, selected_RT),
-            "view_weight": per_response(weight_RT, selected_RT),
-        }
-        return Loss(value, metrics)
+        ratio = PolicyRatio.of(inputs, self.level)
+        clipped_RT = ratio.ratio_RT.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
+        gain_RT, clipped_gain_RT = ratio.ratio_RT * inputs.advantage_RT, clipped_RT * inputs.advantage_RT
+        value = self.aggregate(-torch.minimum(gain_RT, clipped_gain_RT) * ratio.weight_RT, inputs)
+        return Loss(value, ratio.metrics(clipped_gain_RT < gain_RT))

@@ -69,9 +69,19 @@ def check_weight(subject: Strategy | StrategyConfig) -> None:
             name,
             "weights are finite and not negative to the end of the training",
         )
+        _check_weight_metrics(weight, batch, name)
         total_weight += float(weights.sum())
     require(total_weight > 0, name, "some tokens of some response have weight")
     require_read(weight.needs, name, lambda need: _weigh(weight, update_batch(weight.needs - {need})))
+
+
+def _check_weight_metrics(weight: Weight, batch: UpdateBatch, name: str) -> None:
+    metrics, wide = weight.metrics(batch), weight.metrics(wider(batch))
+    for metric, values_R in metrics.items():
+        require(values_R.shape == (len(batch.rows),), name, f"the metric '{metric}' has one value per response")
+        require(bool((values_R.isfinite() | values_R.isnan()).all()), name, f"the metric '{metric}' is finite or NaN")
+        same = torch.allclose(values_R, wide[metric], rtol=0, atol=0, equal_nan=True)
+        require(same, name, f"what stands on padding does not change the metric '{metric}'")
 
 
 def check_advantage(subject: Strategy | StrategyConfig) -> None:

@@ -43,11 +43,11 @@ def check_objective(subject: Strategy | StrategyConfig) -> None:
     config = config_of(subject)
     objective = config.build()
     require(isinstance(objective, Objective), config.type, "the config of an objective builds an Objective")
-    prepared = _check_prepare(objective)
+    prepared, prepared_idle = _check_prepare(objective)
     _check_needs(objective.loss, objective.needs, config.type, prepared)
     inputs = replace(objective_inputs(objective.needs), prepared=prepared)
     _check_loss(objective.loss, lambda: config.build().loss, inputs, config.type)
-    _check_policy_loss(objective, inputs, config.type)
+    _check_policy_loss(objective, inputs, prepared_idle, config.type)
     masked = changed(config, mask_truncated=True).build()
     truncated_RT = inputs.mask_RT & inputs.truncated_R[:, None]
     require(
@@ -73,8 +73,8 @@ def check_term(subject: Strategy | StrategyConfig) -> None:
     _check_loss(_alone(term), lambda: _alone(config.build()), objective_inputs(term.needs), config.type)
 
 
-def _check_prepare(objective: Objective) -> Mapping[str, Tensor]:
-    """Hold ``prepare`` to its contract and return what it prepares."""
+def _check_prepare(objective: Objective) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """Hold ``prepare`` to its contract and return what it prepares, also of the same batch without advantages."""
     name, needs = objective.name(), objective.batch_needs
     require_filled(needs, name, grad=False)
 
@@ -95,7 +95,7 @@ def _check_prepare(objective: Objective) -> Mapping[str, Tensor]:
     columns, wide = batch.mask_RT.shape[1], prepare(wider(batch))
     cut = {key: value[:, :columns] if value.ndim == 2 else value for key, value in wide.items()}
     require(_equal(prepared, cut), name, "what stands on padding of the update batch prepares the same")
-    return prepared
+    return prepared, prepare(replace(batch, advantage_RT=torch.zeros_like(batch.advantage_RT)))
 
 
 def _check_needs(
@@ -157,11 +157,13 @@ def _check_loss(loss: LossFunction, fresh: Callable[[], LossFunction], inputs: O
     )
 
 
-def _check_policy_loss(objective: Objective, inputs: ObjectiveInput, name: str) -> None:
+def _check_policy_loss(
+    objective: Objective, inputs: ObjectiveInput, prepared_idle: Mapping[str, Tensor], name: str
+) -> None:
     logp_gradient_RT = _gradients(objective.policy_loss, inputs)[0]
     require(not logp_gradient_RT[~inputs.selected_RT].any(), name, "the policy loss uses selected tokens only")
 
-    idle = replace(inputs, advantage_RT=torch.zeros_like(inputs.advantage_RT))
+    idle = replace(inputs, advantage_RT=torch.zeros_like(inputs.advantage_RT), prepared=prepared_idle)
     require(
         not _gradients(objective.policy_loss, idle)[0].any(), name, "without advantages the policy loss has no gradient"
     )

@@ -135,6 +135,8 @@ def _compute(known: KnownStatistics, needs: Iterable[Need], *, ahead: bool = Fal
     leaves = list(dict.fromkeys(leaf for need in needs for leaf in known.leaves(need)))
     for leaf in leaves:
         known.keep_drawn(leaf)
+        if ahead and not known.has(leaf):
+            known.keep_old(leaf)
     passes: dict[Need, list[Need]] = defaultdict(list)
     for leaf in leaves:
         if known.has(leaf):

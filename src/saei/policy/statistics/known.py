@@ -203,6 +203,12 @@ class KnownStatistics:
                     values_T = response.behaviour_logp_T if leaf.statistic == "logp" else response.entropy_T
                     subject.policy.known.setdefault(response, {})[key] = values_T
 
+    def keep_old(self, leaf: Need) -> None:
+        """Keep the current policy's values of a leaf of the old one, which it still is."""
+        current = replace(leaf, policy="current")
+        if leaf.policy == "old" and self.has(current):
+            self.keep(leaf, self.values(current))
+
     def forget_reference_states(self) -> None:
         """Drop the reference's hidden states, which an update needs once; an attack has no reference."""
         known = self.subject.policy.known
