@@ -316,7 +316,7 @@ def check_update(objective: Objective) -> None:
         ConfigError: Naming the need and the known ones.
     """
     name = f"The objective '{objective.name()}'"
-    check_needs(objective.needs, name)
+    check_needs(objective.needs, name, other_views=True)
     check_needs(objective.batch_needs, name, grad=False)
     advantage = f"The advantage '{objective.advantage.name()}'"
     check_needs(objective.advantage.needs, advantage, policies=("current", "reference"), grad=False)
