@@ -29,9 +29,9 @@ class RestrictedEntropy(DistributionStatistic):
 
     @abstractmethod
     def part(self, logp_mV: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities ``[m, k]`` and how much of each belongs to the part, ``[m, k]`` in [0, 1].
+        """Return log-probabilities ``[m, k]`` and which of them belong to the part, a constant of the gradient.
 
-        What belongs is a constant of the gradient.
+        That is bool ``[m, k]``, or how much of each belongs, in [0, 1].
         """
 
     def of_distribution(self, logp_mV: Tensor, ids_m: Tensor) -> Tensor:
@@ -69,17 +69,20 @@ class ClampedEntropy(RestrictedEntropy):
     config: Config
 
     def part(self, logp_mV: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all log-probabilities, and 1 for those that are left in."""
-        left_out = int(logp_mV.shape[-1] * self.config.clamp)
+        """Return all log-probabilities, and which of them are left in."""
+        width = logp_mV.shape[-1]
+        left_out = int(width * self.config.clamp)
         if not left_out:
-            return logp_mV, torch.ones_like(logp_mV)
+            return logp_mV, torch.ones_like(logp_mV, dtype=torch.bool)
         fixed_mV = logp_mV.detach()
         border_m1 = fixed_mV.kthvalue(left_out, dim=-1, keepdim=True).values
-        below_m1 = (fixed_mV < border_m1).sum(-1, keepdim=True)
+        inside_mV = fixed_mV > border_m1
+        left_in_m1 = width - left_out - inside_mV.sum(-1, keepdim=True)  # of those at the border
+        if not bool(left_in_m1.any()):
+            return logp_mV, inside_mV
         at_border_mV = fixed_mV == border_m1
-        left_in_m1 = 1 - (left_out - below_m1) / at_border_mV.sum(-1, keepdim=True)
-        inside_mV = (fixed_mV > border_m1).to(fixed_mV.dtype)
-        return logp_mV, torch.where(at_border_mV, left_in_m1.to(fixed_mV.dtype), inside_mV)
+        share_m1 = (left_in_m1 / at_border_mV.sum(-1, keepdim=True)).to(fixed_mV.dtype)
+        return logp_mV, torch.where(at_border_mV, share_m1, inside_mV.to(fixed_mV.dtype))
 
 
 class NucleusEntropy(RestrictedEntropy):
@@ -108,7 +111,7 @@ class NucleusEntropy(RestrictedEntropy):
     config: Config
 
     def part(self, logp_mV: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest tokens' log-probabilities, and 1 for those of the nucleus."""
+        """Return the likeliest tokens' log-probabilities, and which of them are the nucleus."""
         share, most = float(self.config.p), min(self.config.k, logp_mV.shape[-1])
         for k in dict.fromkeys((min(_FEW, most), most)):
             likeliest_mk = logp_mV.topk(k, dim=-1).values
@@ -120,7 +123,7 @@ class NucleusEntropy(RestrictedEntropy):
         inside_mk = before_mk < share
         if self.config.crossing:
             inside_mk[:, 0] = True
-        return likeliest_mk, inside_mk.to(likeliest_mk.dtype)
+        return likeliest_mk, inside_mk
 
 
 class _Entropy(torch.autograd.Function):
@@ -131,18 +134,20 @@ class _Entropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logp_mk: Tensor, belongs_mk: Tensor) -> Tensor:
-        any_m1 = belongs_mk.any(-1, keepdim=True)
-        weighed_mk = torch.where(belongs_mk > 0, logp_mk + belongs_mk.log(), FLOOR)
+        if belongs_mk.dtype == torch.bool:
+            weighed_mk = logp_mk.masked_fill(~belongs_mk, FLOOR)
+        else:
+            weighed_mk = (logp_mk + belongs_mk.log()).clamp_min(FLOOR)
         total_m1 = weighed_mk.logsumexp(-1, keepdim=True)
-        normal_mk = (logp_mk - total_m1).clamp_min(FLOOR)
-        q_mk = (weighed_mk - total_m1).exp() * (any_m1 & (belongs_mk > 0))
-        terms_mk = q_mk * normal_mk
+        q_mk = (weighed_mk - total_m1).exp_()
+        q_mk *= belongs_mk.any(-1, keepdim=True)  # where nothing belongs
+        terms_mk = (logp_mk - total_m1).mul_(q_mk)
         entropy_m = 0.0 - terms_mk.sum(-1)
-        ctx.save_for_backward(-(terms_mk + q_mk * entropy_m[:, None]))
+        ctx.save_for_backward(terms_mk.addcmul_(q_mk, entropy_m[:, None]))
         return entropy_m
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_m: Tensor) -> tuple[Tensor, None]:
         (slope_mk,) = ctx.saved_tensors
-        return grad_m[:, None] * slope_mk, None
+        return -grad_m[:, None] * slope_mk, None
