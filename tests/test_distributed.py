@@ -192,6 +192,11 @@ def test_two_processes_end_where_one_does(alone: Path, launcher: Sequence[str], 
 KL = {"objective.terms": "[{type: kl, coefficient: 1.0}]"}
 WITHOUT_SAMPLER = {name: value for name, value in SETTINGS.items() if not name.startswith("sampler.")}
 OTHERS = {
+    # What it needs of the policy is computed by each process for its own groups.
+    "advantage": {
+        **SETTINGS,
+        "objective.advantage": "{type: vogue, of: {type: entropy-shaped, of: unlikeliness}}",
+    },
     "augment": {**WITHOUT_SAMPLER, "sampler.type": "augment", "sampler.n": 2, "sampler.probability": 0.6},
     "branch": {**WITHOUT_SAMPLER, "sampler.type": "branch", "sampler.n": 2},
     "dynamic": {
@@ -248,6 +253,8 @@ def test_two_processes_end_where_one_does_with_other_strategies(home: Path, name
     assert_same_run(home, f"{name}-one", f"{name}-two")
     if name == "dynamic":  # more than 4 groups of 4, since those without variance were replaced
         assert max(sampled or 0 for sampled in of_each_step(home, "dynamic-one", "train/sampled_responses")) > 4 * 4
+    elif name == "advantage":
+        assert any((share or 0) > 0 for share in of_each_step(home, "advantage-two", "train/advantage/shaped"))
     elif name == "text":
         assert any(moved for moved in of_each_step(home, "text-one", "train/intervention/embeddings/moved"))
     elif name == "thermostat":

@@ -200,6 +200,7 @@ def test_losses_are_those_that_the_parity_tests_hold_equal() -> None:
         ({"objective": {"type": "grpo", "token_selector": "middle-third"}}, "objective.token_selector"),
         ({"objective": {"type": "grpo", "advantage": {"baseline": "per-origin"}}}, "advantage.baseline"),
         ({"objective": {"type": "grpo", "advantage": {"scale": "per-origin"}}}, "advantage.scale"),
+        ({"objective": {"type": "grpo", "advantage": "quantile"}}, "advantage 'quantile' (TRL's are group-relative"),
         ({"sampler": {"type": "mixed", "update_on": "clean"}, "objective": {"terms": ["kl"]}}, "view weight"),
         ({"training": {"updates_per_batch": 2}}, "training.updates_per_batch"),
         ({"training": {"prompts_per_step": 8, "micro_groups": 3}}, "training.micro_groups"),

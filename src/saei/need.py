@@ -14,15 +14,16 @@ WhichPolicy: TypeAlias = Literal["current", "old", "reference"]
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One number per response token, ``[N, T]``, that a selector, criterion, gate, guard, term or weight asks for.
+    """One number per response token, ``[N, T]``, that a part of the run asks for.
 
     Whoever needs the same gets the same tensor; it is computed once. ``saei list statistic`` shows the statistics.
 
     Attributes:
-        statistic: Name of a registered statistic: ``logp``, ``entropy``, ``top-k-entropy``, ``kl``, ``kl-k3``, ``eos``,
-            ``template``, or a third party's; or the config of one, which has settings.
+        statistic: Name of a registered statistic: ``logp``, ``entropy``, ``top-k-entropy``, ``kl``, ``kl-symmetric``,
+            ``kl-k3``, ``eos``, ``template``, or a third party's; or the config of one, which has settings.
         view: The view that the tokens are looked at under: ``own``, the one that the response was drawn from, in the
-            update the one that it is trained under; ``clean``, its group's; or the config of a view maker.
+            update, which comes after advantages, the one that it is trained under; ``clean``, its group's; or the
+            config of a view maker.
         policy: The policy that looks at them. A divergence is taken from the current policy under the own view to
             this policy under this view.
         grad: Whether the values belong to the graph of what is differentiated: the parameters in the update, the

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from saei.need import Need
+
 CLEAN = "clean"
 ADVERSARIAL = "adversarial"
 
@@ -368,6 +370,8 @@ class ScoredGroup:
     Attributes:
         group: The group.
         grades: N grades, in the order of its responses.
+        statistics: What the advantage needs of the policy, ``[N, T]`` by need, 0 on padding. The own view of a response
+            is the one that it was drawn from, and the policy the one that drew it.
 
     Example:
         With rewards ``(1.0, 0.1, 0.1, 0.1)``, ``scored.without({2: "too-long"}).rewards`` is ``(1.0, 0.1, 0.1)``.
@@ -375,6 +379,7 @@ class ScoredGroup:
 
     group: Group
     grades: tuple[Grade, ...]
+    statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
     def keep(self, numbers: Sequence[int]) -> ScoredGroup:
         """Return the group with only these responses, whose parents have their new numbers, None if they are gone."""
@@ -396,6 +401,7 @@ class ScoredGroup:
                 untrained=tuple(group.untrained[n] for n in numbers) if group.untrained else (),
             ),
             tuple(self.grades[n] for n in numbers),
+            {need: values_NT[list(numbers)] for need, values_NT in self.statistics.items()},
         )
 
     @property
@@ -446,6 +452,13 @@ class TrainGroup:
     def group(self) -> Group:
         """The underlying group."""
         return self.scored.group
+
+    def at_tokens(self, n: int) -> Tensor:
+        """Return the advantage at each token of response ``n``, float32 ``[T]``."""
+        if self.token_advantages is not None:
+            return self.token_advantages[n]
+        response = self.group.responses[n]
+        return response.behaviour_logp_T.float().new_full((len(response),), self.advantages[n])
 
     def keep(self, numbers: Sequence[int]) -> TrainGroup:
         """Return the group with only these responses; see ``ScoredGroup.keep``."""

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from saei.config.run import RunConfig
 from saei.config.sections import TrainingConfig
+from saei.engine.advantage_combinations import chain_of, check_advantage
 from saei.errors import ConfigError
 from saei.interventions.outcome import no_oracle
+from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.base import Objective, Term
 from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.gspo import GSPO
@@ -47,6 +49,7 @@ def check_combinations(config: RunConfig, strategies: Strategies) -> None:
     """
     _check_oracle(strategies)
     _check_golds(strategies)
+    check_advantage(strategies.objective, strategies.sampler.plan())
     _check_others(strategies.sampler, config.training.prompts_per_step)
     _check_covariance(config.training, strategies)
     if _leaves_the_old_policy(config.training):
@@ -85,7 +88,7 @@ def _check_golds(strategies: Strategies) -> None:
         arm, comparing = several_views, f"it has {several_views.views} of them"
         remedy = f"{arm.setting('views')} to 1"
     elif strategies.objective.advantage.mixes_origins and not single_question:
-        comparing, remedy = "the advantage has a baseline of all origins", "objective.advantage.baseline to per-origin"
+        comparing, remedy = "the advantage has a baseline of all origins", f"{_baseline_of(strategies)} to per-origin"
     else:
         return
     raise ConfigError(
@@ -94,6 +97,13 @@ def _check_golds(strategies: Strategies) -> None:
         f"{arm.setting('update_on')} is {arm.update_on}, and {comparing}.",
         remedy=f"Set {remedy}, or {arm.setting('update_on')} to clean.",
     )
+
+
+def _baseline_of(strategies: Strategies) -> str:
+    """Return the path of the baseline that compares responses of different origins."""
+    chain = chain_of(strategies.objective.advantage)
+    path, advantage = list(chain.items())[-1]
+    return f"{path}.baseline" if isinstance(advantage, GroupRelative) else f"{path} to group-relative and its baseline"
 
 
 def _check_decoder(config: RunConfig, strategies: Strategies) -> None:

@@ -168,6 +168,5 @@ def _moved(train: TrainGroup, move: Callable[[Tensor], Tensor]) -> TrainGroup:
         for response in train.group.responses
     )
     group = replace(train.group, views=views, responses=responses)
-    return TrainGroup(
-        replace(train.scored, group=group), train.advantages, all_of(train.token_advantages), all_of(train.old_logp)
-    )
+    scored = ScoredGroup(group, train.scored.grades)  # what an advantage needed of the policy has served
+    return TrainGroup(scored, train.advantages, all_of(train.token_advantages), all_of(train.old_logp))

@@ -12,6 +12,7 @@ from typing import Any
 
 from saei.config.run import RunConfig
 from saei.data.in_memory import Examples
+from saei.engine.advantages import advantage_metrics, with_statistics
 from saei.engine.callbacks import CallbackHandler, check_callbacks
 from saei.engine.components import build_components
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
@@ -231,12 +232,16 @@ class Trainer:
         metrics |= drop_metrics(scored, dropped, self.processes, reasons=plan.dropped)
         remaining = [group for group in map(ScoredGroup.without, scored, dropped) if group.grades]
 
-        # --- Advantages see the rewards of all processes. A replay adds responses of earlier steps.
+        # --- Advantages see the rewards of all processes, and what they need of the policy that drew the responses. A
+        #     replay adds responses of earlier steps.
         rewards = rewards_of_all(remaining, self.processes)
         note = state.empty_steps.count(step + 1, empty=not rewards)
         if note is not None:
             self.display.note(note)
-        train_groups = [train_group(group, self.objective.advantage, rewards) for group in remaining]
+        with self._stopwatch.phase("advantage"):
+            remaining = [with_statistics(group, self.objective.advantage.needs, self.policy) for group in remaining]
+            train_groups = [train_group(group, self.objective.advantage, rewards) for group in remaining]
+            metrics |= advantage_metrics(train_groups, self.objective.advantage, rewards, self.processes)
         replayed = self._replay.draw(train_groups, step)
 
         # --- Update. The optimiser steps see the gradients of all processes.

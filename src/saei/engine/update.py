@@ -318,5 +318,7 @@ def check_update(objective: Objective) -> None:
     name = f"The objective '{objective.name()}'"
     check_needs(objective.needs, name)
     check_needs(objective.batch_needs, name, grad=False)
+    advantage = f"The advantage '{objective.advantage.name()}'"
+    check_needs(objective.advantage.needs, advantage, policies=("current", "reference"), grad=False)
     for weight in objective.weights.values():
         check_needs(weight.needs, f"The weight '{weight.name()}'", grad=False)

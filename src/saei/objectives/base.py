@@ -123,6 +123,8 @@ class Objective(Strategy, ABC):
     off_policy_only: ClassVar[bool] = False
     """Whether what sets it apart has no effect where the current policy is the old one, as it is in the only update of
     a batch. A run that makes no other says so when it starts; see ``saei.engine.combinations.idle_parts``."""
+    takes_token_advantages: ClassVar[bool] = True
+    """Whether each token of a response may have an advantage of its own."""
 
     class Config(StrategyConfig):
         """Fields of every objective.
@@ -175,8 +177,9 @@ class Objective(Strategy, ABC):
 
     @property
     def all_needs(self) -> frozenset[Need]:
-        """What the objective and its weights need, for its loss or before it."""
-        return (self.needs | self.batch_needs).union(*(weight.needs for weight in self.weights.values()))
+        """What the objective, its weights and its advantage need, for its loss or before it."""
+        needs = self.needs | self.batch_needs | self.advantage.needs
+        return needs.union(*(weight.needs for weight in self.weights.values()))
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Look at the whole update batch before its loss is taken; called once per optimiser step, under ``no_grad``.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
+from pydantic import model_validator
 from torch import Tensor
 
 from saei.config.registry import AdvantageField
@@ -32,6 +33,24 @@ class DrGRPO(ClippedSurrogate):
 
         type: Literal["dr-grpo"] = "dr-grpo"
         advantage: AdvantageField = GroupRelative.Config(scale="none")
+
+        @model_validator(mode="after")
+        def _knows_its_scale(self) -> Self:
+            """Refuse another advantage that would bring the division back by a default."""
+            if isinstance(self.advantage, GroupRelative.Config):
+                return self
+            path, given = "advantage", True
+            advantage: Any = self.advantage
+            while advantage is not None:
+                fields = advantage.model_fields_set if given else ()
+                if getattr(advantage, "scale", "none") != "none" and "scale" not in fields:
+                    raise ValueError(
+                        "Dr. GRPO does not divide advantages by a standard deviation, and by default "
+                        f"{path}.scale is {advantage.scale}. Set it to none, or to {advantage.scale} if that is meant."
+                    )
+                path, given = f"{path}.of", "of" in fields
+                advantage = getattr(advantage, "of", None)
+            return self
 
     config: Config
 

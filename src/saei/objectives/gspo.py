@@ -21,6 +21,8 @@ class GSPO(ClippedSurrogate):
     Source: https://arxiv.org/abs/2507.18071, equations 5 to 7; token selection and view weight are original.
     """
 
+    takes_token_advantages = False
+
     class Config(ClippedSurrogate.Config):
         """Fields of GSPO.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-PHASES = ("data", "sample", "attack", "reward", "update", "evaluate")
+PHASES = ("data", "sample", "attack", "reward", "advantage", "update", "evaluate")
 """Phases of a training step."""
 
 

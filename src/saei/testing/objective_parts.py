@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saei.config.strategy import Strategy, StrategyConfig
+from saei.need import Need
 from saei.objectives.advantages.base import Advantage
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
@@ -23,7 +24,7 @@ from saei.testing.rules import (
     require_read,
     seeded,
 )
-from saei.types import ADVERSARIAL, CLEAN, Example, Grade, Group, Response, ScoredGroup, View
+from saei.types import ADVERSARIAL, CLEAN, Example, Grade, Group, Response, ScoredGroup, View, ViewRecord
 
 REWARDS = ((1.0, 0.0, 0.1, 0.9), (1.0, 1.0, 1.0), (0.0,), (0.25, 0.5))
 """Rewards of the groups that advantages are checked on; the second has no spread, the third one response."""
@@ -86,7 +87,8 @@ def _check_weight_metrics(weight: Weight, batch: UpdateBatch, name: str) -> None
 def check_advantage(subject: Strategy | StrategyConfig) -> None:
     """Hold an advantage to its contract.
 
-    The groups have one to four responses, from one view or two; one group's rewards are all equal.
+    The groups have one to four responses, from one view or two; one group's rewards are all equal. Needs are filled
+    with numbers between 0 and 2.
 
     Args:
         subject: The advantage or its config.
@@ -98,9 +100,10 @@ def check_advantage(subject: Strategy | StrategyConfig) -> None:
     advantage = config.build()
     name = config.type
     require(isinstance(advantage, Advantage), name, "the config of an advantage builds an Advantage")
+    require_filled(advantage.needs, name, policies=("current", "reference"), grad=False)
     step_rewards = tuple(reward for group in REWARDS for reward in group)
     effect = 0.0
-    for scored in map(_scored, REWARDS):
+    for scored in (_scored(rewards, advantage.needs) for rewards in REWARDS):
         advantages = _check_numbers(
             partial(_estimate, advantage, scored, step_rewards),
             partial(_estimate, config.build(), scored, step_rewards),
@@ -111,6 +114,11 @@ def check_advantage(subject: Strategy | StrategyConfig) -> None:
         )
         effect += float(advantages.abs().sum()) if len(set(scored.rewards)) > 1 else 0.0
     require(effect > 0, name, "where rewards differ, some response has an advantage")
+    require_read(
+        advantage.needs,
+        name,
+        lambda need: advantage.estimate(_scored(REWARDS[0], advantage.needs - {need}), step_rewards),
+    )
 
 
 def _check_numbers(
@@ -174,7 +182,8 @@ def _weigh(weight: Weight, batch: UpdateBatch, progress: float = 0.0) -> Tensor:
 def _estimate(advantage: Advantage, scored: ScoredGroup, rewards: Sequence[float]) -> Tensor:
     """Return the advantages of all responses, or of all their tokens, in one dimension."""
     name, responses = advantage.name(), scored.group.responses
-    values = advantage.estimate(scored, rewards)
+    with only_needs_read(name):
+        values = advantage.estimate(scored, rewards)
     require(len(values) == len(responses), name, "there is one advantage, or one tensor of them, per response")
     per_token = [isinstance(value, Tensor) for value in values]
     require(all(per_token) or not any(per_token), name, "advantages are per token for all responses, or for none")
@@ -190,11 +199,11 @@ def _tensors_of_batch(batch: UpdateBatch) -> list[Tensor]:
 
 
 def _tensors_of_group(scored: ScoredGroup) -> list[Tensor]:
-    responses = scored.group.responses
-    return [tensor for each in responses for tensor in (each.entropy_T, each.behaviour_logp_T)]
+    tensors = [tensor for each in scored.group.responses for tensor in (each.entropy_T, each.behaviour_logp_T)]
+    return tensors + list(scored.statistics.values())
 
 
-def _scored(rewards: Sequence[float]) -> ScoredGroup:
+def _scored(rewards: Sequence[float], needs: Collection[Need]) -> ScoredGroup:
     """Return a group with these rewards; the first two responses are from the clean view, the others adversarial."""
     generator = torch.Generator().manual_seed(len(rewards))
     example = Example("e", "q", "a")
@@ -212,4 +221,7 @@ def _scored(rewards: Sequence[float]) -> ScoredGroup:
     )
     drawn = tuple(int(n >= 2) for n in range(len(rewards)))
     grades = tuple(Grade(reward, correct=reward > 0.5) for reward in rewards)
-    return ScoredGroup(Group(example, views, responses, drawn, drawn), grades)
+    record = ViewRecord(seed=0, strength=0.5, distances={})
+    mask_NT = torch.ones(len(rewards), len(rewards)).tril()  # the n-th response has n tokens
+    statistics = {need: 2 * torch.rand(mask_NT.shape, generator=generator) * mask_NT for need in sorted(needs, key=str)}
+    return ScoredGroup(Group(example, views, responses, drawn, drawn, records=(record,)), grades, statistics)

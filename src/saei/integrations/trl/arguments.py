@@ -185,7 +185,7 @@ def _refused(config: RunConfig, processes: int) -> Iterator[str]:
         yield f"objective.weights {[weight.type for weight in objective.weights]}"
     advantage = objective.advantage
     if not isinstance(advantage, GroupRelative.Config):
-        yield f"objective.advantage '{advantage.type}'"
+        yield f"objective.advantage '{advantage.type}' (TRL's are group-relative, one number per response)"
     elif advantage.baseline != "pooled":
         yield f"objective.advantage.baseline '{advantage.baseline}'"
     elif advantage.scale == "per-origin":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saei.config.strategy import Strategy
 from saei.errors import TrainingError
+from saei.need import Need
 from saei.types import ScoredGroup, TrainGroup
 
 Advantages: TypeAlias = Sequence[float] | Sequence[Tensor]
@@ -20,10 +21,36 @@ class Advantage(Strategy, ABC):
     """Turns the rewards of a group into advantages, which the policy loss multiplies by.
 
     To add one: derive, nest a ``Config``, implement ``estimate``. It is a pure function of its arguments: finite and
-    detached, 0 where all rewards are equal. ``saei.testing.check_advantage`` checks this.
+    detached, 0 where all rewards are equal unless the method says otherwise. ``saei.testing.check_advantage`` checks
+    this.
+
+    Metrics count what it does, in total and by origin: ``advantage/nonzero`` is the share of responses with an
+    advantage other than 0 at some token, and of one that shapes another ``advantage/shaped`` is the share of tokens at
+    which the two differ.
     """
 
     kind: ClassVar[str] = "advantage"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Keys of ``scored.statistics`` that ``estimate`` reads; they have no gradient.
+
+        They are computed once a step, before the update, of the groups that are left to train on. The own view of a
+        response is the one that it was drawn from, since that is the view that its reward tells about; the policy is
+        the current one, which drew it, or the reference. Log-probabilities and entropies under the own view cost no
+        pass; ``response`` has them, too.
+        """
+        return frozenset()
+
+    @property
+    def per_token(self) -> bool:
+        """Whether the tokens of a response may have different advantages."""
+        return False
+
+    @property
+    def shaped(self) -> Advantage | None:
+        """The advantage that this one changes, None if it makes its own of the rewards."""
+        return None
 
     @property
     def mixes_origins(self) -> bool:
@@ -36,7 +63,7 @@ class Advantage(Strategy, ABC):
 
         Args:
             scored: The group with its grades. Its responses carry the entropies (nats) and log-probabilities of the
-                sampling pass, for advantages that differ between tokens.
+                sampling pass, and it has the statistics that ``needs`` names.
             rewards: Rewards of all groups of the step, in all processes, in the order of the groups' indices.
 
         Returns:

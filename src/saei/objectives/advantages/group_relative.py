@@ -55,7 +55,7 @@ class GroupRelative(Advantage):
 
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> tuple[float, ...]:
         """Return one advantage per response."""
-        batch_std = _std(np.array(rewards)) if self.config.scale == "batch" else 0.0
+        batch_std = std(np.array(rewards)) if self.config.scale == "batch" else 0.0
         return _of_group(scored, self.config, batch_std)
 
 
@@ -69,28 +69,35 @@ def _of_group(scored: ScoredGroup, config: GroupRelative.Config, batch_std: floa
     elif config.scale == "batch":
         scaled_N = differences_N / (batch_std + EPSILON)
     else:
-        group_std = _std(rewards_N)
+        group_std = std(rewards_N)
         std_N = np.full_like(rewards_N, group_std)
         if config.scale == "per-origin":
-            std_N = np.array([_std(rewards_N[same_N]) or group_std for same_N in same_origin_NN])
+            std_N = np.array([std(rewards_N[same_N]) or group_std for same_N in same_origin_NN])
         scaled_N = differences_N / (std_N + EPSILON)
     return tuple(scaled_N.tolist())
 
 
 def _baseline(rewards_N: Array, same_origin_NN: NDArray[np.bool_], config: GroupRelative.Config) -> Array:
     if config.baseline == "pooled":
-        return np.full_like(rewards_N, _mean(rewards_N))
+        return np.full_like(rewards_N, mean(rewards_N))
     if config.baseline == "per-origin":
-        return np.array([_mean(rewards_N[same_N]) for same_N in same_origin_NN])
+        return np.array([mean(rewards_N[same_N]) for same_N in same_origin_NN])
     if rewards_N.size == 1:
         return rewards_N
-    return np.array([_mean(np.delete(rewards_N, n)) for n in range(rewards_N.size)])
+    return np.array([mean(np.delete(rewards_N, n)) for n in range(rewards_N.size)])
 
 
-def _mean(rewards: Array) -> float:
-    # Relative to the first, so that the mean of equal rewards is exactly that reward.
+def mean(rewards: Array) -> float:
+    """Return the mean of some numbers, one at least; of equal ones exactly that number."""
+    # Relative to the first, so that nothing is rounded where all are equal.
     return float(rewards[0] + np.mean(rewards - rewards[0]))
 
 
-def _std(rewards: Array) -> float:
+def std(rewards: Array) -> float:
+    """Return the standard deviation with n - 1; of equal numbers, or of a single one, exactly 0."""
     return float(np.std(rewards - rewards[0], ddof=1)) if rewards.size > 1 else 0.0
+
+
+def normalised(values: Array) -> Array:
+    """Return numbers, one at least, less their mean, divided by their standard deviation plus ``EPSILON``."""
+    return (values - mean(values)) / (std(values) + EPSILON)

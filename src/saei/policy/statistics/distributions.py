@@ -99,6 +99,21 @@ class KL(DivergenceStatistic):
         return token_kl(p, q, temperature=distribution.temperature, banned_V=distribution.banned_V)
 
 
+class SymmetricKL(DivergenceStatistic):
+    """The mean of ``KL(p‖q)`` and ``KL(q‖p)`` over the whole vocabulary, in nats."""
+
+    class Config(StrategyConfig):
+        """No fields."""
+
+        type: Literal["kl-symmetric"] = "kl-symmetric"
+
+    config: Config
+
+    def of_two(self, logp_mV: Tensor, logq_mV: Tensor, ids_m: Tensor) -> Tensor:
+        """Return the divergences."""
+        return ((logp_mV.exp() - logq_mV.exp()) * (logp_mV - logq_mV)).sum(-1) / 2
+
+
 class SampledKL(DerivedStatistic):
     """Schulman's k3 estimate of ``KL(p‖q)`` at the sampled token, in nats: unbiased where the tokens were drawn from p.
 
