@@ -277,7 +277,7 @@ def check_update(objective: Objective) -> None:
         ConfigError: Naming the need and the known ones.
     """
     name = f"The objective '{objective.name()}'"
-    check_needs(objective.needs, name)
+    check_needs(objective.needs, name, other_views=True)
     check_needs(objective.batch_needs, name, grad=False)
     for weight in objective.weights.values():
         check_needs(weight.needs, f"The weight '{weight.name()}'", grad=False)

@@ -101,7 +101,7 @@ def _check_prepare(objective: Objective) -> Mapping[str, Tensor]:
 def _check_needs(
     loss: LossFunction, needs: frozenset[Need], name: str, prepared: Mapping[str, Tensor] | None = None
 ) -> None:
-    require_filled(needs, name)
+    require_filled(needs, name, other_views=True)
 
     def inputs_of(filled: frozenset[Need]) -> ObjectiveInput:
         return replace(objective_inputs(filled), prepared=prepared or {})
