@@ -68,6 +68,11 @@ class GroupRows:
             return [REPLAYED] * len(self.rows)
         return [self.group.group.origin(row.response) for row in self.rows]
 
+    @property
+    def pictured(self) -> list[bool]:
+        """For each row whether the view that it is trained under has a picture."""
+        return [bool(self.group.group.views[row.view].canvases) for row in self.rows]
+
     def advantages(self) -> Tensor:
         """Return the advantage of each token, float32 ``[N, T]``, 0 on padding."""
         if self.group.token_advantages is not None:
@@ -115,6 +120,7 @@ class GroupRows:
             advantage_RT=self.advantages(),
             truncated_R=torch.tensor([response.truncated for response in responses], device=device),
             drawn_RT=drawn_tokens(responses, device),
+            pictured_R=torch.tensor(self.pictured, device=device),
             statistics=statistics,
         )
 
