@@ -21,7 +21,7 @@ from saei.engine.update_objective import Prepared, RowPlaces, objective_input, w
 from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores
 from saei.errors import TrainingError
 from saei.need import Need
-from saei.objectives.base import Objective
+from saei.objectives.base import Objective, Term
 from saei.objectives.batch import UpdateBatch, join
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs, moves
@@ -79,7 +79,9 @@ class Updater:
         self._seed = seed
         self._processes = processes or Processes()
         self._batch_weights = {name: each for name, each in objective.weights.items() if not each.per_group}
-        preparing = [part for part in (objective, *objective.terms) if part.prepares]
+        parts: list[Objective | Term] = [objective, *objective.terms]
+        preparing = [part for part in parts if part.prepares]
+        self._prepares = bool(preparing)
         self._looks_at_batch = bool(self._batch_weights or preparing)
         self._batch_needs = frozenset[Need]().union(
             *(part.batch_needs for part in preparing), *(weight.needs for weight in self._batch_weights.values())
@@ -209,7 +211,7 @@ class Updater:
             weight_RT = weigh(weight, seen, progress=progress, seed=seed)
             batch = [rows.weighted(weight, places.pick(weight_RT, rows.rows, rows.mask_NT)) for rows in batch]
         prepared = Prepared()
-        if any(part.prepares for part in (self._objective, *self._objective.terms)):
+        if self._prepares:
             seed = derive(self._seed, "prepare", step, update)
             prepared = Prepared.by(self._objective, whole, progress=progress, seed=seed)
         return list(batch), prepared

@@ -157,7 +157,7 @@ def _score_elsewhere(
     for leaf in leaves:
         by_view[leaf.view].append(leaf)
     assert not by_view or wrt == "parameters", "a point belongs to the own views"
-    values = {}
+    values: dict[Need, list[list[Tensor]]] = {}
     for of_view in by_view.values():
         values |= _scored_leaves(known, of_view[0], of_view, wrt=wrt, selected=selected)
     return values
