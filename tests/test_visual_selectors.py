@@ -323,6 +323,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"objective": {"type": "grpo", "token_selector": {"type": "and", "of": ["entropy-visual", "top-k"]}}},
         "The selector 'entropy-visual'",
     ),
+    ({"objective": {"type": "grpo", "weights": ["vppo"]}}, "The weight 'vppo'"),
+    ({"objective": {"type": "grpo", "terms": ["entropy-bonus", "papo"]}}, "The term 'papo'"),
+    ({"objective": {"type": "grpo", "terms": ["roma"]}}, "The term 'roma'"),
 ]
 
 

@@ -27,17 +27,21 @@ class Need:
         policy: The policy that looks at them. A divergence is taken from the current policy under the own view to
             this policy under this view.
         grad: Whether the values belong to the graph of what is differentiated: the parameters in the update, the
-            point in an attack. A divergence has its gradient on the side of the current policy and the own view.
+            point in an attack. A divergence has its gradient on the side of the current policy and the own view;
+            ``both`` gives it one on the side of the need's view, too. A gradient of the current policy under another
+            view than the own exists in the update alone, and costs a pass with gradient per view.
 
     Example:
         ``Need("logp", policy="reference")`` is the reference's log-probability of each token under the update view,
-        ``Need("kl", view="clean", grad=True)`` in a criterion how far the attacked view is from the clean one.
+        ``Need("kl", view="clean", grad=True)`` in a criterion how far the attacked view is from the clean one,
+        ``Need("logp", view=BlackPatches.Config(), grad=True)`` in a term the log-probability of each token under a
+        masked picture, differentiable by the parameters.
     """
 
     statistic: str | StrategyConfig
     view: Literal["own", "clean"] | StrategyConfig = "own"
     policy: WhichPolicy = "current"
-    grad: bool = False
+    grad: bool | Literal["both"] = False
 
     @property
     def name(self) -> str:
@@ -47,4 +51,5 @@ class Need:
     def __str__(self) -> str:
         view = self.view if isinstance(self.view, str) else self.view.type
         settings = "" if isinstance(self.statistic, str) else f" {self.statistic.model_dump(exclude={'type'})}"
-        return f"{self.name}{settings} ({view} view, {self.policy} policy{', with gradient' if self.grad else ''})"
+        gradient = {False: "", True: ", with gradient", "both": ", with gradient on both sides"}[self.grad]
+        return f"{self.name}{settings} ({view} view, {self.policy} policy{gradient})"

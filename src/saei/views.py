@@ -5,17 +5,23 @@ C colour channels, H and W pixels of a canvas.
 
 from __future__ import annotations
 
+import io
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
+import numpy as np
 import torch
-from pydantic import Field
+from PIL import Image
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
+from torch.nn.functional import conv1d, interpolate, pad
 
 from saei.config.strategy import Frac, Strategy, StrategyConfig
+from saei.errors import nearest, shown
 from saei.need import Need
 from saei.runtime.seeds import derive
 from saei.types import View
@@ -96,6 +102,139 @@ class BlackPatches(PictureChange):
         black = drawn < float(self.config.probability)
         black_HW = black.repeat_interleave(side, 0)[:height].repeat_interleave(side, 1)[:, :width]
         return canvas_CHW.masked_fill(black_HW.to(canvas_CHW.device), 0.0)
+
+
+class Blur(PictureChange):
+    """A Gaussian blur, such as that of a picture out of focus; at its edges a picture goes on as its mirror image."""
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            sigma: Standard deviation of the blur, in pixels of the canvas; the default is ours.
+        """
+
+        type: Literal["blur"] = "blur"
+        sigma: float = Field(default=2.0, gt=0.0, le=1000.0)
+
+    config: Config
+
+    def change(self, canvas_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the blurred canvas."""
+        sigma = self.config.sigma
+        reach = min(math.ceil(3 * sigma), min(canvas_CHW.shape[-2:]) - 1)
+        offsets = torch.arange(-reach, reach + 1, dtype=canvas_CHW.dtype, device=canvas_CHW.device)
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        kernel = (kernel / kernel.sum())[None, None]
+        blurred = canvas_CHW
+        for _ in range(2):  # rows, then columns
+            lines = pad(blurred.flatten(0, 1)[:, None], (reach, reach), mode="reflect")
+            blurred = conv1d(lines, kernel)[:, 0].unflatten(0, blurred.shape[:2]).transpose(1, 2)
+        return _on_grid(blurred)
+
+
+class LowResolution(PictureChange):
+    """A picture that was scaled down and up again, such as a scan of low resolution."""
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            factor: By which each side is scaled down; the default is ours.
+        """
+
+        type: Literal["low-resolution"] = "low-resolution"
+        factor: float = Field(default=4.0, gt=1.0, le=1000.0)
+
+    config: Config
+
+    def change(self, canvas_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the canvas with fewer details."""
+        size = canvas_CHW.shape[-2:]
+        few = [max(1, round(side / self.config.factor)) for side in size]
+        small = interpolate(canvas_CHW[None], few, mode="bilinear", antialias=True, align_corners=False)
+        return _on_grid(interpolate(small, list(size), mode="bilinear", align_corners=False)[0])
+
+
+class Compression(PictureChange):
+    """A picture that was kept as JPEG."""
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            quality: JPEG quality, of 1 to 95; the default is ours.
+        """
+
+        type: Literal["compression"] = "compression"
+        quality: int = Field(default=10, ge=1, le=95)
+
+    config: Config
+
+    def change(self, canvas_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the canvas after compression."""
+        bytes_HWC = (canvas_CHW * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        kept = io.BytesIO()
+        Image.fromarray(bytes_HWC).save(kept, "JPEG", quality=self.config.quality)
+        changed_HWC = torch.from_numpy(np.array(Image.open(kept).convert("RGB")))
+        return changed_HWC.permute(2, 0, 1).to(canvas_CHW) / 255
+
+
+class GaussianNoise(PictureChange):
+    """Normal noise on each value of a picture, such as that of a sensor."""
+
+    class Config(StrategyConfig):
+        """Fields.
+
+        Attributes:
+            deviation: Standard deviation of the noise, of the [0, 1] range; the default is ours.
+        """
+
+        type: Literal["gaussian-noise"] = "gaussian-noise"
+        deviation: Frac = Field(default=Fraction(1, 10), gt=0, le=1)
+
+    config: Config
+
+    def change(self, canvas_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the noisy canvas."""
+        noise_CHW = torch.randn(canvas_CHW.shape, generator=generator).to(canvas_CHW)
+        return _on_grid(canvas_CHW + float(self.config.deviation) * noise_CHW)
+
+
+CHANGES: dict[str, type[PictureChange]] = {
+    change.name(): change for change in (Blank, BlackPatches, Blur, LowResolution, Compression, GaussianNoise)
+}
+"""The changes of pictures by name."""
+
+
+def _picture_change(value: Any) -> Any:
+    """Return the config of a change of pictures from its name, its mapping, or itself."""
+    if isinstance(value, StrategyConfig):
+        return value
+    mapping = {"type": value} if isinstance(value, str) else value
+    if not isinstance(mapping, Mapping) or mapping.get("type") not in CHANGES:
+        name = mapping.get("type") if isinstance(mapping, Mapping) else value
+        raise ValueError(f"There is no change of pictures {shown(repr(name))}. {nearest(str(name), CHANGES)}")
+    return CHANGES[mapping["type"]].Config.model_validate(mapping)
+
+
+def _changes_pictures(config: StrategyConfig) -> StrategyConfig:
+    if not issubclass(config.strategy, PictureChange):
+        raise ValueError(f"'{config.type}' changes no pictures. Give the config of a `saei.views.PictureChange`.")
+    return config
+
+
+Degradation: TypeAlias = Annotated[
+    SerializeAsAny[StrategyConfig],
+    AfterValidator(_changes_pictures),
+    BeforeValidator(_picture_change, json_schema_input_type=str | dict[str, Any]),
+]
+"""The config of a change of pictures: its name, or a mapping with its type."""
+
+
+def _on_grid(canvas_CHW: Tensor) -> Tensor:
+    """Return a canvas in [0, 1] whose values are multiples of 1/255."""
+    return (canvas_CHW.clamp(0, 1) * 255).round() / 255
 
 
 def needs_picture(needs: Iterable[Need]) -> bool:

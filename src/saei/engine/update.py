@@ -6,7 +6,7 @@ train groups ─► rows, with weights and old log-probabilities ─► update b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from saei.engine.update_objective import Prepared, RowPlaces, labels, objective_
 from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores
 from saei.errors import TrainingError
 from saei.need import Need
-from saei.objectives.base import Objective
+from saei.objectives.base import Objective, Term
 from saei.objectives.batch import UpdateBatch, join
 from saei.policy import Policy
 from saei.policy.native import Native
@@ -86,14 +86,19 @@ class Updater:
         self._processes = processes or Processes()
         self._group_weights = {name: each for name, each in objective.weights.items() if each.per_group}
         self._batch_weights = {name: each for name, each in objective.weights.items() if not each.per_group}
-        self._looks_at_batch = bool(self._batch_weights) or objective.prepares
-        batch_needs = objective.batch_needs if objective.prepares else frozenset()
-        self._batch_needs = batch_needs.union(*(weight.needs for weight in self._batch_weights.values()))
+        parts: list[Objective | Term] = [objective, *objective.terms]
+        preparing = [part for part in parts if part.prepares]
+        self._prepares = bool(preparing)
+        self._looks_at_batch = bool(self._batch_weights or preparing)
+        self._batch_needs = frozenset[Need]().union(
+            *(part.batch_needs for part in preparing), *(weight.needs for weight in self._batch_weights.values())
+        )
         # Values that a pass of the policy gives whatever it is made for, so that one pass can serve several needs.
         now = {replace(need, policy="current") for need in self._batch_needs if need.policy in ("current", "old")}
         self._needs_now = frozenset(now & {Need("logp"), Need("entropy")})
         self._labels = labels(objective.weights)
         self._needs_picture = {name for name, weight in objective.weights.items() if needs_picture(weight.needs)}
+        self._leaves_out = bool(self._needs_picture) or any(term.needs_picture for term in objective.terms)
 
     def run(
         self,
@@ -133,6 +138,10 @@ class Updater:
                     rows = self._weighted(rows, step=step, progress=progress)
             rows_of_index[index] = rows
 
+        # --- Terms with a state see what the step drew, of all processes, before the policy moves.
+        if any(term.begins for term in self._objective.terms):
+            self._begin_step(list(rows_of_index.values()), progress)
+
         self.old_logp = {}
         if not on_policy:
             for rows in rows_of_index.values():
@@ -156,7 +165,7 @@ class Updater:
             log.step(loss, norm)
         self._policy.forget_old()
         metrics = log.summary(self._processes)
-        if self._needs_picture:
+        if self._leaves_out:
             imageless = self._processes.total(sum(not each.group.views[0].canvases for each in groups))
             metrics[f"left_out/{NO_IMAGE}"] = imageless / len(indices_of_all)
         return metrics
@@ -211,6 +220,19 @@ class Updater:
         return rows
 
     @torch.no_grad()
+    def _begin_step(self, rows: Sequence[GroupRows], progress: float) -> None:
+        """Show the newly drawn responses of all processes to the terms whose state depends on them."""
+        drawn = [each for each in rows if each.group.old_logp is None]
+        parts = self._processes.gather(join([self._as_batch(each, {}) for each in drawn]).cpu() if drawn else None)
+        everywhere = [part for part in parts if part is not None]
+        if not everywhere:
+            return
+        whole = join(everywhere)
+        for term in self._objective.terms:
+            if term.begins:
+                term.begin_step(whole.only_pictured() if term.needs_picture else whole, progress=progress)
+
+    @torch.no_grad()
     def _look_at_batch(
         self, batch: Sequence[GroupRows], *, step: int, update: int, progress: float
     ) -> tuple[list[GroupRows], Prepared]:
@@ -222,10 +244,11 @@ class Updater:
         places = RowPlaces.of(whole)
         for name, weight in self._batch_weights.items():
             seed = derive(self._seed, name, step, update)
-            weight_RT, metrics = weigh(weight, whole, label=self._labels[name], progress=progress, seed=seed)
+            seen = whole.only_pictured() if name in self._needs_picture else whole
+            weight_RT, metrics = weigh(weight, seen, label=self._labels[name], progress=progress, seed=seed)
             batch = [places.weighted(rows, weight, weight_RT, metrics) for rows in batch]
         prepared = Prepared()
-        if self._objective.prepares:
+        if self._prepares:
             seed = derive(self._seed, "prepare", step, update)
             prepared = Prepared.by(self._objective, whole, progress=progress, seed=seed)
         return list(batch), prepared
@@ -238,11 +261,15 @@ class Updater:
         for rows in batch:
             current = {need for need in self._batch_needs if need not in rows.statistics}
             statistics = {**rows.statistics, **rows.compute(self._policy, current)}
-            part = rows.as_batch({need: statistics[need] for need in self._batch_needs})
-            if self._objective.config.mask_truncated:
-                part = replace(part, mask_RT=part.mask_RT & ~part.truncated_R[:, None])
-            parts.append(part)
+            parts.append(self._as_batch(rows, {need: statistics[need] for need in self._batch_needs}))
         return join(parts).cpu()
+
+    def _as_batch(self, rows: GroupRows, statistics: Mapping[Need, Tensor]) -> UpdateBatch:
+        """Return a group as a part of an update batch, without the truncated responses that the loss leaves out."""
+        part = rows.as_batch(statistics)
+        if self._objective.config.mask_truncated:
+            part = replace(part, mask_RT=part.mask_RT & ~part.truncated_R[:, None])
+        return part
 
     def _backward(self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog) -> float:
         """Accumulate the gradients of an update batch over all micro-batches and processes; return this one's loss."""
@@ -316,9 +343,11 @@ def check_update(objective: Objective) -> None:
         ConfigError: Naming the need and the known ones.
     """
     name = f"The objective '{objective.name()}'"
-    check_needs(objective.needs, name)
+    check_needs(objective.needs, name, other_views=True)
     check_needs(objective.batch_needs, name, grad=False)
     advantage = f"The advantage '{objective.advantage.name()}'"
     check_needs(objective.advantage.needs, advantage, policies=("current", "reference"), grad=False)
+    for term in objective.terms:
+        check_needs(term.batch_needs, f"The term '{term.name()}'", grad=False)
     for weight in objective.weights.values():
         check_needs(weight.needs, f"The weight '{weight.name()}'", grad=False)

@@ -13,9 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores, fit
 from saei.errors import TrainingError
 from saei.objectives.aggregation import per_response
-from saei.objectives.base import Objective, ObjectiveInput
+from saei.objectives.base import Objective, ObjectiveInput, Term, term_prefix
 from saei.objectives.batch import Row, UpdateBatch, stack_rows
 from saei.objectives.weights.base import Weight
+from saei.runtime.seeds import derive
 
 
 @torch.no_grad()
@@ -89,7 +90,7 @@ class RowPlaces:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prepared:
-    """What the objective made of the whole update batch; each micro-batch gets the values of its rows.
+    """What the objective and its terms made of the whole update batch; each micro-batch gets the values of its rows.
 
     Attributes:
         values: Scalars, and tensors with one row per response of the batch.
@@ -101,21 +102,30 @@ class Prepared:
 
     @classmethod
     def by(cls, objective: Objective, batch: UpdateBatch, *, progress: float, seed: int) -> Prepared:
-        """Let an objective look at an update batch.
+        """Let an objective and its terms look at an update batch.
 
         Raises:
-            TrainingError: If something that it returns is neither one number nor one row per response.
+            TrainingError: If something that they return is neither one number nor one row per response.
         """
-        generator = torch.Generator().manual_seed(seed)
-        values = objective.prepare(batch, progress=progress, generator=generator)
-        for name, value in values.items():
-            if value.ndim and (value.ndim > 2 or len(value) != len(batch.rows)):
-                raise TrainingError(
-                    "What an objective prepares is one number, or has one row per response of the update batch.",
-                    reason=f"'{objective.name()}' prepared '{name}' of {list(value.shape)} for {len(batch.rows)} "
-                    "responses.",
-                    remedy="Mend it; `saei.testing.check_objective` names the rule that it breaks.",
-                )
+
+        def prepared(part: Objective | Term, part_batch: UpdateBatch, *seeded_by: str) -> Mapping[str, Tensor]:
+            generator = torch.Generator().manual_seed(derive(seed, *seeded_by) if seeded_by else seed)
+            values = part.prepare(part_batch, progress=progress, generator=generator)
+            for name, value in values.items():
+                if value.ndim and (value.ndim > 2 or len(value) != len(batch.rows)):
+                    raise TrainingError(
+                        "What is prepared of an update batch is one number, or has one row per response of it.",
+                        reason=f"'{part.name()}' prepared '{name}' of {list(value.shape)} for {len(batch.rows)} "
+                        "responses.",
+                        remedy=f"Mend it; `saei.testing.check_{part.kind}` names the rule that it breaks.",
+                    )
+            return values
+
+        values = dict(prepared(objective, batch))
+        for number, term in enumerate(objective.terms):
+            if term.prepares:
+                of_term = prepared(term, batch.only_pictured() if term.needs_picture else batch, f"term {number}")
+                values |= {term_prefix(number) + name: value for name, value in of_term.items()}
         return cls(values, RowPlaces.of(batch))
 
     def of(self, rows: Sequence[Row], like_RT: Tensor) -> dict[str, Tensor]:
@@ -182,6 +192,8 @@ def objective_input(
         n_selected=float(max(1, counts.n_selected)),
         max_new_tokens=max_new_tokens,
         weight_RT=stacked(weights_NT) if weights_NT else None,
+        correct_R=column([grade.correct for each in micro_batch for grade in each.group.scored.grades], torch.bool),
+        pictured_R=column([pictured for each in micro_batch for pictured in each.pictured], torch.bool),
         prepared=prepared.of([row for each in micro_batch for row in each.rows], mask_RT),
         statistics={**constants, **scores.statistics},
     )

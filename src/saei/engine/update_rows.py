@@ -76,6 +76,11 @@ class GroupRows:
         group = self.group.group
         return self.group.old_logp is None and tuple(group.updated_on) == tuple(group.sampled_from)
 
+    @property
+    def pictured(self) -> list[bool]:
+        """For each row whether the view that it is trained under has a picture."""
+        return [bool(self.group.group.views[row.view].canvases) for row in self.rows]
+
     def advantages(self) -> Tensor:
         """Return the advantage of each token, float32 ``[N, T]``, 0 on padding."""
         if self.group.token_advantages is not None:
@@ -137,6 +142,7 @@ class GroupRows:
             advantage_RT=self.advantages(),
             truncated_R=torch.tensor([response.truncated for response in responses], device=device),
             drawn_RT=drawn_tokens(responses, device),
+            pictured_R=torch.tensor(self.pictured, device=device),
             statistics=statistics,
         )
 

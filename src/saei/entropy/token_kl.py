@@ -64,7 +64,7 @@ def token_kl(
         again = False
 
     def chunk(p_md: Tensor, q_md: Tensor) -> Tensor:
-        logits = [_wide(side.head(hidden_md)) for side, hidden_md in ((p, p_md), (q, q_md))]
+        logits = [_wide(side.logits(hidden_md)) for side, hidden_md in ((p, p_md), (q, q_md))]
         kl_m: Tensor = _LogitsKL.apply(*logits, temperature, banned_V)  # type: ignore[no-untyped-call]  # torch has none
         return kl_m
 

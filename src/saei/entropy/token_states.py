@@ -6,6 +6,7 @@ M tokens, m of a chunk of them, d hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,12 @@ class TokenStates:
     def differentiated(self) -> bool:
         """Whether a gradient reaches the hidden states or the head."""
         return torch.is_grad_enabled() and (self.hidden_Md.requires_grad or self._head_is_trained)
+
+    def logits(self, hidden_md: Tensor) -> Tensor:
+        """Return the logits of a chunk of the hidden states; those of constant ones train no head either."""
+        constant = self.hidden_only and not self.hidden_Md.requires_grad
+        with torch.no_grad() if constant else nullcontext():
+            return self.head(hidden_md)
 
     @property
     def fusible(self) -> bool:
@@ -81,7 +88,7 @@ def per_token(
 
     def chunk(ids_m: Tensor, *hidden_of_sides: Tensor) -> Tensor:
         logs = [
-            _log_probabilities(side.head(hidden_md), temperature, banned_V)
+            _log_probabilities(side.logits(hidden_md), temperature, banned_V)
             for side, hidden_md in zip(sides, hidden_of_sides, strict=True)
         ]
         return function(*logs, ids_m)

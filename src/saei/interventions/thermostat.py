@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from saei.config.schedule import Level, Schedule, level_at
 from saei.config.strategy import StrategyConfig
 from saei.errors import TrainingError
 from saei.interventions.base import Strength
-
-Level = Annotated[float, Field(gt=0.0, le=100.0)]
-Progress = Annotated[float, Field(ge=0.0, le=1.0)]
-Schedule: TypeAlias = Annotated[tuple[tuple[Progress, Level], ...], Field(min_length=2, max_length=1000)]
 
 LEAST = 1e-6
 """Nats per token below which an entropy before training is nothing to hold."""
@@ -68,13 +65,6 @@ class Thermostat(Strength):
                     f"A strength moves between its limits: low is {self.low:g}, start {self.start:g}, high "
                     f"{self.high:g}. Put start between them, and high above low."
                 )
-            if isinstance(self.target, tuple):
-                progress = [point for point, _ in self.target]
-                if sorted(set(progress)) != progress:
-                    raise ValueError(
-                        "The progress of a schedule's points rises from each to the next, such as "
-                        f"[[0, 1], [0.5, 0.6], [1, 0.3]]. Got {', '.join(f'{point:g}' for point in progress)}."
-                    )
             return self
 
     config: Config
@@ -92,18 +82,7 @@ class Thermostat(Strength):
 
     def target(self, progress: float) -> float:
         """Return the target at a share of the training in [0, 1], in the config's unit."""
-        target = self.config.target
-        if not isinstance(target, tuple):
-            return target
-        start, level = target[0]
-        if progress <= start:
-            return level
-        for end, next_level in target[1:]:
-            if progress <= end:
-                share = (progress - start) / (end - start)
-                return (1 - share) * level + share * next_level
-            start, level = end, next_level
-        return level
+        return level_at(self.config.target, progress)
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Count a step, and follow a reading of the control probe.

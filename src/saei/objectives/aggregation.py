@@ -60,3 +60,9 @@ def _counted(values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
 def per_response(values_RT: Tensor, mask_RT: Tensor) -> Tensor:
     """Return each response's mean over its masked tokens, ``[R]``, NaN without one: the form of a loss's metrics."""
     return (values_RT * mask_RT).sum(dim=1) / mask_RT.sum(dim=1)
+
+
+@torch.no_grad()
+def touched(touched_RT: Tensor, mask_RT: Tensor) -> dict[str, Tensor]:
+    """Return what a term logs of the tokens that it acts on: their share of each response, and their number."""
+    return {"touched": per_response(touched_RT.float(), mask_RT), "touched_tokens": touched_RT.sum(dim=1).float()}

@@ -19,6 +19,7 @@ from saei.objectives.aggregation import per_response, response_mean
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.weights.base import Weight
 from saei.objectives.weights.selected import Selected
+from saei.views import needs_picture
 
 Aggregate: TypeAlias = Callable[[Tensor], Tensor]
 """From one value per response token, ``[R, T]``, to one number, weighing tokens as the objective does."""
@@ -48,7 +49,9 @@ class ObjectiveInput:
         max_new_tokens: Longest response that sampling allows.
         weight_RT: Product of the objective's weights, detached, which an aggregation multiplies the values of the
             policy loss by; None without weights.
-        prepared: What ``Objective.prepare`` returned, for these responses.
+        correct_R: bool, responses that were graded right; None where no grades are known.
+        pictured_R: bool, responses trained under a view with a picture; None where all are.
+        prepared: What ``Objective.prepare`` returned, for these responses; for a term what its own ``prepare`` did.
         statistics: One ``[R, T]`` tensor per entry of the objective's ``needs``, 0 on padding, such as
             ``Need("entropy", grad=True)``, the current policy's entropies with graph, or
             ``Need("logp", policy="reference")``.
@@ -69,6 +72,8 @@ class ObjectiveInput:
     n_selected: float
     max_new_tokens: int
     weight_RT: Tensor | None = None
+    correct_R: Tensor | None = None
+    pictured_R: Tensor | None = None
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
@@ -91,7 +96,12 @@ class Loss:
 
 
 class Term(Strategy, ABC):
-    """Something added to the policy loss, such as a KL penalty. To add one, implement ``loss``."""
+    """Something added to the policy loss, such as a KL penalty. To add one, implement ``loss``.
+
+    One whose coefficient follows the training overrides ``begin_step``, one that has to see the whole update batch
+    ``prepare``. Where needs ask about changed pictures, responses trained under a view without one are left out: they
+    are not in the masks of its inputs and batches.
+    """
 
     kind: ClassVar[str] = "term"
     off_policy_only: ClassVar[bool] = False
@@ -101,6 +111,50 @@ class Term(Strategy, ABC):
     def needs(self) -> frozenset[Need]:
         """Keys of ``ObjectiveInput.statistics`` that the term reads."""
         return frozenset()
+
+    @property
+    def batch_needs(self) -> frozenset[Need]:
+        """Keys of ``UpdateBatch.statistics`` that ``prepare`` reads; they have no gradient."""
+        return frozenset()
+
+    def begin_step(self, batch: UpdateBatch, *, progress: float) -> None:
+        """Look at what a training step drew before its first optimiser step; where state belongs that acts in it.
+
+        Called once per training step, whatever the number of optimiser steps, micro-batches and processes; not in a
+        step that trains on nothing newly drawn. Every process sees the same batch.
+
+        Args:
+            batch: The newly drawn responses that the step trains on, in all processes; without statistics.
+            progress: Share of the training done, in [0, 1].
+        """
+
+    def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Look at the whole update batch of an optimiser step before its loss is taken; see ``Objective.prepare``.
+
+        Args:
+            batch: All responses of the optimiser step, in all processes.
+            progress: Share of the training done, in [0, 1].
+            generator: Source of all randomness, on the CPU, seeded by step and optimiser step.
+
+        Returns:
+            What ``loss`` finds in ``inputs.prepared``, by name, of the shapes that an objective's may have.
+        """
+        return {}
+
+    @property
+    def begins(self) -> bool:
+        """Whether ``begin_step`` is overridden."""
+        return type(self).begin_step is not Term.begin_step
+
+    @property
+    def prepares(self) -> bool:
+        """Whether ``prepare`` is overridden."""
+        return type(self).prepare is not Term.prepare
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it asks about changed pictures, and leaves out responses trained under a view without one."""
+        return needs_picture(self.needs | self.batch_needs)
 
     @abstractmethod
     def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
@@ -177,9 +231,10 @@ class Objective(Strategy, ABC):
 
     @property
     def all_needs(self) -> frozenset[Need]:
-        """What the objective, its weights and its advantage need, for its loss or before it."""
-        needs = self.needs | self.batch_needs | self.advantage.needs
-        return needs.union(*(weight.needs for weight in self.weights.values()))
+        """What the objective, its weights, its terms and its advantage need, for its loss or before it."""
+        of_terms = (term.batch_needs for term in self.terms)
+        of_weights = (weight.needs for weight in self.weights.values())
+        return (self.needs | self.batch_needs | self.advantage.needs).union(*of_terms, *of_weights)
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Look at the whole update batch before its loss is taken; called once per optimiser step, under ``no_grad``.
@@ -225,8 +280,23 @@ class Objective(Strategy, ABC):
             metrics["token_weight"] = per_response(inputs.weight_RT, inputs.mask_RT)
         # A term acts on every response token, whichever of them the policy loss uses.
         everywhere = replace(inputs, selected_RT=inputs.mask_RT, n_selected=inputs.n_tokens, weight_RT=None)
-        for term in self.terms:
-            extra = term.loss(inputs, partial(self.aggregate, inputs=everywhere))
+        for number, term in enumerate(self.terms):
+            own = replace(everywhere, prepared=prepared_by_term(number, inputs.prepared))
+            if term.needs_picture and inputs.pictured_R is not None:
+                pictured_RT = own.mask_RT & inputs.pictured_R[:, None]
+                own = replace(own, mask_RT=pictured_RT, selected_RT=pictured_RT)
+            extra = term.loss(own, partial(self.aggregate, inputs=own))
             value = value + extra.value
             metrics |= {f"{term.name()}/{name}": number for name, number in extra.metrics.items()}
         return Loss(value, metrics)
+
+
+def term_prefix(number: int) -> str:
+    """Return what begins the names of the values that a term prepares, among those of its objective."""
+    return f"term {number}/"
+
+
+def prepared_by_term(number: int, prepared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what one term of an objective prepared, by the names that it gave."""
+    prefix = term_prefix(number)
+    return {name.removeprefix(prefix): value for name, value in prepared.items() if name.startswith(prefix)}

@@ -45,6 +45,7 @@ class UpdateBatch:
         advantage_RT: float32, 0 on padding.
         truncated_R: bool, responses that the length limit ended.
         drawn_RT: bool, False on the first tokens of a response that were given to it, and on padding.
+        pictured_R: bool, responses trained under a view with a picture; None where all are.
         statistics: One ``[R, T]`` tensor per need of the weights or the objective that get the batch; in these needs
             the own view of a response is the one that it is trained under. Needs of the current policy, such as
             ``Need("entropy")``, cost a pass without gradient over the update batch in each optimiser step; needs of
@@ -62,7 +63,12 @@ class UpdateBatch:
     advantage_RT: Tensor
     truncated_R: Tensor
     drawn_RT: Tensor
+    pictured_R: Tensor | None = None
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
+
+    def only_pictured(self) -> UpdateBatch:
+        """Return the batch without the tokens of responses whose views have no picture."""
+        return self if self.pictured_R is None else replace(self, mask_RT=self.mask_RT & self.pictured_R[:, None])
 
     def cpu(self) -> UpdateBatch:
         """Return the batch on the CPU."""

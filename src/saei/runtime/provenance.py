@@ -49,7 +49,7 @@ def git_revision() -> str | None:
 
 def _parts(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, str]]]:
     """Yield every strategy of a configuration: its dotted path, its name and where its code is from."""
-    if isinstance(value, StrategyConfig):
+    if isinstance(value, StrategyConfig) and value.strategy.kind:  # view makers are of no kind, and are saei's own
         yield path, {"name": value.type, **_source(value)}
     if isinstance(value, Section):
         for name in type(value).model_fields:

@@ -123,7 +123,7 @@ def _scores(needs: frozenset[Need]) -> Scores:
 
     logp_NT = (-positive()).requires_grad_()
     return Scores(
-        logp_NT, None, mask_NT, {need: positive().requires_grad_(need.grad) for need in sorted(needs, key=str)}
+        logp_NT, None, mask_NT, {need: positive().requires_grad_(bool(need.grad)) for need in sorted(needs, key=str)}
     )
 
 

@@ -35,7 +35,7 @@ def objective_inputs(needs: Collection[Need]) -> ObjectiveInput:
     statistics = {}
     for need in sorted(needs, key=str):
         values_RT = logp_RT + normal(0.3) if need.statistic == "logp" else normal(1.0).abs()
-        statistics[need] = (values_RT * mask_RT).requires_grad_(need.grad)
+        statistics[need] = (values_RT * mask_RT).requires_grad_(bool(need.grad))
     return ObjectiveInput(
         logp_RT=logp_RT.clone().requires_grad_(),
         old_logp_RT=old_logp_RT,
@@ -51,6 +51,7 @@ def objective_inputs(needs: Collection[Need]) -> ObjectiveInput:
         n_tokens=float(2 * sum(LENGTHS)),
         n_selected=float(2 * selected_RT.sum()),
         max_new_tokens=8,
+        correct_R=torch.tensor([True, False, True, True, False]),
         statistics=statistics,
     )
 

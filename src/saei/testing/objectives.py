@@ -69,8 +69,16 @@ def check_term(subject: Strategy | StrategyConfig) -> None:
     config = config_of(subject)
     term = config.build()
     require(isinstance(term, Term), config.type, "the config of a term builds a Term")
-    _check_needs(_alone(term), term.needs, config.type)
-    _check_loss(_alone(term), lambda: _alone(config.build()), objective_inputs(term.needs), config.type)
+    prepared = _check_term_prepare(term)
+    _check_needs(_alone(term), term.needs, config.type, prepared)
+    inputs = replace(objective_inputs(term.needs), prepared=prepared)
+
+    def fresh() -> LossFunction:
+        other = config.build()
+        _check_term_prepare(other)
+        return _alone(other)
+
+    _check_loss(_alone(term), fresh, inputs, config.type)
 
 
 def _check_prepare(objective: Objective) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -98,10 +106,49 @@ def _check_prepare(objective: Objective) -> tuple[Mapping[str, Tensor], Mapping[
     return prepared, prepare(replace(batch, advantage_RT=torch.zeros_like(batch.advantage_RT)))
 
 
+def _check_term_prepare(term: Term) -> Mapping[str, Tensor]:
+    """Hold a term's ``begin_step`` and ``prepare`` to their contract, in its first steps, and return what it prepares.
+
+    In the first step entropies and other needs are small, in the second step larger: a controller of the policy's
+    entropy then acts, and what is held at its first value has moved.
+    """
+    name, needs = term.name(), term.batch_needs
+    require_filled(needs, name, grad=False)
+    batch = update_batch(needs)
+    small = replace(
+        batch,
+        behaviour_entropy_RT=batch.behaviour_entropy_RT / 100,
+        statistics={
+            need: value if value.dtype == torch.bool else value / 100 for need, value in batch.statistics.items()
+        },
+    )
+
+    def prepare(batch: UpdateBatch) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            return term.prepare(batch, progress=0.5, generator=seeded())
+
+    before = copies(batch)
+    with random_state_untouched(name):
+        term.begin_step(replace(small, statistics={}), progress=0.0)
+        prepare(small)
+        prepared = prepare(batch)
+    unchanged = all(torch.equal(tensor, getattr(batch, field)) for field, tensor in before.items())
+    require(unchanged, name, "the update batch is left as it was")
+    for key, value in prepared.items():
+        whole = value.ndim == 0 or (value.ndim <= 2 and value.shape[0] == len(LENGTHS))
+        require(whole, name, f"'{key}' is prepared as a scalar or with one row per response")
+    require(_equal(prepared, prepare(batch)), name, "the same update batch prepares the same")
+    columns, wide = batch.mask_RT.shape[1], prepare(wider(batch))
+    cut = {key: value[:, :columns] if value.ndim == 2 else value for key, value in wide.items()}
+    require(_equal(prepared, cut), name, "what stands on padding of the update batch prepares the same")
+    require_read(needs, name, lambda need: prepare(update_batch(needs - {need})))
+    return prepared
+
+
 def _check_needs(
     loss: LossFunction, needs: frozenset[Need], name: str, prepared: Mapping[str, Tensor] | None = None
 ) -> None:
-    require_filled(needs, name)
+    require_filled(needs, name, other_views=True)
 
     def inputs_of(filled: frozenset[Need]) -> ObjectiveInput:
         return replace(objective_inputs(filled), prepared=prepared or {})

@@ -35,14 +35,21 @@ def registered(kind: str) -> list[StrategyConfig]:
     ]
 
 
-def require_filled(needs: Iterable[Need], name: str, *, policies: Iterable[str] = POLICIES, grad: bool = True) -> None:
+def require_filled(
+    needs: Iterable[Need],
+    name: str,
+    *,
+    policies: Iterable[str] = POLICIES,
+    grad: bool = True,
+    other_views: bool = False,
+) -> None:
     """Require that something fills needs.
 
     Raises:
         AssertionError: Naming the rule and the need.
     """
     try:
-        check_needs(needs, name, policies=policies, grad=grad)
+        check_needs(needs, name, policies=policies, grad=grad, other_views=other_views)
     except ConfigError as error:
         raise AssertionError(f"{name}: the rule is broken that something fills its needs. {error.reason}") from error
 

@@ -69,13 +69,13 @@ class DistributionStatistic(Statistic):
 class DivergenceStatistic(Statistic):
     """Computed from two distributions at each token: p, of the current policy under the response's own view, and q.
 
-    q is of the need's policy under the need's view, and constant. To add one, implement ``of_two``; it is computed in
-    chunks, too.
+    q is of the need's policy under the need's view, and constant unless the need's ``grad`` is ``both``. To add one,
+    implement ``of_two``; it is computed in chunks, too.
     """
 
     @abstractmethod
     def of_two(self, logp_mV: Tensor, logq_mV: Tensor, ids_m: Tensor) -> Tensor:
-        """Return ``[m]``, differentiable in the log-probabilities of p.
+        """Return ``[m]``, differentiable in the log-probabilities, of both sides where a need asks for that.
 
         Args:
             logp_mV: float32 log-probabilities of p in nats, -1e9 for banned ids.

@@ -1,7 +1,8 @@
 """Computing statistics of responses in as few passes as possible, those that are known excepted.
 
 All needs of one policy under one view share a pass. A divergence is computed in the pass of the current policy under
-the own view; the hidden states of its other side are computed before.
+the own view; the hidden states of its other side are computed before. Values with gradient under another view come from
+a pass of that view whose graph is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +72,7 @@ def score_needs(
     # A point moves the own views, so the known values of what depends on them do not hold there: the pass itself
     # computes it, even where no gradient is wanted.
     in_pass = {
-        leaf: replace(leaf, grad=True)
+        leaf: leaf if leaf.grad else replace(leaf, grad=True)
         for leaves in leaves_of.values()
         for leaf in leaves
         if leaf.grad or (at_point and _depends_on_own_views(known, leaf))
@@ -78,14 +80,18 @@ def score_needs(
     combined = {need for need in needs if need.grad or not in_pass.keys().isdisjoint(leaves_of[need])}
     constant_leaves = {leaf for need in combined for leaf in leaves_of[need] if leaf not in in_pass}
     constants = compute_statistics([*(need for need in needs if need not in combined), *constant_leaves], subject)
-    leaves = set(in_pass.values())
+    elsewhere = {leaf for leaf in in_pass.values() if _under_another_view(known, leaf)}
+    leaves = set(in_pass.values()) - elsewhere
     with torch.no_grad():
-        _compute_other_sides(known, leaves)
+        _compute_other_sides(known, [leaf for leaf in leaves if leaf.grad != "both"])
+    other_sides = {leaf: _other_side(leaf) for leaf in leaves if leaf.grad == "both"}
+    values_elsewhere = _score_elsewhere(known, {*elsewhere, *other_sides.values()}, wrt=wrt, selected=selected)
+    constants_of = {leaf: values_elsewhere[other] for leaf, other in other_sides.items()}
     scored = score_with(
         subject.policy,
         subject.views,
         subject.responses,
-        _extras(known, leaves),
+        _extras(known, leaves, constants_of),
         wrt=wrt,
         with_entropy=with_entropy or any(leaf.statistic == "entropy" for leaf in leaves),
         selected=selected,
@@ -98,7 +104,9 @@ def score_needs(
     for number, (scores, extras) in enumerate(scored):
         values = dict(constants[number])
         for leaf, with_grad in in_pass.items():
-            if leaf.statistic in _OF_EVERY_PASS:
+            if leaf in elsewhere:
+                values_NT = padded(values_elsewhere[leaf][number])
+            elif leaf.statistic in _OF_EVERY_PASS:
                 values_NT = scores.logp_NT if leaf.statistic == "logp" else scores.entropies()
             else:
                 values_NT = padded(extras[with_grad])
@@ -122,6 +130,37 @@ def _depends_on_own_views(known: KnownStatistics, leaf: Need) -> bool:
     if isinstance(statistic, TokenStatistic):
         return False
     return isinstance(statistic, DivergenceStatistic) or (leaf.policy == "current" and leaf.view == "own")
+
+
+def _under_another_view(known: KnownStatistics, leaf: Need) -> bool:
+    """Return whether a leaf with gradient is of the distributions under another view than the own."""
+    return leaf.view != "own" and isinstance(known.statistic(leaf), DistributionStatistic)
+
+
+def _other_side(divergence: Need) -> Need:
+    """Return the need for the hidden states of the other side of a divergence that has a gradient on both."""
+    return Need(States.name(), divergence.view, divergence.policy, grad=True)
+
+
+def _score_elsewhere(
+    known: KnownStatistics,
+    leaves: Iterable[Need],
+    *,
+    wrt: WithRespectTo,
+    selected: Sequence[Tensor] | None,
+) -> dict[Need, list[list[Tensor]]]:
+    """Return the values with gradient of leaves under other views, ``[T, ...]`` for each view and response.
+
+    Each view costs a pass, which its responses share as they do under their own views.
+    """
+    by_view: dict[Any, list[Need]] = defaultdict(list)
+    for leaf in leaves:
+        by_view[leaf.view].append(leaf)
+    assert not by_view or wrt == "parameters", "a point belongs to the own views"
+    values: dict[Need, list[list[Tensor]]] = {}
+    for of_view in by_view.values():
+        values |= _scored_leaves(known, of_view[0], of_view, wrt=wrt, selected=selected)
+    return values
 
 
 def _compute(known: KnownStatistics, needs: Iterable[Need], *, ahead: bool = False) -> None:
@@ -174,30 +213,69 @@ def _compute_in_pass(known: KnownStatistics, need: Need, leaves: Sequence[Need],
             reason=f"{need} is not known of these responses under these views.",
             remedy="Name it in the needs of who asks, or give `policy.look_ahead` the same views and responses.",
         )
+    for leaf, values in _scored_leaves(known, need, leaves).items():
+        known.keep(leaf, values)
+
+
+def _scored_leaves(
+    known: KnownStatistics,
+    need: Need,
+    leaves: Sequence[Need],
+    *,
+    wrt: WithRespectTo = None,
+    selected: Sequence[Tensor] | None = None,
+) -> dict[Need, list[list[Tensor]]]:
+    """Return leaves from one scoring pass, by the policy and under the views that a need names.
+
+    Args:
+        known: What is known.
+        need: Names the policy and the views.
+        leaves: What the pass computes.
+        wrt: What it is differentiated by.
+        selected: The tokens that are scored, None for all.
+
+    Returns:
+        By leaf ``[T, ...]`` for each view and response.
+    """
+    subject = known.subject
     scored = score_with(
         known.policy(need),
         known.views(need),
         subject.responses,
         _extras(known, leaves),
+        wrt=wrt,
         with_entropy=any(leaf.statistic == "entropy" for leaf in leaves),
+        selected=selected,
         distribution=subject.distribution,
     )
+    values = {}
     for leaf in leaves:
         if leaf.statistic == "logp":
-            values = [_unpadded(scores.logp_NT, scores.mask_NT) for scores, _ in scored]
+            values[leaf] = [_unpadded(scores.logp_NT, scores.mask_NT) for scores, _ in scored]
         elif leaf.statistic == "entropy":
-            values = [_unpadded(scores.entropies(), scores.mask_NT) for scores, _ in scored]
+            values[leaf] = [_unpadded(scores.entropies(), scores.mask_NT) for scores, _ in scored]
         else:
-            values = [extras[leaf] for _, extras in scored]
-        known.keep(leaf, values)
+            values[leaf] = [extras[leaf] for _, extras in scored]
+    return values
 
 
-def _extras(known: KnownStatistics, leaves: Iterable[Need]) -> dict[Hashable, Extra]:
-    """Return the extras of a scoring pass that computes some leaves."""
-    return {leaf: _extra(known, leaf) for leaf in leaves if leaf.statistic not in _OF_EVERY_PASS}
+def _extras(
+    known: KnownStatistics,
+    leaves: Iterable[Need],
+    other_sides: Mapping[Need, Sequence[Sequence[Tensor]]] | None = None,
+) -> dict[Hashable, Extra]:
+    """Return the extras of a scoring pass that computes some leaves.
+
+    Args:
+        known: What is known, the other sides of divergences included.
+        leaves: The leaves.
+        other_sides: The hidden states, with gradient, of the other sides of divergences that are not known.
+    """
+    other_sides = other_sides or {}
+    return {leaf: _extra(known, leaf, other_sides) for leaf in leaves if leaf.statistic not in _OF_EVERY_PASS}
 
 
-def _extra(known: KnownStatistics, leaf: Need) -> Extra:
+def _extra(known: KnownStatistics, leaf: Need, other_sides: Mapping[Need, Sequence[Sequence[Tensor]]]) -> Extra:
     statistic = known.statistic(leaf)
     if isinstance(statistic, DistributionStatistic):
         measure = statistic.compute
@@ -210,8 +288,11 @@ def _extra(known: KnownStatistics, leaf: Need) -> Extra:
         states: TokenStates, ids_M: Tensor, distribution: Distribution, other_Md: Tensor | None
     ) -> Tensor:
         assert other_Md is not None
-        return divergence(states, TokenStates(other_Md, head, hidden_only=True), ids_M, distribution)
+        q = TokenStates(other_Md, head, hidden_only=leaf not in other_sides)
+        return divergence(states, q, ids_M, distribution)
 
+    if leaf in other_sides:
+        return Extra(from_other_side, other_sides[leaf])
     return Extra(from_other_side, known.values(Need(States.name(), leaf.view, leaf.policy)))
 
 

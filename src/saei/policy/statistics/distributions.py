@@ -129,7 +129,8 @@ class SampledKL(DerivedStatistic):
 
     def parts_of(self, need: Need) -> tuple[Need, ...]:
         """Return the two log-probabilities."""
-        return Need("logp", grad=need.grad), Need("logp", view=need.view, policy=need.policy)
+        other = Need("logp", view=need.view, policy=need.policy, grad=need.grad == "both")
+        return Need("logp", grad=bool(need.grad)), other
 
     def combine(self, *values_T: Tensor) -> Tensor:
         """Return the estimates."""

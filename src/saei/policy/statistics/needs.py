@@ -49,7 +49,14 @@ def policies_of(need: Need) -> frozenset[str]:
     return frozenset() if isinstance(statistic, TokenStatistic) else frozenset({need.policy})
 
 
-def check_needs(needs: Iterable[Need], asker: str, *, policies: Iterable[str] = POLICIES, grad: bool = True) -> None:
+def check_needs(
+    needs: Iterable[Need],
+    asker: str,
+    *,
+    policies: Iterable[str] = POLICIES,
+    grad: bool = True,
+    other_views: bool = False,
+) -> None:
     """Refuse needs that nothing fills.
 
     Args:
@@ -57,17 +64,19 @@ def check_needs(needs: Iterable[Need], asker: str, *, policies: Iterable[str] = 
         asker: The part that has them, for the message.
         policies: The policies that it has access to.
         grad: Whether its values may have a gradient.
+        other_views: Whether they may have one under another view than the own, as in the update, where the parameters
+            are differentiated. A point of an attack belongs to the own view.
 
     Raises:
         ConfigError: Naming the need, the part, and what is available.
     """
     for need in needs:
-        problem, remedy = _problem(need, tuple(policies), grad)
+        problem, remedy = _problem(need, tuple(policies), grad, grad and other_views)
         if problem:
             raise ConfigError(f"{asker} needs what nothing fills.", reason=problem, remedy=remedy)
 
 
-def _problem(need: Any, policies: tuple[str, ...], grad: bool) -> tuple[str, str]:
+def _problem(need: Any, policies: tuple[str, ...], grad: bool, other_views: bool) -> tuple[str, str]:
     if not isinstance(need, Need):
         return f"It asks for {need!r}, which is no Need.", f'Write Need("{need}"), from saei.need.'
     names = {entry.name for entry in entries("statistic")}
@@ -85,29 +94,38 @@ def _problem(need: Any, policies: tuple[str, ...], grad: bool) -> tuple[str, str
         return f"There is no view '{need.view}'.", nearest(str(need.view), VIEWS)
     statistic = statistic_of(need)
     if isinstance(statistic, DerivedStatistic):
-        return _problem_of_parts(statistic, need, policies, grad)
+        return _problem_of_parts(statistic, need, policies, grad, other_views)
     if need.grad and (not grad or isinstance(statistic, TokenStatistic)):
         return f"It asks for {need}, and nothing is differentiated there.", "Leave grad out."
     elsewhere = need.policy != "current" or need.view != "own"
     if isinstance(statistic, DivergenceStatistic):
         if not elsewhere:
             return f"It asks for {need}, which is 0: a divergence from itself.", "Name another view or policy."
-    elif need.grad and elsewhere:
+        if need.grad != "both":
+            return "", ""
+    elif need.grad == "both":
+        return f"It asks for {need}, which has one side.", "Set grad to True; both sides are those of a divergence."
+    if need.grad and elsewhere and need.policy != "current":
         return (
-            f"It asks for {need}, and the gradient is that of the current policy under the own view.",
-            "Leave grad out, or ask for a divergence from that policy and view.",
+            f"It asks for {need}, and the gradient is that of the current policy.",
+            "Leave grad out, or ask for a divergence from that policy.",
+        )
+    if need.grad and elsewhere and not other_views:
+        return (
+            f"It asks for {need}, and the gradient is that of the current policy under the own view there.",
+            "Leave grad out, or ask for a divergence from that view.",
         )
     return "", ""
 
 
 def _problem_of_parts(
-    statistic: DerivedStatistic, need: Need, policies: tuple[str, ...], grad: bool
+    statistic: DerivedStatistic, need: Need, policies: tuple[str, ...], grad: bool, other_views: bool
 ) -> tuple[str, str]:
     parts = statistic.parts_of(need)
     if len({replace(part, grad=False) for part in parts}) < len(parts):
         return f"It asks for {need}, which is made of the same thing twice.", "Name another view or policy."
     for part in parts:
-        problem, remedy = _problem(part, policies, grad)
+        problem, remedy = _problem(part, policies, grad, other_views)
         if problem:
             return f"For {need}: {problem[0].lower()}{problem[1:]}", remedy
     return "", ""
