@@ -33,7 +33,7 @@ PATCHES = {"patch": 4, "probability": "1/2"}
 WHOLE_BATCH: dict[str, dict[str, Any]] = {
     "kl-cov": {"type": "kl-cov", "share": "1/5", "coefficient": 0.7},
     "clip-cov": {"type": "dapo", "clip_high": 0.2, "weights": [{"type": "clip-cov", "share": "1/9", "low": 0.1}]},
-    "forking-tokens": {"type": "dapo", "weights": [{"type": "forking-tokens", "share": "1/2"}]},
+    "forking-tokens": {"type": "cispo", "weights": [{"type": "forking-tokens", "share": "1/2"}]},
     "steer": {"type": "dapo", "weights": [{"type": "steer", "smallest": 0.5}]},
     "vppo": {"type": "dapo", "weights": [{"type": "vppo", "scale_min": 0.5, **PATCHES}]},
     "nucleus-entropy": {"type": "grpo", "terms": [{"type": "nucleus-entropy", "coefficient": 5.0, "p": "2/5"}]},
