@@ -13,11 +13,15 @@ import torch
 from saei.objectives.advantages.base import train_group
 from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.base import ObjectiveInput
+from saei.objectives.batch import Row, UpdateBatch
+from saei.objectives.cispo import CISPO
 from saei.objectives.dapo import DAPO
 from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
 from saei.objectives.gspo import GSPO
 from saei.objectives.kl import REFERENCE_LOGP
+from saei.objectives.sapo import SAPO
+from saei.objectives.weights.forking_tokens import ForkingTokens
 from saei.types import Example, Grade, Group, ScoredGroup, View
 
 pytest.importorskip("trl")
@@ -269,3 +273,69 @@ def test_default_advantages_equal_trl(scale):
     actual = [list(train_group(group, advantage, rewards).advantages) for group in groups]
     # TRL computes its n / (n - 1) in float32.
     torch.testing.assert_close(torch.tensor(actual, dtype=torch.float64), expected, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("name", ["cispo", "sapo"])
+def test_cispo_and_sapo_equal_trl_over_several_off_policy_updates(model, make_trainer, name, micro_batches):
+    """TRL's ``epsilon_high`` is the bound of CISPO's ratio itself, ours how far it lies above 1."""
+    kl = {"type": "kl", "coefficient": KL_COEFFICIENT}
+    if name == "cispo":
+        objective = CISPO.Config(clip_high=0.15, terms=(kl,)).build()
+    else:
+        objective = SAPO.Config(tau_positive=1.5, tau_negative=2.5, terms=(kl,)).build()
+    trainer = make_trainer(micro_batches, loss_type=name, sapo_temperature_pos=1.5, sapo_temperature_neg=2.5)
+    trainer.epsilon_high = 1.15
+    ours, theirs, data = copy.deepcopy(model).train(), trainer.model.train(), batch(model)
+    for _ in range(3):
+        inputs = our_inputs(ours, data, mask_truncated=False)
+        value = objective.loss(inputs).value
+        trl_value = trl_loss(trainer, data, mask_truncated=False, micro_batches=micro_batches)
+        torch.testing.assert_close(value, trl_value, rtol=1e-5, atol=1e-6)
+        gradients = torch.autograd.grad(value, ours.parameters())
+        torch.testing.assert_close(gradients, torch.autograd.grad(trl_value, theirs.parameters()), rtol=1e-5, atol=2e-6)
+        with torch.no_grad():
+            for policy in (ours, theirs):
+                for parameter, gradient in zip(policy.parameters(), gradients, strict=True):
+                    parameter -= 0.03 * gradient
+    ratio_RT = (inputs.logp_RT - inputs.old_logp_RT).exp()[data["mask"]]
+    assert ratio_RT.max() > 1.3
+    assert ratio_RT.min() < 0.8
+
+
+def test_forking_tokens_equal_trls_top_entropy_quantile(model, make_trainer):
+    """TRL divides by all tokens, as ``count_zeroed`` does, and keeps those from an interpolated quantile on.
+
+    That is as many as the ``ceil(share * n)`` of the method's authors for this share of 33 tokens; for others it may be
+    one more or less, and of equal entropies, such as those of all first tokens here, TRL keeps all or none. TRL ranks
+    current entropies; at the first update they are those that were sampled from.
+    """
+    trainer = make_trainer(1, loss_type="dapo", top_entropy_quantile=0.5)
+    trainer.beta = 0.0
+    ours, data = copy.deepcopy(model).train(), batch(model)
+    mask_RT, rows = data["mask"], len(LENGTHS)
+    ids = torch.cat([data["prompt_ids"], data["response_ids"]], dim=1)
+    attention = torch.cat([torch.ones_like(data["prompt_ids"]), mask_RT.long()], dim=1)
+    with torch.no_grad():
+        logits = ours(input_ids=ids, attention_mask=attention).logits[:, PROMPT - 1 : -1]
+    nothing_RT = torch.zeros(mask_RT.shape)
+    update_batch = UpdateBatch(
+        rows=tuple(Row(0, n, 0) for n in range(rows)),
+        ids_RT=data["response_ids"],
+        mask_RT=mask_RT,
+        behaviour_logp_RT=nothing_RT,
+        behaviour_entropy_RT=torch.distributions.Categorical(logits=logits).entropy() * mask_RT,
+        advantage_RT=nothing_RT,
+        truncated_R=torch.tensor(TRUNCATED),
+        drawn_RT=mask_RT,
+    )
+    weight = ForkingTokens.Config(share="1/2", count_zeroed=True).build()
+    weight_RT = weight.weigh(update_batch, progress=0.0, generator=torch.Generator())
+    assert int(weight_RT[mask_RT].sum()) == 17
+    inputs = replace(our_inputs(ours, data, mask_truncated=False), weight_RT=weight_RT)
+    value = DAPO.Config(clip_low=CLIP_LOW, clip_high=CLIP_HIGH).build().loss(inputs).value
+    trl_value = trl_loss(trainer, data, mask_truncated=False, micro_batches=1)
+    torch.testing.assert_close(value, trl_value, rtol=1e-5, atol=1e-6)
+    gradients = torch.autograd.grad(value, ours.parameters())
+    trl_gradients = torch.autograd.grad(trl_value, trainer.model.parameters())
+    torch.testing.assert_close(gradients, trl_gradients, rtol=1e-5, atol=2e-6)

@@ -158,7 +158,9 @@ class Updater:
                     batch, prepared = self._look_at_batch(batch, step=step, update=update, progress=progress)
 
             # --- Gradients of all micro-batches and processes add up.
-            loss = self._backward(batch, prepared, on_policy, log)
+            # In the first optimiser step the policy has not moved, and ratios are exactly 1: what differs by rounding
+            # from a pass before would give |logp - old_logp| a slope.
+            loss = self._backward(batch, prepared, update == plan[0][0], log)
 
             # --- The parameters move.
             norm = self._optimiser_step(loss)

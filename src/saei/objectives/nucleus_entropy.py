@@ -31,7 +31,7 @@ class NucleusEntropy(Term):
     update batch, since H has to be known before its gradient is taken.
 
     With ``anchored: false`` it is the plain bonus ``-coefficient * H`` over the same tokens, the paper's ablation, and
-    costs no further pass.
+    costs no further pass; a response without such a token then counts as 0 in the mean.
 
     Metrics: ``mean``, the nucleus entropy of the tokens that count; ``anchor``, H₀; ``touched``, the share of the
     tokens that count.

@@ -34,7 +34,7 @@ class Trust(Advantage):
 
         Attributes:
             alpha: The smaller, the sooner a spread of the rewards takes the prior's weight away.
-            reward_variance: That of a reward about what a response is worth; the larger, the more the prior weighs.
+            reward_variance: That of a reward about what a response is worth; the larger, the less the prior weighs.
         """
 
         type: Literal["trust"] = "trust"
