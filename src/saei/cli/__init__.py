@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
-from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, schema, show, train
+from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, runs, schema, show, train
 from saei.cli.options import FLAG, examples
 from saei.console import say
 from saei.errors import SaeiError, out_of_memory, shown
@@ -74,6 +74,15 @@ app.command(
         'saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*"',
     ),
 )(evaluate.evaluate)
+app.command(
+    "runs",
+    cls=Command,
+    epilog=examples(
+        "saei runs --where state=finished --sort accuracy --reverse",
+        "saei runs runs/first runs/second --compare",
+        "saei runs --delete old-checkpoints runs/first",
+    ),
+)(runs.runs)
 app.command("list", cls=Command, epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", cls=Command, epilog=examples("saei show pgd", "saei show training"))(show.show)
 app.command(
