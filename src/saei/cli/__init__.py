@@ -10,7 +10,23 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
-from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, runs, schema, show, train
+from saei.cli import (
+    bench,
+    build_tiny,
+    check,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    init,
+    list_,
+    new,
+    plot,
+    runs,
+    schema,
+    show,
+    train,
+)
 from saei.cli.options import FLAG, examples
 from saei.console import say
 from saei.errors import SaeiError, out_of_memory, shown
@@ -83,6 +99,11 @@ app.command(
         "saei runs --delete old-checkpoints runs/first",
     ),
 )(runs.runs)
+app.command(
+    "plot",
+    cls=Command,
+    epilog=examples("saei plot runs/lock-in -o curves.png -o curves.csv", "saei plot runs --where task=bars --by-base"),
+)(plot.plot)
 app.command("list", cls=Command, epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", cls=Command, epilog=examples("saei show pgd", "saei show training"))(show.show)
 app.command(
