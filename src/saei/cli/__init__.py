@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
 from saei.cli import (
+    ask,
     bench,
     build_tiny,
     check,
@@ -19,6 +20,7 @@ from saei.cli import (
     doctor,
     evaluate,
     init,
+    inspect_,
     list_,
     new,
     plot,
@@ -90,6 +92,22 @@ app.command(
         'saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*"',
     ),
 )(evaluate.evaluate)
+app.command(
+    "ask",
+    cls=Command,
+    epilog=examples(
+        'saei ask runs/bars-mixed-20260101-120000 chart.png "What is red + blue?" -k 4',
+        'saei ask Qwen/Qwen2.5-VL-3B-Instruct photo.jpg "How many cups?" --temperature 0 --json',
+    ),
+)(ask.ask)
+app.command(
+    "inspect",
+    cls=Command,
+    epilog=examples(
+        'saei inspect chart.png "What is red + blue?"',
+        'saei inspect chart.png "What is red + blue?" --attack fgsm --selector top-k -o look.html -o look.png',
+    ),
+)(inspect_.inspect)
 app.command(
     "runs",
     cls=Command,
