@@ -1,4 +1,4 @@
-"""`saei ask` and `saei inspect`: what they show is what the policy computes, and no text of a model acts on a screen."""
+"""`saei ask` and `saei inspect`: they show what the policy computes, and no text of a model acts on a screen."""
 
 from __future__ import annotations
 

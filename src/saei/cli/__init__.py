@@ -19,6 +19,7 @@ from saei.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     init,
     inspect_,
     list_,
@@ -92,6 +93,9 @@ app.command(
         'saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*"',
     ),
 )(evaluate.evaluate)
+app.command("export", cls=Command, epilog=examples("saei export runs/bars-mixed-20260101-120000 --merge -o my-model"))(
+    export.export
+)
 app.command(
     "ask",
     cls=Command,

@@ -177,7 +177,8 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     screen().print(table)
-    of_some = {path for run in runs for path in run.config} - set.intersection(*(set(run.config) for run in runs))
+    of_all = set[str].intersection(*(set(run.config) for run in runs))
+    of_some = {path for run in runs for path in run.config} - of_all
     hidden = len(of_some - set(paths))
     if hidden:
         say(f"{hidden} more fields belong to strategies that only some of them have; --json has all.")

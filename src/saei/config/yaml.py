@@ -145,7 +145,7 @@ class _LimitedComposer(Composer):
         """Values below each anchor that is complete."""
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[attr-defined]  # the parser's, which it is combined with
         anchor, alias = event.anchor, isinstance(event, yaml.AliasEvent)
         before = self._values
         self._values += 1
@@ -187,7 +187,7 @@ for _name, _pattern, _first in (
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern.pattern})$"), list(_first))
 
 if yaml.__with_libyaml__:
-    from yaml.cyaml import CParser
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # public, but not declared so
 
     class _QuickLoader(_LimitedComposer, CParser, BaseResolver):
         """Reads a text by libyaml."""

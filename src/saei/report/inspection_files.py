@@ -87,8 +87,8 @@ def draw(inspection: Inspection, file: Path) -> None:
     axis = figure.add_axes((0.2 / width, 0, 1 - 0.4 / width, 1 - top_in / height))
     axis.set_axis_off()
     axis.set(xlim=(0, COLUMNS), ylim=(len(body) + 1, 0))
-    for number, line in enumerate(body):
-        _line(axis, number + 0.5, line)
+    for number, runs in enumerate(body):
+        _line(axis, number + 0.5, runs)
     with warnings.catch_warnings(), replacing(file) as temporary:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a font has not every script's letters
         figure.savefig(temporary, dpi=130)
