@@ -11,8 +11,8 @@ from PIL.Image import Image
 
 from saei.interventions.single import AttackResult, attack
 from saei.policy import Policy
+from saei.policy.ask import Pictures
 from saei.policy.pixels.space import to_image
-from saei.policy.questions import Pictures
 from saei.report.tokens import token_pieces
 from saei.runtime.seeds import derive
 from saei.types import Response
