@@ -169,6 +169,16 @@ def test_inspect_prints_and_writes(chart: Path, tmp_path: Path, saei: Saei) -> N
     assert "their difference, 32 times" in files[1].read_text(encoding="utf-8")
 
 
+def test_a_question_without_a_picture_is_shown_with_the_words_that_moved(tmp_path: Path, saei: Saei) -> None:
+    said = saei(
+        "inspect", "none", "What is red + yellow?", "-k", 2, "--attack", "random-swap", "-o", tmp_path / "x.png"
+    )
+    assert said.code == 0, said.err
+    assert re.search("^Perturbed: What", said.out, re.MULTILINE)
+    assert "▀" not in said.out
+    assert (tmp_path / "x.png").exists()
+
+
 def test_inspect_as_json_and_what_it_refuses(chart: Path, tmp_path: Path, saei: Saei) -> None:
     data = json.loads(saei("inspect", chart, QUESTION, "-k", 2, "--set", "attack.step=8/255", "--json").out)
     assert data["distances"]["pixels"]["largest"] == pytest.approx(8, abs=1e-4)  # of 1/255

@@ -112,8 +112,9 @@ class Inspection:
     def summary(self) -> list[str]:
         """Return what the numbers are, a sentence each."""
         before, after = self.criterion
+        rounded = ", on pictures rounded to 8 bits" if "pixels" in self.distances else ""
         sentences = [
-            f"Criterion J {before:.4f} → {after:.4f} ({after - before:+.4f}), on pictures rounded to 8 bits.",
+            f"Criterion J {before:.4f} → {after:.4f} ({after - before:+.4f}){rounded}.",
             f"KL(perturbed‖clean) {self.view_kl:.4f} nats per token.",
         ]
         for surface, (share, largest) in self.distances.items():

@@ -12,7 +12,6 @@ from saei.config.flat import flat
 from saei.config.run import RunConfig, dump
 from saei.config.yaml import write_yaml
 from saei.errors import printable
-from saei.report.compare import STEERED
 from saei.report.run_list import short
 
 PLACES = {"model.path": "MODEL", "task.path": "DATA"}
@@ -47,7 +46,8 @@ def model_card(
     settings = flat(config)
     base = _public("model.path", settings.get("model.path"))
     head: dict[str, Any] = {"base_model": base} if base and base.count("/") == 1 else {}
-    head |= {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": ["saei", "reinforcement"]}
+    tags = ["saei", "reinforcement-learning"]
+    head |= {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": tags}
     parts = [
         f"---\n{write_yaml(head)}---",
         "# A policy trained by reinforcement learning with saei",
@@ -135,7 +135,7 @@ def _figures(settings: Mapping[str, Any], metrics: list[dict[str, Any]], step: i
     if settings.get("output.keep_best") not in (None, "null"):
         told.append("The run kept its best checkpoint: the evaluation that chose it is no unbiased estimate.")
     if any("control/entropy" in line for line in metrics):
-        told.append(f"The run's {STEERED}: its entropy is no evidence against collapse.")
+        told.append("The run's entropy was steered: it is no evidence against collapse.")
     return "\n".join(rows) + "\n\n" + " ".join(told)
 
 
@@ -148,7 +148,8 @@ def _text(line: Mapping[str, Any], metric: str) -> str:
 
 def _use(settings: Mapping[str, Any]) -> str:
     instruction = settings.get("template.instruction")
-    asked = f"Its prompts end with: {instruction}\n\n" if isinstance(instruction, str) and instruction != "null" else ""
+    known = isinstance(instruction, str) and instruction != "null"
+    asked = f"It was trained with the instruction: {instruction}\n\n" if known else ""
     return (
         asked + "```python\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
         'model = AutoModelForImageTextToText.from_pretrained("THIS_FOLDER")\n'
