@@ -169,6 +169,8 @@ def _line(axis: Any, y: float, line: Sequence[Run]) -> None:
 
 def _pictures(figure: Any, inspection: Inspection, share: float) -> None:
     """Draw clean picture, perturbed picture and their difference in the upper left, a row for each picture."""
+    if not inspection.clean:  # a question without a picture, whose words were moved
+        return
     grid = figure.add_gridspec(
         len(inspection.clean), 3, left=0.02, right=0.51, top=0.98, bottom=1.02 - share, wspace=0.05
     )
