@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from saei.cli.fields import field_rows
-from saei.config.overrides import ALIASES
+from saei.config.aliases import ALIASES
 from saei.config.registry import KINDS, entries, load
 from saei.config.run import SECTIONS, RunConfig
 

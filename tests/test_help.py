@@ -16,7 +16,7 @@ from saei.cli.show import as_markdown
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *("", "init", "train", "eval", "list", "show", "new", "check", "schema", "demo", "bench", "doctor", "build-tiny"),
-    *("data", "data check"),
+    *("data", "data check", "runs", "plot", "ask", "inspect", "export"),
 )
 
 

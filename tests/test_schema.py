@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from commands import Saei
 from saei.config import registry
-from saei.config.overrides import ALIASES, combine, nested
+from saei.config.aliases import ALIASES
+from saei.config.overrides import combine, nested
 from saei.config.registry import KINDS, entries, load, register
 from saei.config.run import RunConfig, dump, validate
 from saei.config.schema import json_schema

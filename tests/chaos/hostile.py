@@ -19,7 +19,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from saei.config.overrides import ALIASES
+from saei.config.aliases import ALIASES
 from saei.config.registry import entries, load
 from saei.config.run import RunConfig
 from saei.config.strategy import Open, section_of

@@ -10,7 +10,26 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from saei import __version__
-from saei.cli import bench, build_tiny, check, data, demo, doctor, evaluate, init, list_, new, schema, show, train
+from saei.cli import (
+    ask,
+    bench,
+    build_tiny,
+    check,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    init,
+    inspect_,
+    list_,
+    new,
+    plot,
+    runs,
+    schema,
+    show,
+    train,
+)
 from saei.cli.options import FLAG, examples
 from saei.console import say
 from saei.errors import SaeiError, out_of_memory, shown
@@ -74,6 +93,39 @@ app.command(
         'saei eval --compare "runs/eval/grpo-*" "runs/eval/saei-*"',
     ),
 )(evaluate.evaluate)
+app.command("export", cls=Command, epilog=examples("saei export runs/bars-mixed-20260101-120000 --merge -o my-model"))(
+    export.export
+)
+app.command(
+    "ask",
+    cls=Command,
+    epilog=examples(
+        'saei ask runs/bars-mixed-20260101-120000 chart.png "What is red + blue?" -k 4',
+        'saei ask Qwen/Qwen2.5-VL-3B-Instruct photo.jpg "How many cups?" --temperature 0 --json',
+    ),
+)(ask.ask)
+app.command(
+    "inspect",
+    cls=Command,
+    epilog=examples(
+        'saei inspect chart.png "What is red + blue?"',
+        'saei inspect chart.png "What is red + blue?" --attack fgsm --selector top-k -o look.html -o look.png',
+    ),
+)(inspect_.inspect)
+app.command(
+    "runs",
+    cls=Command,
+    epilog=examples(
+        "saei runs --where state=finished --sort accuracy --reverse",
+        "saei runs runs/first runs/second --compare",
+        "saei runs --delete old-checkpoints runs/first",
+    ),
+)(runs.runs)
+app.command(
+    "plot",
+    cls=Command,
+    epilog=examples("saei plot runs/lock-in -o curves.png -o curves.csv", "saei plot runs --where task=bars --by-base"),
+)(plot.plot)
 app.command("list", cls=Command, epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", cls=Command, epilog=examples("saei show pgd", "saei show training"))(show.show)
 app.command(

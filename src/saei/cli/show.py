@@ -68,7 +68,7 @@ def show(
 
 def _from_its_kind(path: str) -> str:
     """Return ``attack.step`` for ``sampler.intervention.attack.step`` and ``intervention.attack.step``."""
-    from saei.config.overrides import ALIASES
+    from saei.config.aliases import ALIASES
     from saei.config.registry import KINDS
 
     first, dot, rest = path.partition(".")

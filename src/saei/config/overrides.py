@@ -9,23 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from saei.config.aliases import ALIASES
 from saei.config.registry import entries, load, load_plugin
 from saei.config.run import RunConfig, dump, validate
 from saei.config.strategy import default_type, item_section, section_of, strategy_kind, type_of, typed
 from saei.config.yaml import MAX_DEPTH, parse_value, read_yaml
 from saei.errors import ConfigError, shown
-
-ALIASES: Mapping[str, str] = {
-    "intervention": "sampler.intervention",
-    "selector": "sampler.intervention.selector",
-    "criterion": "sampler.intervention.criterion",
-    "attack": "sampler.intervention.attack",
-    "strength": "sampler.intervention.strength",
-    "gate": "sampler.intervention.gate",
-    "guard": "sampler.intervention.guard",
-    "advantage": "objective.advantage",
-}
-"""First words of paths, in files and in ``--set``, that stand for a longer path."""
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from saei.config.overrides import ALIASES
+from saei.config.aliases import ALIASES
 from saei.config.registry import KINDS, entries, load
 from saei.config.run import RunConfig
 from saei.config.strategy import STRATEGY_KIND, StrategyConfig, default_type, field_docs

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from pydantic import ValidationError
+from torch import Tensor
 
 from saei.config.explain import explain
 from saei.errors import ConfigError, DataError
 from saei.interventions.context import StepContext
+from saei.interventions.group_criterion import CriterionTokens
 from saei.interventions.intervention import Intervention
 from saei.interventions.intervention_config import InterventionConfig
 from saei.policy import Policy
@@ -30,8 +33,10 @@ class AttackResult:
         view: The view that it made; ``policy.sample`` draws from it.
         images: Its pictures, at the resolution that the policy sees.
         responses: The clean responses over whose tokens the criterion was taken.
+        selected: For each of them bool ``[T]``, on the CPU: the tokens that were chosen; none of an empty response.
         criterion_before: The criterion J where the attack began, in nats.
         criterion_after: J on the pictures that it made, rounded to 8 bits.
+        view_kl: ``KL(moved‖clean)`` over the whole vocabulary in nats, a mean over all tokens of the clean responses.
         distances: How far each surface has moved.
     """
 
@@ -39,8 +44,10 @@ class AttackResult:
     view: View
     images: tuple[Image, ...]
     responses: tuple[Response, ...]
+    selected: tuple[Tensor, ...]
     criterion_before: float
     criterion_after: float
+    view_kl: float
     distances: Mapping[str, Distance]
 
 
@@ -89,9 +96,20 @@ def attack(
         view=outcome.view,
         images=tuple(map(to_image, outcome.view.canvases)),
         responses=tuple(drawn),
+        selected=_selected(drawn, outcome.tokens),
         criterion_before=outcome.metrics["criterion"],
         criterion_after=outcome.metrics["criterion_after"],
+        view_kl=outcome.metrics["view_kl"],
         distances=record.distances,
+    )
+
+
+def _selected(drawn: Sequence[Response], tokens: CriterionTokens | None) -> tuple[Tensor, ...]:
+    """Return the chosen tokens of each response; the criterion is taken over those that are not empty."""
+    assert tokens is not None, "what was attacked has a criterion"
+    rows = iter(tokens.selection.selected_NT.cpu())
+    return tuple(
+        next(rows)[: len(response)] if len(response) else torch.zeros(0, dtype=torch.bool) for response in drawn
     )
 
 

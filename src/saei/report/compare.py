@@ -21,6 +21,9 @@ PANELS = (
 )
 """Metric, title and unit of each panel; all on the clean view of held-out examples."""
 
+BUDGET = "train/budget"
+"""Responses sampled so far; runs of one budget are compared, whatever their steps."""
+
 COLOURS = ("#4c5a67", "#d1495b", "#2a9d8f", "#e9a03b", "#7a5195", "#3d7ea6")
 
 
@@ -37,11 +40,19 @@ class Curve:
 
 
 def read_curve(label: str, run: Path) -> Curve:
-    """Return a run's evaluations, in the order of steps; the label says so if its entropy was steered."""
+    """Return a run's evaluations, in the order of steps; the label says so if its entropy was steered.
+
+    An evaluation has the budget of responses that were sampled up to its step, also before the first one.
+    """
     lines = RunDir(run).metrics()
     if any("control/entropy" in line for line in lines):
         label = f"{label} ({STEERED})"
-    return Curve(label, tuple(line for line in lines if "eval/accuracy" in line))
+    return Curve(label, tuple({BUDGET: _no_budget(line), **line} for line in lines if "eval/accuracy" in line))
+
+
+def _no_budget(line: Mapping[str, Any]) -> float | None:
+    """Return the budget of an evaluation without one: nothing was sampled before the first step."""
+    return 0.0 if line["step"] == 0 else None
 
 
 def plot(curves: Sequence[Curve], file: Path, title: str) -> None:

@@ -109,6 +109,26 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
     return [value for _, value in json_lines(content) if value is not None]
 
 
+def lines_from_end(file: Path, block: int = 1 << 16) -> Iterator[bytes]:
+    """Yield the lines of a file from the last to the first, without their line feeds; none if there is no such file.
+
+    The file is read in blocks from its end, so that the last lines of a long one cost little.
+    """
+    try:
+        opened = file.open("rb")
+    except FileNotFoundError:
+        return
+    with opened:
+        place, rest = opened.seek(0, os.SEEK_END), b""
+        while place:
+            size = min(block, place)
+            place = opened.seek(place - size)
+            first, *lines = (opened.read(size) + rest).split(b"\n")
+            yield from reversed(lines)
+            rest = first
+        yield rest
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written or made, without making it.
 

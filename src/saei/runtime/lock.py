@@ -168,6 +168,20 @@ class FolderLock:
         )
 
 
+def is_written(folder: Path) -> bool:
+    """Return whether a process writes into a folder now, as far as that can be told without writing there."""
+    file = folder / LOCK
+    try:
+        age = time.time() - file.stat().st_mtime
+    except OSError:
+        return False
+    owner = _read(file)
+    if owner.get("token") in _TOKENS and owner["process"] == os.getpid():
+        return True
+    runs = _runs(owner)
+    return age < PATIENCE if runs is None else runs
+
+
 def _beat(file: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT):
         if _lost(file, token):

@@ -98,6 +98,7 @@ class RunDir:
                 "format": FORMAT,
                 "config": dump(config),
                 "engine": engine,
+                "started": self._started(),
                 **provenance(config),
                 "signatures": consent.sign(config),
             }
@@ -223,6 +224,14 @@ class RunDir:
             f"Free some space and go on with `saei train --resume {self.path}`, from the newest checkpoint; without "
             "one the run begins again."
         )
+
+    def _started(self) -> str:
+        """Return when the run began, as it was recorded before it was resumed."""
+        try:
+            recorded = self._record().get("started")
+        except CheckpointError:  # a new run
+            recorded = None
+        return str(recorded or datetime.now().astimezone().isoformat(timespec="seconds"))
 
     def _record(self) -> dict[str, Any]:
         try:

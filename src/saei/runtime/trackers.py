@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from saei.config.flat import flat
 from saei.config.run import RunConfig, dump
 from saei.errors import ConfigError, nearest
 from saei.runtime.files import disk_errors, write_whole
@@ -76,7 +77,7 @@ class Trackers:
             try:
                 self._open[name] = tracker = self._start(name, tracker_class, folder, project_of(config))
                 if name not in self._logged:
-                    tracker.store_init_configuration(_flat(dump(config)))
+                    tracker.store_init_configuration(flat(dump(config)))
             except Exception as error:  # third-party code, which may also look for a key or call a server
                 self.finish()
                 raise ConfigError(
@@ -132,11 +133,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # a new run, or an incomplete file
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def _flat(value: Any, path: str = "") -> dict[str, bool | int | float | str]:
-    """Return a configuration by dotted paths, as ``--set`` takes them; trackers take nothing nested."""
-    if isinstance(value, Mapping) and value:
-        parts = [_flat(inner, f"{path}.{name}" if path else str(name)) for name, inner in value.items()]
-        return {name: inner for part in parts for name, inner in part.items()}
-    return {path: value if isinstance(value, bool | int | float | str) else json.dumps(value)}
