@@ -101,8 +101,8 @@ def left_s(statuses: Sequence[RunStatus], jobs: int) -> float | None:
 
     Work is counted in responses drawn, since steps of different runs take unequal time.
     """
-    seconds = sum(status.seconds for status in statuses)
-    done = sum((status.step - status.done_before) * _per_step(status) for status in statuses if status.seconds)
+    seconds = sum(status.timed_s for status in statuses)
+    done = sum(status.timed_steps * _per_step(status) for status in statuses)
     left = [
         (status.steps - status.step) * _per_step(status)
         for status in statuses

@@ -44,8 +44,8 @@ class RunStatus:
         already: It was complete before.
         step: Steps done.
         evaluation: Metrics of its newest evaluation; empty before the first.
-        done_before: Steps that were done when its process began.
-        seconds: How long its process has run.
+        timed_steps: Steps that it did while they were timed, which begins when its process has done the first.
+        timed_s: Their seconds.
     """
 
     planned: PlannedRun
@@ -54,9 +54,10 @@ class RunStatus:
     already: bool = False
     step: int = 0
     evaluation: Mapping[str, Any] = field(default_factory=dict)
-    done_before: int = 0
-    seconds: float = 0.0
+    timed_steps: int = 0
+    timed_s: float = 0.0
     _read: int = 0
+    _begun: tuple[int, float] | None = None
 
     @property
     def steps(self) -> int:
@@ -81,6 +82,17 @@ class RunStatus:
                 self.step = line["step"]
                 if "eval/accuracy" in line:
                     self.evaluation = line
+
+    def time(self) -> None:
+        """Look, and take the time of the steps that were done since the last look."""
+        before = self.step
+        self.look()
+        if self.step == before:
+            return
+        if self._begun is None:
+            self._begun = (self.step, time.monotonic())
+        step, then = self._begun
+        self.timed_steps, self.timed_s = self.step - step, time.monotonic() - then
 
 
 def plan(planned_runs: Sequence[PlannedRun]) -> list[RunStatus]:
@@ -122,19 +134,18 @@ def run_all(
         on_stop: Called at the first signal.
     """
     free = list(devices[:jobs]) if devices else [""] * jobs
-    running: dict[int, tuple[subprocess.Popen[bytes], str, float]] = {}
+    running: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
 
     def stop_all() -> None:
-        for process, _, _ in running.values():
+        for process, _ in running.values():
             process.send_signal(signal.SIGINT)
         on_stop()
 
     with StopRequest(stop_all) as stop, _ended_in_the_end(running):
         while True:
-            for number, (process, device, begun) in list(running.items()):
+            for number, (process, device) in list(running.items()):
                 status = statuses[number]
-                status.look()
-                status.seconds = time.monotonic() - begun
+                status.time()
                 if process.poll() is not None:
                     status.state = _outcome(status, process.returncode, stopping=stop.requested)
                     free.append(device)
@@ -142,8 +153,8 @@ def run_all(
             for number, status in enumerate(statuses):
                 if status.state is State.waiting and free and not stop.requested:
                     device = free.pop(0)
-                    status.state, status.done_before = State.running, status.step
-                    running[number] = (_start(status.folder, launcher, device), device, time.monotonic())
+                    status.state = State.running
+                    running[number] = (_start(status.folder, launcher, device), device)
             on_change(statuses)
             if not running:
                 return
@@ -151,14 +162,14 @@ def run_all(
 
 
 @contextmanager
-def _ended_in_the_end(running: Mapping[int, tuple[subprocess.Popen[bytes], str, float]]) -> Iterator[None]:
+def _ended_in_the_end(running: Mapping[int, tuple[subprocess.Popen[bytes], str]]) -> Iterator[None]:
     """Kill what still runs when an error or a second signal ends this; their checkpoints are whole."""
     try:
         yield
     finally:
-        for process, _, _ in running.values():
+        for process, _ in running.values():
             process.kill()
-        for process, _, _ in running.values():
+        for process, _ in running.values():
             process.wait()
 
 
