@@ -97,7 +97,7 @@ def escapes(story: Story) -> list[tuple[str, ...]]:
     for curve in story.curves:
         accuracy = curve.points[-1].get(ACCURACY[0])
         arms.setdefault(curve.label, []).append(accuracy is not None and accuracy > ESCAPED)
-    table = []
+    table: list[tuple[str, ...]] = []
     for label, escaped in arms.items():
         interval = proportion_interval(sum(escaped), len(escaped))
         table.append((label, f"{sum(escaped)} of {len(escaped)}", f"{interval.low:.2f} to {interval.high:.2f}"))
