@@ -284,7 +284,7 @@ def draw_demo(curves: Sequence[Curve], file: Path) -> None:
         _panel(drawing, panel, arms, EDGE + column * (width + EDGE), drawing.top + 24 + row * 270, width)
     left, top = EDGE + width + EDGE, drawing.top + 24 + 270
     for number, words in enumerate(
-        ("Who guesses is unsure, who", "works it out is not: where a run", "escapes, its entropy falls.")
+        ("Who guesses is unsure, who", "works it out is not: where", "a run escapes, its entropy", "falls.")
     ):
         drawing.text(left, top + 70 + 28 * number, words, "dim")
     drawing.top += 24 + 2 * 270 - 36
