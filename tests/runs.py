@@ -51,6 +51,9 @@ class Quiet:
     def open(self, config: RunConfig, run: Path) -> Iterator[None]:
         yield
 
+    def phase(self, name: str | None) -> None:
+        pass
+
     def step(self, step: int, metrics: Any) -> None:
         if step in self._at:
             self._at[step]()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import io
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from PIL import Image
 from saei.data.bars import Bars
 from saei.errors import SaeiError
 from saei.policy.load.weights import Parts
+from saei.report.compare import Curve
+from saei.types import Example, View
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 VIEWS = {"clean", "attack", "random signs"}
@@ -230,3 +235,49 @@ def test_strategy_cost(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(strategy_cost, "FIELDS", {})
     with pytest.raises(SaeiError, match="none for arms"):
         strategy_cost.configuration("sampler", "arms")
+
+
+def test_start_pictures_show_text_as_text_and_numbers_in_their_place(script: Any, tmp_path: Path) -> None:
+    pictures = script("start_pictures")
+    example = Example("x", "<script>1 + 2?</script>", "3")
+    clean, moved = (
+        View(example, origin, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1), (torch.full((3, 4, 4), value),))
+        for origin, value in (("clean", 100 / 255), ("adversarial", 102 / 255))
+    )
+    shown = pictures.Shown(
+        clean=clean,
+        view=moved,
+        pieces=["<b>", " a", " " + "w" * 60],
+        entropy_T=torch.tensor([0.0, 1.0, 0.64]),
+        selected_T=torch.tensor([False, True, False]),
+        rises=63,
+        gain=0.161,
+        counts=[pictures.Count("clean", 0.25, 0.0), pictures.Count("random", 0.5, 0.043)],
+    )
+    pictures.draw_intervention(shown, tmp_path / "i.svg", "4/255")
+    root = ElementTree.parse(tmp_path / "i.svg").getroot()
+    words = [each.text for each in root.iter() if each.tag.endswith("text")]
+    assert "\u201c<script>1 + 2?</script>\u201d Right: 3." in words
+    assert {"<b>", "a", "25%", "50%", "0.0%", "4.3%"} <= set(words)
+    assert "Over 64 charts it rises on 63, by 16% on average." in words
+    marks = [each for each in root.iter() if each.attrib.get("class") == "hot"]
+    assert [mark.attrib.get("opacity") for mark in marks] == ["0.00", "0.45", None, "0.36"]  # one is underlined
+    url = [each.attrib["href"] for each in root.iter() if each.tag.endswith("image")][2]
+    difference = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+    assert abs(difference.getpixel((0, 0))[0] - (127.5 + 32)) <= 1  # type: ignore[index]  # 2/255 times 32, halved
+
+
+def test_the_demos_curves_are_drawn_with_their_means(script: Any, tmp_path: Path) -> None:
+    pictures = script("start_pictures")
+    curves = [
+        Curve(label, tuple({"step": s, "eval/accuracy": s / 20 * end, "probe/entropy": 0.3} for s in (0, 10, 20)))
+        for label, ends in (("GRPO", (0.2, 0.8)), ("SaEI 4/255", (1.0, 1.0)))
+        for end in ends
+    ]
+    pictures.draw_demo(curves, tmp_path / "d.svg")
+    root = ElementTree.parse(tmp_path / "d.svg").getroot()
+    paths = [(each.attrib["class"], each.attrib["d"]) for each in root.iter() if each.attrib.get("d", "").count("L")]
+    assert [kind for kind, _ in paths] == ["run GRPO", "run GRPO", "line GRPO", "run SaEI", "run SaEI", "line SaEI"] * 3
+    ends = [float(path.rpartition(" ")[2]) for _, path in paths[:3]]
+    assert ends[2] == pytest.approx((ends[0] + ends[1]) / 2, abs=0.1)
+    assert [each.text for each in root.iter() if each.tag.endswith("text")].count("step 20") == 3

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -362,19 +362,51 @@ def test_the_demo_goes_on_and_shows_all_runs(saei: Callable[..., Said], model: P
     clean, killed = Path("demo/bars-clean-steps1-seed0"), Path("demo/bars-mixed-steps1-seed0")
     killed.mkdir(parents=True)
     (killed / "config.yaml").write_text("of a run that was killed before its first checkpoint")
-    said = saei("demo", "--output", "demo", "--steps", 1, *sizes)
+    said = saei("demo", "--output", "demo", "--steps", 1, "--seeds", 1, *sizes)
     assert said.code == 0, said.err
-    picture = Image.open("demo/demo-steps1-seed0.png")
+    assert "Run 4 of 4 is complete: lock-in, SaEI 4/255, seed 0, step 1/1" in said.err
+    picture = Image.open("demo/demo-steps1-seeds1-seed0.png")
     assert (said.out.count("→"), picture.format) == (12, "PNG")
+    assert "of 1" in said.out.split("Escaped on lock-in")[1]
     assert [line["step"] for line in metrics(killed)] == [0, 1]
     assert {path.name for path in Path("demo").glob("lock-in-*")} == {
         "lock-in-clean-steps1-seed0",
         "lock-in-mixed-steps1-seed0",
     }
     before = (clean / "metrics.jsonl").stat().st_mtime_ns
-    again = saei("demo", "--output", "demo", "--steps", 1, *sizes)
+    again = saei("demo", "--output", "demo", "--steps", 1, "--seeds", 1, *sizes)
     assert again.err.count("Complete already") == 4
     assert (clean / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_demo_draws_three_seeds_of_each_arm_on_lock_in(
+    saei: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saei.studies import scheduler
+    from saei.studies.scheduler import RunStatus
+
+    asked: list[str] = []
+
+    def none_is_run(statuses: Sequence[RunStatus], **_: Any) -> None:
+        asked.extend(status.planned.label for status in statuses)
+
+    monkeypatch.setattr(scheduler, "run_all", none_is_run)
+    said = saei("demo", "--output", "demo", "--seed", 4)
+    assert asked == [
+        "bars, GRPO, seed 4",
+        "bars, SaEI 2/255, seed 4",
+        *(f"lock-in, {arm}, seed {seed}" for seed in (4, 5, 6) for arm in ("GRPO", "SaEI 4/255")),
+    ]
+    assert (said.code, "the same command again" in said.err) == (130, True)
+
+
+def test_a_run_of_the_demo_that_fails_is_named_with_its_last_words(
+    saei: Callable[..., Said], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model, "model")
+    (Path("model") / "model.safetensors").write_bytes(b"damaged")
+    said = saei("demo", "--output", "demo", "--steps", 1, "--seeds", 1, "--set", "model.path=model")
+    refused(said, "bars, GRPO, seed 0 did not", "demo/bars-clean-steps1-seed0/log.txt ends")
 
 
 def test_an_interrupt_finishes_the_step_and_says_how_to_go_on(model: Path, tmp_path: Path) -> None:

@@ -27,3 +27,12 @@ def test_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     exec(compile(code.replace("output=", small), "README.md", "exec"), {"__name__": "__main__"})
     written = Path(capsys.readouterr().out.strip())
     assert len(written.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_it_shows_pictures_before_it_explains_and_its_links_lead_somewhere() -> None:
+    text = README.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
+    assert {"docs/intervention.svg", "docs/demo.svg", "docs/view.md"} <= set(links)
+    assert text.index("pip install") < text.index("docs/intervention.svg") < text.index("docs/demo.svg") < 1500
+    for link in links:
+        assert link.startswith("https://") or (README.parent / link).exists(), link

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import binomtest
 
-from saei.report.demo import ACCURACY, ENTROPY, STEPS, Story, draw, rows
+from saei.report.demo import ACCURACY, ENTROPY, STEPS, Story, draw, escapes, rows
 
 
 def run(folder: Path, answer: str, *, pictures: bool) -> Path:
@@ -46,3 +47,44 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "first 2" in said
     assert "second 2" in said
     assert rows(story)[0] == ("GRPO", "0.200 → 0.900", "0.400 → none", "0.000 → 0.750")
+
+
+def seeds(root: Path, label: str, *accuracies: float | None) -> tuple[tuple[str, Path], ...]:
+    """Runs of one arm that end at these accuracies."""
+    runs = []
+    for number, accuracy in enumerate(accuracies):
+        folder = run(root / f"{label}-{number}", f"{label} {number}", pictures=number == 0)
+        first = {"step": 0, "eval/accuracy": 0.2, "probe/entropy": 0.4, "probe/strategy/steps": 0.0}
+        last = {"step": 20, "eval/accuracy": accuracy, "probe/entropy": 0.2, "probe/strategy/steps": 1.0}
+        (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(last) + "\n")
+        runs.append((label, folder))
+    return tuple(runs)
+
+
+def test_seeds_of_an_arm_are_drawn_thin_beside_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: (drawn.append(self), Path(file).touch()))
+    runs = (*seeds(tmp_path, "GRPO", 0.3, 0.9, 0.3), *seeds(tmp_path, "SaEI", 0.75, 0.7, None))
+    story = Story("title", "caption", (ACCURACY, ENTROPY, STEPS), runs)
+    draw([story], tmp_path / "x.png")
+    example, panels = drawn[0].subfigs[0].subfigs
+    lines = panels.axes[0].lines
+    assert [float(line.get_linewidth()) > 2 for line in lines] == [False, False, False, True] * 2
+    assert list(lines[3].get_ydata()) == pytest.approx([0.2, 0.5])  # (.3 + .9 + .3) / 3
+    assert lines[7].get_ydata()[1] is None or lines[7].get_ydata()[1] != lines[7].get_ydata()[1]  # no mean of none
+    assert [text.get_text() for text in panels.axes[0].get_legend().get_texts()] == [
+        "GRPO, mean of 3",
+        "SaEI, mean of 3",
+    ]
+    said = example.subfigs[1].texts[0].get_text()
+    assert ("GRPO 0 2" in said, "SaEI 0 2" in said) == (True, True)
+    assert "GRPO 1 2" not in said  # one run of each arm speaks
+
+
+def test_runs_that_escaped_are_counted_at_the_last_step_with_exact_intervals(tmp_path: Path) -> None:
+    runs = (*seeds(tmp_path, "GRPO", 0.3, 0.9, 0.3), *seeds(tmp_path, "SaEI", 0.75, 0.7, None))
+    story = Story("title", "caption", (ACCURACY,), runs)
+    # Clopper and Pearson, one of three: the 2.5 % points of Beta(1, 3) and Beta(2, 2).
+    low, high = binomtest(1, 3).proportion_ci(method="exact")
+    assert escapes(story) == [("GRPO", "1 of 3", f"{low:.2f} to {high:.2f}"), ("SaEI", "1 of 3", "0.01 to 0.91")]
+    assert [row[0] for row in rows(story)] == [f"{arm}, run {n}" for arm in ("GRPO", "SaEI") for n in (1, 2, 3)]

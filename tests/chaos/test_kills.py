@@ -190,7 +190,7 @@ class Demonstration(Job):
     def start(self, name: str) -> list[str]:
         own = {"reward.type": "mine/checksum", "plugins": "[./mine.py]", "model.path": "model"}
         often = {"evaluation.every": 1, "output.checkpoint_every": 1}
-        return ["demo", "--steps", "2", "--output", name, *settings({**TINY, **own, **often})]
+        return ["demo", "--steps", "2", "--seeds", "1", "--output", name, *settings({**TINY, **own, **often})]
 
     def check(self, folder: Path, whole: Path) -> None:
         for run in sorted(path.name for path in whole.iterdir() if path.is_dir()):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saei.cli.loading import loading
 from saei.cli.options import FLAG, AsJson, Assignments, Plugins, Trust, task_flags
 from saei.console import say
 from saei.errors import printable, shown
@@ -130,10 +131,10 @@ def _config(
 
 
 def _policy(config: RunConfig) -> Policy:
-    from saei.policy import Policy
+    with loading(config):
+        from saei.policy import Policy
 
-    say(f"Loading {config.model.path} ...", error=True)
-    return Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
+        return Policy.load(config.model, config.template.build(), sampling=config.sampling, entropy=config.entropy)
 
 
 def _split(name: str | None, task: Task) -> Split:

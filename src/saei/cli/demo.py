@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saei.cli.options import Assignments
 from saei.console import say, screen
 
+if TYPE_CHECKING:
+    from saei.report.demo import Story
+    from saei.studies.runs import PlannedRun
+    from saei.studies.scheduler import RunStatus
+
+AGAIN = "Go on:\n  the same command again (saei demo with the same options, or make demo)"
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A task of the demonstration: one run of plain GRPO, one of SaEI.
+    """A task of the demonstration: runs of plain GRPO, and as many of SaEI.
 
     Attributes:
         task: Its name.
@@ -25,6 +33,7 @@ class Scene:
         settings: What differs from the defaults, in both runs.
         title: What happens, whatever the result.
         caption: What has to be known to read the result.
+        seeds: Runs of each arm, from consecutive seeds.
     """
 
     task: str
@@ -33,6 +42,7 @@ class Scene:
     settings: Mapping[str, Any]
     title: str
     caption: str
+    seeds: int
 
     @property
     def arms(self) -> dict[str, dict[str, Any]]:
@@ -53,6 +63,7 @@ SCENES = (
         caption="Questions about bar charts, the built-in model, 8 prompts a step, 12 responses to each. "
         "Measured on held-out charts, clean view: fresh responses at temperature 1. The task is too easy for "
         "exploration to decide: over five seeds SaEI ends where plain GRPO does.",
+        seeds=1,
     ),
     Scene(
         task="lock-in",
@@ -67,10 +78,13 @@ SCENES = (
         title="lock-in: a policy that knows a good strategy and never uses it",
         caption="Built to show the mechanism, no evidence about large models: the base was taught to answer clear "
         "charts at a glance (mostly wrong) and only faded ones step by step (mostly right); about seven "
-        "variants of the setting were tried before this one. Each step has 2 clear charts with 12 responses "
-        "each; SaEI takes one PGD step of 4/255 on the middle third. The model's pixel normalisation makes "
-        "2/255 act like 8/255 on an ordinary one. One base and one seed; docs/benchmarks.md has eight fresh "
-        "bases and the controls.",
+        "variants of the setting were tried before this one. A run that takes up the good strategy escapes: its "
+        "accuracy jumps, and its entropy FALLS. That is no collapse: who reads the bars step by step is sure of "
+        "nearly every token, who guesses is not; what is left is the choice of words. A run that stays locked in "
+        "keeps its entropy and learns nothing. Each step has 2 clear charts with 12 responses each; SaEI takes one "
+        "PGD step of 4/255 on the middle third. The model's pixel normalisation makes 2/255 act like 8/255 on an "
+        "ordinary one. One base; docs/benchmarks.md has eight fresh ones and the controls.",
+        seeds=3,
     ),
 )
 
@@ -82,71 +96,131 @@ def demo(
     steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Training steps of each run; by default 80 and 160.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all runs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all runs; the first one on lock-in.")] = 0,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Runs of each arm; by default 1 on bars, 3 on lock-in.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Runs at a time; by default 2 where there are two cores.")
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Train plain GRPO and SaEI on the tasks bars and lock-in, same budget, and show them side by side.
 
     A run that is complete is not repeated, and one that was interrupted goes on.
     """
-    from rich.table import Table
+    from saei.report.demo import ACCURACY, ENTROPY, STEPS, ZERO_VARIANCE, Story, draw
+    from saei.studies.scheduler import plan
 
-    from saei.report.demo import ACCURACY, ENTROPY, STEPS, ZERO_VARIANCE, Story, draw, rows
-
+    wanted = [
+        (scene, label, planned)
+        for scene in SCENES
+        for number in range(seeds or scene.seeds)
+        for label, planned in _planned(scene, steps or scene.steps, seed + number, output, set_ or []).items()
+    ]
+    statuses = plan([planned for _, _, planned in wanted])
+    _train(statuses, jobs or min(2, os.cpu_count() or 1))
     third = {"bars": ZERO_VARIANCE, "lock-in": STEPS}
     stories = []
     for scene in SCENES:
-        length = steps or scene.steps
-        runs = []
-        for label, sampler in scene.arms.items():
-            folder = output / f"{scene.task}-{sampler['type']}-steps{length}-seed{seed}"
-            say(f"\n{scene.task}, {label}: {length} steps.", error=True)
-            _train(folder, scene, sampler, length, seed, set_ or [])
-            runs.append((label, folder))
+        runs = [(label, status.folder) for (of, label, _), status in zip(wanted, statuses, strict=True) if of is scene]
+        runs.sort(key=lambda run: list(scene.arms).index(run[0]))  # the seeds of an arm stand together
         stories.append(Story(scene.title, scene.caption, (ACCURACY, ENTROPY, third[scene.task]), tuple(runs)))
-    picture = output / f"demo-{f'steps{steps}-' if steps else ''}seed{seed}.png"
+    shortened = "".join(f"{name}{value}-" for name, value in (("steps", steps), ("seeds", seeds)) if value)
+    picture = output / f"demo-{shortened}seed{seed}.png"
+    drawn = True
     try:
         draw(stories, picture)
     except OSError as error:  # the runs are there, and what they show is printed below
         say(f"The picture is not drawn: {picture}: {error.strerror}.", error=True)
+        drawn = False
+    _show(stories, picture if drawn else None)
+
+
+def _planned(scene: Scene, steps: int, seed: int, output: Path, assignments: list[str]) -> dict[str, PlannedRun]:
+    """Return the run of each arm with a seed, by the arm's label."""
+    from saei.config.overrides import load_config
+    from saei.studies.runs import PlannedRun
+
+    runs = {}
+    for label, sampler in scene.arms.items():
+        flags = {
+            "task": {"type": scene.task},
+            "sampler": dict(sampler),
+            "training": {"steps": steps},
+            "output": {"root": str(output), "name": f"{scene.task}-{sampler['type']}-steps{steps}-seed{seed}"},
+            "seed": seed,
+        }
+        config = load_config(flags=[dict(scene.settings), flags], assignments=assignments)
+        runs[label] = PlannedRun(f"{scene.task}, {label}, seed {seed}", config)
+    return runs
+
+
+def _train(statuses: Sequence[RunStatus], jobs: int) -> None:
+    """Do all runs; what was stopped or failed ends the command.
+
+    Raises:
+        TrainingError: If a run failed, with what it printed last.
+    """
+    from saei.errors import TrainingError
+    from saei.studies.display import RunsDisplay
+    from saei.studies.runs import LOG, last_words
+    from saei.studies.scheduler import State, run_all
+
+    display = RunsDisplay(jobs)
+    new = sum(not status.already for status in statuses)
+    if new:
+        say(
+            f"{new} runs of two small policies, {jobs} at a time; together about ten minutes on two cores. Ctrl-C "
+            "stops them after their step, and the same command goes on.",
+            error=True,
+        )
+    try:
+        with display.open(statuses):
+            run_all(
+                statuses,
+                jobs=jobs,
+                on_change=display.change,
+                on_stop=lambda: display.note("Stopping all runs after their step. Interrupt again to stop at once."),
+            )
+    except KeyboardInterrupt:
+        say(f"Stopped at once. {AGAIN}", error=True)
+        sys.exit(130)
+    for status in statuses:
+        if status.state is State.failed:
+            raise TrainingError(
+                "A run of the demonstration has to come to its end.",
+                reason=f"{status.planned.label} did not. {status.folder / LOG} ends:\n{last_words(status.folder)}\n",
+                remedy="Mend what is named there; the same command then goes on.",
+            )
+    if any(status.state is not State.complete for status in statuses):
+        say(f"Stopped. {AGAIN}", error=True)
+        sys.exit(130)
+
+
+def _show(stories: Sequence[Story], picture: Path | None) -> None:
+    """Print a table for each task, the share of runs that escaped, and what may be concluded."""
+    from rich.table import Table
+
+    from saei.report.demo import ESCAPED, escapes, rows
+
+    def show(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        table = Table(*headings, box=None, padding=(0, 2, 0, 0))
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+
     console = screen()
     for story in stories:
         console.print(f"\n{story.title}", style="bold")
-        table = Table("run", *(name for _, name, _ in story.panels), box=None, padding=(0, 2, 0, 0))
-        for row in rows(story):
-            table.add_row(*row)
-        console.print(table)
+        show(["run", *(name for _, name, _ in story.panels)], rows(story))
         console.print(story.caption)
-    console.print(f"\nPicture: {picture}", soft_wrap=True)
-    console.print("One pair of runs shows how the parts work, not which method is better.")
-
-
-def _train(
-    folder: Path, scene: Scene, sampler: Mapping[str, Any], steps: int, seed: int, assignments: list[str]
-) -> None:
-    from saei.cli.train import start
-    from saei.config.overrides import load_config
-    from saei.engine import checkpoint
-    from saei.runtime.lock import FolderLock
-    from saei.runtime.run_dir import RunDir
-
-    command_again = "the same command again (saei demo with the same options, or make demo)"
-    checkpoints = checkpoint.complete_in(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
-    if checkpoints:
-        if checkpoint.step_of(checkpoints[-1]) == steps:
-            say(f"Complete already: {folder}", error=True)
-            return
-        run, config = RunDir.open(folder)
-        start(config, run, again=command_again)
-        return
-    if folder.exists():  # a run that was killed before its first checkpoint, or another demo's that is under way
-        with FolderLock(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    flags = {
-        "task": {"type": scene.task},
-        "sampler": dict(sampler),
-        "training": {"steps": steps},
-        "output": {"root": str(folder.parent), "name": folder.name},
-        "seed": seed,
-    }
-    start(load_config(flags=[dict(scene.settings), flags], assignments=assignments), again=command_again)
+    locked_in = stories[-1]
+    console.print(f"\nEscaped on lock-in: sampled accuracy above {ESCAPED} at the last step", style="bold")
+    show(["arm", "escaped", "exact 95 % interval"], escapes(locked_in))
+    console.print(
+        "So few runs on one base show how the parts work, not which method is better: another seed may change each of "
+        "these counts."
+    )
+    if picture is not None:
+        console.print(f"\nPicture: {picture}", soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from saei.cli.loading import loading
 from saei.cli.result import show_quick_look
 from saei.config.run import RunConfig
 from saei.config.sections import SamplingConfig
@@ -88,7 +89,8 @@ def measure(
 
     task, reward, template = config.task.build(), config.reward.build(), config.template.build()
     check_data(task, ("eval",))
-    policy = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
+    with loading(config):
+        policy = Policy.load(config.model, template, sampling=config.sampling, entropy=config.entropy)
     stream = ViewStream(task, policy, seed=config.seed, max_bad_share=config.training.max_bad_share, reward=reward)
     views = stream.held_out(examples)
     for report in (*task.notes(), *stream.unreported()):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saei.cli.loading import loading
 from saei.cli.options import FLAG, Assignments, Plugins, Trust, task_flags
 from saei.console import say
 from saei.runtime.launcher import first_process
@@ -133,23 +134,22 @@ def train(
     start(resolved, run, plain=plain)
 
 
-def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, again: str = "") -> Path:
+def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False) -> None:
     """Train, or resume a run; an interrupt prints how to resume and exits with code 130.
 
     Args:
         config: The run's configuration.
         run: The run to go on with, None for a new one.
         plain: Plain lines also on a terminal.
-        again: The command that goes on after an interrupt; empty for ``saei train --resume``.
     """
-    _say(f"Loading {config.model.path} ...")
-    from saei.engine import Trainer
-    from saei.engine.display import LiveDisplay, PlainDisplay
-    from saei.runtime.interrupt import Interrupted
-    from saei.runtime.processes import destroy_process_group
+    with loading(config, plain=plain):
+        from saei.engine import Trainer
+        from saei.engine.display import LiveDisplay, PlainDisplay
+        from saei.runtime.interrupt import Interrupted
+        from saei.runtime.processes import destroy_process_group
 
-    live = sys.stderr.isatty() and not plain
-    trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
+        live = sys.stderr.isatty() and not plain
+        trainer = Trainer(config, resume=run, display=LiveDisplay() if live else PlainDisplay())
     folder = trainer.run.path
     message = None
     try:
@@ -157,18 +157,17 @@ def start(config: RunConfig, run: RunDir | None = None, *, plain: bool = False, 
     except Interrupted as stopped:
         message = str(stopped)
     except KeyboardInterrupt:
-        _say_how_to_go_on("Stopped at once.", folder, again)
+        _say_how_to_go_on("Stopped at once.", folder)
         sys.exit(130)
     except Exception:  # of any kind; it is raised again after the way to resume is printed
-        _say_how_to_go_on("An error ended the run; it is named below.", folder, again)
+        _say_how_to_go_on("An error ended the run; it is named below.", folder)
         raise
     del trainer
     destroy_process_group()
     if message is not None:
-        _say_how_to_go_on(message, folder, again)
+        _say_how_to_go_on(message, folder)
         sys.exit(130)
     _say(f"Done: {folder}")
-    return folder
 
 
 def _start_trl(config: RunConfig, assignments: list[str]) -> None:
@@ -189,10 +188,11 @@ def _start_trl(config: RunConfig, assignments: list[str]) -> None:
                 remedy="For example --trl use_vllm=true.",
             )
         extra[name] = parse_value(value, f"--trl {name}")
-    _say(f"Loading {config.model.path} ...")
-    from saei.integrations.trl.run import TRLRun
+    with loading(config):
+        from saei.integrations.trl.run import TRLRun
 
-    _say(f"Done: {TRLRun(config, extra).train()}")
+        run = TRLRun(config, extra)
+    _say(f"Done: {run.train()}")
 
 
 def _say(text: str) -> None:
@@ -200,17 +200,11 @@ def _say(text: str) -> None:
         say(text, error=True)
 
 
-def _say_how_to_go_on(reason: str, folder: Path, command: str) -> None:
+def _say_how_to_go_on(reason: str, folder: Path) -> None:
     from saei.engine import checkpoint
 
     checkpoints = checkpoint.complete_in(folder / "checkpoints")
-    if command:
-        how = f"Go on:\n  {command}"
-    else:
-        newest = (
-            f"is of step {checkpoint.step_of(checkpoints[-1])}"
-            if checkpoints
-            else "would be its first: it begins again"
-        )
-        how = f"The newest checkpoint {newest}.\nGo on:\n  saei train --resume {folder}"
-    _say(f"{reason} {how}")
+    newest = (
+        f"is of step {checkpoint.step_of(checkpoints[-1])}" if checkpoints else "would be its first: it begins again"
+    )
+    _say(f"{reason} The newest checkpoint {newest}.\nGo on:\n  saei train --resume {folder}")

@@ -100,7 +100,7 @@ class Trainer:
         if not self.processes.main:
             self.display = SilentDisplay()
         self._output = RunOutput(self.run, config, self.display, self.processes)
-        self._stopwatch = Stopwatch(PHASES)
+        self._stopwatch = Stopwatch(PHASES, on_phase=self.display.phase)
         self._measurements = Measurements(
             self._evaluation,
             self._control_probe,
@@ -277,7 +277,9 @@ class Trainer:
         Raises:
             CheckpointError: If the disk refuses.
         """
+        self.display.phase("checkpoint")
         folder = self._state.save(self.run, self.policy)
+        self.display.phase(None)
         self._callbacks.call("on_save")
         return folder
 

@@ -1,0 +1,62 @@
+"""The process of one prepared run: `python -m saei.studies.process FOLDER` begins it, or goes on with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+END_WITH_PARENT = "SAEI_END_WITH_PARENT"
+"""Set in the environment of a process that is to end when the one that started it does, however that ends."""
+
+STOPPED, REFUSED = 130, 2
+"""Exit codes: a checkpoint was written on a signal; what was asked for cannot work. Complete is 0."""
+
+
+def main(folder: Path) -> int:
+    """Do the run in a folder and return the process's exit code."""
+    if END_WITH_PARENT in os.environ:
+        _end_with_parent()
+    from saei.console import say
+    from saei.engine import Trainer
+    from saei.engine.display import PlainDisplay
+    from saei.errors import SaeiError
+    from saei.runtime.interrupt import Interrupted
+    from saei.runtime.processes import destroy_process_group
+    from saei.runtime.run_dir import RunDir
+    from saei.studies.runs import is_complete
+
+    try:
+        run, config = RunDir.open(folder)
+        if is_complete(folder, config.training.steps):
+            say(f"Complete already: {folder}", error=True)
+            return 0
+        trainer = Trainer(config, resume=run, display=PlainDisplay())
+        trainer.train()
+    except Interrupted as stopped:
+        say(stopped, error=True)
+        return STOPPED
+    except SaeiError as error:
+        say(error, error=True)
+        return REFUSED
+    del trainer
+    destroy_process_group()
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere the run goes on to its end."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)

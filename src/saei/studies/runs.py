@@ -1,0 +1,134 @@
+"""Runs as processes of their own: begun, gone on with after a kill, and used again where they are complete.
+
+A run is known by its configuration: what is complete under an equal one is not repeated, whoever asked for it. Its
+process is `python -m saei.studies.process FOLDER`. Any machine that sees the folder may be given this command: it
+begins the run, goes on with it, or finds it complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saei.config.run import RunConfig, dump
+from saei.engine import checkpoint
+from saei.runtime.files import write_whole
+from saei.runtime.lock import FolderLock
+from saei.runtime.run_dir import RunDir
+
+IDENTITY = "configuration.json"
+"""Holds the hash of what was asked for; ``config.yaml`` holds what came of it, such as the revision of a data set."""
+
+LOG = "log.txt"
+"""What a run's processes print."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that is wanted.
+
+    Attributes:
+        label: What people call it, such as ``lock-in, GRPO, seed 1``.
+        config: Its configuration, with ``output.root`` and ``output.name``.
+    """
+
+    label: str
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        """Where it is: the configuration's folder, or beside it if a run of another configuration is there."""
+        root, name, identity = self.config.output.root, self.config.output.name, configuration_hash(self.config)
+        assert name is not None, "a planned run has a name"
+        there = root / name
+        taken = bool(_checkpoints(there)) and _identity_of(there) != identity
+        return root / f"{name}-{identity[:8]}" if taken else there
+
+    @property
+    def responses(self) -> int:
+        """Responses that it draws, for training and in evaluations: how much work it is."""
+        config = self.config
+        a_step: int = config.training.prompts_per_step * config.sampler.build().plan().group_size
+        evaluation = config.evaluation
+        an_evaluation = (
+            evaluation.examples * evaluation.responses + evaluation.probe_examples * evaluation.probe_responses
+        )
+        return config.training.steps * a_step + (1 + config.training.steps // evaluation.every) * an_evaluation
+
+
+def configuration_hash(config: RunConfig) -> str:
+    """Return the SHA-256 of what decides a run's results: all of its configuration but the section ``output``.
+
+    A plugin that is a file counts with its content.
+    """
+    decisive: dict[str, Any] = {name: value for name, value in dump(config).items() if name != "output"}
+    decisive["plugins"] = [
+        hashlib.sha256(Path(plugin).read_bytes()).hexdigest() if Path(plugin).is_file() else plugin
+        for plugin in config.plugins
+    ]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def is_complete(folder: Path, steps: int) -> bool:
+    """Return whether the run in a folder has a checkpoint of its last step."""
+    checkpoints = _checkpoints(folder)
+    return bool(checkpoints) and checkpoint.step_of(checkpoints[-1]) >= steps
+
+
+def prepare(planned: PlannedRun) -> Path:
+    """Make the folder of a run ready for its process, and return it.
+
+    A run without a checkpoint begins again; one with checkpoints is left as it is.
+
+    Raises:
+        ConfigError: If another process writes there, or the folder is not writable.
+    """
+    folder = planned.folder
+    if _checkpoints(folder):
+        return folder
+    with FolderLock(folder):
+        for entry in folder.iterdir():
+            if entry.name not in ("lock", LOG):
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    output = planned.config.output.model_copy(update={"name": folder.name})
+    run = RunDir.create(planned.config.model_copy(update={"output": output}))
+    write_whole(folder / IDENTITY, json.dumps({"sha256": configuration_hash(planned.config)}) + "\n")
+    run.lock.release()
+    return folder
+
+
+def command(folder: Path, launcher: Sequence[str] = (sys.executable,)) -> list[str]:
+    """Return the command of a prepared run's process, the same for its begin and for going on.
+
+    Args:
+        folder: The run's folder.
+        launcher: What starts Python modules, such as ``("accelerate", "launch")``.
+    """
+    return [*launcher, "-m", "saei.studies.process", str(folder)]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return checkpoint.complete_in(folder / "checkpoints") if (folder / "config.yaml").is_file() else []
+
+
+def _identity_of(folder: Path) -> str | None:
+    """Return the hash of the configuration that was asked for, None for a run that was started otherwise."""
+    try:
+        return str(json.loads((folder / IDENTITY).read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def last_words(folder: Path, lines: int = 4) -> str:
+    """Return the last lines that a run's processes printed."""
+    try:
+        text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
