@@ -52,18 +52,31 @@ def fused_statistics(
     Returns:
         ``logp_M`` and ``entropy_M`` (None if not wanted) in nats.
     """
-    weight_Vd, bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
-    device = hidden_Md.device.type
-    if torch.is_autocast_enabled(device):
-        # As the layer itself would do; a Function's backward pass runs outside of the context.
-        dtype = torch.get_autocast_dtype(device)
-        hidden_Md, weight_Vd = hidden_Md.to(dtype), weight_Vd.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
-    with torch.autocast(device, enabled=False):
+    hidden_Md, weight_Vd, bias_V = as_the_layer(hidden_Md, head)
+    with torch.autocast(hidden_Md.device.type, enabled=False):
         statistics: tuple[Tensor, Tensor | None] = _Fused.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
             hidden_Md, ids_M, weight_Vd, bias_V, kernel, tuple(sorted(differentiated))
         )
     return statistics
+
+
+def as_the_layer(hidden_Md: Tensor, head: nn.Linear) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return hidden states, weight and bias in the type in which the layer would multiply them; the head is detached.
+
+    Under autocast a Function has to see to this itself: its backward pass runs outside of the context.
+    """
+    weight_Vd, bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    device = hidden_Md.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden_Md, weight_Vd = hidden_Md.to(dtype), weight_Vd.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
+    return hidden_Md, weight_Vd, bias_V
+
+
+def float32_at_least(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: in half precision entropies near the uniform distribution are worthless."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,7 +110,7 @@ class Kernel:
         self, hidden_md: Tensor, ids_m: Tensor, weight_Vd: Tensor, bias_V: Tensor | None, slopes_of: Set[str]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         logits_mV = linear(hidden_md, weight_Vd, bias_V)
-        logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
+        logits_mV = float32_at_least(logits_mV)
         if self.banned_V is not None:
             logits_mV.masked_fill_(self.banned_V, FLOOR)
         logp_mV = entropy_logp_mV = _log_softmax(logits_mV, self.temperature)

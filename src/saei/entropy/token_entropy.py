@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from saei.entropy.fused import FLOOR, Kernel, fused_statistics, is_plain_linear
+from saei.entropy.fused import FLOOR, Kernel, float32_at_least, fused_statistics, is_plain_linear
 
 CHUNK_ELEMENTS = 2**23
 """Logits held at once: 32 MiB in float32. With fewer, a large head would be read from memory for only a few rows."""
@@ -65,7 +65,7 @@ def token_statistics(
     """
 
     def chunk(hidden_md: Tensor, ids_m: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits_mV = _wide(head(hidden_md))
+        logits_mV = float32_at_least(head(hidden_md))
         if banned_V is not None:
             logits_mV = logits_mV.masked_fill(banned_V, -torch.inf)
         logp_mV = (logits_mV / temperature).log_softmax(-1)
@@ -107,10 +107,5 @@ def entropy_of(logp_MV: Tensor, p_MV: Tensor) -> Tensor:
 
 
 def _entropy(logits_MV: Tensor) -> Tensor:
-    logp_MV = _wide(logits_MV).log_softmax(-1)
+    logp_MV = float32_at_least(logits_MV).log_softmax(-1)
     return entropy_of(logp_MV, logp_MV.exp())
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Return logits in float32 at least: in half precision entropies near the uniform distribution are worthless."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from saei.entropy.fused import FLOOR, at_hidden
+from saei.entropy.fused import FLOOR, as_the_layer, at_hidden, float32_at_least
 from saei.entropy.token_entropy import CHUNK_ELEMENTS
 from saei.entropy.token_states import TokenStates, chunk_rows
 
@@ -64,7 +64,7 @@ def token_kl(
         again = False
 
     def chunk(p_md: Tensor, q_md: Tensor) -> Tensor:
-        logits = [_wide(side.logits(hidden_md)) for side, hidden_md in ((p, p_md), (q, q_md))]
+        logits = [float32_at_least(side.logits(hidden_md)) for side, hidden_md in ((p, p_md), (q, q_md))]
         kl_m: Tensor = _LogitsKL.apply(*logits, temperature, banned_V)  # type: ignore[no-untyped-call]  # torch has none
         return kl_m
 
@@ -78,17 +78,10 @@ def token_kl(
 
 def _fused(p: TokenStates, q: TokenStates, temperature: float, banned_V: Tensor | None, rows: int) -> Tensor:
     arguments: list[Tensor | None] = []
-    device = p.hidden_Md.device.type
     for side in (p, q):
         assert isinstance(side.head, nn.Linear)
-        bias_V = None if side.head.bias is None else side.head.bias.detach()
-        tensors = (side.hidden_Md, side.head.weight.detach(), bias_V)
-        if torch.is_autocast_enabled(device):
-            # As the layer itself would do; a Function's backward pass runs outside of the context.
-            dtype = torch.get_autocast_dtype(device)
-            tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)  # type: ignore[assignment]
-        arguments += tensors
-    with torch.autocast(device, enabled=False):
+        arguments += as_the_layer(side.hidden_Md, side.head)
+    with torch.autocast(p.hidden_Md.device.type, enabled=False):
         kl_M: Tensor = _FusedKL.apply(*arguments, temperature, banned_V, rows)  # type: ignore[no-untyped-call]
     return kl_M
 
@@ -163,8 +156,8 @@ class _FusedKL(torch.autograd.Function):
         slopes_q: list[Tensor] = []
         for p_md, q_md in zip(p_Md.split(rows), q_Md.split(rows), strict=True):
             kl_m, slope_p_mV, slope_q_mV = _divergence(
-                _wide(linear(p_md, p_weight_Vd, p_bias_V)),
-                _wide(linear(q_md, q_weight_Vd, q_bias_V)),
+                float32_at_least(linear(p_md, p_weight_Vd, p_bias_V)),
+                float32_at_least(linear(q_md, q_weight_Vd, q_bias_V)),
                 temperature,
                 banned_V,
                 **wanted,
@@ -186,7 +179,3 @@ class _FusedKL(torch.autograd.Function):
             for slope_Md, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return p_Md, None, None, q_Md, None, None, None, None, None
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from saei.entropy.fused import FLOOR, at_hidden, is_plain_linear
+from saei.entropy.fused import FLOOR, as_the_layer, at_hidden, float32_at_least, is_plain_linear
 from saei.entropy.token_entropy import CHUNK_ELEMENTS
 
 
@@ -133,17 +133,10 @@ def fused_per_token(
             banned_V=banned_V,
             chunk_elements=chunk_elements,
         )
-    head, hidden_Md = states.head, states.hidden_Md
-    assert isinstance(head, nn.Linear)
-    weight_Vd, bias_V = head.weight.detach(), None if head.bias is None else head.bias.detach()
-    device = hidden_Md.device.type
-    if torch.is_autocast_enabled(device):
-        # As the layer itself would do; a Function's backward pass runs outside of the context.
-        dtype = torch.get_autocast_dtype(device)
-        hidden_Md, weight_Vd = hidden_Md.to(dtype), weight_Vd.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
+    assert isinstance(states.head, nn.Linear)
+    hidden_Md, weight_Vd, bias_V = as_the_layer(states.hidden_Md, states.head)
     rows = chunk_rows(states, banned_V, chunk_elements)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(hidden_Md.device.type, enabled=False):
         values_M: Tensor = _FusedFunction.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
             hidden_Md, ids_M, weight_Vd, bias_V, function, temperature, banned_V, rows
         )
@@ -188,7 +181,7 @@ class _FusedFunction(torch.autograd.Function):
 
 def _log_probabilities(logits_mV: Tensor, temperature: float, banned_V: Tensor | None) -> Tensor:
     """Return log-probabilities in float32 at least, -1e9 for banned ids."""
-    logits_mV = logits_mV.to(torch.promote_types(logits_mV.dtype, torch.float32))
+    logits_mV = float32_at_least(logits_mV)
     if banned_V is not None:
         logits_mV = logits_mV.masked_fill(banned_V, FLOOR)
     return (logits_mV / temperature).log_softmax(-1)
