@@ -138,9 +138,9 @@ def float_paths() -> list[str]:
     from fractions import Fraction
     from typing import get_args
 
+    from saei.config.fields import section_of
     from saei.config.registry import KINDS, entries, load
     from saei.config.run import SECTIONS
-    from saei.config.strategy import section_of
 
     def of(section: Any, path: str) -> list[str]:
         found = []

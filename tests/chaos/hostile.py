@@ -20,9 +20,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from saei.config.aliases import ALIASES
+from saei.config.fields import section_of
 from saei.config.registry import entries, load
 from saei.config.run import RunConfig
-from saei.config.strategy import Open, section_of
+from saei.config.strategy import Open
 from saei.config.yaml import write_yaml
 
 DEEPEST = 6

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from saei.config.strategy import StrategyConfig, field_docs, item_section, section_of, strategy_kind
+from saei.config.fields import field_docs, item_section, section_of
+from saei.config.strategy import StrategyConfig, strategy_kind
 
 
 class FieldRow(NamedTuple):

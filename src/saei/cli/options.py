@@ -117,7 +117,7 @@ def policy_config(
 
 def _replaced(section: str, value: Any, layer: Mapping[str, Any]) -> bool:
     """Return whether a layer replaces a section's strategy by another, of which no field is kept."""
-    from saei.config.strategy import typed
+    from saei.config.fields import typed
 
     before = typed(value, None)
     if before is None or "type" not in before:

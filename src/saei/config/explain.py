@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from saei.config.fields import default_type, item_section, section_of, typed
 from saei.config.format import REMOVED
 from saei.config.registry import entries, load
-from saei.config.strategy import Open, default_type, item_section, section_of, strategy_kind, typed
+from saei.config.strategy import Open, strategy_kind
 from saei.errors import ConfigError, nearest, shown
 
 MOST_LINES = 16

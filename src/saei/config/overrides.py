@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from saei.config.aliases import ALIASES
+from saei.config.fields import default_type, item_section, section_of, type_of, typed
 from saei.config.registry import entries, load, load_plugin
 from saei.config.run import RunConfig, dump, validate
-from saei.config.strategy import default_type, item_section, section_of, strategy_kind, type_of, typed
+from saei.config.strategy import strategy_kind
 from saei.config.yaml import MAX_DEPTH, parse_value, read_yaml
 from saei.errors import ConfigError, shown
 

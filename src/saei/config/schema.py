@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from saei.config.aliases import ALIASES
+from saei.config.fields import default_type, field_docs
 from saei.config.registry import KINDS, entries, load
 from saei.config.run import RunConfig
-from saei.config.strategy import STRATEGY_KIND, StrategyConfig, default_type, field_docs
+from saei.config.strategy import STRATEGY_KIND, StrategyConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = "#/$defs/"

@@ -25,9 +25,10 @@ from saei.engine import Trainer
 from saei.engine.display import SilentDisplay
 from saei.errors import SaeiError
 from saei.policy import Policy
+from saei.policy.load.device import device_of
 from saei.policy.load.location import BUILTIN_FOLDERS, has_weights
 from saei.policy.load.untrained import Untrained, depth, period
-from saei.policy.load.weights import Parts, device_of, load_outline, load_parts
+from saei.policy.load.weights import Parts, load_outline, load_parts
 from saei.policy.statistics.needs import policies_of
 
 OnProgress = Callable[[str], None]

@@ -8,21 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from saei.config.sections import ModelConfig
-from saei.errors import ConfigError, ModelError, SaeiError, out_of_memory
+from saei.errors import ModelError, SaeiError, out_of_memory
 from saei.policy.load.adapters import SavedAdapter, load_adapter, merge_adapter, new_adapter
 from saei.policy.load.checkpointing import checkpoint_layers
+from saei.policy.load.device import device_of, set_threads
 from saei.policy.load.location import locate, model_path
 from saei.policy.load.parts import freeze
 from saei.policy.load.patches import use_patch_products
 from saei.policy.load.processors import check_limits, has_limits, load_processor
 from saei.policy.load.untrained import META, Untrained, build
 from saei.runtime.checksums import verify_checksums
-
-SMALL = 10_000_000
-"""Parameters below which operations are too short for several threads: waiting for each other costs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ def load_parts(config: ModelConfig, untrained: Untrained | None = None) -> Parts
     model.eval()
     use_patch_products(model)
     checkpoint_layers(model, config.gradient_checkpointing)
-    _set_threads(config, model)
+    set_threads(config, model)
     return replace(_with_processors(config, path, model), adapter=adapter)
 
 
@@ -117,7 +113,7 @@ def parts_of(model: Any, processor: Any, config: ModelConfig) -> Parts:
     model.eval()
     use_patch_products(model)
     checkpoint_layers(model, config.gradient_checkpointing)
-    _set_threads(config, model)
+    set_threads(config, model)
     template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     return Parts(
         model=model,
@@ -238,13 +234,6 @@ def _refuse_random_weights(config: ModelConfig, loading_info: Mapping[str, Any])
         )
 
 
-def _set_threads(config: ModelConfig, model: Any) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    elif sum(parameter.numel() for parameter in model.parameters()) < SMALL:
-        torch.set_num_threads(1)
-
-
 def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
     limits = {
         name: value
@@ -270,28 +259,6 @@ def _with_processors(config: ModelConfig, path: str, model: Any) -> Parts:
         notes=notes,
         processor=processor,
     )
-
-
-def device_of(config: ModelConfig) -> str:
-    """Return the device that a model is loaded onto.
-
-    Raises:
-        ConfigError: If this machine has no such device.
-    """
-    if config.device != "auto":
-        kind, _, number = config.device.partition(":")
-        module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
-        count = int(getattr(module, "device_count", lambda: 1)()) if module is not None and module.is_available() else 0
-        if int(number or 0) >= count:
-            raise ConfigError(
-                "A model is loaded onto a device that this machine has.",
-                reason=f"model.device is '{config.device}', and torch sees {count} of kind {kind}.",
-                remedy="Leave model.device at auto, or install the build of torch that knows the device.",
-            )
-        return config.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _not_loadable(config: ModelConfig, what: str, error: Exception) -> ModelError:
