@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from saei.diagnostics.tiny import tiny_parts
 from saei.diagnostics.zoo import FAMILIES
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
+from saei.types import View
 
 torch.set_num_threads(1)
 
@@ -62,3 +64,17 @@ def random_policy(random_parts: Parts) -> Policy:
 @pytest.fixture(scope="session")
 def bars() -> Bars:
     return Bars()
+
+
+@pytest.fixture
+def views(random_policy: Policy, bars: Bars) -> list[View]:
+    """The views of two examples of `bars`."""
+    return [random_policy.view(bars.example(index), index) for index in range(2)]
+
+
+@pytest.fixture(scope="session")
+def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of random weights, with which no test does anything but read it."""
+    folder = tmp_path_factory.mktemp("model")
+    Policy(random_parts, ThinkBoxed()).save(folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from saei.policy import Policy
 from saei.policy.pixels.space import to_image
-from saei.types import Grade, Response, View
+from saei.runtime.seeds import GroupSources
+from saei.samplers.base import Sampler, StepContext, Supply
+from saei.types import Grade, Group, Response, View
 
 
 def sources(count: int, seed: int = 0) -> list[torch.Generator]:
@@ -31,6 +34,11 @@ def spoken(policy: Policy, text: str, *, end: bool = True) -> Response:
 
 def no_grades(view: View, responses: object) -> list[Grade]:
     raise AssertionError("nobody asked for grades")
+
+
+def draw_groups(sampler: Sampler, policy: Policy, views: Sequence[View]) -> list[Group]:
+    """A sampler's groups in the first step, whose responses nobody grades."""
+    return sampler.draw(views, StepContext(policy, 0.0, GroupSources(0)), Supply(no_grades))
 
 
 def official_inputs(policy: Policy, view: View, ids_T: Tensor) -> dict[str, Tensor]:

@@ -9,18 +9,15 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from groups import no_grades
+from groups import draw_groups, no_grades
 from runs import Checksum, lines, registered, tiny, train
 from saei.config.overrides import load_config
 from saei.config.run import dump, validate
 from saei.config.strategy import StrategyConfig
-from saei.data.bars import Bars
-from saei.data.templates import ThinkBoxed
 from saei.engine.display import title
 from saei.errors import ConfigError
 from saei.interventions.base import Gate, Guard
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
 from saei.samplers.arms import Arms
@@ -28,7 +25,7 @@ from saei.samplers.base import StepContext, Supply
 from saei.samplers.clean import Clean
 from saei.samplers.mixed import Mixed
 from saei.testing import check_sampler
-from saei.types import CLEAN, Example, Grade, Group, ScoredGroup, View
+from saei.types import CLEAN, Example, Grade, ScoredGroup, View
 
 TWO: dict[str, Any] = {
     "strong": {"n": 3, "update_on": "clean", "beta": 0.5, "weight_cap": 3.0},
@@ -66,25 +63,8 @@ def _registered() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def views(random_policy: Policy, bars: Bars) -> list[View]:
-    return [random_policy.view(bars.example(i), i) for i in range(2)]
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
-
-
 def arms(arms: dict[str, Any] | None = None, n_clean: int = 2) -> Arms:
     return Arms(Arms.Config.model_validate({"n_clean": n_clean, "arms": arms or TWO}))
-
-
-def draw(sampler: Any, policy: Policy, views: Sequence[View]) -> list[Group]:
-    groups: list[Group] = sampler.draw(views, StepContext(policy, 0.0, GroupSources(0)), Supply(no_grades))
-    return groups
 
 
 def test_a_group_by_hand(random_policy: Policy, views: list[View], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +76,7 @@ def test_a_group_by_hand(random_policy: Policy, views: list[View], monkeypatch: 
         return sample(views, counts, **rest)
 
     monkeypatch.setattr(random_policy, "sample", watched)
-    groups = draw(arms(), random_policy, views)
+    groups = draw_groups(arms(), random_policy, views)
     assert calls == [[2, 2], [3, 3, 2, 3, 3, 2]]  # all clean responses, then all those of all arms
     for view, group in zip(views, groups, strict=True):
         assert group.views[0] is view
@@ -112,9 +92,9 @@ def test_a_group_by_hand(random_policy: Policy, views: list[View], monkeypatch: 
 
 def test_one_arm_is_mixed(random_policy: Policy, views: list[View]) -> None:
     settings = {"views": 2, "update_on": "perturbed", "beta": 1.0, "intervention": {"attack": "noise"}}
-    ours = draw(arms({"noisy": {"n": 3, **settings}}), random_policy, views)
+    ours = draw_groups(arms({"noisy": {"n": 3, **settings}}), random_policy, views)
     mixed = Mixed(Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 3, **settings}))
-    for group, other in zip(ours, draw(mixed, random_policy, views), strict=True):
+    for group, other in zip(ours, draw_groups(mixed, random_policy, views), strict=True):
         for name in ("sampled_from", "updated_on"):
             assert getattr(group, name) == getattr(other, name)
         assert [r.ids_T.tolist() for r in group.responses] == [r.ids_T.tolist() for r in other.responses]
@@ -127,27 +107,27 @@ def test_one_arm_is_mixed(random_policy: Policy, views: list[View]) -> None:
 
 def test_an_arm_left_alone_draws_from_the_clean_view(random_policy: Policy, views: list[View]) -> None:
     idle = {"n": 2, "intervention": {"gate": "never"}}
-    (group, _) = draw(arms({"idle": idle, "strong": {"n": 3, "update_on": "perturbed"}}), random_policy, views)
+    (group, _) = draw_groups(arms({"idle": idle, "strong": {"n": 3, "update_on": "perturbed"}}), random_policy, views)
     assert [view.origin for view in group.views] == [CLEAN, "strong"]
     assert group.sampled_from == (0, 0, 0, 0, 1, 1, 1)
     assert group.updated_on == (1,) * 7  # under the only view that there is of the arm that takes the clean ones along
-    clean = draw(Clean.Config(n=2).build(), random_policy, views[:1])[0].responses
+    clean = draw_groups(Clean.Config(n=2).build(), random_policy, views[:1])[0].responses
     assert [r.ids_T.tolist() for r in group.responses[:2]] == [r.ids_T.tolist() for r in clean]  # the others follow
     assert group.untouched is None
     assert (group.metrics["idle/untouched"], group.metrics["strong/untouched"]) == (1, 0)
-    (alone, _) = draw(arms({"idle": idle, "other": idle}), random_policy, views)
+    (alone, _) = draw_groups(arms({"idle": idle, "other": idle}), random_policy, views)
     assert (alone.untouched, len(alone.views), len(alone.responses)) == ("never", 1, 6)
 
 
 def test_a_guard_drops_responses_of_its_own_arm(random_policy: Policy, views: list[View]) -> None:
     guarded = {**TWO["noisy"], "intervention": {"attack": "noise", "guard": "odd"}}
     sampler = arms({"strong": TWO["strong"], "noisy": guarded})
-    groups = draw(sampler, random_policy, views)
+    groups = draw_groups(sampler, random_policy, views)
     scored = [ScoredGroup(group, (Grade(0.0, False),) * 10) for group in groups]
     step, supply = StepContext(random_policy, 0.0, GroupSources(0)), Supply(no_grades)
     assert sampler.guard(scored, step, supply) == [{5: "odd", 7: "odd", 9: "odd"}] * 2
     mixed = Mixed.Config.model_validate({"n_clean": 2, "n_adversarial": 2, "intervention": {"guard": "odd"}}).build()
-    (group,) = draw(mixed, random_policy, views[:1])  # the whole group is its only arm's
+    (group,) = draw_groups(mixed, random_policy, views[:1])  # the whole group is its only arm's
     one = ScoredGroup(group, (Grade(0.0, False),) * 4)
     assert mixed.guard([one], step, supply) == [{1: "odd", 3: "odd"}]
     assert one.without({1: "odd", 3: "odd"}).group.sampled_from == (0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,20 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from groups import no_grades, token_logp
+from groups import draw_groups, token_logp
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.config.overrides import load_config
 from saei.config.run import dump
 from saei.data.bars import Bars
-from saei.data.templates import ThinkBoxed
 from saei.errors import ConfigError, DataError
 from saei.integrations.trl.arguments import grpo_arguments
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
 from saei.samplers.augment import Augment, TransformName
-from saei.samplers.base import StepContext, Supply
+from saei.samplers.base import StepContext
 from saei.samplers.transforms import TRANSFORMS
 from saei.testing import check_sampler
 from saei.types import CLEAN, Example, Group, View
@@ -38,24 +36,8 @@ def _registered() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def views(random_policy: Policy, bars: Bars) -> list[View]:
-    return [random_policy.view(bars.example(i), i) for i in range(2)]
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
-
-
 def augment(**fields: Any) -> Augment:
     return Augment(Augment.Config.model_validate(fields))
-
-
-def draw(sampler: Augment, policy: Policy, views: Sequence[View]) -> list[Group]:
-    return sampler.draw(views, StepContext(policy, 0.0, GroupSources(0)), Supply(no_grades))
 
 
 CORNERS = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8) * 40
@@ -115,7 +97,7 @@ def test_all_transforms_can_be_named() -> None:
 
 def test_a_group_by_hand(random_policy: Policy, views: list[View]) -> None:
     sampler = augment(n=2, variants=3, probability=1.0, transforms=["rotate-90"])
-    for view, group in zip(views, draw(sampler, random_policy, views), strict=True):
+    for view, group in zip(views, draw_groups(sampler, random_policy, views), strict=True):
         assert [each.origin for each in group.views] == [CLEAN, *["augmented"] * 3]
         assert group.views[0] is view
         assert group.sampled_from == group.updated_on == (1, 1, 2, 2, 3, 3)
@@ -129,7 +111,9 @@ def test_a_group_by_hand(random_policy: Policy, views: list[View]) -> None:
             own_T = token_logp(random_policy, group.views[group.sampled_from[n]], response)
             torch.testing.assert_close(response.behaviour_logp_T, own_T, atol=1e-3, rtol=1e-3)
         assert (group.metrics["augmented"], group.untouched) == (1.0, None)
-    quiet = draw(augment(n=1, probability=1.0, transforms=["flip-both"], announce=False), random_policy, views[:1])
+    quiet = draw_groups(
+        augment(n=1, probability=1.0, transforms=["flip-both"], announce=False), random_policy, views[:1]
+    )
     assert torch.equal(quiet[0].views[1].prompt_ids_P, views[0].prompt_ids_P)
     assert torch.equal(quiet[0].views[1].canvases[0], views[0].canvases[0].flip(1, 2))
 
@@ -148,8 +132,8 @@ def test_variants_are_transformed_by_the_probability(random_policy: Policy, bars
 
 def test_what_nothing_happens_to_is_counted_by_reason(random_policy: Policy, views: list[View]) -> None:
     text = random_policy.view(Example("t", "What is 1 + 2?", "3"), 7)
-    groups = draw(augment(n=2, probability=0.0), random_policy, [views[0]])
-    groups += draw(augment(n=2, probability=1.0), random_policy, [text])
+    groups = draw_groups(augment(n=2, probability=0.0), random_policy, [views[0]])
+    groups += draw_groups(augment(n=2, probability=1.0), random_policy, [text])
     assert [group.untouched for group in groups] == ["by-chance", "no-image"]
     for group in groups:
         assert (len(group.views), group.sampled_from) == (1, (0, 0, 0, 0))
@@ -162,7 +146,7 @@ def test_a_variant_that_the_policy_refuses_is_the_clean_view(
         raise DataError("A prompt has to fit.")
 
     monkeypatch.setattr(random_policy, "view", refuse)
-    (group,) = draw(augment(n=2, probability=1.0), random_policy, views[:1])
+    (group,) = draw_groups(augment(n=2, probability=1.0), random_policy, views[:1])
     assert (group.untouched, group.metrics["refused"], group.sampled_from) == ("refused", 1.0, (0, 0, 0, 0))
 
 

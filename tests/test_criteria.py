@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from groups import draw, no_grades, own_forward
-from saei.data.bars import Bars
 from saei.entropy.token_states import TokenStates, fused_per_token, per_token
 from saei.errors import ConfigError
 from saei.interventions import Intervention, InterventionConfig, Outcome
@@ -29,11 +28,6 @@ from saei.types import Response, View
 
 UNSEEDED = torch.Generator()
 FROM_RANDOM = {"type": "pgd", "steps": 2, "random_start": True, "radius": "4/255"}
-
-
-@pytest.fixture
-def views(random_policy: Policy, bars: Bars) -> list[View]:
-    return [random_policy.view(bars.example(i), i) for i in range(2)]
 
 
 @pytest.fixture

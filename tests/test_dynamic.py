@@ -17,7 +17,6 @@ from saei.config.overrides import load_config
 from saei.config.run import validate
 from saei.config.strategy import StrategyConfig, state_of
 from saei.data.bars import Bars
-from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
 from saei.engine.display import title
 from saei.engine.limits import EmptySteps
@@ -26,7 +25,6 @@ from saei.errors import ConfigError, TrainingError
 from saei.interventions.base import Guard
 from saei.interventions.gates import ZeroVariance
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.rewards.base import Reward
 from saei.rewards.sum import Sum
 from saei.runtime.interrupt import Interrupted
@@ -71,13 +69,6 @@ class LastOut(Guard):
 def _registered() -> Iterator[None]:
     with registered(Checksum, Picky, LastOut):
         yield
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 class Stream:

@@ -19,7 +19,6 @@ from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, state_of
 from saei.data.bars import Bars
-from saei.data.templates import ThinkBoxed
 from saei.engine.update_rows import BatchCounts, GroupRows
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.gates import AllRight, AllWrong, EntropyFloor
@@ -31,7 +30,6 @@ from saei.objectives.dapo import DAPO
 from saei.objectives.dr_grpo import DrGRPO
 from saei.objectives.grpo import GRPO
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.runtime.interrupt import Interrupted
 from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
@@ -376,13 +374,6 @@ def stop_at(step: int) -> Quiet:
 def _checksum() -> Iterator[None]:
     with registered(Checksum):
         yield
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 def configured(model: Path, root: Path, name: str, /, **slots: Any) -> RunConfig:

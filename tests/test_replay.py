@@ -60,13 +60,6 @@ def _registered() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
-
-
 def hand_made(index: int, advantages: Sequence[float]) -> TrainGroup:
     """A group of responses of one token, their number."""
     ids = torch.zeros(1, dtype=torch.long)

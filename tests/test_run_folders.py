@@ -20,13 +20,11 @@ from commands import Saei
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.data.bars import Bars
 from saei.data.base import Split
-from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint
 from saei.engine.samples import Picture, last_pictures
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.runtime import run_dir as rundir
 from saei.runtime.interrupt import Interrupted
 from saei.runtime.lock import LOCK
@@ -58,13 +56,6 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("COLUMNS", "300")
     with registered(Checksum, Unnameable):
         yield
-
-
-@pytest.fixture(scope="session")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 @pytest.fixture

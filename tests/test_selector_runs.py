@@ -14,10 +14,7 @@ from safetensors.torch import load_file
 from commands import Saei
 from runs import Checksum, lines, registered
 from saei.config.registry import entries
-from saei.data.templates import ThinkBoxed
 from saei.engine import checkpoint
-from saei.policy import Policy
-from saei.policy.load.weights import Parts
 
 SELECTORS: dict[str, Any] = {
     entry.name: entry.name for entry in entries("selector") if entry.name not in ("and", "or", "not")
@@ -30,13 +27,6 @@ SELECTORS: dict[str, Any] = {
 
 FAST = ("scheduled", "or")
 """Where the most is at work: one that goes by the progress, and one that draws and looks at another view."""
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 def config(selector: Any, model: Path, root: Path) -> dict[str, Any]:

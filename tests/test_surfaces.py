@@ -19,7 +19,6 @@ from saei.attacks.noise import Noise
 from saei.attacks.pgd import PGD
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
-from saei.data.templates import ThinkBoxed
 from saei.errors import ConfigError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.base import Opening, Surface
@@ -27,7 +26,6 @@ from saei.interventions.context import StepContext
 from saei.interventions.point import OpenViews
 from saei.interventions.surfaces import Pixels
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.runtime.seeds import GroupSources, derive
 from saei.testing import check_surface
 from saei.testing import registered as configs
@@ -246,13 +244,6 @@ def test_where_somebody_looks_an_attack_is_traced(
     assert noisy.record is not None
     assert noisy.record.trace is not None
     assert noisy.record.trace.gradient_signs == {}
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 def test_recorded_steps_keep_how_views_were_made(model: Path, tmp_path: Path) -> None:

@@ -502,13 +502,6 @@ def test_a_decoder_elsewhere_takes_swaps_and_refuses_offsets(random_policy: Poli
     random_policy.sample(views[:1], [1], generators=sources(1))
 
 
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _registered() -> Any:
     with registered(Checksum):

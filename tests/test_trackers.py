@@ -14,11 +14,8 @@ from accelerate import tracking
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from runs import Checksum, Quiet, lines, registered, tiny, train
-from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer
 from saei.errors import ConfigError
-from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.runtime.interrupt import Interrupted
 from saei.runtime.run_dir import RunDir
 
@@ -73,13 +70,6 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> type[Spy]:
     monkeypatch.setattr(Spy, "logged", [])
     monkeypatch.setattr(Spy, "fails_at", -1)
     return Spy
-
-
-@pytest.fixture(scope="session")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 def killed_and_resumed(model: Path, tmp_path: Path, *trackers: str) -> Path:

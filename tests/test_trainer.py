@@ -25,7 +25,6 @@ from saei.cli.resume import resumed_run
 from saei.config.run import dump
 from saei.config.strategy import StrategyConfig, restore, state_of
 from saei.data.base import Split, Task
-from saei.data.templates import ThinkBoxed
 from saei.engine import Trainer, checkpoint, limits
 from saei.errors import CheckpointError, ConfigError, DataError, ModelError
 from saei.intake.stream import ViewStream
@@ -35,7 +34,6 @@ from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.entropy_bonus import EntropyBonus
 from saei.objectives.grpo import GRPO
 from saei.policy import Policy
-from saei.policy.load.weights import Parts
 from saei.policy.statistics.base import DerivedStatistic
 from saei.runtime.checksums import CHECKSUMS
 from saei.runtime.interrupt import Interrupted, StopRequest
@@ -99,13 +97,6 @@ class Remembered(Small):
 def _registered() -> Iterator[None]:
     with registered(Checksum, Small, Texts, Remembered):
         yield
-
-
-@pytest.fixture(scope="session")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -18,7 +18,6 @@ from torch.distributions import Categorical, kl_divergence
 
 from groups import cut, draw, no_grades, own_forward, token_logp
 from runs import registered, tiny
-from saei.data.bars import Bars
 from saei.data.base import Split, Task
 from saei.engine.setup import build_strategies, open_data
 from saei.entropy.selectors.base import Selector, TokenStats
@@ -47,11 +46,6 @@ from saei.views import BlackPatches, Blank, needs_picture
 @pytest.fixture(scope="module", params=["qwen", "llava"])
 def random_parts(request: pytest.FixtureRequest, random_parts: Parts, llava_parts: Parts) -> Parts:
     return {"qwen": random_parts, "llava": llava_parts}[request.param]
-
-
-@pytest.fixture
-def views(random_policy: Policy, bars: Bars) -> list[View]:
-    return [random_policy.view(bars.example(index), index) for index in range(2)]
 
 
 @pytest.fixture
