@@ -147,6 +147,15 @@ class TestSchedule:
     def test_one_step_has_no_schedule(self) -> None:
         with pytest.raises(ValidationError, match="fgsm has one"):
             FGSM.Config(schedule="linear")
+        for attack in (PGD, PGDL2, Momentum):
+            with pytest.raises(ValidationError, match=r"after the first one, and .* makes 1"):
+                attack.Config(schedule="linear", steps=1)
+            assert attack.Config(schedule="linear", steps=2).steps == 2
+
+    def test_wrappers_do_more_than_the_attack_itself(self) -> None:
+        for config in ({"type": "best-of", "draws": 1}, {"type": "repeat", "times": 1}):
+            with pytest.raises(ValidationError, match="greater than or equal to 2"):
+                load("attack", str(config["type"])).Config.model_validate(config)
 
 
 @pytest.fixture

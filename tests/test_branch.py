@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from groups import draw, no_grades, spoken, token_logp
+from groups import draw, draw_groups, spoken, token_logp
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.config.overrides import load_config
 from saei.config.run import dump
@@ -28,8 +28,6 @@ from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.policy.native import Native
 from saei.runtime.run_dir import RunDir
-from saei.runtime.seeds import GroupSources
-from saei.samplers.base import StepContext, Supply
 from saei.samplers.branch import Branch
 from saei.testing import check_sampler
 from saei.types import CLEAN, Example, Grade, Group, Response, ScoredGroup, TrainGroup, View
@@ -42,24 +40,8 @@ def _registered() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def views(random_policy: Policy, bars: Bars) -> list[View]:
-    return [random_policy.view(bars.example(i), i) for i in range(2)]
-
-
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
-
-
 def branch(**fields: Any) -> Branch:
     return Branch(Branch.Config.model_validate(fields))
-
-
-def groups_of(sampler: Branch, policy: Policy, views: Sequence[View]) -> list[Group]:
-    return sampler.draw(views, StepContext(policy, 0.0, GroupSources(0)), Supply(no_grades))
 
 
 def with_entropies(response: Response, entropies: Sequence[float]) -> Response:
@@ -92,7 +74,7 @@ def test_where_a_response_is_cut_by_hand(random_policy: Policy) -> None:
 
 def test_the_uncertain_token_is_drawn_anew(random_policy: Policy, views: list[View]) -> None:
     """With one candidate the branches take over what stands before the most uncertain token, and not that token."""
-    for group in groups_of(branch(n=3, candidates=1, min_characters=0), random_policy, views):
+    for group in draw_groups(branch(n=3, candidates=1, min_characters=0), random_policy, views):
         for response in group.responses[3:]:
             parent = group.responses[response.parent or 0]
             ended = int(parent.ids_T[-1]) in random_policy.eos_ids.tolist()
@@ -102,7 +84,7 @@ def test_the_uncertain_token_is_drawn_anew(random_policy: Policy, views: list[Vi
 
 def test_a_group_by_hand(random_policy: Policy, views: list[View]) -> None:
     sampler = branch(n=2, branches=3, min_characters=0)
-    groups = groups_of(sampler, random_policy, views)
+    groups = draw_groups(sampler, random_policy, views)
     for view, group in zip(views, groups, strict=True):
         assert [each.origin for each in group.views] == [CLEAN, "branched"]
         assert group.sampled_from == (0, 0, 1, 1, 1, 1, 1, 1)
@@ -123,7 +105,7 @@ def test_a_group_by_hand(random_policy: Policy, views: list[View]) -> None:
         taken_over = sum(response.forced for response in branches) / sum(map(len, branches))
         assert group.metrics["taken_over"] == pytest.approx(taken_over)
         assert group.metrics["cut"] == 1
-    kept = groups_of(branch(n=2, branches=3, min_characters=0, train_prefix=True), random_policy, views)
+    kept = draw_groups(branch(n=2, branches=3, min_characters=0, train_prefix=True), random_policy, views)
     assert [group.untrained for group in kept] == [(), ()]
     assert [r.ids_T.tolist() for r in kept[0].responses] == [r.ids_T.tolist() for r in groups[0].responses]
 
@@ -167,6 +149,18 @@ def test_decoders_elsewhere_and_trl_are_refused(
         grpo_arguments(tiny(model, tmp_path, **run), folder=tmp_path, processes=1, extra={})
     run["sampler"] = {"type": "branch", "n": 2, "train_prefix": True}
     assert grpo_arguments(tiny(model, tmp_path, **run), folder=tmp_path, processes=1, extra={})["num_generations"] == 4
+
+
+def test_settings_by_which_nothing_is_ever_cut_are_refused(random_policy: Policy, views: list[View]) -> None:
+    tokenizer = random_policy.tokenizer
+    words = tokenizer.batch_decode([[n] for n in range(len(tokenizer))], skip_special_tokens=True)
+    longest = max(len(word.strip()) for word in words)
+    branch(min_characters=longest).check(random_policy, views)
+    with pytest.raises(ConfigError, match=f"longest token of the model has {longest} characters"):
+        branch(min_characters=longest + 1).check(random_policy, views)
+    random_policy.sampling = SamplingConfig(max_new_tokens=1)
+    with pytest.raises(ConfigError, match="max_new_tokens is 1"):
+        branch().check(random_policy, views)
 
 
 # --- what of a branch is trained -------------------------------------------------------------------------------------

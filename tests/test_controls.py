@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from groups import draw, no_grades, own_forward, spoken
@@ -18,6 +19,7 @@ from runs import registered as in_registry
 from saei.attacks.base import Attack, BlockSpace, Point
 from saei.config.strategy import StrategyConfig
 from saei.data.bars import Bars
+from saei.engine.limits import NothingToMove
 from saei.errors import ConfigError, TrainingError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.base import Gate
@@ -345,9 +347,9 @@ class TestMatchedNoise:
     def test_an_attack_that_does_nothing_is_matched_by_nothing(
         self, random_policy: Policy, views: list[View], responses: list[list[Response]]
     ) -> None:
-        for outcome, view in zip(
-            apply(random_policy, views, responses, attack={"steps": 0}, control="matched-noise"), views, strict=True
-        ):
+        too_short = {"step": "1/1000"}  # less than half a grey level
+        outcomes = apply(random_policy, views, responses, attack=too_short, control="matched-noise")
+        for outcome, view in zip(outcomes, views, strict=True):
             assert torch.equal(outcome.view.canvases[0], view.canvases[0])
             assert outcome.metrics["noise_ratio"] == outcome.metrics["control_kl"] == 0
 
@@ -417,6 +419,29 @@ def test_a_control_of_other_spaces_is_refused() -> None:
     control = broken(lambda *_: [], spaces=frozenset({"embeddings"}))
     with pytest.raises(ConfigError, match=r"Controls move surfaces in the spaces.*'test/broken' moves in embeddings"):
         Intervention(InterventionConfig(control=control))
+
+
+@pytest.mark.parametrize("attack", [{"steps": 0}, {"step": 0}, {"step": "1/255", "radius": 0}], ids=str)
+def test_of_an_attack_that_moves_nothing_there_is_no_control(attack: dict[str, Any]) -> None:
+    assert InterventionConfig.model_validate({"attack": attack}).control is None
+    for slots in ({"control": "matched-noise"}, {"strength": "sigmoid"}):
+        with pytest.raises(ValidationError, match="the attack 'pgd' moves nothing"):
+            InterventionConfig.model_validate({"attack": attack, **slots})
+
+
+def test_what_a_control_leaves_alone_counts_as_nothing_to_move() -> None:
+    """Else a run all of whose noise finds no match would go on as plain GRPO."""
+    sampler = Mixed.Config.model_validate({"intervention": {"control": "matched-noise", "gate": "all-wrong"}}).build()
+    plan = sampler.plan()
+    assert (plan.lacking, plan.untouched) == (("no-image", "no-match"), ("no-match", "varies", "all-right"))
+    counts = NothingToMove(0.5, plan.lacking)
+    counts.count({"untouched/no-match": 0.5, "untouched/varies": 0.5}, 64)
+    assert counts.problem() is None
+    counts.count({"untouched/no-match": 0.75, "untouched/no-image": 0.25}, 64)
+    problem = counts.problem()
+    assert problem is not None
+    assert "or the control in its place" in problem.rule
+    assert "96 of 128 had nothing (no-image, no-match)" in problem.reason
 
 
 def test_names() -> None:

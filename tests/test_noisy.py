@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from groups import draw
 from saei.attacks.base import BlockSpace, Space
@@ -20,7 +21,7 @@ from saei.config.overrides import load_config
 from saei.config.strategy import StrategyConfig
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import StepContext
-from saei.interventions.strengths import Cosine, Linear, Sigmoid
+from saei.interventions.strengths import Cosine, Linear, Ramp, Sigmoid
 from saei.interventions.surfaces import redrawing
 from saei.policy import Policy
 from saei.policy.pixels.space import PixelSpace
@@ -198,6 +199,12 @@ def test_linear_and_cosine() -> None:
             warnings.simplefilter("ignore")  # a schedule without optimiser steps
             schedule.step()
     assert (Linear().at(0.0), Linear().at(1.0), Cosine().at(0.0), Cosine().at(1.0)) == (1, 0, 1, 0)
+
+
+@pytest.mark.parametrize("ramp", [Linear, Cosine])
+def test_a_ramp_goes_somewhere(ramp: type[Ramp]) -> None:
+    with pytest.raises(ValidationError, match=r"start and end are 0\.5\. Use {type: constant, value: 0\.5}"):
+        ramp.Config(start=0.5, end=0.5)
 
 
 def test_noisy_groups(random_policy: Policy) -> None:

@@ -12,8 +12,10 @@ import torch
 from pydantic import ValidationError
 
 from saei.builtin.vocabulary import LARGEST_NUMBER, SIGNS, WORDS
+from saei.config.run import validate
 from saei.config.sections import SamplingConfig
-from saei.errors import DataError, PluginLoadError, TrainingError
+from saei.engine.setup import build_strategies
+from saei.errors import ConfigError, DataError, PluginLoadError, TrainingError
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
 from saei.rewards.accuracy_format import AccuracyFormat
@@ -214,6 +216,20 @@ def test_overlong_without_a_length() -> None:
     assert reward.grade(example(), "text", truncated=True).reward == -1
     with pytest.raises(ValidationError, match="20 tokens of 10"):
         SoftOverlong.Config(longest=10, buffer=20)
+
+
+@pytest.mark.parametrize(("free", "refused"), [(7, False), (8, True)])
+def test_a_penalty_that_no_response_reaches_is_refused(free: int, refused: bool) -> None:
+    """Responses of at most 8 tokens, and a penalty above `free` tokens."""
+    penalty = {"type": "soft-overlong", "longest": free + 4, "buffer": 4}
+    config = validate(
+        {"reward": {"type": "sum", "of": ["accuracy-format", penalty]}, "sampling": {"max_new_tokens": 8}}
+    )
+    if refused:
+        with pytest.raises(ConfigError, match=r"begins above 8 tokens.*max_new_tokens is 8"):
+            build_strategies(config)
+    else:
+        build_strategies(config)
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------

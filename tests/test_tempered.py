@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from groups import no_grades, own_forward, sources
+from groups import draw_groups, own_forward, sources
 from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.config.overrides import load_config
 from saei.config.sections import SamplingConfig
@@ -24,12 +24,10 @@ from saei.need import Need
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.run_dir import RunDir
-from saei.runtime.seeds import GroupSources
-from saei.samplers.base import StepContext, Supply
 from saei.samplers.temperature import TemperatureDivergence
 from saei.samplers.tempered import MatchedKL, Tempered, matched_temperature
 from saei.testing import check_sampler
-from saei.types import CLEAN, Example, Group, Response, View
+from saei.types import CLEAN, Example, Response, View
 
 LOGP = Need("logp")
 TARGET: dict[str, Any] = {"match": "kl", "target": 0.05}
@@ -52,19 +50,8 @@ def views(policy: Policy, bars: Bars) -> list[View]:
     return [policy.view(bars.example(i), i) for i in range(2)]
 
 
-@pytest.fixture(scope="module")
-def model(random_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    Policy(random_parts, ThinkBoxed()).save(folder)
-    return folder
-
-
 def tempered(**fields: Any) -> Tempered:
     return Tempered(Tempered.Config.model_validate({"n_clean": 2, "n_tempered": 3, "temperature": TARGET, **fields}))
-
-
-def draw(sampler: Tempered, policy: Policy, views: Sequence[View]) -> list[Group]:
-    return sampler.draw(views, StepContext(policy, 0.0, GroupSources(0)), Supply(no_grades))
 
 
 def at(policy: Policy, view: View, response: Response, temperature: float) -> Categorical:
@@ -126,7 +113,7 @@ def test_halving_finds_the_temperature(target: float, largest: float, temperatur
 
 
 def test_one_temperature_serves_the_step_and_is_logged(policy: Policy, views: list[View]) -> None:
-    groups = draw(tempered(beta=0.5, weight_cap=3.0), policy, views)
+    groups = draw_groups(tempered(beta=0.5, weight_cap=3.0), policy, views)
     (temperature,) = {group.metrics["temperature"] for group in groups}
     assert temperature > policy.sampling.temperature + 0.01
     assert groups[0].metrics["temperature_kl"] == pytest.approx(0.05, abs=1e-3)
@@ -148,7 +135,7 @@ def test_one_temperature_serves_the_step_and_is_logged(policy: Policy, views: li
 
 def test_the_divergence_of_a_step_is_that_from_the_policy(policy: Policy, views: list[View]) -> None:
     """Were the tempered responses taken for the policy's own, it would be 0."""
-    groups = draw(tempered(n_tempered=20, temperature=1.6 * policy.sampling.temperature), policy, views)
+    groups = draw_groups(tempered(n_tempered=20, temperature=1.6 * policy.sampling.temperature), policy, views)
     k3 = []
     for group in groups:
         for response in group.responses[2:]:
@@ -212,6 +199,13 @@ def test_a_search_needs_room(policy: Policy, views: list[View]) -> None:
     with pytest.raises(ConfigError, match=r"max_temperature 0\.7"):
         tempered(temperature={"target": 0.01, "max_temperature": 0.7}).check(policy, views[0])
     tempered().check(policy, views[0])
+
+
+def test_the_policys_own_temperature_is_refused(policy: Policy, views: list[View]) -> None:
+    own = policy.sampling.temperature
+    with pytest.raises(ConfigError, match=rf"sampler\.temperature are both {own:g}"):
+        tempered(temperature=own).check(policy, views)
+    tempered(temperature=own + 0.01).check(policy, views)
 
 
 def test_the_command_line_reaches_both_forms() -> None:

@@ -24,11 +24,11 @@ class BestOf(Wrapper):
         """Fields.
 
         Attributes:
-            draws: Number of runs.
+            draws: Number of runs; one would be the attack itself.
         """
 
         type: Literal["best-of"] = "best-of"
-        draws: int = Field(default=4, ge=1, le=1000)
+        draws: int = Field(default=4, ge=2, le=1000)
 
     config: Config
 
@@ -48,7 +48,7 @@ class BestOf(Wrapper):
             states = [generator.get_state() for generator in generators]
             point = self.of.attack(criterion, start, space=space, progress=progress, generators=generators)
             drew = not all(torch.equal(old, new.get_state()) for old, new in zip(states, generators, strict=True))
-            if not best and (not drew or self.config.draws == 1):
+            if not best and not drew:
                 return point
             with torch.no_grad():
                 J_B = criterion(point).detach()

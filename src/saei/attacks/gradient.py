@@ -70,6 +70,15 @@ class GradientAttack(Attack):
             check_lengths(self.step_space, step=self.step, radius=self.radius)
             return self
 
+        @model_validator(mode="after")
+        def _has_steps_to_shorten(self) -> Self:
+            if self.schedule != "constant" and getattr(self, "steps", 2) < 2:
+                raise ValueError(
+                    f"A schedule shortens the steps after the first one, and {self.type} makes {self.steps}. Raise "
+                    "steps, or leave schedule at constant."
+                )
+            return self
+
         @property
         def begins_at_clean(self) -> bool:
             """Whether the first gradient is that at the start."""

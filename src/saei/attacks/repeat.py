@@ -30,7 +30,7 @@ class Repeat(Wrapper):
         """
 
         type: Literal["repeat"] = "repeat"
-        times: int = Field(default=2, ge=1, le=1000)
+        times: int = Field(default=2, ge=2, le=1000)
 
     config: Config
 

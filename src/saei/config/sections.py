@@ -224,8 +224,8 @@ class TrainingConfig(Section):
         mixed_precision: Accelerate's autocast.
         max_bad_share: The run stops above this share of unusable examples. A small data set may have as many as a
             data set of 64 examples, up to half of its own.
-        max_untouched: A run that intervenes stops above this share of groups with nothing to move, counted from the
-            64th group on.
+        max_untouched: A run that intervenes stops above this share of groups with nothing to move, or with nothing
+            that stands in for what the attack did, counted from the 64th group on.
         max_empty_steps: The run stops after so many steps in a row in which every group was dropped.
         max_decoder_gap: If another program draws the responses (such as vLLM): the run stops above this median
             difference, in nats, between its log-probabilities and the policy's own. Half precision alone gave up to

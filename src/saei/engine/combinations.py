@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from saei.config.run import RunConfig
 from saei.config.sections import TrainingConfig
+from saei.config.strategy import Strategy
 from saei.engine.advantage_combinations import chain_of, check_advantage
 from saei.errors import ConfigError
 from saei.interventions.outcome import no_oracle
@@ -18,6 +19,7 @@ from saei.objectives.kl_cov import KLCov
 from saei.objectives.weights.base import Weight
 from saei.objectives.weights.clip_cov import ClipCov
 from saei.policy.decoder import Decoder, no_offsets
+from saei.rewards.overlong import SoftOverlong
 from saei.samplers.base import Sampler
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def check_combinations(config: RunConfig, strategies: Strategies) -> None:
     if config.training.replay is not None:
         _check_estimates(strategies.objective)
     _check_decoder(config, strategies)
+    _check_lengths(strategies.reward, config.sampling.max_new_tokens)
 
 
 def _check_oracle(strategies: Strategies) -> None:
@@ -188,3 +191,22 @@ def _check_estimates(objective: Objective) -> None:
             reason="training.replay trains on tokens that an older policy drew.",
             remedy="Set the term kl's estimate to full, or leave one of the two out.",
         )
+
+
+def _check_lengths(reward: Strategy, max_new_tokens: int) -> None:
+    """Refuse a penalty on lengths that no response reaches.
+
+    Raises:
+        ConfigError: If the reward, or a part of it, is one.
+    """
+    if isinstance(reward, SoftOverlong):
+        free = reward.config.longest - reward.config.buffer
+        if free >= max_new_tokens:
+            raise ConfigError(
+                "A penalty on length begins below the longest response.",
+                reason=f"The reward '{reward.name()}' begins above {free} tokens, longest less buffer; "
+                f"sampling.max_new_tokens is {max_new_tokens}.",
+                remedy="Set longest to sampling.max_new_tokens.",
+            )
+    for part in reward.parts().values():
+        _check_lengths(part, max_new_tokens)

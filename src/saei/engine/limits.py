@@ -12,11 +12,11 @@ FEW = 64
 
 
 class NothingToMove:
-    """Counts groups of all processes over a run that have nothing an attack could move.
+    """Counts groups of all processes over a run that have nothing an attack, or the control in its place, could move.
 
     Args:
         most: Share of such groups above which a run stops.
-        reasons: What the run's surfaces may say of a view that lacks them.
+        reasons: What the run's surfaces and controls may say of a view that lacks them.
     """
 
     def __init__(self, most: float, reasons: Collection[str] = ("no-image",)) -> None:
@@ -67,7 +67,10 @@ class NothingToMove:
     def _rule(self, reasons: Collection[str]) -> str:
         if set(reasons) <= {"no-image"}:
             return f"At most {self._most:.0%} of the examples may have no image, since an image is what is moved."
-        return f"At most {self._most:.0%} of the examples may have nothing that the attack could move."
+        return (
+            f"At most {self._most:.0%} of the examples may have nothing that the attack could move, or the control in "
+            "its place."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""

@@ -36,7 +36,7 @@ class RunState:
     Attributes:
         step: Steps done.
         budget: Responses sampled for training so far, over all processes.
-        nothing_to_move: Counts groups without anything that an attack could move.
+        nothing_to_move: Counts groups without anything that an attack, or the control in its place, could move.
         empty_steps: Counts steps without a group to train on.
         best: The best checkpoint so far.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -121,11 +120,8 @@ class EntropyFloor(Gate):
 class _SameGrade(Gate):
     """Attacks only groups of whose clean responses all are right, or none is; counted on ``Grade.correct``."""
 
-    reasons: ClassVar[tuple[str, ...]]
-
-    @abstractmethod
-    def reason(self, right: Sequence[bool]) -> str | None:
-        """Return why a group is left alone of whose responses these are right."""
+    attacked: ClassVar[str]
+    """``all-right`` or ``all-wrong``: the groups that are attacked."""
 
     def leave_alone(
         self,
@@ -134,10 +130,14 @@ class _SameGrade(Gate):
         step: StepContext,
         supply: Supply | None,
     ) -> list[str | None]:
-        """Leave all others alone."""
+        """Leave all others alone, for what they are: ``varies``, ``all-right`` or ``all-wrong``."""
         assert supply is not None
-        grades = map(supply.grade, views, responses)
-        return [self.reason([grade.correct for grade in group_grades]) for group_grades in grades]
+        reasons = []
+        for grades in map(supply.grade, views, responses):
+            right = [grade.correct for grade in grades]
+            outcome = "all-right" if all(right) else "varies" if any(right) else "all-wrong"
+            reasons.append(None if outcome == self.attacked else outcome)
+        return reasons
 
 
 class AllWrong(_SameGrade):
@@ -152,11 +152,8 @@ class AllWrong(_SameGrade):
         type: Literal["all-wrong"] = "all-wrong"
 
     config: Config
+    attacked: ClassVar[str] = "all-wrong"
     reasons: ClassVar[tuple[str, ...]] = ("varies", "all-right")
-
-    def reason(self, right: Sequence[bool]) -> str | None:
-        """Return ``all-right`` or ``varies``, None where none is right."""
-        return "all-right" if all(right) else "varies" if any(right) else None
 
 
 class AllRight(_SameGrade):
@@ -171,8 +168,5 @@ class AllRight(_SameGrade):
         type: Literal["all-right"] = "all-right"
 
     config: Config
+    attacked: ClassVar[str] = "all-right"
     reasons: ClassVar[tuple[str, ...]] = ("varies", "all-wrong")
-
-    def reason(self, right: Sequence[bool]) -> str | None:
-        """Return ``all-wrong`` or ``varies``, None where all are right."""
-        return None if all(right) else "varies" if any(right) else "all-wrong"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from saei.attacks.base import Attack
+from saei.attacks.base import Attack, Point
 from saei.attacks.result import check_result
 from saei.config.registry import load
 from saei.config.strategy import Strategy
@@ -27,7 +27,7 @@ from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import NO_IMAGE, UNTOUCHED, Response, View, ViewRecord
+from saei.types import NO_IMAGE, UNTOUCHED, Distance, Response, View, ViewRecord
 from saei.views import needs_picture
 
 
@@ -94,9 +94,8 @@ class Intervention:
     def reasons(self) -> tuple[str, ...]:
         """Why it may leave groups alone, besides ``UNTOUCHED``."""
         unanswerable = [UNANSWERABLE] if self.rewords else []
-        of_control = self.control.reasons if self.control else ()
         lacking = [reason for reason in self.lacking if reason not in UNTOUCHED]
-        return (*lacking, *unanswerable, *self.gate.reasons, *of_control)
+        return (*lacking, *unanswerable, *self.gate.reasons)
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
         """Attack one view with a response of one token, so that errors come before any long work.
@@ -242,38 +241,73 @@ class Intervention:
             step=step,
             measured=self._measures(step),
         )
-        point = opened.start
-        if not all(selection.empty for selection in criterion.selections):
-            point = self.attack.attack(
-                criterion,
-                point,
-                space=opened.space,
-                progress=step.progress,
-                generators=step.generators(views),
-            )
-            check_result(self.attack, opened.start, point, opened.space)
+        point = self._moved_point(criterion, opened, step)
         if not self._measures(step):
             step.policy.forget_states()  # those under the clean view, which divergences used; the update needs none
-        outcomes = []
         moved, distances = opened.moved(step.policy, point, self.attack.origin), opened.distances(point)
-        for number, view in enumerate(views):
-            if criterion.selections[number].empty:
-                outcomes.append(Outcome(view, "empty"))
-                continue
-            after = with_its_answer(view, moved[number], step.answer) if self.rewords else moved[number]
-            if after is None:
-                outcomes.append(Outcome(view, UNANSWERABLE))
-                continue
-            seed = step.generator_of(view).initial_seed()
-            record = ViewRecord(seed, scale, distances[number], criterion.trace(number))
-            metrics = criterion.metrics(number) | opened.metrics(number, distances[number])
-            metrics |= {"strength": scale, **self.strength.metrics()}
-            if self.rewords:
-                metrics["answer_changed"] = float(after.example.answer != view.example.answer)
-            blocks = tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number)
-            tokens = criterion.tokens(number)
-            outcomes.append(Outcome(after, metrics=metrics, record=record, point=blocks, tokens=tokens))
-        return outcomes
+        return [
+            Outcome(view, "empty")
+            if criterion.selections[number].empty
+            else self._outcome(number, moved[number], distances[number], point, criterion, opened, step)
+            for number, view in enumerate(views)
+        ]
+
+    def _moved_point(self, criterion: GroupCriterion, opened: OpenViews, step: StepContext) -> Point:
+        """Return where the attack moves the views, the start if nothing is selected in any group.
+
+        Raises:
+            TrainingError: If the attack breaks its contract.
+        """
+        if all(selection.empty for selection in criterion.selections):
+            return opened.start
+        point = self.attack.attack(
+            criterion,
+            opened.start,
+            space=opened.space,
+            progress=step.progress,
+            generators=step.generators(opened.views),
+        )
+        check_result(self.attack, opened.start, point, opened.space)
+        return point
+
+    def _outcome(
+        self,
+        number: int,
+        moved: View,
+        distances: Mapping[str, Distance],
+        point: Point,
+        criterion: GroupCriterion,
+        opened: OpenViews,
+        step: StepContext,
+    ) -> Outcome:
+        """Return what became of one group that was attacked.
+
+        Args:
+            number: Of the group.
+            moved: Its view at the point.
+            distances: How far each surface of it has moved.
+            point: Where the attack moved the views of all groups.
+            criterion: What it raised.
+            opened: The clean views.
+            step: The policy and the circumstances.
+        """
+        clean = opened.views[number]
+        view = with_its_answer(clean, moved, step.answer) if self.rewords else moved
+        if view is None:
+            return Outcome(clean, UNANSWERABLE)
+        scale = self.strength.at(step.progress)
+        metrics = criterion.metrics(number) | opened.metrics(number, distances)
+        metrics |= {"strength": scale, **self.strength.metrics()}
+        if self.rewords:
+            metrics["answer_changed"] = float(view.example.answer != clean.example.answer)
+        seed = step.generator_of(clean).initial_seed()
+        return Outcome(
+            view,
+            metrics=metrics,
+            record=ViewRecord(seed, scale, distances, criterion.trace(number)),
+            point=tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number),
+            tokens=criterion.tokens(number),
+        )
 
     @property
     def rewords(self) -> bool:
@@ -301,9 +335,10 @@ class Intervention:
 
     @property
     def lacking(self) -> tuple[str, ...]:
-        """What it may say of a view that has nothing to move."""
+        """What it may say of a view that has nothing to move, or for which nothing stands in for the attack."""
         of_surfaces = [reason for surface in self.surfaces for reason in surface.reasons]
-        return tuple(dict.fromkeys([*of_surfaces, *([NO_IMAGE] if self._needs_picture else [])]))
+        of_control = self.control.reasons if self.control else ()
+        return tuple(dict.fromkeys([*of_surfaces, *([NO_IMAGE] if self._needs_picture else []), *of_control]))
 
     def _measured(self, attacked: Mapping[int, Outcome], step: StepContext) -> dict[int, Outcome]:
         """Return the outcomes with what their attacks have changed, ``micro_groups`` at once."""

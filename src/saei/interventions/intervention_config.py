@@ -68,11 +68,20 @@ class InterventionConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _something_to_steer(self) -> Self:
-        if self.strength.strategy.reads_control_probe and _moves_nothing(self.attack):
+    def _something_to_scale(self) -> Self:
+        """Refuse a strength, or a control, of an attack that moves nothing; such an attack alone is the clean arm."""
+        if not _moves_nothing(self.attack):
+            return self
+        if self.strength.type != "constant":
             raise ValueError(
                 f"The strength '{self.strength.type}' scales steps or swaps, and the attack '{self.attack.type}' moves "
                 "nothing: their number or length is 0. Raise it, or choose the strength `constant`."
+            )
+        if self.control is not None:
+            raise ValueError(
+                f"The control '{self.control.type}' stands in for what an attack did, and the attack "
+                f"'{self.attack.type}' moves nothing: the number or length of its steps or swaps is 0. Raise it, or "
+                "leave the control out."
             )
         return self
 
@@ -84,9 +93,9 @@ def _begins_at_clean(attack: StrategyConfig) -> bool:
 
 
 def _moves_nothing(attack: StrategyConfig) -> bool:
-    """Return whether an attack has no step, of no length, and no swap; of one that runs others, whether none has."""
+    """Return whether an attack has no step, no length or no swap; of one that runs others, whether none has."""
     inner = _inner(attack)
-    lengths = (getattr(attack, name, None) for name in ("steps", "step", "swaps"))
+    lengths = (getattr(attack, name, None) for name in ("steps", "step", "radius", "swaps"))
     return all(map(_moves_nothing, inner)) if inner else 0 in lengths
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saei.config.strategy import Frac, StrategyConfig
 from saei.interventions.base import Strength
@@ -45,6 +45,15 @@ class Ramp(Strength):
 
         start: float = Field(default=1.0, ge=0.0, le=100.0)
         end: float = Field(default=0.0, ge=0.0, le=100.0)
+
+        @model_validator(mode="after")
+        def _moves(self) -> Self:
+            if self.start == self.end:
+                raise ValueError(
+                    f"A ramp goes from one strength to another; start and end are {self.start:g}. Use "
+                    f"{{type: constant, value: {self.start:g}}}."
+                )
+            return self
 
     config: Config
 

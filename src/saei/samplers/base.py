@@ -85,7 +85,8 @@ class SamplingPlan:
         pooled: Whether what is drawn for a group depends on the step's other groups, those of other processes included.
         prefixes: Whether responses begin with given tokens, which decoders elsewhere do not continue.
         untouched: The possible reasons to leave groups alone; metrics count each at every step, 0 included.
-        lacking: Those of them that say that a group's view has nothing to move.
+        lacking: Those of them that say that a group's view has nothing to move, or that nothing stands in for what the
+            attack did to it. A run stops where they are too many.
         dropped: The guards' possible reasons to drop responses; likewise.
     """
 

@@ -85,16 +85,30 @@ class Branch(Sampler):
         )
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
-        """Refuse a decoder that draws whole responses only.
+        """Refuse a decoder that draws whole responses only, and settings by which no response could ever be cut.
 
         Raises:
-            ConfigError: If it does.
+            ConfigError: If there is such a thing.
         """
         if not policy.decoder.takes_prefixes:
             raise ConfigError(
                 "The sampler 'branch' needs a decoder that can continue given tokens.",
                 reason=f"{type(policy.decoder).__name__} cannot.",
                 remedy="Use the decoder `native`, or another sampler.",
+            )
+        if policy.sampling.max_new_tokens < 2:
+            raise ConfigError(
+                "The sampler 'branch' cuts responses behind their first token.",
+                reason="sampling.max_new_tokens is 1.",
+                remedy="Raise it, or use another sampler.",
+            )
+        longest = _longest_token(policy, self.config.min_characters)
+        if longest < self.config.min_characters:
+            raise ConfigError(
+                "The sampler 'branch' cuts responses at tokens of enough text.",
+                reason=f"sampler.min_characters is {self.config.min_characters}; the longest token of the model has "
+                f"{longest} characters.",
+                remedy="Lower it.",
             )
 
     def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
@@ -157,6 +171,23 @@ class Branch(Sampler):
             for place, (token, text) in enumerate(zip(ids, texts, strict=True))
             if place and token not in ends and len(text.strip()) >= self.config.min_characters
         ]
+
+
+def _longest_token(policy: Policy, enough: int) -> int:
+    """Return the length of the longest token that a response may be cut at, in characters.
+
+    Args:
+        policy: For its tokenizer and the ids that it draws.
+        enough: A length; once a token has it, no further one is read.
+    """
+    banned_V, ends = policy.distribution.banned_V, set(policy.eos_ids.tolist())
+    longest = 0
+    for token in range(len(policy.tokenizer)):
+        if longest >= enough:
+            break
+        if token not in ends and (banned_V is None or not bool(banned_V[token])):
+            longest = max(longest, len(policy.tokenizer.decode([token]).strip()))
+    return longest
 
 
 def _metrics(originals: Sequence[Response], cuts: Sequence[Cut], branches: Sequence[Response]) -> dict[str, float]:

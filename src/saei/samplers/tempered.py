@@ -108,12 +108,18 @@ class Tempered(Sampler):
         )
 
     def check(self, policy: Policy, views: Sequence[View]) -> None:
-        """Refuse a search that no temperature is left for.
+        """Refuse the policy's own temperature, and a search that no other one is left for.
 
         Raises:
-            ConfigError: If the largest temperature is not above the policy's own.
+            ConfigError: If the temperature is the policy's own, or the largest one is not above it.
         """
         match = self.config.temperature
+        if match == policy.sampling.temperature:
+            raise ConfigError(
+                "Tempered responses are drawn at another temperature than the clean ones.",
+                reason=f"sampling.temperature and sampler.temperature are both {match:g}.",
+                remedy="Change the latter, or use the sampler `clean`.",
+            )
         if isinstance(match, MatchedKL) and match.max_temperature <= policy.sampling.temperature:
             raise ConfigError(
                 "A matched temperature lies between the policy's own and the largest one.",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.entropy.selectors.base import Selector, TokenStats
@@ -35,6 +35,15 @@ class Adaptive(Selector):
 
         type: Literal["adaptive"] = "adaptive"
         keep: tuple[Literal["low", "middle", "high"], ...] = Field(default=("middle",), min_length=1)
+
+        @model_validator(mode="after")
+        def _keeps_some(self) -> Self:
+            if len(set(self.keep)) < len(self.keep) or len(self.keep) == len(CLASSES):
+                raise ValueError(
+                    f"adaptive keeps one or two of its classes, each named once; got keep={list(self.keep)}. For all "
+                    "tokens take the selector `all`."
+                )
+            return self
 
     config: Config
 

@@ -75,17 +75,25 @@ class Composition(Selector):
 
 
 def _check_sense(config: Any, result: str) -> None:
-    """Refuse fewer than two selectors, and one beside its own opposite; `random` draws twice, and is none.
+    """Refuse fewer than two selectors, one twice, and one beside its own opposite; `random` draws anew each time.
 
     Raises:
         ValueError: Saying what is wrong with them.
     """
     if len(config.of) < 2:
         raise ValueError(f"`{config.type}` combines two selectors or more; got {len(config.of)}.")
+    twice = [part.type for n, part in enumerate(config.of) if part in config.of[:n] and not _is_random(part)]
+    if twice:
+        raise ValueError(f"`{twice[0]}` stands twice in `{config.type}`, which changes nothing. Leave one out.")
     opposites = [part.of[0] for part in config.of if part.type == "not"]
-    both = [part.type for part in config.of if part in opposites and part.type != "random"]
+    both = [part.type for part in config.of if part in opposites and not _is_random(part)]
     if both:
         raise ValueError(f"`{both[0]}` {config.type} its own `not` keeps {result}. Leave one out.")
+
+
+def _is_random(part: Any) -> bool:
+    """Return whether a selector, or one that it is made of, is `random`."""
+    return part.type == "random" or any(map(_is_random, getattr(part, "of", ())))
 
 
 class And(Composition):

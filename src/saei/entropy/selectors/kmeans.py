@@ -48,6 +48,11 @@ class KMeans(Selector):
                 raise ValueError(
                     f"k-means keeps some of its clusters 0 to {self.k - 1}, and not all; got keep={list(self.keep)}."
                 )
+            for name, values in (("keep", self.keep), ("features", self.features)):
+                if len(set(values)) < len(values):
+                    raise ValueError(
+                        f"k-means names each once in {name}: a second time changes nothing. Got {list(values)}."
+                    )
             return self
 
     config: Config

@@ -57,13 +57,13 @@ class AccuracyGap(Guard):
         """Fields; the defaults are ours.
 
         Attributes:
-            limit: Largest gap of the accuracies, as a share of responses.
+            limit: Largest gap of the accuracies, as a share of responses; no gap exceeds 1.
             half_life: After so many groups with the origin a group counts half.
             min_groups: An estimate drops nothing before it has seen so many of them.
         """
 
         type: Literal["accuracy-gap"] = "accuracy-gap"
-        limit: float = Field(default=0.2, ge=0.0, le=1.0)
+        limit: float = Field(default=0.2, ge=0.0, lt=1.0)
         half_life: int = Field(default=64, ge=1, le=1_000_000)
         min_groups: int = Field(default=16, ge=1, le=1_000_000)
 
