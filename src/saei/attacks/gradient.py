@@ -72,10 +72,11 @@ class GradientAttack(Attack):
 
         @model_validator(mode="after")
         def _has_steps_to_shorten(self) -> Self:
-            if self.schedule != "constant" and getattr(self, "steps", 2) < 2:
+            steps = getattr(self, "steps", None)  # fgsm has no such field
+            if self.schedule != "constant" and steps is not None and steps < 2:
                 raise ValueError(
-                    f"A schedule shortens the steps after the first one, and {self.type} makes {self.steps}. Raise "
-                    "steps, or leave schedule at constant."
+                    f"A schedule shortens the steps after the first one, and {self.type} makes {steps}. Raise steps, "
+                    "or leave schedule at constant."
                 )
             return self
 
