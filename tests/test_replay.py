@@ -28,7 +28,7 @@ from saei.engine import checkpoint
 from saei.engine.replay import Replay
 from saei.engine.replay_group import KeptGroup
 from saei.engine.setup import build_strategies
-from saei.engine.update import Updater
+from saei.engine.update import Updater, UpdateResult
 from saei.engine.update_rows import BatchCounts, GroupRows
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import grpo_arguments
@@ -363,24 +363,24 @@ def test_the_update_notes_the_old_policy(
     train_group = TrainGroup(ScoredGroup(made, (Grade(0.0, False),) * 3), (1.5, -0.5, -1.0))
     with torch.no_grad():
         before = [token_logp(policy, view, response) for response in responses]
-    updaters: list[Any] = []
+    results: list[UpdateResult] = []
     run = Updater.run
 
-    def watched(self: Any, *arguments: Any, **rest: Any) -> Any:
-        updaters.append(self)
-        return run(self, *arguments, **rest)
+    def watched(self: Any, *arguments: Any, **rest: Any) -> UpdateResult:
+        results.append(run(self, *arguments, **rest))
+        return results[-1]
 
     monkeypatch.setattr(Updater, "run", watched)
     update(policy, [train_group], lr=0.5, ppo_epochs=epochs, replay=ReplayConfig())
-    assert updaters[0].old_logp.keys() == {(5, 0), (5, 1), (5, 2)}
+    assert results[0].old_logp.keys() == {(5, 0), (5, 1), (5, 2)}
     for n, logp_T in enumerate(before):
-        torch.testing.assert_close(updaters[0].old_logp[5, n], logp_T, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(results[0].old_logp[5, n], logp_T, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
         assert float((token_logp(policy, view, responses[0]) - before[0]).abs().max()) > 0.01
     update(policy, [replace(train_group, old_logp=tuple(before))], replay=ReplayConfig())
-    assert not updaters[1].old_logp  # what is replayed keeps what it has
+    assert not results[1].old_logp  # what is replayed keeps what it has
     update(policy, [train_group])
-    assert not updaters[2].old_logp
+    assert not results[2].old_logp
 
 
 SETTING: dict[str, Any] = {

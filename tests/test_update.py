@@ -138,7 +138,7 @@ def update(
         reference=reference,
         seed=0,
     )
-    return updater.run(groups, step=0, progress=0.0), optimizer.gradients
+    return updater.run(groups, step=0, progress=0.0).metrics, optimizer.gradients
 
 
 def weights_by_hand(policy: Policy, group: Group, n: int) -> Tensor:

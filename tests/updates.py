@@ -87,7 +87,7 @@ def update(
         processes=processes,
     )
     phase = (stopwatch or Stopwatch()).phase
-    return updater.run(groups, step=3, progress=0.25, phase=phase), optimizer.gradients
+    return updater.run(groups, step=3, progress=0.25, phase=phase).metrics, optimizer.gradients
 
 
 class Together(Processes):

@@ -247,10 +247,11 @@ class Trainer:
         # --- Update. The optimiser steps see the gradients of all processes.
         if rewards or self._replay.drawn:
             with self._stopwatch.phase("update"):
-                metrics |= self.updater.run(
+                result = self.updater.run(
                     [*train_groups, *replayed], step=step, progress=progress, phase=self._stopwatch.phase
                 )
-            self._replay.keep(train_groups, self.updater.old_logp, step)
+            metrics |= result.metrics
+            self._replay.keep(train_groups, result.old_logp, step)
         metrics |= self._replay.metrics(sum(len(group.advantages) for group in train_groups))
         metrics |= self._decoder_gaps.metrics(self.processes)
 

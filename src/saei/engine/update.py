@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -37,6 +37,24 @@ def _untimed(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+OldLogp: TypeAlias = dict[tuple[int, int], Tensor]
+"""By the index of a group and the number of a response in it: the old policy's log-probabilities, ``[T]``."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class UpdateResult:
+    """What an update gives besides a policy that has moved.
+
+    Attributes:
+        metrics: Loss, gradient norm, and the objective's metrics by origin.
+        old_logp: Of the responses that were trained on for the first time, under the view that they were trained under,
+            on the CPU. Empty unless the configuration has a replay.
+    """
+
+    metrics: dict[str, float]
+    old_logp: OldLogp
+
+
 class Updater:
     """Turns the groups of a step into optimiser steps; an update batch is some of the groups, each as a whole.
 
@@ -54,8 +72,6 @@ class Updater:
 
     Attributes:
         updates: Optimiser steps begun since this was made.
-        old_logp: Of the last step, by the index of the group and the response's number in it: the log-probabilities of
-            the old policy, ``[T]`` on the CPU. Empty unless the configuration has a replay.
     """
 
     def __init__(
@@ -78,7 +94,6 @@ class Updater:
         self._optimizer = optimizer
         self._schedule = schedule
         self.updates = 0
-        self.old_logp: dict[tuple[int, int], Tensor] = {}
         self._accelerator = accelerator
         self._config = config
         self._max_grad_norm = max_grad_norm
@@ -107,8 +122,8 @@ class Updater:
         step: int,
         progress: float,
         phase: Callable[[str], AbstractContextManager[None]] = _untimed,
-    ) -> dict[str, float]:
-        """Train on a step's groups and return metrics: loss, gradient norm, the objective's metrics by origin.
+    ) -> UpdateResult:
+        """Train on a step's groups.
 
         Args:
             groups: This process's groups, of which there may be none; all processes together need one. Each has an
@@ -142,10 +157,10 @@ class Updater:
         if any(term.begins for term in self._objective.terms):
             self._begin_step(list(rows_of_index.values()), progress)
 
-        self.old_logp = {}
+        old_logp: OldLogp = {}
         if not on_policy:
             for rows in rows_of_index.values():
-                self._note_old(rows, rows.statistics[OLD_LOGP])
+                old_logp |= self._old_logp(rows, rows.statistics[OLD_LOGP])
         log = UpdateLog()
         for update, indices in plan:
             self._schedule.begin(step, update)
@@ -160,7 +175,8 @@ class Updater:
             # --- Gradients of all micro-batches and processes add up.
             # In the first optimiser step the policy has not moved, and ratios are exactly 1: what differs by rounding
             # from a pass before would give |logp - old_logp| a slope.
-            loss = self._backward(batch, prepared, update == plan[0][0], log)
+            loss, old_logp_of_batch = self._backward(batch, prepared, update == plan[0][0], log)
+            old_logp |= old_logp_of_batch
 
             # --- The parameters move.
             norm = self._optimiser_step(loss)
@@ -170,7 +186,7 @@ class Updater:
         if self._leaves_out:
             imageless = self._processes.total(sum(not each.group.views[0].canvases for each in groups))
             metrics[f"left_out/{NO_IMAGE}"] = imageless / len(indices_of_all)
-        return metrics
+        return UpdateResult(metrics, old_logp)
 
     def _plan(self, indices: Sequence[int], step: int) -> list[tuple[int, list[int]]]:
         """Return the number of each optimiser step and the indices of its groups, in ascending order.
@@ -273,14 +289,20 @@ class Updater:
             part = replace(part, mask_RT=part.mask_RT & ~part.truncated_R[:, None])
         return part
 
-    def _backward(self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog) -> float:
-        """Accumulate the gradients of an update batch over all micro-batches and processes; return this one's loss."""
+    def _backward(
+        self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog
+    ) -> tuple[float, OldLogp]:
+        """Accumulate the gradients of an update batch over all micro-batches and processes.
+
+        Returns:
+            This process's loss; and where the old policy's log-probabilities are those of this pass, these.
+        """
         # The loss of a micro-batch is its share of the whole batch's, so the counts come first.
         counts = BatchCounts.of(batch, mask_truncated=self._objective.config.mask_truncated)
         counts = BatchCounts.total(self._processes.gather(counts))
         needs = [need for need in self._objective.needs if moves(need)]
         size = self._config.micro_groups or max(1, len(batch))
-        loss = 0.0
+        loss, old_logp = 0.0, OldLogp()
         for start in range(0, len(batch), size):
             micro_batch = batch[start : start + size]
             if not any(len(response) for rows in micro_batch for response in rows.responses):
@@ -296,9 +318,9 @@ class Updater:
                     on_policy=on_policy,
                 )
                 if on_policy:
-                    of_groups = scores.logp_RT.split([len(rows.rows) for rows in micro_batch])
-                    for rows, logp_NT in zip(micro_batch, of_groups, strict=True):
-                        self._note_old(rows, logp_NT)
+                    logps = scores.logp_RT.split([len(rows.rows) for rows in micro_batch])
+                    for rows, logp_NT in zip(micro_batch, logps, strict=True):
+                        old_logp |= self._old_logp(rows, logp_NT)
                 result = self._objective.loss(inputs)
                 # Counts cover all processes, so gradients must be summed, and the wrapper takes their mean.
                 self._accelerator.backward(result.value * self._processes.count, inputs=self._parameters())
@@ -306,13 +328,16 @@ class Updater:
             of_weights = weight_metrics(micro_batch, mask_truncated=self._objective.config.mask_truncated)
             log.add([origin for rows in micro_batch for origin in rows.origins], {**result.metrics, **of_weights})
         self._processes.add_up_gradients(self._accelerator, self._policy.module, self._parameters())
-        return loss
+        return loss, old_logp
 
-    def _note_old(self, rows: GroupRows, logp_NT: Tensor) -> None:
-        """Note the old policy's log-probabilities of a group that is trained on for the first time."""
-        if self._config.replay is not None and rows.group.old_logp is None:
-            for row, response, logp_T in zip(rows.rows, rows.responses, logp_NT.detach().cpu(), strict=True):
-                self.old_logp[row.index, row.response] = logp_T[: len(response)].clone()
+    def _old_logp(self, rows: GroupRows, logp_NT: Tensor) -> OldLogp:
+        """Return the old policy's log-probabilities of a group's responses, if a replay wants them and has them not."""
+        if self._config.replay is None or rows.group.old_logp is not None:
+            return {}
+        return {
+            (row.index, row.response): logp_T[: len(response)].clone()
+            for row, response, logp_T in zip(rows.rows, rows.responses, logp_NT.detach().cpu(), strict=True)
+        }
 
     def _optimiser_step(self, loss: float) -> float:
         """Clip the gradients, move the parameters and return the norm before clipping.

@@ -56,10 +56,10 @@ class GroupRelative(Advantage):
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> tuple[float, ...]:
         """Return one advantage per response."""
         batch_std = std(np.array(rewards)) if self.config.scale == "batch" else 0.0
-        return _of_group(scored, self.config, batch_std)
+        return _advantages(scored, self.config, batch_std)
 
 
-def _of_group(scored: ScoredGroup, config: GroupRelative.Config, batch_std: float) -> tuple[float, ...]:
+def _advantages(scored: ScoredGroup, config: GroupRelative.Config, batch_std: float) -> tuple[float, ...]:
     rewards_N = np.array(scored.rewards, dtype=np.float64)
     origins_N = np.array([scored.group.origin(n) for n in range(rewards_N.size)])
     same_origin_NN = origins_N[:, None] == origins_N
