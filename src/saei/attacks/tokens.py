@@ -1,4 +1,7 @@
-"""Attacks on a text's tokens: some of them are swapped for others, and the text keeps its length."""
+"""Attacks on a text's tokens: some of them are swapped for others, and the text keeps its length.
+
+The file is long because the three attacks share how swaps are proposed, checked to be legal and compared.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """The update: from train groups to optimiser steps.
 
 train groups ─► rows, with weights and old log-probabilities ─► update batches ─► loss of each micro-batch ─► gradients
+
+One class and one run through these stages; their parts are in ``update_rows`` and ``update_objective``, and a good part
+of the file is what its methods promise.
 """
 
 from __future__ import annotations
