@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
@@ -232,17 +233,17 @@ def test_a_disk_that_fills_at_the_metrics_leaves_a_run_to_go_on_with(
     assert lines(tmp_path / "run") == lines(whole)
 
 
-def test_a_picture_that_finds_no_room_costs_no_run(
+def test_samples_that_find_no_room_cost_no_run(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     display = Quiet()
     with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, "save", full)
+        patched.setattr(pyarrow.parquet, "write_table", full)
         run = train(tiny(model, tmp_path), display).run.path
     assert [line["step"] for line in lines(run)] == [0, 1, 2, 3]
     said = [note for note in display.notes if "No space left" in note]
-    assert [note[:29] for note in said] == [f"The samples of step {step} are not" for step in (2, 3)]
-    assert list((run / "images").iterdir()) == []
+    assert [note[:29] for note in said] == [f"The samples of step {step} are not" for step in (0, 2, 3)]
+    assert list((run / "samples").iterdir()) == []
 
 
 def test_an_evaluation_on_a_full_disk_goes_on_later(saei: Saei, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

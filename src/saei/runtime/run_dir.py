@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saei.config import consent
+from saei.config.changes import changes
 from saei.config.format import FORMAT, without_removed
 from saei.config.run import RunConfig, dump, validate
 from saei.config.yaml import read_yaml, write_yaml
@@ -102,6 +103,7 @@ class RunDir:
                 "engine": engine,
                 "started": self._started(),
                 **provenance(config),
+                "changes": [[each.path, each.value, each.default] for each in changes(dump(config))],
                 "signatures": consent.sign(config),
             }
             self.checkpoints.mkdir(parents=True, exist_ok=True)
