@@ -233,9 +233,7 @@ def test_a_disk_that_fills_at_the_metrics_leaves_a_run_to_go_on_with(
     assert lines(tmp_path / "run") == lines(whole)
 
 
-def test_samples_that_find_no_room_cost_no_run(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_that_find_no_room_cost_no_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     display = Quiet()
     with monkeypatch.context() as patched:
         patched.setattr(pyarrow.parquet, "write_table", full)

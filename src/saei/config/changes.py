@@ -32,12 +32,15 @@ def changes(config: Mapping[str, Any]) -> list[Change]:
     The fields of a strategy are compared with that strategy's own defaults. No plugin is imported, and no function
     that the configuration names.
     """
-    usual, chosen = flat(dump(validate({}))), flat(_defaults(config))
+    values = flat(config)
+    depths = range(1 + max((path.count(".") for path in values), default=0))
+    defaults = [flat(_defaults(config, depth)) for depth in depths]
     found = []
-    for path, value in flat(config).items():
-        defaults = usual if path.endswith(".type") or path not in chosen else chosen
-        if path not in defaults or defaults[path] != value:
-            found.append(Change(path, as_text(value), as_text(defaults[path]) if path in defaults else ""))
+    for path, value in values.items():
+        # A strategy's name is one of the fields of the strategy above it.
+        known = defaults[path.count(".") - 1 if path.endswith(".type") else -1]
+        if path not in known or known[path] != value:
+            found.append(Change(path, as_text(value), as_text(known[path]) if path in known else ""))
     return found
 
 
@@ -54,20 +57,20 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of the strategies that a configuration chose, as far as they need no plugin and no field."""
+def _defaults(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Return the defaults of the strategies chosen down to a depth, as far as they need no plugin and no field."""
     try:
-        return dump(validate(_types(config)))
+        return dump(validate(_types(config, depth)))
     except SaeiError:
         return dump(validate({}))
 
 
-def _types(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the names of the chosen strategies alone, nested as they are."""
+def _types(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Return the names of the chosen strategies down to a depth alone, nested as they are."""
     types: dict[str, Any] = {}
     for name, inner in value.items():
         if name == "type":
             types[name] = inner
-        elif isinstance(inner, Mapping) and (below := _types(inner)):
+        elif depth and isinstance(inner, Mapping) and (below := _types(inner, depth - 1)):
             types[str(name)] = below
     return types

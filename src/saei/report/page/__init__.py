@@ -52,7 +52,7 @@ def _page(paths: Sequence[Path]) -> str:
     for path, run in zip(paths, runs, strict=True):
         if not run and not is_evaluation(path):
             raise ConfigError(
-                "A page shows a run, whose folder has a config.yaml, or an evaluation, whose folder has a settings.json.",
+                "A page shows the folder of a run, with its config.yaml, or of an evaluation, with its settings.json.",
                 reason=f"{path} has neither.",
                 remedy="Give one of the folders in your output folder.",
             )

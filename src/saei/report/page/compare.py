@@ -63,9 +63,9 @@ def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
         sentences.append(f"{name} {how}: accuracy {accuracy}, entropy on the probe {entropy}.")
     seeds = ", ".join(str(setting(folder.config, "seed")) for folder in folders)
     sentences.append(
-        f"One run of each arm (seeds {seeds}) shows what happened twice, not what the methods do: runs of one method with "
-        "different seeds can end further apart than these two. The ± is the 95 % interval over the held-out examples of "
-        "each checkpoint. Compare several seeds of both before believing a difference."
+        f"One run of each arm (seeds {seeds}) shows what happened twice, not what the methods do: runs of one method "
+        "with different seeds can end further apart than these two. The ± is the 95 % interval over the held-out "
+        "examples of each checkpoint. Compare several seeds of both before believing a difference."
     )
     return sentences
 
@@ -73,8 +73,8 @@ def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
 def _first_and_last(folder: RunFolder, metric: str, error: str) -> str:
     points = [(line, at) for line in folder.lines if (at := value(line, metric)) is not None]
     if not points:
-        return "–"
-    (first_line, first), (last_line, last) = points[0], points[-1]
+        return "none"
+    (_, first), (last_line, last) = points[0], points[-1]
     spread = value(last_line, error) if error else None
     return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread is not None else "")
 

@@ -79,8 +79,8 @@ def panels_of(folder: RunFolder) -> list[Panel]:
         Panel(
             "Accuracy",
             "share right",
-            "Share of right responses to held-out examples that are never trained on, drawn at the training temperature "
-            "from the picture as it is. The band is the 95 % interval over these examples.",
+            "Share of right responses to held-out examples that are never trained on, drawn at the training "
+            "temperature from the picture as it is. The band is the 95 % interval over these examples.",
             {"eval/accuracy": "held-out"},
             "eval/accuracy_se",
         ),
@@ -114,15 +114,15 @@ def panels_of(folder: RunFolder) -> list[Panel]:
         Panel(
             "Entropy in training",
             "nats per token",
-            "Mean entropy of the step's responses, by view. That of perturbed views is higher by construction where the "
-            "attack raises it: it is no evidence of exploration.",
+            "Mean entropy of the step's responses, by view. That of perturbed views is higher by construction where "
+            "the attack raises it: it is no evidence of exploration.",
             by_origin("entropy") or {"train/entropy": "all"},
         ),
         Panel(
             "What the attack raised",
             "nats",
-            "The criterion, a mean over the chosen tokens of the clean responses, on the picture as it is and after the "
-            "attack. A positive gap says that the attack worked.",
+            "The criterion, a mean over the chosen tokens of the clean responses, on the picture as it is and after "
+            "the attack. A positive gap says that the attack worked.",
             {"train/intervention/criterion": "before", "train/intervention/criterion_after": "after"},
         ),
         Panel(
@@ -134,8 +134,8 @@ def panels_of(folder: RunFolder) -> list[Panel]:
         Panel(
             "Distance between the views",
             "nats per token",
-            "KL divergence of what the perturbed responses were drawn from to the policy on the clean view: how far the "
-            "perturbation moves the policy.",
+            "KL divergence of what the perturbed responses were drawn from to the policy on the clean view: how far "
+            "the perturbation moves the policy.",
             {name: name.rpartition("/")[2] for name in sorted(names) if name.startswith("train/view_kl/")},
         ),
         Panel(

@@ -60,9 +60,7 @@ class Album:
         for signs in view.gradients:
             picture = self._open(signs)
             if picture is not None:
-                said = (
-                    "Signs of the first gradient: bright where more of a colour raises the criterion, dark where less."
-                )
+                said = "Signs of the first gradient: bright where more of a colour raises the criterion, else dark."
                 figures += self._figure(picture, "gradient", said, resample=Image.Resampling.NEAREST)
         return figures
 

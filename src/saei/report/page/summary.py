@@ -112,8 +112,8 @@ def _moved(groups: Sequence[GroupSample]) -> str:
         largest, share = max(each.largest for each in distances), _mean([each.share for each in distances])
         if surface == "pixels":
             sentences.append(
-                f"{percent(share)} of the picture's values moved, none by more than {number(largest)} of 255, which the "
-                "eye does not see; the gallery enlarges the difference."
+                f"{percent(share)} of the picture's values moved, none by more than {number(largest)} of 255, which "
+                "the eye does not see; the gallery enlarges the difference."
             )
         else:
             sentences.append(f"Of the surface {surface} {percent(share)} moved, at most by {number(largest)}.")
@@ -129,7 +129,8 @@ def _moved(groups: Sequence[GroupSample]) -> str:
                 after.append(tokens.entropies[n])
     if before:
         sentences.append(
-            f"It moved the mean entropy of the chosen tokens from {number(_mean(before))} to {number(_mean(after))} nats."
+            f"It moved the mean entropy of the chosen tokens from {number(_mean(before))} to {number(_mean(after))} "
+            "nats."
         )
     return " ".join(sentences) or "Nothing was kept of it."
 
@@ -161,8 +162,8 @@ def _helped(folder: RunFolder) -> str:
         return "There are not two evaluations to compare yet."
     first, last = evaluated[0], evaluated[-1]
     sentences = [
-        f"Accuracy on held-out examples went from {_with_error(first)} at step {first['step']} to {_with_error(last)} at "
-        f"step {last['step']}."
+        f"Accuracy on held-out examples went from {_with_error(first)} at step {first['step']} to {_with_error(last)} "
+        f"at step {last['step']}."
     ]
     start, end = value(first, "probe/entropy"), value(last, "probe/entropy")
     if start is not None and end is not None:
@@ -185,14 +186,12 @@ def _helped(folder: RunFolder) -> str:
 
 def _sure(folder: RunFolder) -> str:
     examples, responses = (setting(folder.config, f"evaluation.{name}") for name in ("examples", "responses"))
-    measured = (
-        f"on {examples} examples with {responses} responses each" if examples and responses else "on its examples"
-    )
+    measured = f"{examples} of them with {responses} responses each" if examples and responses else "few or many"
     return (
-        f"One run, one seed ({setting(folder.config, 'seed')}). The ± is the 95 % interval over the examples, {measured}: "
-        "how well the accuracy of this very checkpoint is known. It does not say what another seed would give, which "
-        "may differ by more. For a claim about the method compare several seeds with and without it: `saei view` "
-        "takes two runs, `saei eval --compare` tests sets of them."
+        f"One run, one seed ({setting(folder.config, 'seed')}). The ± is the 95 % interval over the examples, "
+        f"{measured}: how well the accuracy of this very checkpoint is known. It does not say what another seed would "
+        "give, which may differ by more. For a claim about the method compare several seeds with and without it: `saei "
+        "view` takes two runs, `saei eval --compare` tests sets of them."
     )
 
 

@@ -30,7 +30,7 @@ class Shown:
     Attributes:
         response: The response.
         tokens: Its tokens as markup; its text where they were not kept, or there is no room for them.
-        changes: Its tokens again, shaded by how much the moved view changed their entropy; None if it was not looked at.
+        changes: Its tokens again, shaded by how far the moved view changed their entropy; None if not looked at.
         chosen: The chosen tokens as text, for those who do not see the lines under them.
         change: Mean change of the entropy of the chosen tokens, in nats.
         note: What is not shown of it.
