@@ -77,7 +77,9 @@ def read_folder(path: Path) -> RunFolder:
             remedy="Give one of the folders in your output folder.",
         )
     missing: list[str] = []
-    run, record, config = RunDir(path), {}, {}
+    run = RunDir(path)
+    record: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     try:
         record = read_yaml(path / "config.yaml")
         config, _ = run.read()

@@ -100,7 +100,7 @@ class Album:
         if lossy:
             picture.save(stream, format="JPEG", quality=85)
         else:
-            picture.save(stream, format="PNG", optimize=True)
+            picture.save(stream, format="PNG")
         if stream.tell() > self._room:
             self.left_out += 1
             return []

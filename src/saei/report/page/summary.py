@@ -86,7 +86,8 @@ def _chosen(folder: RunFolder, groups: Sequence[GroupSample]) -> str:
         dict.fromkeys(type_name(slots.get("selector")) for slots in interventions(folder.config).values())
     )
     pieces: Counter[str] = Counter()
-    chosen, others = [], []
+    chosen: list[float] = []
+    others: list[float] = []
     for _, response, tokens in _looked_at(groups):
         for n, flag in enumerate(tokens.selected):
             if n < len(response.entropies):

@@ -62,19 +62,19 @@ class TokenPainter:
             return Shown(response, Markup(escape(text(response.text))), note="Tokens are left out: the page is full.")
         self._room -= needed
         selected = attacked.selected if attacked else ()
-        tokens = [_token(response, n, selected) for n in range(length)]
+        painted = Markup("".join(_token(response, place, selected) for place in range(length)))
         note = f"{len(response.pieces) - length} more tokens are left out." if len(response.pieces) > length else ""
         if attacked is None:
-            return Shown(response, Markup("".join(tokens)), note=note)
+            return Shown(response, painted, note=note)
         chosen = [piece for piece, flag in zip(response.pieces, selected, strict=False) if flag]
         changes, mean = None, None
         if len(attacked.entropies) >= length:
-            changes = Markup("".join(_change(response, attacked, n) for n in range(length)))
+            changes = Markup("".join(_change(response, attacked, place) for place in range(length)))
             moved = [
                 a - b for a, b, flag in zip(attacked.entropies, response.entropies, selected, strict=False) if flag
             ]
             mean = sum(moved) / len(moved) if moved else None
-        return Shown(response, Markup("".join(tokens)), changes, " · ".join(map(str.strip, chosen[:60])), mean, note)
+        return Shown(response, painted, changes, " · ".join(map(str.strip, chosen[:60])), mean, note)
 
 
 def _token(response: ResponseSample, n: int, selected: tuple[bool, ...]) -> str:
