@@ -15,7 +15,7 @@ VLLM_PIP := $(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c
 # Tests reach no hub; two workers with one thread each are faster than one worker with two.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-slow test-vllm chaos mutants check docs
+.PHONY: install demo test test-slow test-vllm test-browser chaos mutants check docs
 .DELETE_ON_ERROR:
 
 install: $(DEV)
@@ -32,6 +32,11 @@ test-slow: $(DEV)
 # By hand, on a machine with 4 GB of disk and of memory to spare: a real vLLM, on the CPU.
 test-vllm: $(VLLM)/.installed
 	$(TEST_ENV) $(VLLM)/bin/python -m pytest tests/with_vllm -p no:logging --timeout 900
+
+# By hand: the pages of `saei view` in the Chromium that is on the path (Debian and Ubuntu: apt-get install chromium).
+test-browser: $(DEV)
+	@$(PIP) -e '.[browser]'
+	$(TEST_ENV) $(BIN)/pytest tests/with_browser -p no:xdist
 
 # An hour at most. Continuous integration runs its short form with the slow tests.
 chaos: $(DEV)

@@ -325,8 +325,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(model: Path, tmp_path: 
         load_file(checkpoint.latest(own / "checkpoints") / "model.safetensors") for own in (whole, run.path)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    samples = [(own / "samples.jsonl").read_text() for own in (whole, run.path)]
-    assert samples[0] == samples[1]
+    assert RunDir(whole).samples() == RunDir(run.path).samples()
 
 
 def test_an_intervention_of_the_other_sampler_is_found() -> None:

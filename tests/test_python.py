@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import json
 import math
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import StepContext
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
+from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import GroupSources
 from saei.types import Example
 
@@ -214,10 +214,13 @@ def test_a_run_is_read_as_it_was_written(run: Path) -> None:
             math.isnan(value) for name, value in row.items() if name not in line and not name.startswith("time/")
         )
     assert {str(dtype) for dtype in tables.metrics.dtypes} == {"float64"}
-    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
-    assert tables.samples.to_dict("records") == samples
-    views = [json.loads(line) for line in (run / "views.jsonl").read_text().splitlines()]
-    assert (len(tables.views), list(tables.views["origin"])) == (len(views), ["adversarial"] * len(views))
+    groups, _ = RunDir(run).samples()
+    responses = [(group, response) for group in groups for response in group.responses]
+    assert list(tables.samples["text"]) == [response.text for _, response in responses]
+    assert list(tables.samples["origin"]) == [group.views[response.view].origin for group, response in responses]
+    assert list(tables.samples["entropies"]) == [response.entropies for _, response in responses]
+    assert list(tables.views["origin"]) == ["adversarial"] * len(groups)
+    assert list(tables.views["seed"]) == [group.views[1].seed for group in groups]
     assert tables.config["training"]["steps"] == 3
     assert [path.name for path in tables.checkpoints] == ["step-000003"]
     assert tables.best is None

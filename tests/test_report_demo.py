@@ -21,7 +21,11 @@ def run(folder: Path, answer: str, *, pictures: bool) -> Path:
         {"step": 2, "eval/accuracy": 0.9, "probe/entropy": None, "probe/strategy/steps": 0.75},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
-    kept = [{"step": step, "question": "How many?", "answer": "3", "text": f"{answer} {step}"} for step in (1, 2, 2)]
+    common = {"question": "How many?", "answer": "3", "reward": 1.0, "entropy": 0.5}
+    kept = [
+        {**common, "step": step, "example": example, "origin": origin, "text": f"{answer} {step}"}
+        for step, example, origin in ((1, "a", "clean"), (2, "b", "clean"), (2, "b", "adversarial"), (2, "c", "clean"))
+    ]
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
     for name in ("1-0-a-0-clean", "2-0-b-1-x-0-clean", "2-0-b-1-x-1-adversarial", "2-1-c-0-clean") if pictures else ():
         step, rest = name.split("-", 1)

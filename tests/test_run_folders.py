@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
@@ -21,7 +23,6 @@ from runs import Checksum, Quiet, lines, registered, tiny, train
 from saei.data.bars import Bars
 from saei.data.base import Split
 from saei.engine import Trainer, checkpoint
-from saei.engine.samples import Picture, last_pictures
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
@@ -183,25 +184,12 @@ def test_any_id_of_an_example_has_its_picture(model: Path, tmp_path: Path) -> No
     changes: dict[str, Any] = {"training__steps": 1, "training__prompts_per_step": count, "task": "unnameable"}
     changes |= {"evaluation__adversarial_images": count, "sampling__max_new_tokens": 3}
     run = train(tiny(model, tmp_path, **changes)).run.path
-    pictures = list((run / "images").iterdir())
-    assert len(pictures) == 2 * count  # the clean view and the adversarial one of each
-    for picture in pictures:
-        assert picture.parent == run / "images"
-        with Image.open(picture) as image:
-            image.verify()
-
-
-def test_the_last_pictures_are_those_of_the_largest_step(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for step, group, view, origin in (
-        (999_999, 0, 1, "adversarial"),
-        (1_000_000, 2, 0, "clean"),
-        (1_000_000, 2, 1, "very_noisy"),
-        (1_000_000, 10, 0, "clean"),
-    ):
-        (tmp_path / "images" / Picture(step, group, "geo-3-4", view, origin, 0).name).touch()
-    (tmp_path / "images" / "step-of-mine.png").touch()
-    assert [(one.group, one.origin) for one in last_pictures(tmp_path)] == [(2, "clean"), (2, "very_noisy")]
+    groups = [group for group in RunDir(run).samples()[0] if group.source == "training"]
+    assert len(groups) == count
+    for group in groups:
+        for view in group.views:
+            with Image.open(io.BytesIO(view.pictures[0])) as image:
+                image.verify()
 
 
 # Full disks
@@ -236,17 +224,15 @@ def test_a_disk_that_fills_at_the_metrics_leaves_a_run_to_go_on_with(
     assert lines(tmp_path / "run") == lines(whole)
 
 
-def test_a_picture_that_finds_no_room_costs_no_run(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_that_find_no_room_cost_no_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     display = Quiet()
     with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, "save", full)
+        patched.setattr(pyarrow.parquet, "write_table", full)
         run = train(tiny(model, tmp_path), display).run.path
     assert [line["step"] for line in lines(run)] == [0, 1, 2, 3]
     said = [note for note in display.notes if "No space left" in note]
-    assert [note[:29] for note in said] == [f"The samples of step {step} are not" for step in (2, 3)]
-    assert list((run / "images").iterdir()) == []
+    assert [note[:29] for note in said] == [f"The samples of step {step} are not" for step in (0, 2, 3)]
+    assert list((run / "samples").iterdir()) == []
 
 
 def test_an_evaluation_on_a_full_disk_goes_on_later(saei: Saei, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +263,7 @@ def test_a_broken_line_costs_no_later_step(model: Path, tmp_path: Path) -> None:
     display = Quiet()
     train(longer, display, resume=run)
     assert [line["step"] for line in lines(tmp_path / "run")] == [line["step"] for line in lines(whole)]
-    assert "3 broken lines of metrics.jsonl and samples.jsonl were left out." in display.notes
+    assert "3 broken lines of metrics.jsonl were left out." in display.notes
 
 
 def test_a_run_without_a_checkpoint_begins_again_whatever_its_lines_hold(model: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -248,15 +247,16 @@ def test_where_somebody_looks_an_attack_is_traced(
 
 def test_recorded_steps_keep_how_views_were_made(model: Path, tmp_path: Path) -> None:
     run = train(tiny(model, tmp_path)).run
-    lines = [json.loads(line) for line in (run.path / "views.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["view"], line["origin"]) for line in lines] == [
-        (step, 1, "adversarial") for step in (2, 2, 3, 3)
+    groups = [group for group in run.samples()[0] if group.source == "training"]
+    assert [(group.step, [view.origin for view in group.views]) for group in groups] == [
+        (step, ["clean", "adversarial"]) for step in (2, 2, 3, 3)
     ]
-    for line in lines:
-        assert line["seed"] == derive(0, "sample", line["step"] - 1, int(line["example"].rsplit("-", 1)[1]))
-        assert line["strength"] == 1
-        assert line["distances"]["pixels"]["largest"] == pytest.approx(2, abs=1e-3)
-        assert len(line["selected"]) == 2
-        assert sum(line["gradient_signs"]["pixels"]) == pytest.approx(1)
+    for group in groups:
+        view = group.views[1]
+        assert view.seed == derive(0, "sample", group.step - 1, int(group.example.rsplit("-", 1)[1]))
+        assert view.strength == 1
+        assert view.distances["pixels"].largest == pytest.approx(2, abs=1e-3)
+        assert [tokens.response for tokens in view.tokens] == [0, 1]
+        assert sum(view.gradient_signs["pixels"]) == pytest.approx(1)
     run.rewind(2)
-    assert len((run.path / "views.jsonl").read_text().splitlines()) == 2
+    assert {group.step for group in run.samples()[0]} == {0, 2}

@@ -38,6 +38,7 @@ from saei.interventions.text_surfaces import Embeddings, Tokens
 from saei.policy import Policy
 from saei.policy.decoder import Completion, Decoder, DrawRequest
 from saei.policy.load.weights import Parts
+from saei.report.run_tables import read_run
 from saei.rewards.base import Reward
 from saei.runtime.interrupt import Interrupted
 from saei.runtime.run_dir import RunDir
@@ -685,16 +686,14 @@ def test_recorded_steps_show_what_was_asked(model: Path, tmp_path: Path, monkeyp
     )
     sampler = {**intervening("random-swap"), "update_on": "perturbed"}
     run = train(tiny(model, tmp_path, sampler=sampler, training__steps=2, evaluation__every=2)).run
-    records = [json.loads(line) for line in (run.path / "views.jsonl").read_text().splitlines()]
-    samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
-    assert records
-    for record in records:
-        mine = [sample for sample in samples if sample["example"] == record["example"]]
-        clean = {sample["question"] for sample in mine if sample["origin"] == "clean"}
-        moved = {sample["question"] for sample in mine if sample["origin"] == "adversarial"}
-        assert moved == {record["question"]}
-        assert clean
-        assert clean != moved
-        assert record["answer"] == "77"
-        assert {sample["answer"] for sample in mine} == {"77"}
-        assert record["distances"]["tokens"]["largest"] == 1
+    groups = [group for group in run.samples()[0] if len(group.views) == 2]
+    assert {group.source for group in groups} == {"training", "held-out"}
+    for group in groups:
+        clean, moved = group.views
+        assert clean.question != moved.question
+        assert moved.answer == "77"
+        assert {response.update_view for response in group.responses} == {1}
+        assert moved.distances["tokens"].largest == 1
+    tables = read_run(run.path)
+    assert set(tables.samples["answer"]) == {"77"}
+    assert set(tables.views["question"]) == {group.views[1].question for group in groups}

@@ -240,13 +240,21 @@ class AttackTrace:
     """What is kept of an attack only where a step is recorded for people to look at.
 
     Attributes:
-        selected_NT: bool, the tokens of the (not empty) clean responses that the criterion looked at, on the CPU.
+        responses: The (not empty) clean responses that the criterion looked at.
+        selected_NT: bool, their tokens that it looked at, on the CPU.
         gradient_signs: By surface the shares of values at which the first gradient was negative, zero and positive;
             empty where the attack followed none.
+        gradients: int8 ``[C, H, W]`` for each picture, on the CPU: those signs themselves, -1, 0 and 1; empty where no
+            picture was moved by a gradient.
+        entropy_NT: float32, the entropies of the responses under the view that was made, on the CPU; None where the
+            step did not measure what the attack changed.
     """
 
+    responses: tuple[Response, ...]
     selected_NT: Tensor
     gradient_signs: Mapping[str, tuple[float, float, float]]
+    gradients: tuple[Tensor, ...] = ()
+    entropy_NT: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -24,7 +24,7 @@ from saei.evaluation.store import EvaluationDir
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.checksums import verify_checksums
-from saei.runtime.files import read_jsonl
+from saei.runtime.run_dir import RunDir
 from test_kill_resume import PLUGIN
 
 STEPS = 6
@@ -149,9 +149,8 @@ class Training(Job):
         return None if found and checkpoint.step_of(found[-1]) == STEPS else ["train", "--resume", name]
 
     def tear(self, folder: Path, chance: random.Random) -> None:
-        for file in (folder / "metrics.jsonl", folder / "samples.jsonl"):
-            if file.exists():
-                tear(file, chance)
+        if (folder / "metrics.jsonl").exists():
+            tear(folder / "metrics.jsonl", chance)
 
     def check_left(self, folder: Path) -> None:
         for each in checkpoint.complete_in(folder / "checkpoints"):
@@ -160,8 +159,7 @@ class Training(Job):
     def check(self, folder: Path, whole: Path) -> None:
         assert [line["step"] for line in lines(folder)] == list(range(STEPS + 1))
         assert lines(folder) == lines(whole)
-        assert read_jsonl(folder / "samples.jsonl") == read_jsonl(whole / "samples.jsonl")
-        assert pictures(folder) == pictures(whole)
+        assert RunDir(folder).samples() == RunDir(whole).samples()
         assert weights(folder) == weights(whole)
 
 
@@ -214,11 +212,6 @@ def tear(file: Path, chance: random.Random) -> None:
 
 def weights(run: Path) -> bytes:
     return (checkpoint.latest(run / "checkpoints") / "model.safetensors").read_bytes()
-
-
-def pictures(run: Path) -> dict[str, bytes]:
-    """Return the pictures of a run; what a killed process had under a hidden name is none."""
-    return {file.name: file.read_bytes() for file in (run / "images").glob("[!.]*")}
 
 
 Places = Callable[[str], bool]

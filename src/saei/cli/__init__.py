@@ -29,6 +29,7 @@ from saei.cli import (
     schema,
     show,
     train,
+    view,
 )
 from saei.cli.options import FLAG, examples
 from saei.console import say
@@ -138,6 +139,13 @@ app.command(
     cls=Command,
     epilog=examples("saei check ./lab", "saei check ./mine.py", "saei check lab --set lab/overlong.longest=40"),
 )(check.check)
+app.command(
+    "view",
+    cls=Command,
+    epilog=examples(
+        "saei view runs/first", "saei view runs/plain runs/first -o both.html", "saei view runs/eval/first"
+    ),
+)(view.view)
 app.command("schema", cls=Command, epilog=examples("saei schema --output saei.schema.json"))(schema.schema)
 app.command("demo", cls=Command, epilog=examples("saei demo --steps 40 --seed 1"))(demo.demo)
 app.command(

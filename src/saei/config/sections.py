@@ -267,7 +267,11 @@ class EvaluationConfig(Section):
         responses: Responses per example of the accuracy evaluation, at the training temperature.
         probe_examples: Examples of the collapse probe, the same for every method and run.
         probe_responses: Fresh responses per probe example, at temperature 1 over the full vocabulary.
-        adversarial_images: Adversarial images saved as PNG per evaluation.
+        adversarial_images: Training groups that are kept for people to look at, with their pictures, per evaluation;
+            with 0 one is kept without.
+        held_out_groups: Examples of the ``eval`` split, always the same, of which groups are drawn as in training, to
+            be looked at and not trained on.
+        held_out_every: Evaluations from one such draw to the next; the first and the last have one, too.
     """
 
     every: int = Field(default=10, ge=1, le=MOST_STEPS)
@@ -276,6 +280,8 @@ class EvaluationConfig(Section):
     probe_examples: int = Field(default=16, ge=1, le=1_000_000)
     probe_responses: int = Field(default=12, ge=1, le=4096)
     adversarial_images: int = Field(default=2, ge=0, le=10_000)
+    held_out_groups: int = Field(default=2, ge=0, le=10_000)
+    held_out_every: int = Field(default=2, ge=1, le=MOST_STEPS)
 
 
 class OutputConfig(Section):

@@ -14,6 +14,7 @@ from saei.engine.control_probe import ControlProbe
 from saei.engine.held_out import HeldOutEvaluation
 from saei.engine.objects import Objects
 from saei.engine.replay import Replay
+from saei.engine.samples import HeldOutGroups
 from saei.engine.schedule import Schedule
 from saei.engine.setup import (
     Data,
@@ -48,6 +49,7 @@ class Components:
         updater: Makes the optimiser steps.
         data: Where views come from.
         evaluation: On held-out examples.
+        held_out_groups: Groups of held-out examples that are drawn to be looked at.
         control_probe: The control probe, None where no strategy reads it.
         replay: What is kept of earlier steps.
         state: How far the run is; read from the checkpoint of a resumed run.
@@ -61,6 +63,7 @@ class Components:
     updater: Updater
     data: Data
     evaluation: HeldOutEvaluation
+    held_out_groups: HeldOutGroups
     control_probe: ControlProbe | None
     replay: Replay
     state: RunState
@@ -126,6 +129,14 @@ def build_components(config: RunConfig, objects: Objects, resume: RunDir | None)
         stream=data.stream,
         processes=processes,
     )
+    held_out_groups = HeldOutGroups(
+        config,
+        policy,
+        sampler=strategies.sampler,
+        reward=strategies.reward,
+        task=strategies.task,
+        views=evaluation.views[: config.evaluation.held_out_groups],
+    )
     control_probe = None
     if readers_of_control_probe(config):
         control_probe = ControlProbe(config, policy, stream=data.stream, held_out=evaluation.views, processes=processes)
@@ -158,6 +169,7 @@ def build_components(config: RunConfig, objects: Objects, resume: RunDir | None)
         updater=updater,
         data=data,
         evaluation=evaluation,
+        held_out_groups=held_out_groups,
         control_probe=control_probe,
         replay=replay,
         state=state,

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from saei.config.run import RunConfig
 from saei.engine.display import Display
-from saei.engine.samples import keep_samples
 from saei.runtime.processes import Processes
 from saei.runtime.run_dir import RunDir
+from saei.runtime.samples import GroupSample
 from saei.runtime.trackers import Trackers
-from saei.types import ScoredGroup
 
 
 class RunOutput:
@@ -57,11 +56,11 @@ class RunOutput:
         if self._trackers is not None:
             self._trackers.log(metrics, step)
 
-    def samples(self, step: int, scored: Sequence[ScoredGroup]) -> None:
-        """Write a few groups for people to look at; if the disk refuses, the run goes on without them."""
-        if not self._processes.main:
+    def samples(self, step: int, groups: Sequence[GroupSample]) -> None:
+        """Write groups for people to look at; if the disk refuses, the run goes on without them."""
+        if not self._processes.main or not groups:
             return
         try:
-            keep_samples(self._run, step, scored, images=self._config.evaluation.adversarial_images)
+            self._run.write_samples(step, groups)
         except OSError as error:
             self._display.note(f"The samples of step {step} are not kept: {self._run.path}: {error.strerror}.")

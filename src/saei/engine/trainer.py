@@ -22,11 +22,13 @@ from saei.engine.metrics import drop_metrics, group_metrics, view_divergence
 from saei.engine.notes import closing_notes, opening_notes
 from saei.engine.objects import Model, take_objects
 from saei.engine.output import RunOutput
+from saei.engine.samples import group_sample, training_samples
 from saei.objectives.advantages.base import train_group
 from saei.rewards.base import Reward
 from saei.rewards.in_memory import RewardFunction
 from saei.runtime.interrupt import Interrupted, StopRequest
 from saei.runtime.run_dir import RunDir
+from saei.runtime.samples import GroupSample
 from saei.runtime.seeds import GroupSources, derive, seed_globals
 from saei.runtime.stopwatch import PHASES, Stopwatch
 from saei.samplers.base import StepContext, Supply, checked_drops
@@ -86,6 +88,7 @@ class Trainer:
         self.stream = built.data.stream
         self._state, self._replay, self._decoder_gaps = built.state, built.replay, built.decoder_gaps
         self._evaluation, self._control_probe, self._data = built.evaluation, built.control_probe, built.data
+        self._held_out_groups = built.held_out_groups
 
         # --- The run's folder comes last, once everything else is known to work.
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
@@ -146,12 +149,12 @@ class Trainer:
             self._show(self.run.notes)
             self._show(opening_notes(config, self.task, self.policy, self._data))
             if broken:
-                self.display.note(f"{broken} broken lines of metrics.jsonl and samples.jsonl were left out.")
+                self.display.note(f"{broken} broken lines of metrics.jsonl were left out.")
             self._callbacks.call("on_train_begin")
 
             # --- Evaluate the policy that training begins with.
             if self.step == 0:
-                metrics = self._measurements.before_training()
+                metrics = self._measurements.before_training() | self._keep_samples([])
                 self._output.metrics(0, metrics | self._stopwatch.read())
                 state.best.update(0, metrics)
                 self._callbacks.call("on_evaluate", metrics)
@@ -225,7 +228,6 @@ class Trainer:
         if evaluated:
             with self._stopwatch.phase("evaluate"):
                 metrics |= view_divergence(self.policy, groups, self.processes)
-                self._output.samples(step + 1, scored)
 
         # --- Guards drop groups, or some of their responses.
         dropped = checked_drops(self.sampler, scored, self.sampler.guard(scored, context, supply))
@@ -243,6 +245,13 @@ class Trainer:
             train_groups = [train_group(group, self.objective.advantage, rewards) for group in remaining]
             metrics |= advantage_metrics(train_groups, self.objective.advantage, rewards, self.processes)
         replayed = self._replay.draw(train_groups, step)
+
+        # --- Keep a few groups for people to look at, before the update makes them those of an older policy.
+        samples: list[GroupSample] = []
+        if evaluated and self.processes.main:
+            pictures = config.evaluation.adversarial_images
+            tokenizer = self.policy.tokenizer
+            samples = training_samples(step + 1, scored, dropped, train_groups, tokenizer=tokenizer, pictures=pictures)
 
         # --- Update. The optimiser steps see the gradients of all processes.
         if rewards or self._replay.drawn:
@@ -264,9 +273,10 @@ class Trainer:
             "bad_examples": float(self.stream.bad),
             "lr": self.schedule.begin(state.step),
         }
-        return self._measurements.after_step(
+        measured = self._measurements.after_step(
             {f"train/{name}": value for name, value in metrics.items()} | control_probe
         )
+        return measured | (self._keep_samples(samples) if evaluated else {})
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate the policy as it is and return the metrics; nothing is written, and no strategy takes note."""
@@ -283,6 +293,27 @@ class Trainer:
         self.display.phase(None)
         self._callbacks.call("on_save")
         return folder
+
+    def _keep_samples(self, of_training: Sequence[GroupSample]) -> dict[str, float]:
+        """Draw the held-out groups and write them with those of the training; what steers the training is not told.
+
+        The first process does it, while the others wait.
+
+        Returns:
+            ``samples/responses``, how many responses were drawn to be looked at.
+        """
+
+        def keep() -> int:
+            held_out = self._held_out_groups.draw(self.step)
+            samples = [
+                group_sample(self.step, "held-out", number, group, tokenizer=self.policy.tokenizer)
+                for number, group in enumerate(held_out)
+            ]
+            self._output.samples(self.step, [*samples, *of_training])
+            return sum(len(group.grades) for group in held_out)
+
+        with self._stopwatch.phase("samples"):
+            return {"samples/responses": float(self.processes.once(keep))}
 
     def _take(self, n: int) -> list[View]:
         """Return this process's share of the next n views."""

@@ -155,6 +155,7 @@ class GroupCriterion:
         ]
         self._start_J_B: Tensor | None = None
         self._signs: dict[int, tuple[float, float, float]] = {}
+        self._gradients: dict[int, Tensor] = {}
 
     @torch.enable_grad()
     def __call__(self, point: Point, /, *, offsets: Mapping[int, Tensor] | None = None) -> Tensor:
@@ -210,8 +211,13 @@ class GroupCriterion:
         for place, shares in self._signs.items():
             if self._opened.space.examples[place] == number:
                 signs.setdefault(self._opened.surface_of[place], []).append(shares)
-        means = {name: _mean_shares(of_blocks) for name, of_blocks in signs.items()}
-        return AttackTrace(self.selections[number].selected_NT.cpu(), means)
+        examples = self._opened.space.examples
+        return AttackTrace(
+            responses=tuple(self._responses[number]),
+            selected_NT=self.selections[number].selected_NT.cpu(),
+            gradient_signs={name: _mean_shares(of_blocks) for name, of_blocks in signs.items()},
+            gradients=tuple(self._gradients[place] for place in sorted(self._gradients) if examples[place] == number),
+        )
 
     def _watch_gradient(self, point: Point) -> None:
         """Note the signs of the gradient that the attack takes at the first point."""
@@ -220,8 +226,13 @@ class GroupCriterion:
                 block.register_hook(lambda gradient, place=place: self._note_signs(place, gradient))
 
     def _note_signs(self, place: int, gradient: Tensor) -> None:
-        shares = [float((gradient.sign() == sign).float().mean()) for sign in (-1, 0, 1)]
-        self._signs.setdefault(place, (shares[0], shares[1], shares[2]))
+        if place in self._signs:
+            return
+        signs = gradient.sign()
+        negative, zero, positive = (float((signs == sign).float().mean()) for sign in (-1, 0, 1))
+        self._signs[place] = negative, zero, positive
+        if self._opened.surface_of[place] == "pixels":  # of other surfaces nobody could look at them
+            self._gradients[place] = signs.detach().to("cpu", torch.int8)
 
 
 def _mean_shares(shares: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:

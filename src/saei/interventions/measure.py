@@ -5,7 +5,7 @@ N responses of a group, T tokens of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -47,7 +47,7 @@ def measured(
     size = at_once or max(1, len(attacked))
     for start in range(0, len(attacked), size):
         batch = attacked[start : start + size]
-        metrics_of_groups = measure(
+        measurements = measure(
             criterion,
             [tokens for number in batch if (tokens := outcomes[number].tokens) is not None],
             [outcomes[number].view for number in batch],
@@ -55,10 +55,18 @@ def measured(
             pooled=pooled,
             chooser=chooser,
         )
-        for number, metrics in zip(batch, metrics_of_groups, strict=True):
-            complete[number] = replace(outcomes[number], metrics={**outcomes[number].metrics, **metrics})
+        for number, (metrics, entropy_NT) in zip(batch, measurements, strict=True):
+            complete[number] = _with(outcomes[number], metrics, entropy_NT)
     step.policy.forget_states()
     return complete
+
+
+def _with(outcome: Outcome, metrics: Mapping[str, float], entropy_NT: Tensor | None) -> Outcome:
+    """Return an outcome with what was measured; the entropies go to the trace of its attack."""
+    record = outcome.record
+    if entropy_NT is not None and record is not None and record.trace is not None:
+        record = replace(record, trace=replace(record.trace, entropy_NT=entropy_NT.cpu()))
+    return replace(outcome, metrics={**outcome.metrics, **metrics}, record=record)
 
 
 @torch.no_grad()
@@ -70,8 +78,10 @@ def measure(
     *,
     pooled: bool,
     chooser: TokenChooser | None,
-) -> list[dict[str, float]]:
+) -> list[tuple[dict[str, float], Tensor | None]]:
     """Return for each group ``criterion`` and ``criterion_after``, J before and after, and ``view_kl``.
+
+    Of a step that is recorded for people to look at, the entropies ``[N, T]`` under the moved views come with them.
 
     ``view_kl`` is ``KL(moved‖clean)`` over the whole vocabulary in nats, a mean over all tokens of the clean responses.
     J and the divergence come from one pass under the moved views. The clean side of the divergence costs another,
@@ -89,7 +99,9 @@ def measure(
     policy, clean = step.policy, [group.view for group in groups]
     responses = [group.responses for group in groups]
     constant = {need: replace(need, grad=False) for need in criterion.needs}
-    needs = {*constant.values(), LOGP, FROM_CLEAN, *({ENTROPY} | chooser.needs if chooser else ())}
+    needs = {*constant.values(), LOGP, FROM_CLEAN, *(chooser.needs if chooser else ())}
+    if chooser is not None or step.traced:
+        needs.add(ENTROPY)
 
     def value(group: CriterionTokens, selection: Selection, known: dict[Need, Tensor]) -> float:
         statistics = {need: known[same] for need, same in constant.items()}
@@ -98,6 +110,7 @@ def measure(
         return float(J)
 
     metrics: list[dict[str, float]] = []
+    entropies: list[Tensor | None] = []
     for group, view, known in zip(groups, moved, policy.statistics(needs, moved, responses, clean=clean), strict=True):
         selection = group.selection
         if chooser is not None:
@@ -107,6 +120,7 @@ def measure(
             selection = chooser.by_scores(group.view, selection, scores)
             generator.set_state(state)
         tokens = sum(map(len, group.responses))
+        entropies.append(known[ENTROPY] if step.traced else None)
         metrics.append(
             {
                 "criterion_after": value(group, selection, known),
@@ -123,7 +137,7 @@ def measure(
         )
         for number, known in zip(unasked, before, strict=True):
             metrics[number]["criterion"] = value(groups[number], groups[number].selection, known)
-    return metrics
+    return list(zip(metrics, entropies, strict=True))
 
 
 def _mask(responses: Sequence[Response]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from saei.engine.samples import last_pictures
 from saei.evaluation.metrics import mean
 from saei.evaluation.statistics.intervals import proportion_interval
 from saei.report.compare import COLOURS, Curve, read_curve
-from saei.runtime.files import read_jsonl, replacing
+from saei.runtime.files import replacing
+from saei.runtime.run_dir import RunDir
+from saei.runtime.samples import GroupSample
 
 Panel = tuple[str, str, str]
 """Metric, title and unit."""
@@ -148,12 +150,11 @@ def _example(part: Any, story: Story) -> None:
         axis.set_axis_off()
     lines: list[str] = []
     for label, folder in story.firsts.items():
-        samples = read_jsonl(folder / "samples.jsonl")
-        if not samples:
+        group = _last_group(folder)
+        if group is None:
             continue
-        last = next(line for line in samples if line["step"] == samples[-1]["step"])
-        lines = lines or [f"“{last['question']}”  Right: {last['answer']}", ""]
-        lines += [f"{label}, last step:", *textwrap.wrap(_printable(last["text"]), 44), ""]
+        lines = lines or [f"“{group.question}”  Right: {group.answer}", ""]
+        lines += [f"{label}, last step:", *textwrap.wrap(_printable(group.responses[0].text), 44), ""]
     text.text(0.02, 0.98, "\n".join(lines), va="top", fontsize=8.5, family="monospace", parse_math=False)
 
 
@@ -162,6 +163,14 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
+def _last_group(run: Path) -> GroupSample | None:
+    """Return the first training group that the last evaluation step kept, None if there is none."""
+    groups = [group for group in RunDir(run).samples()[0] if group.source == "training" and group.responses]
+    return next((group for group in groups if group.step == groups[-1].step), None)
+
+
 def _views(run: Path) -> dict[str, Image.Image]:
-    """Return the views of the first group that the last evaluation step kept, by origin."""
-    return {view.origin: Image.open(file).convert("RGB") for view, file in last_pictures(run).items()}
+    """Return the views of that group by origin."""
+    group = _last_group(run)
+    views = group.views if group else ()
+    return {view.origin: Image.open(io.BytesIO(view.pictures[0])).convert("RGB") for view in views if view.pictures}

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from saei.config import consent
+from saei.config.changes import changes
 from saei.config.format import FORMAT, without_removed
 from saei.config.run import RunConfig, dump, validate
 from saei.config.yaml import read_yaml, write_yaml
-from saei.errors import CheckpointError, ConfigError
+from saei.errors import CheckpointError, ConfigError, shown
 from saei.runtime.files import disk_errors, read_jsonl, slug, write_whole
 from saei.runtime.lock import FolderLock
+from saei.runtime.old_samples import read_old_samples
 from saei.runtime.provenance import provenance
-from saei.runtime.step_lines import append_line, drop_later_steps, last_step, sample_lines, view_lines
-from saei.types import Group
+from saei.runtime.samples import FOLDER as SAMPLES
+from saei.runtime.samples import GroupSample, drop_later_samples, read_samples_of, sample_files, write_samples
+from saei.runtime.step_lines import append_line, drop_later_steps, last_step
 
 ENGINE = "saei"
 """The engine that can resume a run; others record their own names."""
@@ -100,6 +103,7 @@ class RunDir:
                 "engine": engine,
                 "started": self._started(),
                 **provenance(config),
+                "changes": [[each.path, each.value, each.default] for each in changes(dump(config))],
                 "signatures": consent.sign(config),
             }
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -171,27 +175,26 @@ class RunDir:
         ):
             append_line(self.path / "metrics.jsonl", metrics)
 
-    def append_samples(self, step: int, groups: Iterable[tuple[Group, Iterable[float]]]) -> None:
-        """Add each response of some groups to ``samples.jsonl``, with origin, reward and mean entropy.
-
-        The question is that of the view it was drawn from, the answer that of the view it is trained under.
+    def write_samples(self, step: int, groups: Sequence[GroupSample]) -> int:
+        """Write the samples of an evaluation, and return the size of their file in bytes.
 
         Raises:
             OSError: If the disk refuses.
         """
-        for group, rewards in groups:
-            for line in sample_lines(step, group, rewards):
-                append_line(self.path / "samples.jsonl", line)
+        return write_samples(self.path, step, groups)
 
-    def append_views(self, step: int, groups: Iterable[Group]) -> None:
-        """Add how each view that an intervention made was made to ``views.jsonl``, and what it asks if that changed.
+    def samples(self) -> tuple[list[GroupSample], list[str]]:
+        """Return all groups that were kept, in the order of steps, and which files could not be read and why.
 
-        Raises:
-            OSError: If the disk refuses.
+        A run that was begun by an earlier version has some in its older form, which come first.
         """
-        for group in groups:
-            for line in view_lines(step, group):
-                append_line(self.path / "views.jsonl", line)
+        groups, problems = read_old_samples(self.path), []
+        for file in sample_files(self.path).values():
+            try:
+                groups += read_samples_of(file)
+            except (OSError, ValueError) as error:
+                problems.append(f"{file.relative_to(self.path)}: {shown(str(error), 200)}")
+        return groups, problems
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``."""
@@ -203,7 +206,7 @@ class RunDir:
         return last_step(self.metrics())
 
     def rewind(self, step: int) -> int:
-        """Drop metrics, samples and views of steps after ``step``, which a resumed run will write again.
+        """Drop metrics and samples of steps after ``step``, which a resumed run will write again.
 
         Returns:
             The number of broken lines before the last of each file; they are dropped, too.
@@ -215,6 +218,8 @@ class RunDir:
         for file in (self.path / name for name in ("metrics.jsonl", "samples.jsonl", "views.jsonl")):
             with disk_errors("A run that goes on drops what it will write again.", file, self._disk_remedy):
                 broken += drop_later_steps(file, step)
+        with disk_errors("A run that goes on drops what it will write again.", self.path / SAMPLES, self._disk_remedy):
+            drop_later_samples(self.path, step)
         return broken
 
     @property

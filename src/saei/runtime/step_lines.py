@@ -1,16 +1,14 @@
-"""Files with one JSON object per line, each written at a step: metrics, samples and views of a run."""
+"""Files with one JSON object per line, each written at a step, such as a run's metrics."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from saei.runtime.files import json_lines, write_whole
-from saei.types import Group
 
 
 def append_line(file: Path, line: Mapping[str, Any]) -> None:
@@ -24,45 +22,6 @@ def append_line(file: Path, line: Mapping[str, Any]) -> None:
     }
     with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(finite) + "\n")
-
-
-def sample_lines(step: int, group: Group, rewards: Iterable[float]) -> Iterator[dict[str, Any]]:
-    """Yield the line of each response of a group, with its origin, reward and mean entropy in nats.
-
-    The question is that of the view it was drawn from, the answer that of the view it is trained under.
-    """
-    for n, (response, reward) in enumerate(zip(group.responses, rewards, strict=True)):
-        yield {
-            "step": step,
-            "example": group.example.id,
-            "question": group.views[group.sampled_from[n]].example.question,
-            "answer": group.update_view(n).example.answer,
-            "origin": group.origin(n),
-            "reward": reward,
-            "entropy": float(response.entropy_T.mean()) if len(response) else None,
-            "text": response.text,
-        }
-
-
-def view_lines(step: int, group: Group) -> Iterator[dict[str, Any]]:
-    """Yield the line of each view that an intervention made, with how it made it."""
-    for number, record in enumerate(group.records, start=1):
-        view = group.views[number]
-        line: dict[str, Any] = {
-            "step": step,
-            "example": group.example.id,
-            "view": number,
-            "origin": view.origin,
-            "seed": record.seed,
-            "strength": record.strength,
-            "distances": {surface: asdict(distance) for surface, distance in record.distances.items()},
-        }
-        if view.example.question != group.example.question:
-            line |= {"question": view.example.question, "answer": view.example.answer}
-        if record.trace is not None:
-            line["selected"] = [selected_T.nonzero()[:, 0].tolist() for selected_T in record.trace.selected_NT]
-            line["gradient_signs"] = record.trace.gradient_signs
-        yield line
 
 
 def last_step(lines: Iterable[Mapping[str, Any]]) -> int:

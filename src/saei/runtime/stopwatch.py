@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-PHASES = ("data", "sample", "attack", "reward", "advantage", "update", "evaluate")
+PHASES = ("data", "sample", "attack", "reward", "advantage", "update", "evaluate", "samples")
 """Phases of a training step."""
 
 

@@ -1,0 +1,95 @@
+"""The page of two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saei.config.changes import as_text, flat
+from saei.report.page.curves import draw_panel, panels_of
+from saei.report.page.folder import RunFolder, interventions, read_folder, setting, value
+from saei.report.page.html import number, render
+from saei.report.page.pictures import Album
+from saei.report.page.run import SHORT, ShownExample, show_group
+from saei.report.page.tokens import TokenPainter
+
+NUMBERS = (
+    ("eval/accuracy", "accuracy", "eval/accuracy_se"),
+    ("probe/entropy", "entropy on the probe", ""),
+    ("probe/distinct_answers", "different answers", ""),
+    ("probe/zero_variance", "groups that teach nothing", ""),
+    ("train/budget", "responses sampled", ""),
+)
+
+
+def runs_page(paths: Sequence[Path]) -> str:
+    """Return the page of two runs."""
+    folders = [read_folder(path) for path in paths]
+    names = _names(folders)
+    ours, others = (flat(folder.config) for folder in folders)
+    panels = {panel.title: panel for folder in folders for panel in panels_of(folder)}
+    drawings = [draw_panel(panel, folders) for panel in panels.values()]
+    return render(
+        "runs.html",
+        title=" and ".join(names),
+        names=names,
+        missing=[f"{name}: {each}" for name, folder in zip(names, folders, strict=True) for each in folder.missing],
+        summary=_summary(folders, names),
+        drawings=[drawing for drawing in drawings if drawing.rows],
+        rows=[
+            (label, [_first_and_last(folder, metric, error) for folder in folders]) for metric, label, error in NUMBERS
+        ],
+        examples=_examples(folders, names),
+        settings=[
+            (name, as_text(ours.get(name)), as_text(others.get(name)))
+            for name in dict.fromkeys((*ours, *others))
+            if ours.get(name) != others.get(name) and not name.startswith("output.")
+        ],
+    )
+
+
+def _names(folders: Sequence[RunFolder]) -> list[str]:
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder.path) for folder in folders]
+
+
+def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
+    sentences = []
+    for folder, name in zip(folders, names, strict=True):
+        attacks = interventions(folder.config)
+        how = f"attacks ({', '.join(attacks)})" if attacks else "attacks nothing"
+        accuracy = _first_and_last(folder, "eval/accuracy", "eval/accuracy_se")
+        entropy = _first_and_last(folder, "probe/entropy", "")
+        sentences.append(f"{name} {how}: accuracy {accuracy}, entropy on the probe {entropy}.")
+    seeds = ", ".join(str(setting(folder.config, "seed")) for folder in folders)
+    sentences.append(
+        f"One run of each arm (seeds {seeds}) shows what happened twice, not what the methods do: runs of one method "
+        "with different seeds can end further apart than these two. The ± is the 95 % interval over the held-out "
+        "examples of each checkpoint. Compare several seeds of both before believing a difference."
+    )
+    return sentences
+
+
+def _first_and_last(folder: RunFolder, metric: str, error: str) -> str:
+    points = [(line, at) for line in folder.lines if (at := value(line, metric)) is not None]
+    if not points:
+        return "none"
+    (_, first), (last_line, last) = points[0], points[-1]
+    spread = value(last_line, error) if error else None
+    return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread is not None else "")
+
+
+def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[ShownExample]]]:
+    """Return for each run what it kept of its held-out examples at the end."""
+    shown = []
+    for folder, name in zip(folders, names, strict=True):
+        groups = [group for group in folder.groups if group.source == "held-out" and group.views]
+        last = max((group.step for group in groups), default=0)
+        album, painter, examples = Album(), TokenPainter(), []
+        for n, group in enumerate((group for group in groups if group.step == last), start=1):
+            picture = album.clean(group.views[0])
+            of_group = show_group(group, album, painter, most=SHORT, opened=n == 1)
+            title = f"{name}, held-out example {n}"
+            examples.append(ShownExample(title, group.question, group.answer, picture, [of_group]))
+        shown.append((name, examples))
+    return shown

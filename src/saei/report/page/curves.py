@@ -1,0 +1,284 @@
+"""Curves as SVG inside a page, in the page's own colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup, escape
+
+from saei.report.page.folder import RunFolder, value
+from saei.report.page.html import number, text
+
+INK, GRID = "#123456", "#234567"
+SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
+"""Stand for the colours of the page, which its style sheet names for light and for dark."""
+
+MOST_POINTS = 400
+"""Of a curve; more are more than the width of a page shows."""
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One curve or several over training steps.
+
+    Attributes:
+        title: What is drawn.
+        unit: Its unit.
+        meaning: What the number means, in sentences.
+        metrics: Label by name of the metric.
+        error: Name of the metric that is the standard error of the first one.
+    """
+
+    title: str
+    unit: str
+    meaning: str
+    metrics: Mapping[str, str]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A panel on the page.
+
+    Attributes:
+        panel: What it shows.
+        svg: The drawing.
+        rows: Step and values, for those who read numbers.
+        labels: Names of the values.
+    """
+
+    panel: Panel
+    svg: Markup
+    rows: list[tuple[str, ...]]
+    labels: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve: its name, its points, and half the height of a band around each point."""
+
+    label: str
+    points: Points
+    band: Sequence[float] = field(default_factory=list)
+
+
+def panels_of(folder: RunFolder) -> list[Panel]:
+    """Return what can be drawn of a run, the most important first."""
+    names = {name for line in folder.lines for name in line}
+    origins = origins_of(folder)
+
+    def by_origin(metric: str) -> dict[str, str]:
+        return {f"train/{origin}/{metric}": origin for origin in origins}
+
+    panels = [
+        Panel(
+            "Accuracy",
+            "share right",
+            "Share of right responses to held-out examples that are never trained on, drawn at the training "
+            "temperature from the picture as it is. The band is the 95 % interval over these examples.",
+            {"eval/accuracy": "held-out"},
+            "eval/accuracy_se",
+        ),
+        Panel(
+            "Entropy on the probe",
+            "nats per token",
+            "How undecided the policy is from token to token, on a fixed set of held-out examples as they are, at "
+            "temperature 1. A policy that stops exploring ends near 0; below half of the first value the run counts as "
+            "collapsed.",
+            {"probe/entropy": "probe"},
+        ),
+        Panel(
+            "Groups that teach nothing",
+            "share of examples",
+            "Share of the probe's examples whose responses are all right or all wrong. In training such a group has no "
+            "advantage, and nothing is learnt from it.",
+            {"probe/zero_variance": "all", "probe/all_right": "all right", "probe/all_wrong": "all wrong"},
+        ),
+        Panel(
+            "Different answers",
+            "per example",
+            "How many different final answers the probe's responses to one example have.",
+            {"probe/distinct_answers": "probe"},
+        ),
+        Panel(
+            "Reward in training",
+            "mean",
+            "Mean reward of the step's responses, by the view that they were drawn from.",
+            by_origin("reward") or {"train/reward": "all"},
+        ),
+        Panel(
+            "Entropy in training",
+            "nats per token",
+            "Mean entropy of the step's responses, by view. That of perturbed views is higher by construction where "
+            "the attack raises it: it is no evidence of exploration.",
+            by_origin("entropy") or {"train/entropy": "all"},
+        ),
+        Panel(
+            "What the attack raised",
+            "nats",
+            "The criterion, a mean over the chosen tokens of the clean responses, on the picture as it is and after "
+            "the attack. A positive gap says that the attack worked.",
+            {"train/intervention/criterion": "before", "train/intervention/criterion_after": "after"},
+        ),
+        Panel(
+            "Length",
+            "tokens",
+            "Mean length of the step's responses, by view. Steps at which some were cut off are marked below.",
+            by_origin("length") or {"train/length": "all"},
+        ),
+        Panel(
+            "Distance between the views",
+            "nats per token",
+            "KL divergence of what the perturbed responses were drawn from to the policy on the clean view: how far "
+            "the perturbation moves the policy.",
+            {name: name.rpartition("/")[2] for name in sorted(names) if name.startswith("train/view_kl/")},
+        ),
+        Panel(
+            "Norm of the gradient",
+            "before clipping",
+            "Norm of the update's gradient. Steps at which it was scaled down to optimizer.max_grad_norm are marked "
+            "below.",
+            {"train/grad_norm": "norm"},
+        ),
+        Panel(
+            "Clipped tokens",
+            "share",
+            "Share of tokens whose ratio to the old policy left the clip range, by view.",
+            by_origin("clip_share"),
+        ),
+    ]
+    return [panel for panel in panels if panel.metrics.keys() & names]
+
+
+def origins_of(folder: RunFolder) -> list[str]:
+    """Return the origins of responses, the clean one first."""
+    pattern = re.compile(r"train/([^/]+)/truncated")
+    names = dict.fromkeys(match[1] for line in folder.lines for name in line if (match := pattern.fullmatch(name)))
+    return sorted(names, key=lambda origin: (origin != "clean", origin))
+
+
+def draw_panel(panel: Panel, folders: Sequence[RunFolder]) -> Drawing:
+    """Return a panel of one run, or of several in the same axes."""
+    series = []
+    for folder in folders:
+        for metric, label in panel.metrics.items():
+            points, band = [], []
+            for line in folder.lines:
+                number_here = value(line, metric)
+                if number_here is not None:
+                    points.append((float(line["step"]), number_here))
+                    band.append(1.96 * (value(line, panel.error) or 0.0) if panel.error else 0.0)
+            if points:
+                name = label if len(folders) == 1 else folder.name
+                if len(folders) > 1 and len(panel.metrics) > 1:
+                    name = f"{folder.name}, {label}"
+                series.append(Series(name, points, band if any(band) else []))
+    rows = _rows(series)
+    said = f"{panel.title}, {panel.unit}, over training steps. " + " ".join(
+        f"{each.label}: from {number(each.points[0][1])} to {number(each.points[-1][1])}." for each in series
+    )
+    return Drawing(panel, _svg(series, said, share=panel.unit.startswith("share")), rows, [s.label for s in series])
+
+
+def _rows(series: Sequence[Series], most: int = 13) -> list[tuple[str, ...]]:
+    """Return some steps with the value of each curve, evenly chosen."""
+    steps = sorted({step for each in series for step, _ in each.points})
+    if len(steps) > most:
+        steps = [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
+    by_step = [dict(each.points) for each in series]
+    return [(f"{step:.0f}", *(number(values.get(step)) for values in by_step)) for step in steps]
+
+
+def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 2.5))
+    axis = figure.add_axes((0.12, 0.17, 0.86, 0.79))
+    for n, each in enumerate(series):
+        colour, points = SERIES[n % len(SERIES)], _thinned(each.points)
+        xs, ys = zip(*points, strict=True)
+        few = len(points) < 30
+        style = ("-", "--", ":")[n // len(SERIES) % 3] if n >= len(SERIES) else ("-", "--", "-.", ":")[n % 4]
+        axis.plot(
+            xs, ys, style, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3, label=each.label
+        )
+        if each.band:
+            low = [y - b for (_, y), b in zip(each.points, each.band, strict=True)]
+            high = [y + b for (_, y), b in zip(each.points, each.band, strict=True)]
+            axis.fill_between([x for x, _ in each.points], low, high, color=colour, alpha=0.15, linewidth=0)
+    _dress(axis)
+    if share:
+        axis.set_ylim(-0.02, 1.02)
+    elif all(y >= 0 for each in series for _, y in each.points):
+        axis.set_ylim(bottom=0)
+    if len(series) > 1:
+        axis.legend([_plain(each.label) for each in series], frameon=False, fontsize=9, labelcolor=INK, loc="best")
+    axis.set_xlabel("training step", color=INK, fontsize=9)
+    return _inlined(figure, said)
+
+
+def draw_marks(marks: Mapping[str, Sequence[int]], last: int) -> Markup:
+    """Return a strip with a row per kind of event and a mark at each of its steps."""
+    from matplotlib.figure import Figure
+
+    height = 0.6 + 0.32 * len(marks)
+    figure = Figure(figsize=(9.2, height))
+    axis = figure.add_axes((0.11, 0.48 / height, 0.87, 1 - 0.54 / height))
+    for row, (name, steps) in enumerate(marks.items()):
+        axis.plot(steps, [row] * len(steps), "|", color=SERIES[row % len(SERIES)], markersize=9, label=name)
+    _dress(axis)
+    axis.set_xlim(-0.5, max(1, last) + 0.5)
+    axis.set_ylim(len(marks) - 0.5, -0.5)
+    axis.set_yticks(range(len(marks)), [_plain(name) for name in marks], color=INK)
+    axis.set_xlabel("training step", color=INK, fontsize=9)
+    said = "Steps at which something was dropped, closed, clipped or at its limit. " + " ".join(
+        f"{name}: {len(steps)} steps." for name, steps in marks.items()
+    )
+    return _inlined(figure, said, wide=True)
+
+
+def _dress(axis: object) -> None:
+    axis.grid(color=GRID, linewidth=0.6)  # type: ignore[attr-defined]  # matplotlib has no types here
+    axis.tick_params(colors=INK, labelsize=9)  # type: ignore[attr-defined]
+    axis.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
+    axis.spines[["left", "bottom"]].set_color(INK)  # type: ignore[attr-defined]
+
+
+def _plain(label: str) -> str:
+    """Return a label as matplotlib draws it: without mathematics."""
+    return str(text(label))[:60].replace("$", "\\$")
+
+
+def _thinned(points: Points) -> Points:
+    if len(points) <= MOST_POINTS:
+        return points
+    return [points[round(n * (len(points) - 1) / (MOST_POINTS - 1))] for n in range(MOST_POINTS)]
+
+
+def _inlined(figure: object, said: str, *, wide: bool = False) -> Markup:
+    """Return a figure as an element of the page, in the page's colours and font."""
+    import matplotlib
+
+    stream = io.StringIO()
+    # The salt makes the names of this figure's parts its own on the page, and the same every time.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": said, "path.simplify_threshold": 1.0}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})  # type: ignore[attr-defined]
+    drawing = stream.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"<style[^>]*>.*?</style>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'<g id="[^"]*">', "<g>", drawing)
+    drawing = re.sub(r"<!--.*?-->\n?", "", drawing, flags=re.DOTALL)
+    viewbox = re.search(r'viewBox="[^"]*"', drawing)
+    opening = f'<svg class="{"wide" if wide else "curve"}" role="img" {viewbox[0] if viewbox else ""} aria-label="'
+    links = ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    drawing = opening + str(escape(text(said))) + '"' + links + drawing[drawing.index(">") + 1 :]
+    drawing = drawing.replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    for n, colour in enumerate(SERIES, start=1):
+        drawing = drawing.replace(colour, f"var(--s{n})")
+    return Markup(re.sub(r"font: (\d+)px [^;\"]*", r"font: \1px inherit", drawing))

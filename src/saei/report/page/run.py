@@ -1,0 +1,261 @@
+"""The page of a run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from saei.report.page.curves import Drawing, draw_marks, draw_panel, origins_of, panels_of
+from saei.report.page.folder import RunFolder, setting, value
+from saei.report.page.html import render
+from saei.report.page.pictures import Album, Figure
+from saei.report.page.settings import changed_settings, command
+from saei.report.page.summary import summary
+from saei.report.page.tokens import Shown, TokenPainter
+from saei.runtime.samples import GroupSample, sample_files
+
+WHOLE, SHORT = 12, 2
+"""Responses to one view that are shown, of the last evaluation and of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownView:
+    """A view in the gallery."""
+
+    origin: str
+    question: str | None
+    seed: int | None
+    strength: float | None
+    distances: list[str]
+    figures: list[Figure]
+    responses: list[Shown]
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGroup:
+    """A group in the gallery."""
+
+    sample: GroupSample
+    views: list[ShownView]
+    answers: list[tuple[str, bool, list[int]]]
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShownExample:
+    """An example with its groups at all evaluations that are shown."""
+
+    title: str
+    question: str
+    answer: str
+    figures: list[Figure]
+    groups: list[ShownGroup]
+
+
+def run_page(folder: RunFolder) -> str:
+    """Return the page of a run."""
+    missing = list(folder.missing)
+    album, painter = Album(), TokenPainter()
+    # The newest get what room there is first.
+    training = _training(folder, album, painter)
+    held_out = _held_out(folder, album, painter)
+    if album.left_out:
+        missing.append(f"{album.left_out} pictures found no room on the page; they are in samples/.")
+    if album.damaged:
+        missing.append(f"{album.damaged} pictures could not be read.")
+    changed = changed_settings(folder)
+    cost = _cost(folder)
+    return render(
+        "run.html",
+        title=folder.name,
+        folder=folder,
+        missing=missing,
+        answers=summary(folder),
+        marks=_marks(folder),
+        drawings=draw_panels(folder),
+        held_out=held_out,
+        training=training,
+        origins=_origins(folder),
+        settings=changed,
+        command=command(folder, changed),
+        versions=_mapping(folder.record.get("versions")),
+        parts_of=[(path, _mapping(part)) for path, part in _mapping(folder.record.get("parts")).items()],
+        commit=folder.record.get("git"),
+        cost=cost,
+        seconds=sum(seconds for _, seconds, _ in cost),
+        responses=_last(folder, "train/budget"),
+        looked_at=sum(value(line, "samples/responses") or 0.0 for line in folder.lines),
+        sample_bytes=sum(file.stat().st_size for file in sample_files(folder.path).values()),
+    )
+
+
+def draw_panels(folder: RunFolder) -> list[Drawing]:
+    """Return a run's curves."""
+    drawings = [draw_panel(panel, [folder]) for panel in panels_of(folder)]
+    return [drawing for drawing in drawings if drawing.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Steps at which something happened, as a strip and in words."""
+
+    svg: Markup
+    counts: list[tuple[str, int, str]]
+
+
+def _marks(folder: RunFolder) -> Marks | None:
+    """Return the steps at which something was dropped, closed, clipped or at its limit; None if there are none."""
+    limit = setting(folder.config, "optimizer.max_grad_norm")
+    events: dict[str, tuple[str, list[int]]] = {
+        "dropped": ("Guards left responses out of the update.", []),
+        "closed": ("An intervention left groups alone: a gate was closed, or there was nothing to move.", []),
+        "clipped": (f"The gradient was longer than {limit} and was scaled down.", []),
+        "cut off": ("Responses reached the longest length.", []),
+        "at its limit": ("The strength of the attack could go no further.", []),
+        "no update": ("No group was left to train on.", []),
+    }
+    at_limit = 0.0
+    trained = [line for line in folder.lines if any(name.startswith("train/") for name in line)]
+    for n, line in enumerate([line for line in trained if line["step"] > 0], start=1):
+        step = int(line["step"])
+        norm = value(line, "train/grad_norm")
+        share = value(line, "train/intervention/strength_at_limit") or 0.0
+        at_the_limit, at_limit = round(share * n) > round(at_limit), share * n
+        flags = {
+            "dropped": (value(line, "train/dropped") or 0.0) > 0,
+            "closed": (value(line, "train/untouched") or 0.0) > 0,
+            "clipped": norm is not None and isinstance(limit, int | float) and norm > limit,
+            "cut off": (value(line, "train/truncated") or 0.0) > 0,
+            "at its limit": at_the_limit,
+            "no update": "train/loss" not in line,
+        }
+        for name, flag in flags.items():
+            if flag:
+                events[name][1].append(step)
+    happened = {name: steps for name, (_, steps) in events.items() if steps}
+    if not happened:
+        return None
+    counts = [(name, len(steps), events[name][0]) for name, steps in happened.items()]
+    return Marks(draw_marks(happened, folder.last_step), counts)
+
+
+def _held_out(folder: RunFolder, album: Album, painter: TokenPainter) -> list[ShownExample]:
+    groups = [group for group in folder.groups if group.source == "held-out" and group.views]
+    last = max((group.step for group in groups), default=0)
+    by_example: dict[str, list[GroupSample]] = {}
+    for group in groups:
+        by_example.setdefault(group.example, []).append(group)
+    examples = []
+    for n, of_example in enumerate(by_example.values(), start=1):
+        first = of_example[0]
+        clean = album.clean(first.views[0])
+        shown = [
+            show_group(group, album, painter, most=WHOLE if group.step == last else SHORT, opened=group.step == last)
+            for group in reversed(of_example)
+        ]
+        title = f"Held-out example {n}"
+        examples.append(ShownExample(title, first.question, first.answer, clean, list(reversed(shown))))
+    return examples
+
+
+def _training(folder: RunFolder, album: Album, painter: TokenPainter) -> list[ShownExample]:
+    groups = [group for group in folder.groups if group.source == "training" and group.views]
+    last = max((group.step for group in groups), default=0)
+    examples = []
+    for n, group in enumerate((group for group in groups if group.step == last), start=1):
+        if n > 4:
+            break
+        shown = show_group(group, album, painter, most=WHOLE, opened=n == 1)
+        title = f"Training group {n} of step {group.step}"
+        examples.append(ShownExample(title, group.question, group.answer, album.clean(group.views[0]), [shown]))
+    return examples
+
+
+def show_group(group: GroupSample, album: Album, painter: TokenPainter, *, most: int, opened: bool) -> ShownGroup:
+    """Return a group as the page shows it.
+
+    Args:
+        group: The group.
+        album: Takes its pictures.
+        painter: Paints its tokens.
+        most: Responses to each view that are shown.
+        opened: Whether the page shows it at once.
+    """
+    views = []
+    for number, view in enumerate(group.views):
+        numbers = [n for n, response in enumerate(group.responses) if response.view == number]
+        views.append(
+            ShownView(
+                origin=view.origin,
+                question=view.question if view.question != group.question else None,
+                seed=view.seed,
+                strength=view.strength,
+                distances=[
+                    f"{surface}: {100 * each.share:.0f} % moved, at most {each.largest:.3g}"
+                    for surface, each in view.distances.items()
+                ],
+                figures=album.moved(group.views[0], view) if number else [],
+                responses=[painter.show(group, n) for n in numbers[:most]],
+                more=max(0, len(numbers) - most),
+            )
+        )
+    return ShownGroup(group, views, _histogram(group), opened)
+
+
+def _histogram(group: GroupSample) -> list[tuple[str, bool, list[int]]]:
+    """Return the answers, the most frequent first: each with whether it is right and how often it is, by view."""
+    counts = [Counter(response.extracted for response in group.from_view(n)) for n in range(len(group.views))]
+    right = {response.extracted for response in group.responses if response.correct}
+    total = sum(counts, Counter[str | None]())
+    rows = [
+        ("no answer" if answer is None else answer[:60], answer in right, [each[answer] for each in counts])
+        for answer, _ in total.most_common(8)
+    ]
+    return rows if any(response.extracted for response in group.responses) else []
+
+
+ORIGIN_COLUMNS = ("reward", "accuracy", "length", "truncated", "entropy")
+
+
+def _origins(folder: RunFolder) -> list[tuple[str, list[tuple[float | None, float | None]]]]:
+    """Return for each origin the means over the first and the last tenth of the steps, by column, then the KL."""
+    trained = [line for line in folder.lines if "train/reward" in line]
+    tenth = max(1, len(trained) // 10)
+    rows = []
+    for origin in origins_of(folder):
+        names = [*(f"train/{origin}/{name}" for name in ORIGIN_COLUMNS), f"train/view_kl/{origin}"]
+        rows.append((origin, [(_mean(trained, name, tenth), _mean(trained, name, -tenth)) for name in names]))
+    return rows
+
+
+def _mean(lines: Sequence[Mapping[str, Any]], name: str, count: int) -> float | None:
+    """Return the mean over the first lines with a number, or the last ones for a negative count."""
+    numbers = [number for line in lines if (number := value(line, name)) is not None]
+    chosen = numbers[:count] if count > 0 else numbers[count:]
+    return sum(chosen) / len(chosen) if chosen else None
+
+
+def _cost(folder: RunFolder) -> list[tuple[str, float, float]]:
+    """Return seconds and share of each phase, the longest first."""
+    seconds: Counter[str] = Counter()
+    for line in folder.lines:
+        for name in line:
+            if name.startswith("time/"):
+                seconds[name.removeprefix("time/")] += value(line, name) or 0.0  # type: ignore[assignment]
+    total = math.fsum(seconds.values())
+    return [(name, spent, spent / total if total else 0.0) for name, spent in seconds.most_common() if spent]
+
+
+def _last(folder: RunFolder, name: str) -> float | None:
+    numbers: Iterable[float | None] = (value(line, name) for line in reversed(folder.lines))
+    return next((number for number in numbers if number is not None), None)
+
+
+def _mapping(data: Any) -> dict[str, Any]:
+    return {str(name): inner for name, inner in data.items()} if isinstance(data, Mapping) else {}

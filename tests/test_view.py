@@ -1,0 +1,311 @@
+"""Pages: what they say of a run, and that no text on them is more than text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shlex
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import Saei
+from run_folders import HOSTILE, LONG_LINE, evaluation_folder, group, picture, run_folder
+from saei.config.changes import changes
+from saei.config.overrides import load_config
+from saei.config.run import dump
+from saei.errors import ConfigError
+from saei.report.page import write_page
+from saei.report.page.pictures import Album
+from saei.report.page.tokens import TokenPainter
+from saei.runtime.run_dir import RunDir
+from saei.runtime.samples import sample_file
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+ALLOWED = {
+    "a", "bdi", "body", "caption", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "h1", "h2", "h3",
+    "h4", "head", "header", "html", "img", "li", "link", "main", "mark", "meta", "nav", "p", "pre", "section", "span",
+    "strong", "style", "summary", "table", "tbody", "td", "th", "thead", "title", "tr", "ul",
+    "svg", "g", "path", "defs", "use", "text", "clippath", "rect",
+}  # fmt: skip
+"""Elements that a page is made of; nothing that runs or loads."""
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser's parser would, and keeps what it is made of."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.texts_by_class: dict[str, str] = {}
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1] == tag, f"</{tag}> ends <{self.open[-1]}> in line {self.getpos()[0]}"
+        self.open.pop()
+        self.text += " " * (tag in ("td", "th", "p", "li", "dd", "dt"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def page_of(*folders: Path, tmp_path: Path) -> tuple[str, Page]:
+    html = write_page(folders, tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.open == []
+    return html, page
+
+
+def check_harmless(html: str, page: Page) -> None:
+    assert set(page.tags) <= ALLOWED, set(page.tags) - ALLOWED
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("href", "src", "xlink:href"):
+            assert value.startswith(("#", "data:")), (tag, name, value)
+        if name in ("style", "d", "points"):
+            assert "url(" not in value.replace("url(#", ""), value
+    outside = re.sub(r"http://www\.w3\.org/\S+?\"", "", html)
+    assert "http:" not in outside
+    assert "https:" not in outside
+    assert re.search(r"[\0-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html) is None
+    assert "default-src 'none'" in html
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ...]]:
+    root = tmp_path_factory.mktemp("hostile")
+    run, other = (run_folder(root / name, text=HOSTILE) for name in ("run", "other"))
+    first, second = (
+        evaluation_folder(root / name, text=HOSTILE, right=right) for name, right in (("first", 2), ("second", 5))
+    )
+    return {"run": (run,), "runs": (run, other), "evaluation": (first,), "evaluations": (first, second)}
+
+
+@pytest.mark.parametrize("kind", ["run", "runs", "evaluation", "evaluations"])
+def test_hostile_text_stays_text(folders: dict[str, tuple[Path, ...]], kind: str, tmp_path: Path) -> None:
+    html, page = page_of(*folders[kind], tmp_path=tmp_path)
+    check_harmless(html, page)
+    assert "<script>document.title" in page.text  # it is there to be read
+    assert "{{ 7 * 7 }}" in page.text
+    assert "\\u001b[31m" in page.text
+
+
+def test_a_line_without_end_leaves_a_page(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", text=LONG_LINE)
+    html, page = page_of(run, tmp_path=tmp_path)
+    check_harmless(html, page)
+    assert len(html) < 3_000_000
+    evaluation = evaluation_folder(tmp_path / "evaluation", text=LONG_LINE)
+    html, page = page_of(evaluation, tmp_path=tmp_path)
+    check_harmless(html, page)
+    assert len(html) < 1_000_000
+    assert "(cut, of 100000 characters)" in page.text
+
+
+def test_a_page_answers_what_a_reader_asks(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    _, page = page_of(run, tmp_path=tmp_path)
+    text = " ".join(page.text.split())
+    for said in (
+        "4 steps of 4",
+        "The attack pgd with steps 1, step 2/255",
+        "2 from the clean view and 2 from the adversarial view",
+        # Two groups of two clean responses of six tokens, of which the first and the fourth are chosen.
+        "The selector middle-third chose 8 of 24 tokens of the clean responses below (33 %)",
+        "100 % of the picture's values moved, none by more than 2 of 255",
+        "to the view clean: “it is 3” 2 times; to adversarial: “4” 2 times",
+        "Accuracy on held-out examples went from 0.2 ± 0.098 at step 0 to 0.6 ± 0.098 at step 4",
+        # 1.0 at the start; 0.6, then 0.2.
+        "it fell below half of its start at step 4, which counts as collapse",
+        "One run, one seed (0)",
+        "clipped at 1 step",
+        "dropped at 1 step",
+        "24 responses were drawn to be looked at",
+    ):
+        assert said in text, said
+    assert "closed at" not in text
+
+
+def test_marks_stand_at_their_steps(tmp_path: Path) -> None:
+    from saei.report.page.folder import read_folder
+    from saei.report.page.run import _marks
+
+    folder = read_folder(run_folder(tmp_path / "run"))
+    marks = _marks(folder)
+    assert marks is not None
+    assert [(name, count) for name, count, _ in marks.counts] == [("dropped", 1), ("clipped", 1)]
+
+
+def test_the_difference_is_enlarged_around_grey() -> None:
+    sample = group(0, "held-out", 0)
+    album = Album()
+    figures = album.moved(*sample.views)
+    assert [figure.caption for figure in figures] == ["adversarial", "difference, 32 times", "gradient"]
+    content = base64.b64decode(figures[1].url.partition(",")[2])
+    values = np.array(Image.open(io.BytesIO(content)))
+    assert set(values.ravel().tolist()) == {128 + 32 * 2}
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(figures[0].url.partition(",")[2]))))
+    assert (shown == np.array(Image.open(io.BytesIO(picture(0, 2))))).all()
+
+
+def test_pictures_without_room_and_damaged_ones_are_counted() -> None:
+    sample = group(0, "held-out", 0)
+    album = Album(most=10)
+    assert album.clean(sample.views[0]) == []
+    assert (album.left_out, album.damaged) == (1, 0)
+    from dataclasses import replace
+
+    assert album.clean(replace(sample.views[0], pictures=(b"\x89PNG damaged",))) == []
+    assert (album.left_out, album.damaged) == (1, 1)
+
+
+def test_tokens_are_shaded_underlined_and_changed() -> None:
+    """Entropies 0.01, 0.3 and 3 nats, of which the second is chosen and the attack moves by +0.1 and -0.02."""
+    from dataclasses import replace
+
+    from saei.runtime.samples import AttackedTokens
+
+    sample = group(0, "held-out", 0, tokens=3)
+    response = replace(sample.responses[0], pieces=("a", "<b>", "c"), entropies=(0.01, 0.3, 3.0), logps=(-1.0,) * 3)
+    tokens = (AttackedTokens(0, (False, True, False), (0.01, 0.4, 2.98)),)
+    views = (sample.views[0], replace(sample.views[1], tokens=tokens))
+    shown = TokenPainter().show(replace(sample, responses=(response,), views=views), 0)
+    assert re.findall(r'class="([^"]*)"', shown.tokens) == ["h0", "h2 c", "h6"]
+    assert shown.changes is not None
+    assert re.findall(r'class="([^"]*)"', shown.changes) == ["d0", "u3 c", "d2"]
+    assert 'title="entropy 0.3 to 0.4 nats">&lt;b&gt;</span>' in shown.changes
+    assert shown.change == pytest.approx(0.1)
+    assert shown.chosen == "<b>"
+    full = TokenPainter(most=5).show(replace(sample, responses=(response,), views=views), 0)
+    assert ("span" in full.tokens, full.note) == (False, "Tokens are left out: the page is full.")
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        [],
+        ["sampler=noisy", "sampler.update_on=clean", "seed=3", "optimizer.lr=0.001"],
+        ["sampler.intervention.attack.type=fgsm", "sampler.intervention.attack.step=4/255", "task=lock-in"],
+        ["sampler=arms", "sampler.arms.low.n=3", "sampler.arms.low.intervention.selector=top-k"],
+        [
+            "reward=soft-overlong",
+            "reward.longest=40",
+            "reward.buffer=8",
+            "output.trackers=[tensorboard]",
+            "evaluation.every=7",
+        ],
+    ],
+)
+def test_the_command_repeats_the_run(tmp_path: Path, assignments: list[str]) -> None:
+    from saei.report.page.folder import read_folder
+    from saei.report.page.settings import changed_settings, command
+
+    where = [f"output.root={tmp_path}", "output.name=run"]
+    try:
+        config = load_config(assignments=[*assignments, *where])
+    except ConfigError as error:
+        pytest.fail(str(error))
+    run = RunDir.create(config)
+    run.lock.release()
+    folder = read_folder(run.path)
+    words = shlex.split(command(folder, changed_settings(folder)).replace("\\\n", ""))
+    assert words[:2] == ["saei", "train"]
+    again = load_config(assignments=[*(word for word in words[2:] if word != "--set"), *where])
+    assert dump(again) == dump(config)
+
+
+def test_changes_are_those_from_the_chosen_strategies_defaults() -> None:
+    config = dump(load_config(assignments=["sampler=noisy", "sampler.n_clean=3", "seed=2"]))
+    found = {change.path: (change.value, change.default) for change in changes(config)}
+    assert found == {"sampler.type": ("noisy", "mixed"), "sampler.n_clean": ("3", "6"), "seed": ("2", "0")}
+
+
+def text_of(*folders: Path, tmp_path: Path) -> str:
+    html, page = page_of(*folders, tmp_path=tmp_path)
+    check_harmless(html, page)
+    return " ".join(page.text.split())
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "tra')
+    sample_file(run, 2).write_bytes(b"damaged")
+    text = text_of(run, tmp_path=tmp_path)
+    assert "1 lines of metrics.jsonl are damaged" in text
+    assert "Samples could not be read: samples/step-000002.parquet" in text
+    assert "Accuracy on held-out examples went from" in text
+    lines = (run / "metrics.jsonl").read_text().splitlines()[:3]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    assert "The run has done 2 of 4 steps" in text_of(run, tmp_path=tmp_path)
+    (run / "metrics.jsonl").unlink()
+    assert "There are no metrics" in text_of(run, tmp_path=tmp_path)
+    (run / "config.yaml").write_text("config: [")
+    assert "The configuration could not be read" in text_of(run, tmp_path=tmp_path)
+
+
+def test_an_evaluation_that_is_not_complete_is_shown(tmp_path: Path) -> None:
+    folder = evaluation_folder(tmp_path / "evaluation")
+    assert "25 % of its answers are right" in text_of(folder, tmp_path=tmp_path)
+    (folder / "result.json").unlink()
+    with (folder / "answers.jsonl").open("a") as file:
+        file.write('{"number": 9')
+    text = text_of(folder, tmp_path=tmp_path)
+    assert "the evaluation is being written" in text
+    assert "25 % of its answers are right" in text
+    (folder / "answers.jsonl").write_text('{"number": 9}\n')
+    assert "The answers could not be read" in text_of(folder, tmp_path=tmp_path)
+
+
+def test_two_evaluations_are_tested_against_each_other(tmp_path: Path) -> None:
+    """Answers 0 and 1 are right in the first, 0 to 4 in the second."""
+    first = evaluation_folder(tmp_path / "first", right=2, model="one")
+    second = evaluation_folder(tmp_path / "second", right=5, model="two")
+    text = text_of(first, second, tmp_path=tmp_path)
+    assert "3 became right and 0 became wrong" in text
+    assert "a difference of 0.375" in text
+    assert "model.path one two" in text
+
+
+def test_two_runs_show_what_differs(tmp_path: Path) -> None:
+    run, plain = run_folder(tmp_path / "run"), run_folder(tmp_path / "plain", sampler="clean", seed=1)
+    text = text_of(run, plain, tmp_path=tmp_path)
+    assert "run attacks (sampler.intervention): accuracy 0.2 → 0.6 ± 0.098" in text
+    assert "plain attacks nothing" in text
+    assert "seed 0 1" in text
+    assert "(seeds 0, 1)" in text
+
+
+def test_what_cannot_be_shown_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, evaluation = run_folder(tmp_path / "run"), evaluation_folder(tmp_path / "evaluation")
+    for folders, reason in (
+        ((tmp_path,), "has neither"),
+        ((run, evaluation), "is a run"),
+        ((run, run, run), "Got 3 folders"),
+    ):
+        said = saei("view", *folders)
+        assert (said.code, reason in said.err) == (2, True), said.err
+    said = saei("view", run)
+    assert said.code == 0, said.err
+    assert (run / "view.html").is_file()
+    said = saei("view", run, "-o", run / "config.yaml" / "page.html")
+    assert (said.code, "A page is written into one file" in said.err) == (2, True), said.err
