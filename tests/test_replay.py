@@ -302,10 +302,11 @@ def test_what_is_replayed_counts_alone(group: TrainGroup) -> None:
     assert not drawn_group.group.dropped
 
 
-def test_a_divergence_estimated_by_drawn_tokens_is_refused() -> None:
+@pytest.mark.parametrize("name", ["kl", "papo"])
+def test_a_divergence_estimated_by_drawn_tokens_is_refused(name: str) -> None:
     def check(estimate: str, **training: Any) -> None:
-        kl = {"type": "kl", "estimate": estimate}
-        build_strategies(validate({"objective": {"type": "grpo", "terms": [kl]}, "training": training}))
+        term = {"type": name, "estimate": estimate}
+        build_strategies(validate({"objective": {"type": "grpo", "terms": [term]}, "training": training}))
 
     check("k3")
     check("full", replay={})

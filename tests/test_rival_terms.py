@@ -534,6 +534,20 @@ def test_terms_get_what_they_prepared_and_only_that() -> None:
     assert float(result.value) == pytest.approx(0.005 * ((3 - 1) ** 2 + (5 - 2) ** 2))
 
 
+def test_a_second_term_of_a_kind_has_metrics_of_its_own_and_follows_them() -> None:
+    clamps = (Fraction(1, 4), Fraction(1, 2))
+    terms = tuple(ClampedEntropy.Config(coefficient=2e-3, rate=0.01, clamp=clamp) for clamp in clamps)
+    objective = GRPO(GRPO.Config(terms=terms))
+    statistics = {term.entropy: torch.tensor([[mean]]) for term, mean in zip(objective.terms, (0.02, 0.1), strict=True)}  # type: ignore[attr-defined]
+    metrics = objective.loss(inputs_of(torch.zeros(1, 1), statistics)).metrics
+    means = {name: float(value_R) for name, value_R in metrics.items() if name.endswith("/mean")}
+    assert means == pytest.approx({"clamped-entropy/mean": 0.02, "clamped-entropy-2/mean": 0.1})
+    for term in objective.terms:
+        term.observe({f"train/{name}": value for name, value in means.items()})
+    coefficients = [term.coefficient for term in objective.terms]  # type: ignore[attr-defined]
+    assert coefficients == pytest.approx([2e-3 + 0.01 * 0.03, 2e-3])  # .02 is below its bound, .1 within
+
+
 def test_responses_without_a_picture_are_left_out_of_terms_that_change_pictures() -> None:
     objective = GRPO(GRPO.Config(terms=(PAPO.Config(recompute=True), SampledEntropy.Config())))
     papo = objective.terms[0]

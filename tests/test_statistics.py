@@ -271,6 +271,20 @@ def test_the_update_takes_entropies_of_the_policy_as_it_samples(
         assert float((entropy_NT[0, : len(response)].double() - expected_T).abs().max()) < 3e-5
 
 
+def test_the_update_does_not_take_the_sampling_passs_entropies_at_the_temperature_of_the_criterion(
+    random_parts: Parts, moved: list[View]
+) -> None:
+    policy = Policy(
+        random_parts, ThinkBoxed(), sampling=SamplingConfig(temperature=0.8), entropy=EntropyConfig(temperature=0.5)
+    )
+    response = draw(policy, moved, [3, 2])[0][0]
+    for update, temperature in ((False, 0.5), (True, 0.8)):
+        (found,) = policy.statistics([ENTROPY], moved[:1], [[response]], drawn=True, update=update)
+        p = distribution(policy, moved[0], response)
+        expected_T = Categorical(logits=p.logits * 0.8 / temperature).entropy()
+        assert float((found[ENTROPY][0].double() - expected_T).abs().max()) < 3e-5
+
+
 # Statistics of others.
 
 

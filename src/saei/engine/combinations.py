@@ -16,6 +16,7 @@ from saei.objectives.clipped import ClippedSurrogate
 from saei.objectives.gspo import GSPO
 from saei.objectives.kl import KL
 from saei.objectives.kl_cov import KLCov
+from saei.objectives.papo import PAPO
 from saei.objectives.weights.base import Weight
 from saei.objectives.weights.clip_cov import ClipCov
 from saei.policy.decoder import Decoder, no_offsets
@@ -185,12 +186,13 @@ def _check_estimates(objective: Objective) -> None:
     Raises:
         ConfigError: If a term takes one.
     """
-    if any(isinstance(term, KL) and term.config.estimate == "k3" for term in objective.terms):
-        raise ConfigError(
-            "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
-            reason="training.replay trains on tokens that an older policy drew.",
-            remedy="Set the term kl's estimate to full, or leave one of the two out.",
-        )
+    for term in objective.terms:
+        if isinstance(term, KL | PAPO) and term.config.estimate == "k3":
+            raise ConfigError(
+                "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
+                reason="training.replay trains on tokens that an older policy drew.",
+                remedy=f"Set the term {term.name()}'s estimate to full, or leave one of the two out.",
+            )
 
 
 def _check_lengths(reward: Strategy, max_new_tokens: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -106,6 +107,13 @@ class Term(Strategy, ABC):
     kind: ClassVar[str] = "term"
     off_policy_only: ClassVar[bool] = False
     """Whether it has no effect where the current policy is the old one: it needs several updates per batch."""
+    number: int = 1
+    """Which it is of the objective's terms of its name."""
+
+    @property
+    def label(self) -> str:
+        """The name that its metrics are logged under, that of a second term of a kind with its number."""
+        return self.name() if self.number == 1 else f"{self.name()}-{self.number}"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -202,6 +210,10 @@ class Objective(Strategy, ABC):
     def __init__(self, config: StrategyConfig | None = None) -> None:
         super().__init__(config)
         self.terms: tuple[Term, ...] = tuple(term.build() for term in self.config.terms)
+        counts: Counter[str] = Counter()
+        for term in self.terms:
+            counts[term.name()] += 1
+            term.number = counts[term.name()]
         self.advantage: Advantage = self.config.advantage.build()
         self.weights: dict[str, Weight] = {}
         """All weights by the names that their random choices are seeded by; the token selector is one of them."""
@@ -270,7 +282,7 @@ class Objective(Strategy, ABC):
         return response_mean(values_RT, inputs)
 
     def loss(self, inputs: ObjectiveInput) -> Loss:
-        """Return policy loss plus terms; metrics of a term are prefixed by its name."""
+        """Return policy loss plus terms; metrics of a term are prefixed by its label."""
         if self.config.mask_truncated:
             keep_RT = inputs.mask_RT & ~inputs.truncated_R[:, None]
             inputs = replace(inputs, mask_RT=keep_RT, selected_RT=inputs.selected_RT & keep_RT)
@@ -287,7 +299,7 @@ class Objective(Strategy, ABC):
                 own = replace(own, mask_RT=pictured_RT, selected_RT=pictured_RT)
             extra = term.loss(own, partial(self.aggregate, inputs=own))
             value = value + extra.value
-            metrics |= {f"{term.name()}/{name}": number for name, number in extra.metrics.items()}
+            metrics |= {f"{term.label}/{name}": value_R for name, value_R in extra.metrics.items()}
         return Loss(value, metrics)
 
 

@@ -102,7 +102,7 @@ class ClampedEntropy(Term):
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Move an adaptive coefficient by the step's clamped entropy."""
-        entropy = metrics.get(f"train/{self.name()}/mean")
+        entropy = metrics.get(f"train/{self.label}/mean")
         if entropy is None:  # nothing was trained on
             return
         self._steps += 1

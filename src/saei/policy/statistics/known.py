@@ -189,10 +189,15 @@ class KnownStatistics:
         """Keep what the sampling pass computed of a leaf.
 
         A response with forced tokens is left out: theirs are the values of its parent, perhaps of another view. So is
-        one that was drawn at another temperature than the policy's: its values are not the policy's.
+        one that was drawn at another temperature than the policy's: its values are not the policy's. Entropies at the
+        criterion's temperature are not those of the distribution that the update trains.
         """
         subject = self.subject
         if not subject.drawn or leaf.policy != "current" or leaf.statistic not in ("logp", "entropy"):
+            return
+        sampled = subject.policy.distribution
+        same_entropies = sampled.entropy_temperature in (None, sampled.temperature)
+        if leaf.statistic == "entropy" and subject.update and not same_entropies:
             return
         for number, (own_view, target) in enumerate(zip(subject.views, self.views(leaf), strict=True)):
             if own_view is not target:
