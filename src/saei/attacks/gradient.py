@@ -72,11 +72,10 @@ class GradientAttack(Attack):
 
         @model_validator(mode="after")
         def _has_steps_to_shorten(self) -> Self:
-            steps = getattr(self, "steps", None)  # fgsm has no such field
-            if self.schedule != "constant" and steps is not None and steps < 2:
+            if self.schedule != "constant" and getattr(self, "steps", None) == 1:  # with 0 the attack is the identity
                 raise ValueError(
-                    f"A schedule shortens the steps after the first one, and {self.type} makes {steps}. Raise steps, "
-                    "or leave schedule at constant."
+                    f"A schedule shortens the steps after the first one, and {self.type} makes 1. Raise steps, or "
+                    "leave schedule at constant."
                 )
             return self
 
