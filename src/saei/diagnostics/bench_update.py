@@ -85,9 +85,7 @@ def _draw(trainer: Trainer) -> list[ScoredGroup]:
     return grader.score(trainer.sampler.draw(views, context, Supply(grade=grader, graded=trainer.reward.graded)))
 
 
-def _updates(
-    trainer: Trainer, scored: Sequence[ScoredGroup], objectives: dict[str, Objective]
-) -> dict[str, Workload]:
+def _updates(trainer: Trainer, scored: Sequence[ScoredGroup], objectives: dict[str, Objective]) -> dict[str, Workload]:
     """Return the updates of some objectives on the same groups; they share the policy and the optimiser."""
     config, policy = trainer.config, trainer.policy
     accelerator, processes = start_processes(config, policy.device)
