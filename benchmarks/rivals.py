@@ -63,7 +63,7 @@ def _advantage(name: str) -> Arm:
 
 
 def _shaped(name: str) -> Arm:
-    return Arm((f"objective.advantage={name}",), "train/advantage/shaped", "responses")
+    return Arm((f"objective.advantage={name}",), "train/advantage/shaped")
 
 
 NOISY_SAMPLER = ("sampler.type=noisy", "sampler.n_clean=4", "sampler.n_adversarial=4")
@@ -80,7 +80,7 @@ ARMS: Mapping[str, Arm] = {
     "sampled-entropy": _term("sampled-entropy", EVERY),
     NOISY: Arm(NOISY_SAMPLER),
     "trust": Arm((*NOISY_SAMPLER, "objective.advantage=trust"), "train/advantage/nonzero", "responses", NOISY),
-    "vogue": Arm((*NOISY_SAMPLER, "objective.advantage=vogue"), "train/advantage/shaped", "responses", NOISY),
+    "vogue": Arm((*NOISY_SAMPLER, "objective.advantage=vogue"), "train/advantage/shaped", control=NOISY),
 }
 
 SETTINGS = (
