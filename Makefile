@@ -15,7 +15,7 @@ VLLM_PIP := $(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c
 # Tests reach no hub; two workers with one thread each are faster than one worker with two.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-slow test-vllm test-browser chaos mutants check docs
+.PHONY: install demo test test-slow test-vllm test-browser chaos pairs mutants check docs
 .DELETE_ON_ERROR:
 
 install: $(DEV)
@@ -41,6 +41,10 @@ test-browser: $(DEV)
 # An hour at most. Continuous integration runs its short form with the slow tests.
 chaos: $(DEV)
 	$(TEST_ENV) SAEI_CHAOS=full $(BIN)/pytest tests/chaos -n 2 --timeout 3600
+
+# A twelfth of them runs with the slow tests.
+pairs: $(DEV)
+	$(TEST_ENV) SAEI_PAIRS=all $(BIN)/pytest tests/test_pairs.py -n 2 --timeout 600
 
 # Half an hour at most, and no part of continuous integration.
 mutants: $(DEV)

@@ -1,9 +1,9 @@
 """Cost of each strategy: CPU time of a training step with it, over a step of the sampler `clean`.
 
 The built-in model looks at noise pictures, every response is exactly as long as asked, and both steps have the same
-number of responses. Selectors, attacks and whatever else belongs to an intervention are measured within the sampler
-`mixed`, everything else within `clean`. Both kinds of step take turns in one process on one thread; a ratio is the
-median over rounds. `python scripts/strategies_page.py` puts the ratios into docs/strategies.md.
+number of responses. Selectors, attacks and whatever else belongs to an intervention or looks at moved views are
+measured within the sampler `mixed`, everything else within `clean`. Both kinds of step take turns in one process on one
+thread; a ratio is the median over rounds. `python scripts/strategies_page.py` puts the ratios into docs/strategies.md.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ The others are no part of a step, work in processes of their own, as rewards do,
 """
 
 LISTS = ("surface", "weight", "term")
+
+MOVED_VIEWS = ("trust", "vogue")
+"""Advantages of responses to moved views, which a plain step has none of."""
 
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "arms": {"arms": {"adversarial": {"n": 6}}},
@@ -112,7 +115,7 @@ def configuration(kind: str, name: str) -> RunConfig:
     if set(missing) - set(fields):
         raise SaeiError("A strategy is measured at its defaults.", reason=f"It has none for {', '.join(missing)}.")
     value = [fields] if kind in LISTS else fields
-    sampler = "mixed" if kind in (*INTERVENING, "surface") else "clean"
+    sampler = "mixed" if kind in (*INTERVENING, "surface") or name in MOVED_VIEWS else "clean"
     base = [] if kind == "sampler" else [f"sampler={sampler}"]
     return load_config(assignments=[*base, f"{PLACES[kind]}={write_yaml(value, flow=True).strip()}"])
 

@@ -9,8 +9,11 @@ import sys
 import pytest
 import torch
 
+from commands import Saei
 from saei.config.run import RunConfig
 from saei.diagnostics.bench import ATTACK, RATIOS, SCORE, SHARED, Sizes, bench, shared_prefix
+from saei.diagnostics.bench_update import OTHER as UPDATE
+from saei.diagnostics.bench_update import PLAIN as PLAIN_UPDATE
 from saei.diagnostics.cost import peak_growth, ratio
 from saei.diagnostics.synthetic import NoiseTask
 from saei.errors import ConfigError
@@ -44,6 +47,36 @@ def test_without_a_shared_prefix_there_is_nothing_to_compare(monkeypatch: pytest
 def test_a_sampler_without_intervention_is_refused() -> None:
     with pytest.raises(ConfigError, match="sampler is 'clean'"):
         bench(RunConfig.model_validate({"sampler": "clean"}), Sizes())
+
+
+def test_the_update_of_an_objective_is_measured_against_plain_grpo(saei: Saei) -> None:
+    small = [*SMALL, "--set", "model.device=cpu"]
+    table = saei("bench", *small, "--objective", "sapo").out
+    assert "update, the objective / update, plain GRPO" in table
+    assert "objective 'sapo' acts only with several updates per batch" in " ".join(table.split())
+    several = ["--prompts", "2", "--set", "training.updates_per_batch=2"]
+    found = json.loads(saei("bench", *small, *several, "--objective", "sapo", "--json").out)
+    assert (found["responses"], found["tokens"], found["updates_per_batch"]) == (4, 5, 2)
+    assert found["seconds"].keys() == found["passes"].keys() == {UPDATE, PLAIN_UPDATE}
+    assert list(found["ratios"]) == ["update_over_plain_update"]
+    # Once with a gradient in each update, and before both for each group of the old policy, which does it for sapo.
+    assert found["passes"] == {PLAIN_UPDATE: 4, UPDATE: 4}
+    assert found["idle"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        (["objective.weights=[steer]"], 0),  # its values are those of the sampling pass
+        (["objective.weights=[vppo]"], 1),  # its two pictures in one pass
+        (["objective.terms=[papo]"], 1),
+        (["sampler=noisy", "objective.advantage=vogue"], 2),  # under the moved view and the clean one
+    ],
+)
+def test_passes_are_counted(settings: list[str], more: int, saei: Saei) -> None:
+    words = [word for each in settings for word in ("--set", each)]
+    found = json.loads(saei("bench", *SMALL, "--objective", "grpo", *words, "--json").out)
+    assert found["passes"][UPDATE] - found["passes"][PLAIN_UPDATE] == more
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:

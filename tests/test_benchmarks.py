@@ -6,6 +6,7 @@ import base64
 import importlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from saei.config.registry import entries
 from saei.data.bars import Bars
+from saei.engine.setup import build_strategies
 from saei.errors import SaeiError
 from saei.policy.load.weights import Parts
 from saei.report.compare import Curve
@@ -220,6 +223,25 @@ def test_collapse_reads_its_options(script: Any, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
+def test_rivals(script: Any, tmp_path: Path) -> None:
+    rivals = script("rivals")
+    updates = {entry.name for kind in ("objective", "advantage", "weight", "term") for entry in entries(kind)}
+    others = {"grpo", "dr-grpo", "dapo", "gspo", "group-relative", "selected", "kl", "entropy-bonus"}
+    assert set(rivals.ARMS) - {rivals.PLAIN, rivals.NOISY} == updates - others
+    small = ["--arms", "GRPO", "clip-cov", "--seeds", "1", "--steps", "1", "--output", str(tmp_path / "runs")]
+    settings = ["--set", "sampler.n=2", "--set", "sampling.max_new_tokens=4", "--set", "evaluation.probe_examples=1"]
+    settings += ["--set", "evaluation.examples=1", "--set", "evaluation.probe_responses=2"]
+    found = rivals.main([*small, *settings, "--json", str(tmp_path / "rivals.json")])
+    assert found["arms"]["GRPO"]["touched"] is None
+    [touched] = found["arms"]["clip-cov"]["touched"]
+    assert 0 <= touched <= 1
+    assert found["arms"]["clip-cov"]["responses"] == found["arms"]["GRPO"]["responses"] == [4 * 2]
+    assert all(arm["idle"] == [] for arm in found["arms"].values())
+    assert json.loads((tmp_path / "rivals.json").read_text()) == found
+    shutil.rmtree(tmp_path / "runs" / "GRPO-0")  # what is complete is not repeated
+    assert rivals.main([*small, *settings]) == found
+
+
 def test_strategy_cost(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cost.json"
     sizes = {"--side": 28, "--prompts": 1, "--responses": 2, "--tokens": 3, "--rounds": 1, "--json": file}
@@ -231,6 +253,9 @@ def test_strategy_cost(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert json.loads(file.read_text()) == found
     assert strategy_cost.configuration("selector", "all").sampler.type == "mixed"
     assert strategy_cost.configuration("objective", "gspo").sampler.type == "clean"
+    for name, sampler in (("trust", "mixed"), ("vogue", "mixed"), ("quantile", "clean")):
+        build_strategies(strategy_cost.configuration("advantage", name))  # refused where it has nothing to look at
+        assert strategy_cost.configuration("advantage", name).sampler.type == sampler
     assert strategy_cost.configuration("sampler", "arms").sampler.arms["adversarial"].n == 6
     monkeypatch.setattr(strategy_cost, "FIELDS", {})
     with pytest.raises(SaeiError, match="none for arms"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -28,25 +29,39 @@ def bench(
     ] = 12,
     tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens per response.", rich_help_panel=SIZES)] = 64,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds that medians are taken over.")] = 5,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure its update alone, against plain GRPO's; --set adds weights, terms or an advantage.",
+        ),
+    ] = None,
     set_: Assignments = None,
     plugin: Plugins = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what attack, shared prefix and whole steps cost on a model, as ratios within one run."""
-    config = policy_config(model, [], set_ or [], plugin or [], trust=trust)
+    layers: list[dict[str, Any]] = []
+    if objective is not None:
+        layers = [{"objective": {"type": objective}, "sampler": {"type": "clean"}}]
+    config = policy_config(model, layers, set_ or [], plugin or [], trust=trust)
     say(f"Loading {config.model.path} ...", error=True)
-    from saei.diagnostics.bench import Sizes
+    from saei.diagnostics.bench import RATIOS, Sizes
     from saei.diagnostics.bench import bench as measure
 
-    result = measure(config, Sizes(side, prompts, responses, tokens, rounds))
-    print(json.dumps(result, indent=2)) if as_json else _show(result)
+    sizes = Sizes(side, prompts, responses, tokens, rounds)
+    if objective is None:
+        result, ratios = measure(config, sizes), RATIOS
+    else:
+        from saei.diagnostics import bench_update
+
+        result, ratios = bench_update.bench_update(config, sizes), bench_update.RATIOS
+    print(json.dumps(result, indent=2)) if as_json else _show(result, ratios)
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], pairs: Mapping[str, tuple[str, str]]) -> None:
     from rich.table import Table
-
-    from saei.diagnostics.bench import RATIOS
 
     console = screen()
     console.print(
@@ -55,11 +70,15 @@ def _show(result: dict[str, Any]) -> None:
         f"image's; {result['responses']} responses of {result['tokens']} tokens; {result['prompts']} prompts a step; "
         f"{'CPU' if result['device'] == 'cpu' else 'wall'} time, medians of {result['rounds']} rounds",
     )
-    ways = Table("way", "ms", "peak MB", box=None, padding=(0, 2, 0, 0))
+    passes = result.get("passes", {})
+    ways = Table("way", "ms", "peak MB", *(["model calls"] if passes else []), box=None, padding=(0, 2, 0, 0))
     for name, seconds in result["seconds"].items():
         peak = result["peak_bytes"][name]
-        ways.add_row(name, f"{1000 * seconds:.0f}", "" if peak is None else f"{peak / 1e6:.0f}")
+        calls = [str(passes[name])] if passes else []
+        ways.add_row(name, f"{1000 * seconds:.0f}", "" if peak is None else f"{peak / 1e6:.0f}", *calls)
     ratios = Table("ratio", "measured", box=None, padding=(0, 2, 0, 0))
     for name, value in result["ratios"].items():
-        ratios.add_row(" / ".join(RATIOS[name]), f"{value:.2f}")
+        ratios.add_row(" / ".join(pairs[name]), f"{value:.2f}")
     console.print(ways, ratios, sep="\n\n")
+    for part in result.get("idle", ()):
+        console.print(f"\nThe {part} acts only with several updates per batch: --set training.updates_per_batch=2.")

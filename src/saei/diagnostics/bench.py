@@ -104,6 +104,20 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         memory = {name: peak_growth(workload, policy.device) for name, workload in workloads.items()}
         seconds = time_in_turns(workloads, sizes.rounds, policy.device)
     return {
+        **setting_of(config, policy, view, sizes),
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "peak_bytes": memory,
+        "ratios": {
+            name: ratio(seconds[over], seconds[under])
+            for name, (over, under) in RATIOS.items()
+            if over in seconds and under in seconds
+        },
+    }
+
+
+def setting_of(config: RunConfig, policy: Policy, view: View, sizes: Sizes) -> dict[str, Any]:
+    """Return what a benchmark was made with."""
+    return {
         "model": config.model.path,
         "parameters": sum(parameter.numel() for parameter in policy.model.parameters()),
         "device": str(policy.device),
@@ -113,13 +127,6 @@ def bench(config: RunConfig, sizes: Sizes) -> dict[str, Any]:
         "image_tokens": policy.image_tokens(view),
         **asdict(sizes),
         "torch": torch.__version__,
-        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "peak_bytes": memory,
-        "ratios": {
-            name: ratio(seconds[over], seconds[under])
-            for name, (over, under) in RATIOS.items()
-            if over in seconds and under in seconds
-        },
     }
 
 

@@ -2,16 +2,15 @@
 
 train groups ─► rows, with weights and old log-probabilities ─► update batches ─► loss of each micro-batch ─► gradients
 
-One class and one run through these stages; their parts are in ``update_rows`` and ``update_objective``, and a good part
-of the file is what its methods promise.
+``update_preparation`` has what precedes the loss, ``update_rows`` and ``update_objective`` what either works on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,14 +20,12 @@ from torch import Tensor
 from saei.config.sections import TrainingConfig
 from saei.engine.metrics import UpdateLog
 from saei.engine.schedule import Schedule
-from saei.engine.update_objective import Prepared, RowPlaces, labels, objective_input, touched, weigh, weight_metrics
+from saei.engine.update_objective import Prepared, objective_input, weight_metrics
+from saei.engine.update_preparation import Phase, Preparation
 from saei.engine.update_rows import OLD_LOGP, BatchCounts, GroupRows, RowScores
 from saei.errors import TrainingError
-from saei.need import Need
-from saei.objectives.base import Objective, Term
-from saei.objectives.batch import UpdateBatch, join
+from saei.objectives.base import Objective
 from saei.policy import Policy
-from saei.policy.native import Native
 from saei.policy.statistics.needs import check_needs, moves
 from saei.runtime.processes import Processes
 from saei.runtime.seeds import derive
@@ -102,21 +99,10 @@ class Updater:
         self._max_grad_norm = max_grad_norm
         self._seed = seed
         self._processes = processes or Processes()
-        self._group_weights = {name: each for name, each in objective.weights.items() if each.per_group}
-        self._batch_weights = {name: each for name, each in objective.weights.items() if not each.per_group}
-        parts: list[Objective | Term] = [objective, *objective.terms]
-        preparing = [part for part in parts if part.prepares]
-        self._prepares = bool(preparing)
-        self._looks_at_batch = bool(self._batch_weights or preparing)
-        self._batch_needs = frozenset[Need]().union(
-            *(part.batch_needs for part in preparing), *(weight.needs for weight in self._batch_weights.values())
+        self._preparation = Preparation(policy, objective, seed=seed, processes=self._processes)
+        self._leaves_out = any(needs_picture(weight.needs) for weight in objective.weights.values()) or any(
+            term.needs_picture for term in objective.terms
         )
-        # Values that a pass of the policy gives whatever it is made for, so that one pass can serve several needs.
-        now = {replace(need, policy="current") for need in self._batch_needs if need.policy in ("current", "old")}
-        self._needs_now = frozenset(now & {Need("logp"), Need("entropy")})
-        self._labels = labels(objective.weights)
-        self._needs_picture = {name for name, weight in objective.weights.items() if needs_picture(weight.needs)}
-        self._leaves_out = bool(self._needs_picture) or any(term.needs_picture for term in objective.terms)
 
     def run(
         self,
@@ -124,7 +110,7 @@ class Updater:
         *,
         step: int,
         progress: float,
-        phase: Callable[[str], AbstractContextManager[None]] = _untimed,
+        phase: Phase = _untimed,
     ) -> UpdateResult:
         """Train on a step's groups.
 
@@ -150,15 +136,12 @@ class Updater:
         rows_of_index = {}
         for each in groups:
             index = each.group.index
-            rows = self._group_rows(each, on_policy=on_policy, first=index in plan[0][1], phase=phase)
-            if self._group_weights:
-                with phase("prepare"):
-                    rows = self._weighted(rows, step=step, progress=progress)
-            rows_of_index[index] = rows
+            rows = self._preparation.rows(each, on_policy=on_policy, first=index in plan[0][1], phase=phase)
+            rows_of_index[index] = self._preparation.weighted(rows, step=step, progress=progress, phase=phase)
 
         # --- Terms with a state see what the step drew, of all processes, before the policy moves.
         if any(term.begins for term in self._objective.terms):
-            self._begin_step(list(rows_of_index.values()), progress)
+            self._preparation.begin_step(list(rows_of_index.values()), progress)
 
         old_logp: OldLogp = {}
         if not on_policy:
@@ -171,9 +154,9 @@ class Updater:
 
             # --- The whole update batch, for the weights and objectives that depend on all of it.
             prepared = Prepared()
-            if self._looks_at_batch:
+            if self._preparation.looks_at_batch:
                 with phase("prepare"):
-                    batch, prepared = self._look_at_batch(batch, step=step, update=update, progress=progress)
+                    batch, prepared = self._preparation.whole_batch(batch, step=step, update=update, progress=progress)
 
             # --- Gradients of all micro-batches and processes add up.
             # In the first optimiser step the policy has not moved, and ratios are exactly 1: what differs by rounding
@@ -206,91 +189,6 @@ class Updater:
                 if len(places):
                     plan.append((epoch * parts + part, [indices[place] for place in sorted(places.tolist())]))
         return plan
-
-    def _group_rows(
-        self, group: TrainGroup, *, on_policy: bool, first: bool, phase: Callable[[str], AbstractContextManager[None]]
-    ) -> GroupRows:
-        """Return a group's rows with the scores of other policies.
-
-        The old policy is the current one as it is now. What is needed of it is computed before it moves.
-        """
-        needs = self._objective.needs | self._batch_needs | (frozenset() if on_policy else {OLD_LOGP})
-        rows = GroupRows.of(group, self._policy.device)
-        if first and self._needs_now:
-            # In the first update batch the current policy still is the old one, so that one pass is enough for both.
-            # The only update of a batch needs none if the policy drew the responses itself: the sampling pass will do.
-            with phase("prepare") if on_policy else nullcontext():
-                drawn = on_policy and isinstance(self._policy.decoder, Native)
-                rows.compute(self._policy, self._needs_now, drawn=drawn)
-        rows.look_ahead(self._policy, self._objective.all_needs | needs)
-        constant = [need for need in needs if not moves(need)]
-        return replace(rows, statistics=rows.compute(self._policy, constant))
-
-    def _weighted(self, rows: GroupRows, *, step: int, progress: float) -> GroupRows:
-        """Return a group's rows with the weights that see it alone."""
-        for name, weight in self._group_weights.items():
-            label, group = self._labels[name], rows.group.group
-            if name in self._needs_picture and not group.views[0].canvases:
-                nothing_NT = torch.zeros(rows.mask_NT.shape, device=rows.mask_NT.device)
-                rows = rows.weighted(weight, nothing_NT, touched(label, nothing_NT, rows.mask_NT))
-                continue
-            alone = rows.as_batch(rows.compute(self._policy, weight.needs))
-            self._policy.forget_states()  # the other side of divergences
-            seed = derive(self._seed, name, step, group.index)
-            rows = rows.weighted(weight, *weigh(weight, alone, label=label, progress=progress, seed=seed))
-        return rows
-
-    @torch.no_grad()
-    def _begin_step(self, rows: Sequence[GroupRows], progress: float) -> None:
-        """Show the newly drawn responses of all processes to the terms whose state depends on them."""
-        drawn = [each for each in rows if each.group.old_logp is None]
-        parts = self._processes.gather(join([self._as_batch(each, {}) for each in drawn]).cpu() if drawn else None)
-        everywhere = [part for part in parts if part is not None]
-        if not everywhere:
-            return
-        whole = join(everywhere)
-        for term in self._objective.terms:
-            if term.begins:
-                term.begin_step(whole.only_pictured() if term.needs_picture else whole, progress=progress)
-
-    @torch.no_grad()
-    def _look_at_batch(
-        self, batch: Sequence[GroupRows], *, step: int, update: int, progress: float
-    ) -> tuple[list[GroupRows], Prepared]:
-        """Return an update batch's groups with their weights, and what the objective prepared.
-
-        Every process does so on the rows of all, with the same result.
-        """
-        whole = join([part for part in self._processes.gather(self._part_of_batch(batch)) if part is not None])
-        places = RowPlaces.of(whole)
-        for name, weight in self._batch_weights.items():
-            seed = derive(self._seed, name, step, update)
-            seen = whole.only_pictured() if name in self._needs_picture else whole
-            weight_RT, metrics = weigh(weight, seen, label=self._labels[name], progress=progress, seed=seed)
-            batch = [places.weighted(rows, weight, weight_RT, metrics) for rows in batch]
-        prepared = Prepared()
-        if self._prepares:
-            seed = derive(self._seed, "prepare", step, update)
-            prepared = Prepared.by(self._objective, whole, progress=progress, seed=seed)
-        return list(batch), prepared
-
-    def _part_of_batch(self, batch: Sequence[GroupRows]) -> UpdateBatch | None:
-        """Return this process's part of an update batch, on the CPU; None if it has none."""
-        if not batch:
-            return None
-        parts = []
-        for rows in batch:
-            current = {need for need in self._batch_needs if need not in rows.statistics}
-            statistics = {**rows.statistics, **rows.compute(self._policy, current)}
-            parts.append(self._as_batch(rows, {need: statistics[need] for need in self._batch_needs}))
-        return join(parts).cpu()
-
-    def _as_batch(self, rows: GroupRows, statistics: Mapping[Need, Tensor]) -> UpdateBatch:
-        """Return a group as a part of an update batch, without the truncated responses that the loss leaves out."""
-        part = rows.as_batch(statistics)
-        if self._objective.config.mask_truncated:
-            part = replace(part, mask_RT=part.mask_RT & ~part.truncated_R[:, None])
-        return part
 
     def _backward(
         self, batch: Sequence[GroupRows], prepared: Prepared, on_policy: bool, log: UpdateLog

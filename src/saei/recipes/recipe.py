@@ -10,10 +10,12 @@ from typing import Any
 
 from saei.config.yaml import write_yaml
 from saei.errors import ConfigError
+from saei.recipes.rivals import RIVAL_COMMON, RIVALS, TASKS
 from saei.recipes.values import (
     ASSUMED,
     COMMON,
     DATA,
+    GRPO,
     HARDWARE,
     METHODS,
     OURS,
@@ -21,6 +23,7 @@ from saei.recipes.values import (
     SIZES,
     SPECIFIC,
     ZERO_STAGE,
+    Part,
     Value,
 )
 
@@ -36,23 +39,34 @@ HEAD = """\
 # {name}: {title}.
 #
 # Each comment says whose the value is: the paper's (SaEI, arXiv 2512.10414), that of another project (NoisyRollout,
-# EasyR1, MM-Eureka), or ours. "Assumed" stands where the paper is silent. All other fields keep saei's defaults.
-# This project has not trained on such hardware yet: memory and time are estimates.
+# EasyR1, MM-Eureka, or that of a rival), or ours. "Assumed" stands where the paper is silent. All other fields keep
+# saei's defaults. {hardware}
 #
 # Start it with
 #   {command}
 
 """
 
+UNTRIED = "This project has not trained on such hardware yet: memory and time are estimates."
+BUILT_IN = "The built-in model trains on a CPU, in minutes."
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One choice of each; the attributes are keys of ``DATA``, ``SIZES``, ``METHODS`` and ``HARDWARE``."""
+    """One choice of each; the attributes are keys of ``DATA``, ``SIZES``, ``METHODS`` and ``HARDWARE``.
+
+    That of a rival on a built-in task has ``data`` and ``method`` from ``TASKS`` and ``RIVALS``, and no other.
+    """
 
     data: str
     size: str
     method: str
     hardware: str
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is for the built-in model."""
+        return self.data in TASKS
 
     @property
     def name(self) -> str:
@@ -62,12 +76,14 @@ class Recipe:
     @property
     def title(self) -> str:
         """What it trains, in words."""
+        if self.built_in:
+            return f"{RIVALS[self.method].title} on {TASKS[self.data].title}, the built-in model"
         parts = (METHODS[self.method], DATA[self.data], SIZES[self.size], HARDWARE[self.hardware])
         return f"{parts[0].title} on {parts[1].title}, {parts[2].title}, {parts[3].title}"
 
     def command(self, file: str) -> str:
-        """Return the command that trains a file of it: LoRA by saei's own loop, else TRL's with ZeRO."""
-        if self.hardware == "lora":
+        """Return the command that trains a file of it: eight GPUs by TRL's loop with ZeRO."""
+        if self.built_in or self.hardware == "lora":
             return f"saei train --config {file}"
         return (
             "accelerate launch --num_machines 1 --num_processes 8 --mixed_precision bf16 --use_deepspeed "
@@ -76,18 +92,25 @@ class Recipe:
 
     def values(self) -> Mapping[str, Value]:
         """Return what the file sets, by path, in the file's order; the narrower choice decides."""
-        layers = (
+        by_path: dict[str, Value] = {}
+        for layer in self._layers():
+            by_path |= {value.path: value for value in layer}
+        return dict(sorted(by_path.items(), key=lambda item: SECTIONS.index(item[0].partition(".")[0])))
+
+    def _layers(self) -> tuple[tuple[Value, ...], ...]:
+        if self.built_in:
+            return (RIVAL_COMMON, RIVALS[self.method].values, TASKS[self.data].values)
+        method = METHODS[self.method].values
+        has_objective = any(value.path == "objective.type" for value in method)
+        return (
             SIZES[self.size].values,
             HARDWARE[self.hardware].values,
             COMMON,
-            METHODS[self.method].values,
+            () if has_objective else GRPO,  # another objective may lack its fields
+            method,
             DATA[self.data].values,
             SPECIFIC.get((self.data, self.method), ()),
         )
-        by_path: dict[str, Value] = {}
-        for layer in layers:
-            by_path |= {value.path: value for value in layer}
-        return dict(sorted(by_path.items(), key=lambda item: SECTIONS.index(item[0].partition(".")[0])))
 
     def text(self, file: str) -> str:
         """Return the file's text, YAML with a comment behind each value.
@@ -102,7 +125,8 @@ class Recipe:
             for section in sections:
                 place = place.setdefault(section, {})
             place[field] = value
-        head = HEAD.format(name=self.name, title=self.title, command=self.command(file))
+        hardware = BUILT_IN if self.built_in else UNTRIED
+        head = HEAD.format(name=self.name, title=self.title, hardware=hardware, command=self.command(file))
         return head + "".join(f"{line}\n" for line in self._lines(tree))
 
     def _lines(self, tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -121,18 +145,31 @@ class Recipe:
 
 
 def recipes() -> list[Recipe]:
-    """Return all recipes, by data set and size."""
-    return [Recipe(*choice) for choice in product(DATA, SIZES, METHODS, HARDWARE)]
+    """Return all recipes, by data set and size; those of the built-in tasks last."""
+    trained = [
+        Recipe(*choice)
+        for choice in product(DATA, SIZES, METHODS, HARDWARE)
+        if choice[3] or not METHODS[choice[2]].own_loop_only
+    ]
+    return trained + [Recipe(task, "", rival, "") for task, rival in product(TASKS, RIVALS)]
 
 
 def choices() -> list[str]:
     """Return the lines that say what recipes there are."""
     lines = ["A recipe is called DATA-MODEL-METHOD, with its hardware behind that.", ""]
     for axis, parts in (("DATA", DATA), ("MODEL", SIZES), ("METHOD", METHODS), ("hardware", HARDWARE)):
-        for number, (name, part) in enumerate(parts.items()):
-            shown = name if axis != "hardware" else f"-{name}" if name else "(nothing)"
-            lines.append(f"{'' if number else axis:<10}{shown:<14}{part.title}")
+        lines += _choices_of(axis, parts)
+    only = ", ".join(name for name, part in METHODS.items() if part.own_loop_only)
+    lines += ["", f"{only}: with -lora alone.", "For the built-in model it is called TASK-RIVAL.", ""]
+    for axis, parts in (("TASK", TASKS), ("RIVAL", RIVALS)):
+        lines += _choices_of(axis, parts)
     return [*lines, "", f"Such as: saei init {Recipe(next(iter(DATA)), '7b', 'saei', 'lora').name}"]
+
+
+def _choices_of(axis: str, parts: Mapping[str, Part]) -> Iterator[str]:
+    for number, (name, part) in enumerate(parts.items()):
+        shown = name if axis != "hardware" else f"-{name}" if name else "(nothing)"
+        yield f"{'' if number else axis:<10}{shown:<18}{part.title}"
 
 
 def find(name: str) -> Recipe:

@@ -37,11 +37,27 @@ class Part:
     Attributes:
         title: As recipes are listed.
         values: What it sets.
+        own_loop_only: Whether it is a method that TRL's loop does not have, and so not for eight GPUs.
     """
 
     title: str
     values: tuple[Value, ...]
+    own_loop_only: bool = False
 
+
+GRPO: tuple[Value, ...] = (
+    Value("objective.type", "grpo", "the paper, NoisyRollout, EasyR1"),
+    Value("objective.clip_low", 0.2, "NoisyRollout"),
+    Value("objective.clip_high", 0.2, "NoisyRollout; EasyR1 0.3"),
+)
+
+KL_COV: tuple[Value, ...] = (
+    Value("objective.type", "kl-cov", "KL-Cov (arXiv 2505.22617): no clip"),
+    Value("objective.share", "1/500", "KL-Cov: of its 7B models; verl's default is 1/5000"),
+    Value("objective.coefficient", 1.0, "KL-Cov: of its 7B models; verl's default is 0.1"),
+    Value("objective.terms", [], "ours: no second means of keeping entropy up"),
+    Value("training.updates_per_batch", 4, "ours: its penalty has no gradient with one update per batch"),
+)
 
 DATA: Mapping[str, Part] = {
     "geometry3k": Part(
@@ -125,6 +141,15 @@ METHODS: Mapping[str, Part] = {
             Value("strength.mid", "2/3", "ours: NoisyRollout's for Geometry3K"),
         ),
     ),
+    "kl-cov": Part(
+        "KL-Cov",
+        (
+            Value("sampler.type", "clean", "ours: it acts in the update"),
+            Value("sampler.n", 12, "ours: as many as 6 + 6"),
+            *KL_COV,
+        ),
+        own_loop_only=True,
+    ),
 }
 
 SPECIFIC: Mapping[tuple[str, str], tuple[Value, ...]] = {
@@ -146,9 +171,6 @@ COMMON: tuple[Value, ...] = (
     Value("model.max_pixels", 1_000_000, "NoisyRollout; EasyR1 4,194,304"),
     Value("template.type", "think-boxed", f"{BOTH}: the form; the wording is ours"),
     Value("reward.type", "accuracy-format", f"{BOTH}: 0.9 accuracy, 0.1 format"),
-    Value("objective.type", "grpo", "the paper, NoisyRollout, EasyR1"),
-    Value("objective.clip_low", 0.2, "NoisyRollout"),
-    Value("objective.clip_high", 0.2, "NoisyRollout; EasyR1 0.3"),
     Value("sampling.temperature", 1.0, BOTH),
     Value("sampling.max_prompt_tokens", 2048, BOTH),
     Value("sampling.max_new_tokens", 2048, BOTH),
