@@ -309,3 +309,9 @@ def test_what_cannot_be_shown_is_refused(saei: Saei, tmp_path: Path, monkeypatch
     assert (run / "view.html").is_file()
     said = saei("view", run, "-o", run / "config.yaml" / "page.html")
     assert (said.code, "A page is written into one file" in said.err) == (2, True), said.err
+
+
+def test_two_runs_of_one_name_are_told_apart_in_the_curves(tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / arm / "run") for arm in ("plain", "attacked")]
+    html, _ = page_of(*folders, tmp_path=tmp_path)
+    assert "plain/run: from 0.2 to 0.6. attacked/run: from 0.2 to 0.6." in html

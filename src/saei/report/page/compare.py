@@ -28,7 +28,7 @@ def runs_page(paths: Sequence[Path]) -> str:
     names = _names(folders)
     ours, others = (flat(folder.config) for folder in folders)
     panels = {panel.title: panel for folder in folders for panel in panels_of(folder)}
-    drawings = [draw_panel(panel, folders) for panel in panels.values()]
+    drawings = [draw_panel(panel, folders, names) for panel in panels.values()]
     return render(
         "runs.html",
         title=" and ".join(names),
@@ -49,8 +49,13 @@ def runs_page(paths: Sequence[Path]) -> str:
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:
-    names = [folder.name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder.path) for folder in folders]
+    """Return the shortest ends of the paths that differ, such as ``bars/saei`` and ``lock-in/saei``."""
+    parts = [folder.path.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{folder.name} ({n})" for n, folder in enumerate(folders, start=1)]  # the same folder twice
 
 
 def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:

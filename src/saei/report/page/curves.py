@@ -162,10 +162,16 @@ def origins_of(folder: RunFolder) -> list[str]:
     return sorted(names, key=lambda origin: (origin != "clean", origin))
 
 
-def draw_panel(panel: Panel, folders: Sequence[RunFolder]) -> Drawing:
-    """Return a panel of one run, or of several in the same axes."""
+def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] = ()) -> Drawing:
+    """Return a panel of one run, or of several in the same axes.
+
+    Args:
+        panel: What is drawn.
+        folders: The runs.
+        names: What each of several runs is called.
+    """
     series = []
-    for folder in folders:
+    for folder, run_name in zip(folders, names or [folder.name for folder in folders], strict=True):
         for metric, label in panel.metrics.items():
             points, band = [], []
             for line in folder.lines:
@@ -174,9 +180,9 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder]) -> Drawing:
                     points.append((float(line["step"]), number_here))
                     band.append(1.96 * (value(line, panel.error) or 0.0) if panel.error else 0.0)
             if points:
-                name = label if len(folders) == 1 else folder.name
+                name = label if len(folders) == 1 else run_name
                 if len(folders) > 1 and len(panel.metrics) > 1:
-                    name = f"{folder.name}, {label}"
+                    name = f"{run_name}, {label}"
                 series.append(Series(name, points, band if any(band) else []))
     rows = _rows(series)
     said = f"{panel.title}, {panel.unit}, over training steps. " + " ".join(
