@@ -315,3 +315,9 @@ def test_two_runs_of_one_name_are_told_apart_in_the_curves(tmp_path: Path) -> No
     folders = [run_folder(tmp_path / arm / "run") for arm in ("plain", "attacked")]
     html, _ = page_of(*folders, tmp_path=tmp_path)
     assert "plain/run: from 0.2 to 0.6. attacked/run: from 0.2 to 0.6." in html
+
+
+def test_runs_of_different_tasks_are_said_not_to_compare(tmp_path: Path) -> None:
+    bars, digits = run_folder(tmp_path / "bars"), run_folder(tmp_path / "digits", task="digits")
+    assert "different tasks (bars, digits)" in text_of(bars, digits, tmp_path=tmp_path)
+    assert "different tasks" not in text_of(bars, run_folder(tmp_path / "other"), tmp_path=tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saei.config.changes import as_text, flat
 from saei.report.page.curves import draw_panel, panels_of
-from saei.report.page.folder import RunFolder, interventions, read_folder, setting, value
+from saei.report.page.folder import RunFolder, interventions, read_folder, setting, type_name, value
 from saei.report.page.html import number, render
 from saei.report.page.pictures import Album
 from saei.report.page.run import SHORT, ShownExample, show_group
@@ -60,6 +60,9 @@ def _names(folders: Sequence[RunFolder]) -> list[str]:
 
 def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     sentences = []
+    tasks = [type_name(setting(folder.config, "task")) for folder in folders]
+    if len(set(tasks)) > 1:
+        sentences.append(f"They answer different tasks ({', '.join(tasks)}): their numbers cannot be compared.")
     for folder, name in zip(folders, names, strict=True):
         attacks = interventions(folder.config)
         how = f"attacks ({', '.join(attacks)})" if attacks else "attacks nothing"
