@@ -321,3 +321,8 @@ def test_runs_of_different_tasks_are_said_not_to_compare(tmp_path: Path) -> None
     bars, digits = run_folder(tmp_path / "bars"), run_folder(tmp_path / "digits", task="digits")
     assert "different tasks (bars, digits)" in text_of(bars, digits, tmp_path=tmp_path)
     assert "different tasks" not in text_of(bars, run_folder(tmp_path / "other"), tmp_path=tmp_path)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no folder"):
+        write_page([tmp_path / "nothing"])
