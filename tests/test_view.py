@@ -326,3 +326,11 @@ def test_runs_of_different_tasks_are_said_not_to_compare(tmp_path: Path) -> None
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no folder"):
         write_page([tmp_path / "nothing"])
+
+
+def test_curves_of_few_steps_have_whole_steps(tmp_path: Path) -> None:
+    html, _ = page_of(run_folder(tmp_path / "run"), tmp_path=tmp_path)
+    curve = html.partition('aria-label="Accuracy, share right')[2].partition("training step</text>")[0]
+    ticks = re.findall(r"text-anchor: middle[^>]*>([^<]*)</text>", curve)
+    assert ticks
+    assert all("." not in tick for tick in ticks), ticks

@@ -249,6 +249,9 @@ def draw_marks(marks: Mapping[str, Sequence[int]], last: int) -> Markup:
 
 
 def _dress(axis: object) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # type: ignore[attr-defined]
     axis.grid(color=GRID, linewidth=0.6)  # type: ignore[attr-defined]  # matplotlib has no types here
     axis.tick_params(colors=INK, labelsize=9)  # type: ignore[attr-defined]
     axis.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
