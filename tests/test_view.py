@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shlex
 from collections import Counter
@@ -334,3 +335,13 @@ def test_curves_of_few_steps_have_whole_steps(tmp_path: Path) -> None:
     ticks = re.findall(r"text-anchor: middle[^>]*>([^<]*)</text>", curve)
     assert ticks
     assert all("." not in tick for tick in ticks), ticks
+
+
+def test_equal_examples_are_no_certainty(tmp_path: Path) -> None:
+    """Of 8 right answers the standard error is 0, and the accuracy is not known exactly."""
+    run = run_folder(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line | {"eval/accuracy_se": 0.0} if "eval/accuracy" in line else line for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "± 0" not in text_of(run, tmp_path=tmp_path)
+    assert "± 0" not in text_of(run, run_folder(tmp_path / "run2"), tmp_path=tmp_path).replace("± 0.", "")

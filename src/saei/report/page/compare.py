@@ -84,7 +84,7 @@ def _first_and_last(folder: RunFolder, metric: str, error: str) -> str:
         return "none"
     (_, first), (last_line, last) = points[0], points[-1]
     spread = value(last_line, error) if error else None
-    return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread is not None else "")
+    return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread else "")
 
 
 def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[ShownExample]]]:
