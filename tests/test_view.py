@@ -344,4 +344,4 @@ def test_equal_examples_are_no_certainty(tmp_path: Path) -> None:
     lines = [line | {"eval/accuracy_se": 0.0} if "eval/accuracy" in line else line for line in lines]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "± 0" not in text_of(run, tmp_path=tmp_path)
-    assert "± 0" not in text_of(run, run_folder(tmp_path / "run2"), tmp_path=tmp_path).replace("± 0.", "")
+    assert "± 0," not in text_of(run, run_folder(tmp_path / "run2"), tmp_path=tmp_path)
