@@ -345,3 +345,9 @@ def test_equal_examples_are_no_certainty(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "± 0" not in text_of(run, tmp_path=tmp_path)
     assert "± 0," not in text_of(run, run_folder(tmp_path / "run2"), tmp_path=tmp_path)
+
+
+def test_the_legend_names_lines_and_not_their_bands(tmp_path: Path) -> None:
+    html, _ = page_of(run_folder(tmp_path / "first"), run_folder(tmp_path / "second"), tmp_path=tmp_path)
+    curve = html.partition('aria-label="Accuracy, share right')[2].partition("</svg>")[0]
+    assert curve.count("fill-opacity: 0.15") == 2  # a band of each

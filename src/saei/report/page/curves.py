@@ -205,14 +205,13 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
 
     figure = Figure(figsize=(4.4, 2.5))
     axis = figure.add_axes((0.12, 0.17, 0.86, 0.79))
+    lines = []
     for n, each in enumerate(series):
         colour, points = SERIES[n % len(SERIES)], _thinned(each.points)
         xs, ys = zip(*points, strict=True)
         few = len(points) < 30
         style = ("-", "--", ":")[n // len(SERIES) % 3] if n >= len(SERIES) else ("-", "--", "-.", ":")[n % 4]
-        axis.plot(
-            xs, ys, style, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3, label=each.label
-        )
+        lines += axis.plot(xs, ys, style, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3)
         if each.band:
             low = [y - b for (_, y), b in zip(each.points, each.band, strict=True)]
             high = [y + b for (_, y), b in zip(each.points, each.band, strict=True)]
@@ -223,7 +222,9 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
     elif all(y >= 0 for each in series for _, y in each.points):
         axis.set_ylim(bottom=0)
     if len(series) > 1:
-        axis.legend([_plain(each.label) for each in series], frameon=False, fontsize=9, labelcolor=INK, loc="best")
+        # With the lines given, for the bands would be labelled too.
+        labels = [_plain(each.label) for each in series]
+        axis.legend(lines, labels, frameon=False, fontsize=9, labelcolor=INK, loc="best")
     axis.set_xlabel("training step", color=INK, fontsize=9)
     return _inlined(figure, said)
 
