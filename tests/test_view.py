@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shlex
 from collections import Counter
@@ -309,3 +310,44 @@ def test_what_cannot_be_shown_is_refused(saei: Saei, tmp_path: Path, monkeypatch
     assert (run / "view.html").is_file()
     said = saei("view", run, "-o", run / "config.yaml" / "page.html")
     assert (said.code, "A page is written into one file" in said.err) == (2, True), said.err
+
+
+def test_two_runs_of_one_name_are_told_apart_in_the_curves(tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / arm / "run") for arm in ("plain", "attacked")]
+    html, _ = page_of(*folders, tmp_path=tmp_path)
+    assert "plain/run: from 0.2 to 0.6. attacked/run: from 0.2 to 0.6." in html
+
+
+def test_runs_of_different_tasks_are_said_not_to_compare(tmp_path: Path) -> None:
+    bars, digits = run_folder(tmp_path / "bars"), run_folder(tmp_path / "digits", task="digits")
+    assert "different tasks (bars, digits)" in text_of(bars, digits, tmp_path=tmp_path)
+    assert "different tasks" not in text_of(bars, run_folder(tmp_path / "other"), tmp_path=tmp_path)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no folder"):
+        write_page([tmp_path / "nothing"])
+
+
+def test_curves_of_few_steps_have_whole_steps(tmp_path: Path) -> None:
+    html, _ = page_of(run_folder(tmp_path / "run"), tmp_path=tmp_path)
+    curve = html.partition('aria-label="Accuracy, share right')[2].partition("training step</text>")[0]
+    ticks = re.findall(r"text-anchor: middle[^>]*>([^<]*)</text>", curve)
+    assert ticks
+    assert all("." not in tick for tick in ticks), ticks
+
+
+def test_equal_examples_are_no_certainty(tmp_path: Path) -> None:
+    """Of 8 right answers the standard error is 0, and the accuracy is not known exactly."""
+    run = run_folder(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line | {"eval/accuracy_se": 0.0} if "eval/accuracy" in line else line for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "± 0" not in text_of(run, tmp_path=tmp_path)
+    assert "± 0," not in text_of(run, run_folder(tmp_path / "run2"), tmp_path=tmp_path)
+
+
+def test_the_legend_names_lines_and_not_their_bands(tmp_path: Path) -> None:
+    html, _ = page_of(run_folder(tmp_path / "first"), run_folder(tmp_path / "second"), tmp_path=tmp_path)
+    curve = html.partition('aria-label="Accuracy, share right')[2].partition("</svg>")[0]
+    assert curve.count("fill-opacity: 0.15") == 2  # a band of each

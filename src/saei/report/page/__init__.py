@@ -40,6 +40,13 @@ def _page(paths: Sequence[Path]) -> str:
     from saei.report.page.folder import is_run, read_folder
     from saei.report.page.run import run_page
 
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(
+                "A page shows a folder that exists.",
+                reason=f"There is no folder {path}.",
+                remedy="`saei runs` lists the runs in your output folder.",
+            )
     runs = [is_run(path) for path in paths]
     if all(runs) and len(paths) == 1:
         return run_page(read_folder(paths[0]))

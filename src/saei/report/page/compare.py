@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saei.config.changes import as_text, flat
 from saei.report.page.curves import draw_panel, panels_of
-from saei.report.page.folder import RunFolder, interventions, read_folder, setting, value
+from saei.report.page.folder import RunFolder, interventions, read_folder, setting, type_name, value
 from saei.report.page.html import number, render
 from saei.report.page.pictures import Album
 from saei.report.page.run import SHORT, ShownExample, show_group
@@ -28,7 +28,7 @@ def runs_page(paths: Sequence[Path]) -> str:
     names = _names(folders)
     ours, others = (flat(folder.config) for folder in folders)
     panels = {panel.title: panel for folder in folders for panel in panels_of(folder)}
-    drawings = [draw_panel(panel, folders) for panel in panels.values()]
+    drawings = [draw_panel(panel, folders, names) for panel in panels.values()]
     return render(
         "runs.html",
         title=" and ".join(names),
@@ -49,12 +49,20 @@ def runs_page(paths: Sequence[Path]) -> str:
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:
-    names = [folder.name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder.path) for folder in folders]
+    """Return the shortest ends of the paths that differ, such as ``bars/saei`` and ``lock-in/saei``."""
+    parts = [folder.path.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{folder.name} ({n})" for n, folder in enumerate(folders, start=1)]  # the same folder twice
 
 
 def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     sentences = []
+    tasks = [type_name(setting(folder.config, "task")) for folder in folders]
+    if len(set(tasks)) > 1:
+        sentences.append(f"They answer different tasks ({', '.join(tasks)}): their numbers cannot be compared.")
     for folder, name in zip(folders, names, strict=True):
         attacks = interventions(folder.config)
         how = f"attacks ({', '.join(attacks)})" if attacks else "attacks nothing"
@@ -76,7 +84,7 @@ def _first_and_last(folder: RunFolder, metric: str, error: str) -> str:
         return "none"
     (_, first), (last_line, last) = points[0], points[-1]
     spread = value(last_line, error) if error else None
-    return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread is not None else "")
+    return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread else "")
 
 
 def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[ShownExample]]]:

@@ -162,10 +162,16 @@ def origins_of(folder: RunFolder) -> list[str]:
     return sorted(names, key=lambda origin: (origin != "clean", origin))
 
 
-def draw_panel(panel: Panel, folders: Sequence[RunFolder]) -> Drawing:
-    """Return a panel of one run, or of several in the same axes."""
+def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] = ()) -> Drawing:
+    """Return a panel of one run, or of several in the same axes.
+
+    Args:
+        panel: What is drawn.
+        folders: The runs.
+        names: What each of several runs is called.
+    """
     series = []
-    for folder in folders:
+    for folder, run_name in zip(folders, names or [folder.name for folder in folders], strict=True):
         for metric, label in panel.metrics.items():
             points, band = [], []
             for line in folder.lines:
@@ -174,9 +180,9 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder]) -> Drawing:
                     points.append((float(line["step"]), number_here))
                     band.append(1.96 * (value(line, panel.error) or 0.0) if panel.error else 0.0)
             if points:
-                name = label if len(folders) == 1 else folder.name
+                name = label if len(folders) == 1 else run_name
                 if len(folders) > 1 and len(panel.metrics) > 1:
-                    name = f"{folder.name}, {label}"
+                    name = f"{run_name}, {label}"
                 series.append(Series(name, points, band if any(band) else []))
     rows = _rows(series)
     said = f"{panel.title}, {panel.unit}, over training steps. " + " ".join(
@@ -199,14 +205,13 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
 
     figure = Figure(figsize=(4.4, 2.5))
     axis = figure.add_axes((0.12, 0.17, 0.86, 0.79))
+    lines = []
     for n, each in enumerate(series):
         colour, points = SERIES[n % len(SERIES)], _thinned(each.points)
         xs, ys = zip(*points, strict=True)
         few = len(points) < 30
         style = ("-", "--", ":")[n // len(SERIES) % 3] if n >= len(SERIES) else ("-", "--", "-.", ":")[n % 4]
-        axis.plot(
-            xs, ys, style, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3, label=each.label
-        )
+        lines += axis.plot(xs, ys, style, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3)
         if each.band:
             low = [y - b for (_, y), b in zip(each.points, each.band, strict=True)]
             high = [y + b for (_, y), b in zip(each.points, each.band, strict=True)]
@@ -217,7 +222,9 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
     elif all(y >= 0 for each in series for _, y in each.points):
         axis.set_ylim(bottom=0)
     if len(series) > 1:
-        axis.legend([_plain(each.label) for each in series], frameon=False, fontsize=9, labelcolor=INK, loc="best")
+        # With the lines given, for the bands would be labelled too.
+        labels = [_plain(each.label) for each in series]
+        axis.legend(lines, labels, frameon=False, fontsize=9, labelcolor=INK, loc="best")
     axis.set_xlabel("training step", color=INK, fontsize=9)
     return _inlined(figure, said)
 
@@ -243,6 +250,9 @@ def draw_marks(marks: Mapping[str, Sequence[int]], last: int) -> Markup:
 
 
 def _dress(axis: object) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # type: ignore[attr-defined]
     axis.grid(color=GRID, linewidth=0.6)  # type: ignore[attr-defined]  # matplotlib has no types here
     axis.tick_params(colors=INK, labelsize=9)  # type: ignore[attr-defined]
     axis.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]

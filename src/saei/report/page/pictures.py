@@ -6,13 +6,10 @@ import base64
 import io
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from saei.report.pictures import TIMES, difference
 from saei.runtime.samples import ViewSample
-
-ENLARGED = 32
-"""Factor on a difference: one of 2/255 then takes a quarter of the range."""
 
 SIDE = 256
 """Longest side of a picture on a page; larger ones are made smaller."""
@@ -52,11 +49,11 @@ class Album:
         name = view.origin
         figures = self._figures(view.pictures, name, f"The picture of the view {name}.")
         for before, after in zip(clean.pictures, view.pictures, strict=False):
-            difference = self._difference(before, after)
-            if difference is not None:
-                caption = f"difference, {ENLARGED} times"
-                said = f"{name} minus clean, enlarged {ENLARGED} times around grey; a grey picture is no change."
-                figures += self._figure(difference, caption, said, resample=Image.Resampling.NEAREST)
+            changed = self._difference(before, after)
+            if changed is not None:
+                caption = f"difference, {TIMES} times"
+                said = f"{name} minus clean, enlarged {TIMES} times around grey; a grey picture is no change."
+                figures += self._figure(changed, caption, said, resample=Image.Resampling.NEAREST)
         for signs in view.gradients:
             picture = self._open(signs)
             if picture is not None:
@@ -77,11 +74,8 @@ class Album:
             return None
 
     def _difference(self, before: bytes, after: bytes) -> Image.Image | None:
-        pictures = [self._open(before), self._open(after)]
-        if pictures[0] is None or pictures[1] is None or pictures[0].size != pictures[1].size:
-            return None
-        clean, moved = (np.asarray(picture, dtype=np.int32) for picture in pictures)
-        return Image.fromarray(np.clip(128 + ENLARGED * (moved - clean), 0, 255).astype(np.uint8))
+        clean, moved = self._open(before), self._open(after)
+        return None if clean is None or moved is None or clean.size != moved.size else difference(clean, moved)
 
     def _figure(
         self,

@@ -199,6 +199,8 @@ def _sure(folder: RunFolder) -> str:
 def _with_error(line: Mapping[str, Any]) -> str:
     error = value(line, "eval/accuracy_se")
     accuracy = number(value(line, "eval/accuracy"))
+    if error == 0:  # all examples alike, about which the normal interval says nothing
+        return f"{accuracy} (every example alike, so without an interval)"
     return accuracy if error is None else f"{accuracy} ± {number(1.96 * error, 2)}"
 
 
