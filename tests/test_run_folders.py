@@ -385,6 +385,5 @@ def test_counts_that_are_zero_are_reported(model: Path, tmp_path: Path) -> None:
     assert [line["probe/strategy/steps"] for line in steps if "probe/entropy" in line] == [0.0] * 3
     times = [{name for name in line if name.startswith("time/")} for line in RunDir(tmp_path / "run").metrics()]
     assert all(names == times[0] for names in times)
-    assert times[0] == {
-        f"time/{phase}" for phase in ("data", "sample", "attack", "reward", "advantage", "update", "evaluate")
-    }
+    phases = ("data", "sample", "attack", "reward", "advantage", "update", "evaluate", "samples")
+    assert times[0] == {f"time/{phase}" for phase in phases}
