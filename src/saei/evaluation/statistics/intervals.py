@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.stats import binomtest, t
 
 CONFIDENCE = 0.95
@@ -105,10 +105,12 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     """
     if len(differences) > MOST_FLIPS:
         raise ValueError(f"All sign patterns are enumerated: {MOST_FLIPS} differences at most.")
-    observed = abs(sum(differences)) * (1 - 1e-12)  # sums of the same numbers in another order differ by rounding
-    patterns = itertools.product((1, -1), repeat=len(differences))
-    sums = [abs(sum(sign * value for sign, value in zip(signs, differences, strict=True))) for signs in patterns]
-    return sum(value >= observed for value in sums) / len(sums)
+    sums = np.zeros(1)
+    for value in differences:
+        sums = np.concatenate([sums + value, sums - value])
+    # The first sum has no sign flipped. Equal sums of these numbers in another order differ by rounding.
+    observed = abs(sums[0]) - 1e-12 * sum(map(abs, differences))
+    return float(np.mean(np.abs(sums) >= observed))
 
 
 def clustered_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval:

@@ -1,0 +1,1 @@
+"""What the runs of a study show, as pure functions of numbers: contrasts, escapes, variance, coverage, votes."""
