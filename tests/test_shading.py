@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from saei.policy.load.weights import Parts
-from saei.report.pictures import data_uri, difference, enlarged, half_blocks
+from saei.report.pictures import data_uri, enlarged, half_blocks
 from saei.report.tokens import FALLS, LETTERS, RISES, SHADES, change_shade, shade, token_pieces, visible
+from saei.runtime.pictures import difference
 
 
 @pytest.mark.parametrize(

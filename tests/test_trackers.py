@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -27,7 +29,9 @@ class Spy(tracking.GeneralTracker):  # type: ignore[misc]  # accelerate has no t
     requires_logging_directory = False
     begun: ClassVar[list[dict[str, Any]]] = []
     logged: ClassVar[list[int]] = []
+    tables: ClassVar[list[tuple[str, int, list[list[Any]]]]] = []
     fails_at: ClassVar[int] = -1
+    fails_with_tables: ClassVar[bool] = False
 
     def __init__(self, project: str, **options: Any) -> None:
         super().__init__()
@@ -50,6 +54,12 @@ class Spy(tracking.GeneralTracker):  # type: ignore[misc]  # accelerate has no t
             raise ConnectionError("the server is away")
         self.logged.append(step or 0)
 
+    def log_table(self, name: str, columns: list[str], data: list[list[Any]], step: int) -> None:
+        if self.fails_with_tables:
+            raise OSError("No space left on device")
+        assert all(len(row) == len(columns) for row in data)
+        self.tables.append((name, step, data))
+
     def finish(self) -> None:
         self.begun[-1]["ended"] = True
 
@@ -66,9 +76,12 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def spy(monkeypatch: pytest.MonkeyPatch) -> type[Spy]:
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Spy)
     monkeypatch.setattr(tracking, "_available_trackers", [*tracking._available_trackers, "wandb"])
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=lambda picture: picture))
     monkeypatch.setattr(Spy, "begun", [])
+    monkeypatch.setattr(Spy, "tables", [])
     monkeypatch.setattr(Spy, "logged", [])
     monkeypatch.setattr(Spy, "fails_at", -1)
+    monkeypatch.setattr(Spy, "fails_with_tables", False)
     return Spy
 
 
@@ -121,6 +134,9 @@ def test_a_run_keeps_its_id_and_its_name_over_a_resume(model: Path, tmp_path: Pa
         assert (begun["resume"], begun["ended"]) == ("allow", True)
     assert first["config"]["sampler.intervention.attack.step"] == "2/255"
     assert spy.logged == [0, 1, 2, 3, 4, 5]
+    assert [(name, step) for name, step, _ in spy.tables] == [("samples", step) for step in (0, 2, 4, 5)]
+    assert all(data for *_, data in spy.tables)
+    assert "WANDB_DATA_DIR" not in os.environ
 
 
 def test_a_tracker_that_comes_later_gets_what_it_lacks(model: Path, tmp_path: Path, spy: type[Spy]) -> None:
@@ -153,6 +169,15 @@ def test_a_tracker_that_fails_on_the_way_ends_no_run(
     said = "The tracker wandb failed and gets nothing any more: ConnectionError: the server is away"
     assert display.notes.count(said) == 1
     assert spy.logged == [0, 1]
+
+
+def test_a_tracker_that_refuses_samples_still_gets_the_metrics(model: Path, tmp_path: Path, spy: type[Spy]) -> None:
+    spy.fails_with_tables = True
+    display = Quiet()
+    train(tiny(model, tmp_path, output__trackers=["wandb"]), display)
+    assert display.notes.count("The tracker wandb gets no samples any more: OSError: No space left on device") == 1
+    assert sum("tracker" in note for note in display.notes) == 1
+    assert spy.logged == [0, 1, 2, 3]
 
 
 def test_trackers_are_refused_before_training(model: Path, tmp_path: Path, spy: type[Spy]) -> None:

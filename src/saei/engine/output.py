@@ -25,6 +25,7 @@ class RunOutput:
     def __init__(self, run: RunDir, config: RunConfig, display: Display, processes: Processes) -> None:
         self._run, self._config, self._display, self._processes = run, config, display, processes
         self._trackers: Trackers | None = None
+        self._untracked: Sequence[GroupSample] = ()
 
     def open(self) -> None:
         """Start the trackers."""
@@ -54,12 +55,18 @@ class RunOutput:
         self._run.lock.check()
         self._run.append({"step": step, **metrics})
         if self._trackers is not None:
-            self._trackers.log(metrics, step)
+            self._trackers.log(metrics, step, self._untracked)
+            self._untracked = ()
 
     def samples(self, step: int, groups: Sequence[GroupSample]) -> None:
-        """Write groups for people to look at; if the disk refuses, the run goes on without them."""
+        """Write groups for people to look at; if the disk refuses, the run goes on without them.
+
+        Trackers get them together with the metrics of the step, which come next.
+        """
         if not self._processes.main or not groups:
             return
+        if self._trackers is not None:
+            self._untracked = groups
         try:
             self._run.write_samples(step, groups)
         except OSError as error:

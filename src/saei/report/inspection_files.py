@@ -10,9 +10,10 @@ from typing import Any
 
 from saei.errors import printable, shown
 from saei.report.inspection import Answer, Inspection, Token
-from saei.report.pictures import TIMES, data_uri, difference, enlarged
+from saei.report.pictures import data_uri, enlarged
 from saei.report.tokens import LETTERS, change_shade, shade, visible
 from saei.runtime.files import replacing, write_whole
+from saei.runtime.pictures import TIMES, difference
 
 COLUMNS = 118
 """Characters in a line of a picture."""

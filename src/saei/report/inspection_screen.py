@@ -9,8 +9,9 @@ from rich.text import Text
 
 from saei.errors import printable, shown
 from saei.report.inspection import Answer, Inspection, Token
-from saei.report.pictures import TIMES, difference, half_blocks
+from saei.report.pictures import half_blocks
 from saei.report.tokens import LETTERS, change_shade, shade, visible
+from saei.runtime.pictures import TIMES, difference
 
 MOST_TOKENS = 400
 """Tokens of a response that are shown on a terminal; the pages have all."""

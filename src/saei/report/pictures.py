@@ -1,4 +1,4 @@
-"""Pictures for people to look at: what an attack changed, made visible; for pages and for terminals."""
+"""Pictures for people to look at, for pages and for terminals."""
 
 from __future__ import annotations
 
@@ -8,23 +8,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-TIMES = 32
-"""Factor on a difference: a change of 2/255 is invisible, and 64/255 is not."""
-
 SMALL = 192
 """Pixels of the longer side up to which a picture is enlarged, by whole factors."""
-
-
-def difference(before: Image.Image, after: Image.Image, times: int = TIMES) -> Image.Image:
-    """Return what changed between two pictures of one size, enlarged, around a middle grey.
-
-    Args:
-        before: The clean picture.
-        after: The perturbed one.
-        times: Factor on the change of each value; what then leaves the range is cut.
-    """
-    change = np.asarray(after.convert("RGB"), np.int32) - np.asarray(before.convert("RGB"), np.int32)
-    return Image.fromarray((128 + times * change).clip(0, 255).astype(np.uint8))
 
 
 def enlarged(image: Image.Image, side: int = SMALL) -> Image.Image:

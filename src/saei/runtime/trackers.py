@@ -1,4 +1,4 @@
-"""Experiment trackers: a run's metrics in TensorBoard, Weights & Biases, and the others that accelerate supports."""
+"""Experiment trackers: a run in TensorBoard, Weights & Biases, and the others that accelerate supports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from saei.config.flat import flat
 from saei.config.run import RunConfig, dump
 from saei.errors import ConfigError, nearest
 from saei.runtime.files import disk_errors, write_whole
+from saei.runtime.samples import GroupSample
 
 FILE = "trackers.json"
 """File in a run's folder with the id of the run and the last step that each tracker got."""
 
 PROJECT = "saei"
+
+DATA_FOLDER = "WANDB_DATA_DIR"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -52,8 +55,8 @@ def project_of(config: RunConfig) -> str:
 class Trackers:
     """The trackers of a run, in the process that writes.
 
-    Trackers only hold a copy of ``metrics.jsonl``. So a tracker that fails is dropped with a note, and the run goes on.
-    A resumed run keeps its id, and no tracker gets the same step twice.
+    Trackers only hold a copy of ``metrics.jsonl`` and of the samples. So a tracker that fails is dropped with a note,
+    and the run goes on. A resumed run keeps its id, and no tracker gets the same step twice.
 
     Args:
         folder: The run's folder, in which local trackers write.
@@ -69,6 +72,8 @@ class Trackers:
 
         self._file, self._note = folder / FILE, note
         self._open: dict[str, Any] = {}
+        self._without_samples: set[str] = set()
+        self._data_folder_set = False
         record = _read(self._file)
         self._id = str(record.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:16])
         self._logged: dict[str, int] = dict(record.get("logged") or {})
@@ -86,8 +91,13 @@ class Trackers:
                     remedy="Fix its settings, or leave it out of output.trackers.",
                 ) from error
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Give every tracker the metrics of a step that it has not got yet.
+    def log(self, metrics: Mapping[str, float], step: int, samples: Sequence[GroupSample] = ()) -> None:
+        """Give every tracker the metrics and the samples of a step that it has not got yet.
+
+        Args:
+            metrics: By full names.
+            step: Steps done.
+            samples: Groups to look at, for the trackers that can show them.
 
         Raises:
             CheckpointError: If the disk refuses the record of the steps that trackers got.
@@ -105,6 +115,19 @@ class Trackers:
             except Exception as error:  # third-party code, a network, a full disk
                 del self._open[name]
                 self._note(f"The tracker {name} failed and gets nothing any more: {type(error).__name__}: {error}")
+            else:
+                self._log_samples(name, tracker, samples, step)
+
+    def _log_samples(self, name: str, tracker: Any, samples: Sequence[GroupSample], step: int) -> None:
+        from saei.runtime.tracked_samples import WRITERS
+
+        if not samples or name not in WRITERS or name in self._without_samples:
+            return
+        try:
+            WRITERS[name](tracker, samples, step)
+        except Exception as error:  # as above; metrics may still get through
+            self._without_samples.add(name)
+            self._note(f"The tracker {name} gets no samples any more: {type(error).__name__}: {error}")
 
     def finish(self) -> None:
         """Close all trackers."""
@@ -114,12 +137,19 @@ class Trackers:
             except Exception as error:  # as above
                 self._note(f"The tracker {name} did not end well: {type(error).__name__}: {error}")
         self._open = {}
+        if self._data_folder_set:
+            os.environ.pop(DATA_FOLDER, None)
+            self._data_folder_set = False
 
     def _start(self, name: str, tracker_class: Any, folder: Path, project: str) -> Any:
         """Return a started tracker; accelerate's first argument is a project or, for some, a folder."""
         if name == "tensorboard":
             tracker = tracker_class("tensorboard", str(folder))
         elif name == "wandb":
+            # Pictures wait there to be uploaded. The default is in the user's home, and a run that is moved before its
+            # upload would lose them. Only the environment sets it.
+            self._data_folder_set = DATA_FOLDER not in os.environ
+            os.environ.setdefault(DATA_FOLDER, str(folder / "wandb"))
             tracker = tracker_class(project, name=folder.name, id=self._id, resume="allow", dir=str(folder))
         else:
             tracker = tracker_class(project, *([str(folder)] if tracker_class.requires_logging_directory else []))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from saei.report.pictures import TIMES, difference
+from saei.runtime.pictures import TIMES, difference
 from saei.runtime.samples import ViewSample
 
 SIDE = 256

@@ -1,0 +1,39 @@
+"""Pictures of samples: what an attack changed, made visible, and several pictures as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+TIMES = 32
+"""Factor on a difference: a change of 2/255 is invisible, and 64/255 is not."""
+
+
+def difference(before: Image.Image, after: Image.Image, times: int = TIMES) -> Image.Image:
+    """Return what changed between two pictures of one size, enlarged, around a middle grey.
+
+    Args:
+        before: The clean picture.
+        after: The perturbed one.
+        times: Factor on the change of each value; what then leaves the range is cut.
+    """
+    change = np.asarray(after.convert("RGB"), np.int32) - np.asarray(before.convert("RGB"), np.int32)
+    return Image.fromarray((128 + times * change).clip(0, 255).astype(np.uint8))
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures as one, from left to right, on white; a single one as it is.
+
+    Args:
+        pictures: At least one, in RGB.
+    """
+    if len(pictures) == 1:
+        return pictures[0]
+    row = Image.new("RGB", (sum(each.width for each in pictures), max(each.height for each in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row
