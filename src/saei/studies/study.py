@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from saei.config.explain import explain
+from saei.config.explain import MOST_LINES
 from saei.config.overrides import combine, command_line, merge, nested
 from saei.config.registry import load_plugin
 from saei.config.run import RunConfig, validate
@@ -202,10 +202,10 @@ def read(file: Path, *, quick: bool = False, assignments: Iterable[str] = ()) ->
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        problem = explain(Study, data, error.errors())
+        problems = "\n".join(f"{_path(item['loc'])}: {_problem(item)}" for item in error.errors()[:MOST_LINES])
         raise ConfigError(
             "The file of a study has to declare a study that can be run.",
-            reason=f"{file}:\n{problem.rule}",
+            reason=f"{file}:\n{problems}",
             remedy="`saei study new NAME` writes a file that has all fields.",
         ) from error
     changes = tuple(assignments)
@@ -214,6 +214,21 @@ def read(file: Path, *, quick: bool = False, assignments: Iterable[str] = ()) ->
     if not quick:
         _check_budget(study, configs, changed=bool(changes))
     return StudyFile(study, file, hashlib.sha256(file.read_bytes()).hexdigest(), configs, quick, changes)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return shown(".".join(map(str, location))) or "the whole"
+
+
+def _problem(item: Any) -> str:
+    """Return what is wrong with a field."""
+    if item["type"] == "extra_forbidden":
+        known = nearest(str(item["loc"][-1]), Study.model_fields) if len(item["loc"]) == 1 else ""
+        return f"There is no such field. {known}".rstrip()
+    if item["type"] == "missing":
+        return "This field is required."
+    message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{message}." if item["type"] == "value_error" else f"{message}. Got {shown(repr(item['input']))}."
 
 
 def training_responses(config: RunConfig) -> int:
