@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
+from saei.builtin import LockIn
 from saei.cli import main as cli
 from saei.config.run import validate
 from saei.engine import checkpoint
 from saei.errors import ConfigError, SaeiError
-from saei.studies.bases import build_all
+from saei.studies.bases import build_all, build_command
+from saei.studies.build import main
 from saei.studies.catalogue import shipped
 from saei.studies.claims import Claims
 from saei.studies.display import RunsDisplay
@@ -187,6 +189,16 @@ def test_a_run_is_the_same_wherever_its_base_lies(tmp_path: Path) -> None:
     assert here[0].planned.config.model.path != there[0].planned.config.model.path
 
 
+def test_a_recipe_that_is_changed_makes_other_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execution = opened(tmp_path, bases={"recipe": "lock-in", "count": 1})
+    faded = execution.bases()[0]
+    monkeypatch.setattr("saei.studies.plan.MODEL_RECIPES", {"lock-in": lambda: LockIn("crisp")})
+    crisp = execution.bases()[0]
+    assert crisp.seed == faded.seed
+    assert crisp.path != faded.path
+    assert crisp.known_as != faded.known_as
+
+
 def build(base: Base, accepted: bool) -> None:
     Path(base.path).mkdir(parents=True)
     (Path(base.path) / "recipe.json").write_text(json.dumps({"gate": {"accepted": accepted}}))
@@ -201,7 +213,8 @@ def test_a_base_that_the_gate_rejects_is_replaced_by_the_next_candidate(tmp_path
     build(first[1], False)
     assert [base.label for base in execution.bases()] == ["base 0", "base 2", "base 3"]
     seed = derived_seed("unfrozen", "base general", 3)
-    assert execution.bases()[2].path == str(tmp_path / "runs" / "bases" / f"general-{seed}")
+    assert execution.bases()[2].seed == seed
+    assert execution.bases()[2].path.endswith(f"-{seed}")
 
 
 def test_bases_are_built_until_enough_are_accepted_and_the_ledger_has_all(tmp_path: Path) -> None:
@@ -223,10 +236,31 @@ def test_bases_are_built_until_enough_are_accepted_and_the_ledger_has_all(tmp_pa
     assert [base.accepted for base in execution.bases()] == [True, True]
     events = [(line["event"], line["base"]) for line in execution.ledger.lines()]
     assert sorted(event for event, _ in events) == ["accepted", "accepted", "rejected"]
-    assert ("rejected", f"built:general:{rejected.rpartition('-')[2]}") in events
+    assert [base.rpartition(":")[2] for event, base in events if event == "rejected"] == [rejected.rpartition("-")[2]]
     wanted = [Base("x", str(tmp_path / "x"), "built:general:1", "general", 1)]
     with pytest.raises(SaeiError, match="needs its bases"):
         build_all(lambda: wanted, command=lambda base: [sys.executable, "-c", ""], **options)
+
+
+def test_a_run_alone_refuses_a_base_that_was_rejected(tmp_path: Path) -> None:
+    execution = opened(tmp_path, bases={"recipe": "general", "count": 1})
+    base = execution.bases()[0]
+    build(base, False)
+    with pytest.raises(ConfigError, match="is rejected, and the next candidate"):
+        execution.build_bases(jobs=1, say=lambda text: None, only=base)
+
+
+def test_a_bases_process_builds_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Base("x", str(tmp_path / "x"), "built:lock-in:7", "lock-in", 7)
+    words = build_command(base)
+    assert words[1:3] == ["-m", "saei.studies.build"]
+    built: list[tuple[Path, str, int]] = []
+    monkeypatch.setattr(
+        "saei.builtin.build_tiny",
+        lambda folder, recipe, seed, progress: built.append((folder, recipe.settings()["recipe"], seed)),
+    )
+    main(Path(words[3]), words[4], int(words[5]))
+    assert built == [(tmp_path / "x", "lock-in", 7)]
 
 
 def test_all_runs_are_done_recorded_and_not_repeated(tmp_path: Path, fake: Sequence[str]) -> None:
@@ -366,6 +400,8 @@ def job(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
 
 def test_two_processes_share_a_folder_and_a_killed_one_is_replaced(tmp_path: Path, fake: Sequence[str]) -> None:
     execution = opened(tmp_path)
+    ending = "from saei.studies.process import end_with_parent\nend_with_parent()\n"
+    Path(fake[1]).write_text(ending + Path(fake[1]).read_text())
     slow = job(tmp_path, FAKE_STEP_S="600")
     while len(execution.ledger.lines()) < 2:
         assert slow.poll() is None
@@ -542,10 +578,10 @@ def test_one_command_per_run_does_that_run(
     assert len(commands) == 4
     execution = Execution(read(file), StudyPlaces(tmp_path / "runs", tmp_path / "kept"))
     left = [run.identity for run in execution.left()]
-    for words in commands[:2]:
+    for words in commands[:1]:
         subprocess.run(words, check=True, timeout=120, capture_output=True)
-    assert [run.identity for run in execution.left()] == left[2:]
-    assert len(command("run", str(file), "--list-jobs", *options)[1].splitlines()) == 2
+    assert [run.identity for run in execution.left()] == left[1:]
+    assert len(command("run", str(file), "--list-jobs", *options)[1].splitlines()) == 3
     code, said = command("run", str(file), "--only", "0" * 16, *options)
     assert code == 2
     assert "--only takes the hash" in said

@@ -16,6 +16,7 @@ from saei.console import say, screen
 
 if TYPE_CHECKING:
     from saei.studies.execution import Execution
+    from saei.studies.plan import StudyRun
     from saei.studies.scheduler import RunStatus
 
 Name: TypeAlias = Annotated[
@@ -136,9 +137,12 @@ def run(
         return
     if not only:
         _say_standing(execution)
-    if not execution.build_bases(
-        jobs=at_a_time, say=lambda text: say(text, error=True), only=chosen[0].base if chosen else None
-    ):
+    base = chosen[0].base if chosen else None
+    try:
+        built = execution.build_bases(jobs=at_a_time, say=lambda text: say(text, error=True), only=base)
+    except KeyboardInterrupt:
+        built = False
+    if not built:
         _leave_stopped()
     statuses = _train(execution, chosen or execution.runs(), at_a_time, devices, launcher)
     failed = [status for status in statuses if status.state is State.failed]
@@ -153,13 +157,13 @@ def run(
 
 
 def _train(
-    execution: Execution, runs: Sequence[object], jobs: int, devices: str | None, launcher: str | None
+    execution: Execution, runs: Sequence[StudyRun], jobs: int, devices: str | None, launcher: str | None
 ) -> list[RunStatus]:
     from saei.studies.display import RunsDisplay
     from saei.studies.scheduler import run_all
 
     display = RunsDisplay(jobs, outcomes=False)
-    with execution.open(runs) as (statuses, hooks), display.open(statuses):  # type: ignore[arg-type]
+    with execution.open(runs) as (statuses, hooks), display.open(statuses):
         try:
             run_all(
                 statuses,

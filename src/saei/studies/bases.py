@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from saei.runtime.interrupt import StopRequest
 from saei.studies.claims import Claims
 from saei.studies.ledger import Ledger
 from saei.studies.plan import Base
+from saei.studies.process import END_WITH_PARENT
 from saei.studies.scheduler import EVERY_S
 
 LOG = "build.txt"
@@ -22,8 +24,7 @@ LOG = "build.txt"
 def build_command(base: Base) -> list[str]:
     """Return the command that builds a base."""
     assert base.recipe is not None
-    words = ["build-tiny", base.path, "--recipe", base.recipe, "--seed", str(base.seed)]
-    return [sys.executable, "-m", "saei.cli", *words]
+    return [sys.executable, "-m", "saei.studies.build", base.path, base.recipe, str(base.seed)]
 
 
 def build_all(
@@ -90,7 +91,12 @@ def _start(base: Base, command: Callable[[Base], list[str]]) -> subprocess.Popen
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_name(f"{folder.name}-{LOG}").open("wb") as log:
             return subprocess.Popen(
-                command(base), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command(base),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, END_WITH_PARENT: "1"},
+                start_new_session=True,
             )
     except OSError as error:
         raise ConfigError(

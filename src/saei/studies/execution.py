@@ -98,11 +98,23 @@ class Execution:
         return runs[identity]
 
     def build_bases(self, *, jobs: int, say: Callable[[str], None], only: Base | None = None) -> bool:
-        """Build the bases that are missing, and return whether all are there."""
+        """Build the bases that are missing, or a single one, and return whether all are there.
+
+        Raises:
+            ConfigError: If the single one is rejected.
+            TrainingError: If one could not be built.
+        """
         self.places.root.mkdir(parents=True, exist_ok=True)
         with self._claims() as claims:
             wanted = self.bases if only is None else lambda: [only]
-            return build_all(wanted, jobs=jobs, claims=claims, ledger=self.ledger, say=say)
+            built = build_all(wanted, jobs=jobs, claims=claims, ledger=self.ledger, say=say)
+        if only is not None and only.accepted is False:
+            raise ConfigError(
+                "A run starts from a base that its gate accepts.",
+                reason=f"{only.known_as} is rejected, and the next candidate takes its place.",
+                remedy="--list-jobs prints the commands of the runs as they are now.",
+            )
+        return built
 
     @contextmanager
     def open(self, runs: Sequence[StudyRun]) -> Iterator[tuple[list[RunStatus], RunHooks]]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from saei.builtin import General, LockIn, ModelRecipe
+from saei.builtin.recipe import RECIPE_FILE
 from saei.config.run import RunConfig
 from saei.errors import ConfigError
 from saei.studies.freeze import UNFROZEN, Frozen
 from saei.studies.runs import PlannedRun, configuration_hash
 from saei.studies.study import RECIPES, StudyFile
 
-RECIPE_FILE = "recipe.json"
+MODEL_RECIPES: Mapping[str, type[ModelRecipe]] = {"general": General, "lock-in": LockIn}
 MOST_REJECTED = 4
 """Candidates of a recipe that may be rejected for each that is wanted; beyond, the recipe is at fault."""
 
@@ -95,10 +97,12 @@ def origin_of(read: StudyFile, frozen: Frozen | None) -> str:
 
 def candidates(recipe: str, root: Path, origin: str) -> Iterator[Base]:
     """Yield the bases of a recipe in the order in which they are tried, without end."""
+    settings = json.dumps(MODEL_RECIPES[recipe]().settings(), sort_keys=True, default=str)
+    version = hashlib.sha256(settings.encode()).hexdigest()[:8]  # a recipe that is changed makes other bases
     for number in count():
         seed = derived_seed(origin, f"base {recipe}", number)
-        known_as = f"built:{recipe}:{seed}"
-        yield Base(f"base {number}", str(root / "bases" / f"{recipe}-{seed}"), known_as, recipe, seed)
+        folder = root / "bases" / f"{recipe}-{version}-{seed}"
+        yield Base(f"base {number}", str(folder), f"built:{recipe}:{version}:{seed}", recipe, seed)
 
 
 def bases_of(read: StudyFile, root: Path, origin: str) -> list[Base]:
