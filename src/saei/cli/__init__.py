@@ -28,6 +28,7 @@ from saei.cli import (
     runs,
     schema,
     show,
+    study,
     train,
     view,
 )
@@ -172,6 +173,27 @@ data_app.command(
 )(data.preview)
 data_app.command("check", cls=Command, epilog=examples("saei data check --data my_photos --list"))(data.check)
 app.add_typer(data_app, name="data")
+
+study_app = typer.Typer(cls=Group, no_args_is_help=True, help="Put a question to the test: arms on bases, with seeds.")
+study_app.command("list", cls=Command, epilog=examples("saei study list"))(study.list_)
+study_app.command("show", cls=Command, epilog=examples("saei study show collapse", "saei study show ./mine.yaml"))(
+    study.show
+)
+study_app.command("new", cls=Command, epilog=examples("saei study new mine", "saei study new mine.yaml"))(study.new)
+study_app.command(
+    "freeze", cls=Command, epilog=examples("saei study freeze collapse", "saei study freeze ./mine.yaml")
+)(study.freeze)
+study_app.command(
+    "run",
+    cls=Command,
+    epilog=examples(
+        "saei study run collapse --quick",
+        "saei study run components --dry-run",
+        "saei study run components --jobs 8 --devices 0,1,2,3,4,5,6,7",
+        "saei study run components --list-jobs",
+    ),
+)(study.run)
+app.add_typer(study_app, name="study")
 
 
 def _version(given: bool) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 EVERY_S = 30.0
 """Seconds between plain lines while no run begins or ends."""
 
+MOST_ROWS = 24
+"""Rows of the table."""
+
 
 class RunsDisplay:
     """Says which run of how many is under way, how far each is, and about how long all take.
@@ -26,10 +29,11 @@ class RunsDisplay:
     Args:
         jobs: Runs at a time.
         console: A terminal; None for standard error, if that is one.
+        outcomes: Show the accuracy of each run. A study does not, until all its runs have ended.
     """
 
-    def __init__(self, jobs: int, console: Console | None = None) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: int, console: Console | None = None, *, outcomes: bool = True) -> None:
+        self._jobs, self._outcomes = jobs, outcomes
         self._console = console or (screen(stderr=True) if sys.stderr.isatty() else None)
         self._statuses: Sequence[RunStatus] = ()
         self._said: dict[int, State] = {}
@@ -40,7 +44,7 @@ class RunsDisplay:
         """Show the runs while they are done."""
         self._statuses = statuses
         for status in statuses:
-            if status.already:
+            if status.already and self._outcomes:
                 say(f"Complete already: {status.folder}", error=True)
         if self._console is None:
             yield
@@ -56,10 +60,10 @@ class RunsDisplay:
             return
         for number, status in enumerate(statuses):
             if self._said.get(number, State.waiting) is not status.state and not status.already:
-                self._say(f"Run {number + 1} of {len(statuses)} is {status.state}: {_described(status)}")
+                self._say(f"Run {number + 1} of {len(statuses)} is {status.state}: {self._described(status)}")
             self._said[number] = status.state
         if time.monotonic() - self._last > EVERY_S:
-            under_way = [_described(status) for status in statuses if status.state is State.running]
+            under_way = [self._described(status) for status in statuses if status.state is State.running]
             self._say("; ".join((*under_way, self.summary())))
 
     def note(self, text: str) -> None:
@@ -74,11 +78,20 @@ class RunsDisplay:
         from rich.console import Group
         from rich.table import Table
 
-        table = Table("run", "step", "accuracy", "", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        for status in self._statuses:
+        headings = ["run", "step", *(["accuracy"] if self._outcomes else []), ""]
+        table = Table(*headings, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for status in self._rows():
             step = f"{status.step}/{status.steps}"
-            table.add_row(status.planned.label, step, _accuracy(status), str(status.state))
+            outcome = [_accuracy(status)] if self._outcomes else []
+            table.add_row(status.planned.label, step, *outcome, str(status.state))
         return Group(table, self.summary())
+
+    def _rows(self) -> Sequence[RunStatus]:
+        """Return the runs that have a row: all, or those worth one where a study has more than a screen takes."""
+        if len(self._statuses) <= MOST_ROWS:
+            return self._statuses
+        told = (State.running, State.failed, State.elsewhere, State.stopped)
+        return [status for status in self._statuses if status.state in told][-MOST_ROWS:]
 
     def summary(self) -> str:
         """Return how many runs are complete, and about how long the others take."""
@@ -90,6 +103,11 @@ class RunsDisplay:
         elif counts[State.running]:
             parts.append("the time left is known once a run has done some steps")
         return ", ".join(parts)
+
+    def _described(self, status: RunStatus) -> str:
+        accuracy = _accuracy(status) if self._outcomes else ""
+        told = f", accuracy {accuracy}" if accuracy else ""
+        return f"{status.planned.label}, step {status.step}/{status.steps}{told}"
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
@@ -106,7 +124,7 @@ def left_s(statuses: Sequence[RunStatus], jobs: int) -> float | None:
     left = [
         (status.steps - status.step) * _per_step(status)
         for status in statuses
-        if status.state in (State.waiting, State.running)
+        if status.state in (State.waiting, State.running, State.elsewhere)
     ]
     if not left or done <= 0:
         return None
@@ -121,8 +139,3 @@ def _per_step(status: RunStatus) -> float:
 def _accuracy(status: RunStatus) -> str:
     accuracy = status.evaluation.get("eval/accuracy")
     return "" if accuracy is None else f"{accuracy:.2f}"
-
-
-def _described(status: RunStatus) -> str:
-    accuracy = _accuracy(status)
-    return f"{status.planned.label}, step {status.step}/{status.steps}" + (f", accuracy {accuracy}" if accuracy else "")

@@ -16,8 +16,7 @@ STOPPED, REFUSED = 130, 2
 
 def main(folder: Path) -> int:
     """Do the run in a folder and return the process's exit code."""
-    if END_WITH_PARENT in os.environ:
-        _end_with_parent()
+    end_with_parent()
     from saei.console import say
     from saei.engine import Trainer
     from saei.engine.display import PlainDisplay
@@ -45,9 +44,9 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere the run goes on to its end."""
-    if sys.platform != "linux":
+def end_with_parent() -> None:
+    """Where the environment says so, ask Linux to kill this process when its parent dies; elsewhere it goes on."""
+    if sys.platform != "linux" or END_WITH_PARENT not in os.environ:
         return
     import ctypes
 

@@ -36,15 +36,23 @@ class PlannedRun:
     Attributes:
         label: What people call it, such as ``lock-in, GRPO, seed 1``.
         config: Its configuration, with ``output.root`` and ``output.name``.
+        known_as: Its hash where that is not of the configuration as it stands, such as for a base whose folder is
+            another on each machine.
     """
 
     label: str
     config: RunConfig
+    known_as: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The hash that it is known by."""
+        return self.known_as or configuration_hash(self.config)
 
     @property
     def folder(self) -> Path:
         """Where it is: the configuration's folder, or beside it if a run of another configuration is there."""
-        root, name, identity = self.config.output.root, self.config.output.name, configuration_hash(self.config)
+        root, name, identity = self.config.output.root, self.config.output.name, self.identity
         assert name is not None, "a planned run has a name"
         there = root / name
         taken = bool(_checkpoints(there)) and _identity_of(there) != identity
@@ -98,7 +106,7 @@ def prepare(planned: PlannedRun) -> Path:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     output = planned.config.output.model_copy(update={"name": folder.name})
     run = RunDir.create(planned.config.model_copy(update={"output": output}))
-    write_whole(folder / IDENTITY, json.dumps({"sha256": configuration_hash(planned.config)}) + "\n")
+    write_whole(folder / IDENTITY, json.dumps({"sha256": planned.identity}) + "\n")
     run.lock.release()
     return folder
 

@@ -22,15 +22,22 @@ from saei.studies.runs import LOG, PlannedRun, command, is_complete, prepare
 EVERY_S = 0.2
 """Seconds between two looks at the processes."""
 
+ELSEWHERE_S = 2.0
+"""Seconds between two looks at runs that other schedulers do."""
+
 
 class State(StrEnum):
     """How far a run is."""
 
     waiting = "waiting"
     running = "running"
+    elsewhere = "elsewhere"
     complete = "complete"
     stopped = "stopped"
     failed = "failed"
+
+
+UNDONE = (State.waiting, State.elsewhere)
 
 
 @dataclass(eq=False, slots=True)
@@ -95,6 +102,17 @@ class RunStatus:
         self.timed_steps, self.timed_s = self.step - step, time.monotonic() - then
 
 
+class RunHooks:
+    """What is done before each run begins and after it ends; here nothing."""
+
+    def begin(self, status: RunStatus) -> bool:
+        """Return whether the run's process may start now; if not, set the state to what keeps it from that."""
+        return True
+
+    def end(self, status: RunStatus) -> None:
+        """Take note of what became of the run."""
+
+
 def plan(planned_runs: Sequence[PlannedRun]) -> list[RunStatus]:
     """Make the folders of all runs ready, and return how far each is.
 
@@ -117,6 +135,7 @@ def run_all(
     jobs: int,
     launcher: Sequence[str] = (sys.executable,),
     devices: Sequence[str] = (),
+    hooks: RunHooks | None = None,
     on_change: Callable[[Sequence[RunStatus]], None] = lambda statuses: None,
     on_stop: Callable[[], None] = lambda: None,
 ) -> None:
@@ -130,11 +149,14 @@ def run_all(
         jobs: Runs at a time.
         launcher: What starts a run's Python module, such as ``("accelerate", "launch")``.
         devices: One value of ``CUDA_VISIBLE_DEVICES`` for each job; empty to leave that as it is.
+        hooks: Asked before each run begins, and told after it ends.
         on_change: Called a few times a second.
         on_stop: Called at the first signal.
     """
     free = list(devices[:jobs]) if devices else [""] * jobs
+    hooks = hooks or RunHooks()
     running: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
+    looked = time.monotonic()
 
     def stop_all() -> None:
         for process, _ in running.values():
@@ -150,13 +172,19 @@ def run_all(
                     status.state = _outcome(status, process.returncode, stopping=stop.requested)
                     free.append(device)
                     del running[number]
+                    hooks.end(status)
+            if time.monotonic() - looked > ELSEWHERE_S:
+                looked = time.monotonic()
+                for status in statuses:
+                    if status.state is State.elsewhere:
+                        status.state = State.waiting
             for number, status in enumerate(statuses):
-                if status.state is State.waiting and free and not stop.requested:
+                if status.state is State.waiting and free and not stop.requested and hooks.begin(status):
                     device = free.pop(0)
                     status.state = State.running
                     running[number] = (_start(status.folder, launcher, device), device)
             on_change(statuses)
-            if not running:
+            if not running and (stop.requested or not any(status.state in UNDONE for status in statuses)):
                 return
             time.sleep(EVERY_S)
 

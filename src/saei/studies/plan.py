@@ -1,0 +1,188 @@
+"""From a study to its runs: every arm on every base with every seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from saei.builtin import General, LockIn, ModelRecipe
+from saei.builtin.recipe import RECIPE_FILE
+from saei.config.run import RunConfig
+from saei.errors import ConfigError
+from saei.studies.freeze import UNFROZEN, Frozen
+from saei.studies.runs import PlannedRun, configuration_hash
+from saei.studies.study import RECIPES, StudyFile
+
+MODEL_RECIPES: Mapping[str, type[ModelRecipe]] = {"general": General, "lock-in": LockIn}
+MOST_REJECTED = 4
+"""Candidates of a recipe that may be rejected for each that is wanted; beyond, the recipe is at fault."""
+
+IDENTITY_DIGITS = 16
+"""Hex digits of a run's hash that name its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model that reinforcement starts from.
+
+    Attributes:
+        label: What people call it.
+        path: Its folder or hub id.
+        known_as: What stands for its path in the identity of a run, since the folder may be another on each machine.
+        recipe: What it is built by, None for a model that is there.
+        seed: The seed that it is built from.
+    """
+
+    label: str
+    path: str
+    known_as: str
+    recipe: str | None = None
+    seed: int = 0
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether the gate of its recipe accepts it, None while it is not built."""
+        if self.recipe is None:
+            return True
+        try:
+            return bool(json.loads((Path(self.path) / RECIPE_FILE).read_bytes())["gate"]["accepted"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """A run of a study.
+
+    Attributes:
+        arm: Its arm.
+        base: What it starts from.
+        repeat: Which of the seeds on this base, from 0.
+        planned: The run.
+    """
+
+    arm: str
+    base: Base
+    repeat: int
+    planned: PlannedRun
+
+    @property
+    def identity(self) -> str:
+        """The hash that it is known by, cut to what names its folder."""
+        return self.planned.identity[:IDENTITY_DIGITS]
+
+
+def derived_seed(origin: str, purpose: str, *numbers: int) -> int:
+    """Return a seed of 31 bits that follows from a commit and nothing else.
+
+    Args:
+        origin: The hash of the commit that froze the study.
+        purpose: What it seeds.
+        numbers: Which of several.
+    """
+    words = " ".join((origin, purpose, *map(str, numbers)))
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") >> 1
+
+
+def origin_of(read: StudyFile, frozen: Frozen | None) -> str:
+    """Return what the seeds of a study derive from."""
+    return "quick" if read.quick else frozen.commit if frozen else UNFROZEN
+
+
+def candidates(recipe: str, root: Path, origin: str) -> Iterator[Base]:
+    """Yield the bases of a recipe in the order in which they are tried, without end."""
+    settings = json.dumps(MODEL_RECIPES[recipe]().settings(), sort_keys=True, default=str)
+    version = hashlib.sha256(settings.encode()).hexdigest()[:8]  # a recipe that is changed makes other bases
+    for number in count():
+        seed = derived_seed(origin, f"base {recipe}", number)
+        folder = root / "bases" / f"{recipe}-{version}-{seed}"
+        yield Base(f"base {number}", str(folder), f"built:{recipe}:{version}:{seed}", recipe, seed)
+
+
+def bases_of(read: StudyFile, root: Path, origin: str) -> list[Base]:
+    """Return the bases of a study; of those to be built, the first that are not rejected.
+
+    Args:
+        read: The study.
+        root: Folder of all studies' runs and bases.
+        origin: What seeds derive from.
+
+    Raises:
+        ConfigError: If the gate rejects most bases of the recipe.
+    """
+    bases = read.study.bases
+    if read.quick:
+        path = RECIPES[bases.recipe] if bases.recipe else bases.models[0]
+        return [Base("base 0", path, path)]
+    if bases.recipe is None:
+        return [Base(f"base {number}", path, path) for number, path in enumerate(bases.models)]
+    chosen: list[Base] = []
+    for number, base in enumerate(candidates(bases.recipe, root, origin)):
+        if number - len(chosen) > MOST_REJECTED * bases.number:
+            raise ConfigError(
+                "A recipe yields bases that its gate accepts.",
+                reason=f"It rejected {number - len(chosen)} of '{bases.recipe}', and accepted {len(chosen)}.",
+                remedy="Mend the recipe, or choose another.",
+            )
+        if base.accepted is not False:
+            chosen.append(base)
+        if len(chosen) == bases.number:
+            break
+    return chosen
+
+
+def plan_runs(read: StudyFile, root: Path, origin: str) -> list[StudyRun]:
+    """Return the runs of a study, base by base, so that whole bases are done first.
+
+    Args:
+        read: The study.
+        root: Folder of all studies' runs and bases. Runs of equal configurations are one folder there, whichever
+            studies ask for them.
+        origin: What seeds derive from.
+    """
+    runs = []
+    for number, base in enumerate(bases_of(read, root, origin)):
+        for repeat in range(1 if read.quick else read.study.seeds):
+            seed = derived_seed(origin, "run", number, repeat)  # the same for all arms, which are compared pairwise
+            for arm, config in read.configs.items():
+                runs.append(_run(arm, base, repeat, seed, config, root))
+    return runs
+
+
+def _run(arm: str, base: Base, repeat: int, seed: int, config: RunConfig, root: Path) -> StudyRun:
+    def on(path: str) -> RunConfig:
+        return config.model_copy(update={"seed": seed, "model": config.model.model_copy(update={"path": path})})
+
+    known_as = configuration_hash(on(base.known_as))
+    output = config.output.model_copy(
+        update={"root": root / "runs", "name": known_as[:IDENTITY_DIGITS], "keep_checkpoints": 1}
+    )
+    label = f"{arm}, {base.label}" + (f", seed {repeat}" if repeat else "")
+    planned = PlannedRun(label, on(base.path).model_copy(update={"output": output}), known_as)
+    return StudyRun(arm, base, repeat, planned)
+
+
+def cpu_hours(runs: Sequence[StudyRun], ledger_lines: Sequence[dict[str, Any]]) -> float | None:
+    """Return about how many CPU-hours runs take, None where no run with times was finished.
+
+    A run takes as long as the finished ones of its arm, and else as long as its responses took in other arms.
+
+    Args:
+        runs: The runs that are not done.
+        ledger_lines: Of runs that were finished: seconds, responses and arm.
+    """
+    timed = [line for line in ledger_lines if line.get("seconds") and line.get("responses")]
+    if not timed:
+        return None
+    of_all = median(line["seconds"] / line["responses"] for line in timed)
+    seconds = 0.0
+    for run in runs:
+        of_arm = [line["seconds"] / line["responses"] for line in timed if line.get("arm") == run.arm]
+        seconds += run.planned.responses * (median(of_arm) if of_arm else of_all)
+    return seconds / 3600
