@@ -194,6 +194,15 @@ def test_of_equal_covariances_the_first_is_penalised() -> None:
     assert prepared["penalised"].tolist() == [[1, 0], [0, 0]]
 
 
+def test_kl_cov_chooses_among_the_tokens_that_weights_leave() -> None:
+    """Without the last token the means are 0.5 and -0.7, and the covariances 0.3, -0.65, 0.1 and -0.75."""
+    batch = five().weighted(row([1.0, 0.5, 1.0, 1.0, 0.0]))
+    prepared = KLCov().prepare(batch, progress=0.0, generator=torch.Generator())
+    assert prepared["penalised"].tolist() == [[1, 0, 0, 0, 0]]
+    prepared = KLCov(KLCov.Config(share=Fraction(1))).prepare(batch, progress=0.0, generator=torch.Generator())
+    assert prepared["penalised"].tolist() == [[1, 1, 1, 1, 0]]
+
+
 def test_the_view_weight_multiplies_loss_and_penalty() -> None:
     objective = KLCov(KLCov.Config(share=Fraction(3, 10)))
     gap = {"behaviour_logp_RT": row(OLD) + math.log(2), "beta_R": torch.ones(1), "off_view_R": torch.tensor([True])}
@@ -293,6 +302,17 @@ def test_clip_cov_without_a_candidate_leaves_all_tokens() -> None:
     weight = ClipCov(ClipCov.Config(low=3.0, high=5.0))
     assert weigh(weight, five()).tolist() == [[1] * 5]
     assert weight.metrics(five())["candidates_tokens"].tolist() == [0.0]
+
+
+def test_clip_cov_draws_among_the_tokens_that_weights_before_it_leave() -> None:
+    weight = ClipCov(ClipCov.Config(low=0.05, high=5.0, exclude_clipped=False, share=Fraction(1)))
+    assert weigh(weight, five()).tolist() == [[0, 1, 0, 1, 0]]
+    left = five().weighted(row([0.0, 1.0, 1.0, 1.0, 1.0])).weighted(row([1.0, 1.0, 1.0, 1.0, 0.0]))
+    # The means of the other three are 1/3 and -0.9: their covariances are -0.733, 0.267 and -0.933.
+    assert weigh(weight, left).tolist() == [[1, 1, 0, 1, 1]]
+    assert weight.metrics(left)["candidates_tokens"].tolist() == [1.0]
+    half = ClipCov(ClipCov.Config(low=-5.0, high=5.0, exclude_clipped=False, share=Fraction(1, 2)))
+    assert weigh(half, left).sum() == 4  # int(3 / 2) of the three that are left
 
 
 def test_bounds_without_anything_between_are_refused() -> None:
@@ -451,6 +471,29 @@ def test_kl_cov_chooses_from_the_whole_batch_by_hand(policy: Policy, groups: lis
     expected = torch.autograd.grad(loss, parameters, allow_unused=True)
     filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, expected, strict=True)]
     assert_same_gradients(ours, filled)
+
+
+def test_kl_cov_penalises_tokens_that_the_loss_uses(policy: Policy, groups: list[TrainGroup]) -> None:
+    """Every token that a selector leaves to the loss, where the share is 1, and of few of them the one that it says."""
+    for share, fewest in (("1", 9), ("1/500", 2)):
+        config = {"token_selector": "middle-third", "share": share}
+        objective = KLCov(KLCov.Config.model_validate(config))
+        metrics, _ = update(policy, groups, objective, lr=0.02, updates_per_batch=2, prompts_per_step=3)
+        assert metrics["penalised_tokens"] >= fewest
+        assert share != "1/500" or metrics["penalised_tokens"] == 2  # one in each update
+
+
+def test_clip_cov_leaves_tokens_alone_that_another_weight_zeroed(policy: Policy, groups: list[TrainGroup]) -> None:
+    """Both in weights over the batch, and after one over each group; the zeroed tokens still count in the mean."""
+    cov = {"type": "clip-cov", "share": "1", "low": -50.0, "high": 50.0, "count_zeroed": True}
+    fork = {"type": "forking-tokens", "share": "1/2", "count_zeroed": True}
+    chosen = {"type": "selected", "selector": "middle-third", "count_zeroed": True}
+    tokens = sum(len(response) for each in groups for response in each.group.responses)
+    for other in (fork, chosen):
+        metrics, _ = update(policy, groups, GRPO(GRPO.Config.model_validate({"weights": [other, cov]})))
+        left = tokens - metrics[f"{other['type']}/touched_tokens"]
+        assert 0 < left < tokens
+        assert metrics["clip-cov/candidates_tokens"] == metrics["clip-cov/touched_tokens"] == left
 
 
 def test_the_touched_tokens_of_a_weight_are_logged_by_origin(policy: Policy, groups: list[TrainGroup]) -> None:

@@ -131,6 +131,7 @@ class Preparation:
             seen = whole.only_pictured() if name in self._needs_picture else whole
             weight_RT, metrics = weigh(weight, seen, label=self._labels[name], progress=progress, seed=seed)
             batch = [places.weighted(rows, weight, weight_RT, metrics) for rows in batch]
+            whole = whole.weighted(weight_RT)
         prepared = Prepared()
         if self._prepares:
             seed = derive(self._seed, "prepare", step, update)

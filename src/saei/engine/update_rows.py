@@ -143,6 +143,7 @@ class GroupRows:
             truncated_R=torch.tensor([response.truncated for response in responses], device=device),
             drawn_RT=drawn_tokens(responses, device),
             pictured_R=torch.tensor(self.pictured, device=device),
+            zeroed_RT=torch.zeros_like(self.mask_NT) if self.weight_NT is None else self.weight_NT == 0,
             statistics=statistics,
         )
 

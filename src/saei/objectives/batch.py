@@ -46,6 +46,10 @@ class UpdateBatch:
         truncated_R: bool, responses that the length limit ended.
         drawn_RT: bool, False on the first tokens of a response that were given to it, and on padding.
         pictured_R: bool, responses trained under a view with a picture; None where all are.
+        zeroed_RT: bool, tokens that a weight gave 0; None where none did. Weights are taken in their order, those that
+            see a group alone first, and each sees what those before it zeroed; ``Objective.prepare`` sees all of it.
+            Whether zeroed tokens count in the denominators (``count_zeroed``) makes no difference here. Terms act on
+            every token and leave it aside.
         statistics: One ``[R, T]`` tensor per need of the weights or the objective that get the batch; in these needs
             the own view of a response is the one that it is trained under. Needs of the current policy, such as
             ``Need("entropy")``, cost a pass without gradient over the update batch in each optimiser step; needs of
@@ -64,7 +68,18 @@ class UpdateBatch:
     truncated_R: Tensor
     drawn_RT: Tensor
     pictured_R: Tensor | None = None
+    zeroed_RT: Tensor | None = None
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
+
+    @property
+    def used_RT(self) -> Tensor:
+        """The tokens that the policy loss acts on, as far as weights were taken; bool."""
+        return self.mask_RT if self.zeroed_RT is None else self.mask_RT & ~self.zeroed_RT
+
+    def weighted(self, weight_RT: Tensor) -> UpdateBatch:
+        """Return the batch as it is seen after one more weight."""
+        zeroed_RT = weight_RT == 0
+        return replace(self, zeroed_RT=zeroed_RT if self.zeroed_RT is None else self.zeroed_RT | zeroed_RT)
 
     def only_pictured(self) -> UpdateBatch:
         """Return the batch without the tokens of responses whose views have no picture."""

@@ -24,9 +24,10 @@ LOGP = Need("logp")
 class KLCov(Objective):
     """``-ratio * A`` per token without a clip, plus ``coefficient * |logp - old_logp|`` on the top share by covariance.
 
-    The tokens are chosen from the whole update batch of all processes: ``max(1, int(share * tokens))`` of them with the
-    largest ``(A - mean A) * (logp - mean logp)``, of equal ones the first; none where all advantages are equal. A view
-    weight multiplies the whole of a token's loss. The loss is one mean over all tokens, as in the authors' code.
+    The tokens are chosen from those of the whole update batch of all processes that the token selector and the weights
+    leave to the loss: ``max(1, int(share * tokens))`` of them with the largest ``(A - mean A) * (logp - mean logp)``,
+    of equal ones the first; none where all advantages are equal. A view weight multiplies the whole of a token's loss.
+    The loss is one mean over all tokens, as in the authors' code.
 
     Choosing needs the current log-probabilities of the whole batch before its loss: a pass without gradient in each
     optimiser step but the first, which shares that of the old policy.
@@ -46,7 +47,8 @@ class KLCov(Objective):
         0.1.
 
         Attributes:
-            share: Share of the update batch's tokens that is penalised; at least one token.
+            share: Share of the update batch's tokens, of those that the loss acts on, that is penalised; at least one
+                token.
             coefficient: Weight of the penalty.
         """
 
@@ -63,12 +65,13 @@ class KLCov(Objective):
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Return the tokens with a penalty, 1 there and 0 elsewhere."""
-        covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], batch.mask_RT)
-        penalised_RT = torch.zeros(batch.mask_RT.shape, device=batch.mask_RT.device)
+        used_RT = batch.used_RT
+        covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], used_RT)
+        penalised_RT = torch.zeros(used_RT.shape, device=used_RT.device)
         if covariance_RT.any():
-            token_places = batch.mask_RT.nonzero()
+            token_places = used_RT.nonzero()
             count = max(1, int(self.config.share * len(token_places)))
-            order = covariance_RT[batch.mask_RT].argsort(descending=True, stable=True)
+            order = covariance_RT[used_RT].argsort(descending=True, stable=True)
             penalised_RT[tuple(token_places[order[:count]].T)] = 1.0
         return {"penalised": penalised_RT}
 

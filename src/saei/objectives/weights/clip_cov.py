@@ -24,7 +24,7 @@ OLD_LOGP = Need("logp", policy="old")
 class ClipCov(Weight):
     """0 on tokens drawn at random from those whose covariance lies between two bounds, 1 on the others.
 
-    The candidates are the tokens of the whole update batch, in all processes, with
+    The candidates are the tokens of the whole update batch, in all processes, that no weight before it zeroed, with
     ``low < (A - mean A) * (logp - mean logp) < high`` that PPO's clip has not already cut; of them
     ``max(1, int(share * tokens))`` are drawn, or all if there are fewer. It acts with a single update per batch, too:
     at ratio 1 the clip has cut nothing. Small models may have no token of a covariance above 1, so the candidates are
@@ -43,7 +43,7 @@ class ClipCov(Weight):
         """The defaults are those of the paper and of its code in verl.
 
         Attributes:
-            share: Share of the update batch's tokens that is left out.
+            share: Share of the update batch's tokens that is left out, of those that no weight before it zeroed.
             low: Covariance above which a token is a candidate.
             high: Covariance below which it is one.
             exclude_clipped: Tokens that PPO's clip has already cut are no candidates, as in verl's code. The paper's
@@ -80,7 +80,7 @@ class ClipCov(Weight):
     def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return 0 on the tokens that are left out."""
         candidate_places = self._candidates(batch).nonzero()
-        count = int(self.config.share * int(batch.mask_RT.sum()))
+        count = int(self.config.share * int(batch.used_RT.sum()))
         if self.config.at_least_one:
             count = max(1, count)
         # Numbered by row and token, so that the draw does not depend on padding or on who has which row.
@@ -98,8 +98,8 @@ class ClipCov(Weight):
         }
 
     def _candidates(self, batch: UpdateBatch) -> Tensor:
-        covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], batch.mask_RT)
-        candidates_RT = batch.mask_RT & (covariance_RT > self.config.low) & (covariance_RT < self.config.high)
+        covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], batch.used_RT)
+        candidates_RT = batch.used_RT & (covariance_RT > self.config.low) & (covariance_RT < self.config.high)
         if not self.config.exclude_clipped:
             return candidates_RT
         ratio_RT = (batch.statistics[LOGP] - batch.statistics[OLD_LOGP]).exp()
