@@ -314,6 +314,19 @@ def test_a_divergence_estimated_by_drawn_tokens_is_refused(name: str) -> None:
         check("k3", replay={})
 
 
+@pytest.mark.parametrize("part", [{"weights": ["vppo"]}, {"terms": ["roma"]}])
+def test_a_comparison_of_two_views_is_refused(part: dict[str, list[str]]) -> None:
+    """A replayed response's own log-probabilities are those of its first use, the changed picture's are not."""
+
+    def check(**training: Any) -> None:
+        build_strategies(validate({"objective": {"type": "grpo", **part}, "training": training}))
+
+    check()
+    with pytest.raises(ConfigError, match="an older policy drew") as refused:
+        check(replay={})
+    assert refused.value.remedy == "Leave one of the two out."
+
+
 # --- how it is trained on --------------------------------------------------------------------------------------------
 
 

@@ -17,8 +17,10 @@ from saei.objectives.gspo import GSPO
 from saei.objectives.kl import KL
 from saei.objectives.kl_cov import KLCov
 from saei.objectives.papo import PAPO
+from saei.objectives.roma import ROMA
 from saei.objectives.weights.base import Weight
 from saei.objectives.weights.clip_cov import ClipCov
+from saei.objectives.weights.vppo import VPPO
 from saei.policy.decoder import Decoder, no_offsets
 from saei.rewards.overlong import SoftOverlong
 from saei.samplers.base import Sampler
@@ -184,15 +186,20 @@ def _check_estimates(objective: Objective) -> None:
     """Refuse an estimate over replayed tokens that holds only for tokens of the policy that is trained.
 
     Raises:
-        ConfigError: If a term takes one.
+        ConfigError: If a term or a weight takes one.
     """
-    for term in objective.terms:
-        if isinstance(term, KL | PAPO) and term.config.estimate == "k3":
-            raise ConfigError(
-                "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
-                reason="training.replay trains on tokens that an older policy drew.",
-                remedy=f"Set the term {term.name()}'s estimate to full, or leave one of the two out.",
-            )
+    parts: list[Term | Weight] = [*objective.terms, *objective.weights.values()]
+    for part in parts:
+        # VPPO would compare a replayed token's stored log-probability, an older policy's, with the present one's.
+        if not isinstance(part, KL | PAPO | ROMA | VPPO) or getattr(part.config, "estimate", "k3") != "k3":
+            continue
+        full = f"Set the {part.kind} {part.name()}'s estimate to full, or leave" if isinstance(part, KL | PAPO) else "Leave"
+        raise ConfigError(
+            "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
+            reason=f"The {part.kind} '{part.name()}' takes one, and training.replay trains on tokens that an older "
+            "policy drew.",
+            remedy=f"{full} one of the two out.",
+        )
 
 
 def _check_lengths(reward: Strategy, max_new_tokens: int) -> None:
