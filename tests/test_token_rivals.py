@@ -635,6 +635,9 @@ def test_a_covariance_within_one_response_is_refused(objective: Any) -> None:
     with pytest.raises(ConfigError, match="is one over several responses") as refused:
         check(objective, sampler=one, prompts_per_step=3, updates_per_batch=2)
     assert "training.updates_per_batch 2" in (refused.value.reason or "")
+    # Of three prompts in two updates one update has two responses.
+    assert "the smallest update batch is one response" in (refused.value.reason or "")
+    check(objective, sampler=one, prompts_per_step=4, updates_per_batch=2)
     check("grpo", sampler=one, prompts_per_step=1)
 
 

@@ -146,13 +146,16 @@ def _check_covariance(training: TrainingConfig, strategies: Strategies) -> None:
     """
     objective, size = strategies.objective, strategies.sampler.group_size
     parts = [part for part in (objective, *objective.weights.values()) if isinstance(part, KLCov | ClipCov)]
-    if parts and training.prompts_per_step // training.updates_per_batch * size == 1:
+    # Of update batches that differ in size the smallest; there is none without a group.
+    smallest = max(1, training.prompts_per_step // training.updates_per_batch) * size
+    if parts and smallest == 1:
         raise ConfigError(
             "The covariance of advantages and log-probabilities is one over several responses.",
-            reason=f"'{parts[0].name()}' chooses tokens by it, and an update batch is one response: "
+            reason=f"'{parts[0].name()}' chooses tokens by it, and the smallest update batch is one response: "
             f"training.prompts_per_step is {training.prompts_per_step}, training.updates_per_batch "
             f"{training.updates_per_batch}, and a group has {size}.",
-            remedy="Draw more responses in a group, or lower training.updates_per_batch.",
+            remedy="Draw more responses in a group, raise training.prompts_per_step, or lower "
+            "training.updates_per_batch.",
         )
 
 
