@@ -670,16 +670,21 @@ def test_roma(policy, scored, worst, clean_gradient):
     def loss(seen: Seen, first: Seen) -> Tensor:
         [drawn_R] = prepared[len(steps)].values()
         steps.append(drawn_R)
-        right = [each.scored.grades[n].correct for each, n in seen.rows]
-        values = by_hand.roma(
-            seen.batch,
-            right,
-            divergence=0.3,
-            policy_gradient=0.4,
-            auxiliary={r: int(view) for r, view in enumerate(drawn_R.tolist())},
-            worst_of=worst,
-            clean_gradient=clean_gradient,
-        )
+        right = [each.scored.grades[n].correct and each.group.sampled_from[n] == 0 for each, n in seen.rows]
+
+        def part(divergence: float, policy_gradient: float) -> Values:
+            return by_hand.roma(
+                seen.batch,
+                right,
+                divergence=divergence,
+                policy_gradient=policy_gradient,
+                auxiliary={r: int(view) for r, view in enumerate(drawn_R.tolist())},
+                worst_of=worst,
+                clean_gradient=clean_gradient,
+            )
+
+        divergences, gains = part(0.3, 0.0), part(0.0, 0.4)
+        values = {token: off_view_weight(seen, token) * divergences[token] + gains[token] for token in gains}
         return plain_loss(seen, "response") + mean_of(seen, values, "response")
 
     changes = [

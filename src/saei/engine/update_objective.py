@@ -193,6 +193,7 @@ def objective_input(
         max_new_tokens=max_new_tokens,
         weight_RT=stacked(weights_NT) if weights_NT else None,
         correct_R=column([grade.correct for each in micro_batch for grade in each.group.scored.grades], torch.bool),
+        clean_R=column([view == 0 for group in groups for view in group.sampled_from], torch.bool),
         pictured_R=column([pictured for each in micro_batch for pictured in each.pictured], torch.bool),
         prepared=prepared.of([row for each in micro_batch for row in each.rows], mask_RT),
         statistics={**constants, **scores.statistics},

@@ -51,6 +51,7 @@ class ObjectiveInput:
         weight_RT: Product of the objective's weights, detached, which an aggregation multiplies the values of the
             policy loss by; None without weights.
         correct_R: bool, responses that were graded right; None where no grades are known.
+        clean_R: bool, responses that were drawn from the clean view; None where all were.
         pictured_R: bool, responses trained under a view with a picture; None where all are.
         prepared: What ``Objective.prepare`` returned, for these responses; for a term what its own ``prepare`` did.
         statistics: One ``[R, T]`` tensor per entry of the objective's ``needs``, 0 on padding, such as
@@ -74,6 +75,7 @@ class ObjectiveInput:
     max_new_tokens: int
     weight_RT: Tensor | None = None
     correct_R: Tensor | None = None
+    clean_R: Tensor | None = None
     pictured_R: Tensor | None = None
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)

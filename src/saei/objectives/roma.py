@@ -16,6 +16,7 @@ from saei.objectives.aggregation import per_response, touched
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.kl import k3
+from saei.objectives.view_weight import view_weight
 from saei.views import Blur, Compression, Degradation, LowResolution
 
 
@@ -23,21 +24,26 @@ class ROMA(Term):
     """Holds right responses as likely under degraded pictures as under the picture that they are trained on.
 
     No response is drawn from a degraded picture: each is scored on all of them, with gradient, which costs a forward
-    and a backward pass per degraded view. Over the tokens of right responses alone, the loss is
+    and a backward pass per degraded view. Over the tokens of right responses drawn from the clean view alone, the loss
+    is
 
         coefficient · KL - auxiliary · log π(degraded) · A.
 
     KL is Schulman's k3 estimate ``exp(d) - d - 1`` of the divergence of the policy on the degraded picture from the
     policy on the update view, ``d = log π(degraded) - log π``, of the worst view: at each token the one where it is
     largest, or for each response the one where its mean is. The update view's side is a target without gradient unless
-    ``clean_gradient``. The second part is a policy gradient: the advantage A of the token, drawn on the clean picture,
+    ``clean_gradient``. The estimate holds for tokens drawn from the policy under the update view: those of responses
+    trained under another view than the clean one have the view weight of beta 1, as in the term ``kl``; replayed tokens
+    are refused. The second part is a policy gradient: the advantage A of the token, drawn on the clean picture,
     on the log-probability under one degraded view, which is drawn at random for each response. A is 0 at tokens that
     the policy loss does not use.
 
-    The denominators are those of all responses. Responses trained under a view without a picture are left out.
+    The denominators are those of all responses. Responses trained under a view without a picture are left out, and so
+    are right ones that a sampler drew from another view than the clean one, since the paper holds on to what was said
+    of clean pictures.
 
     Metrics: ``mean``, the worst view's divergence, and ``auxiliary``, the value of the second part, both without
-    coefficients and over right responses; ``touched``, the share of the tokens that are in right responses.
+    coefficients and over these responses; ``touched``, the share of the tokens that are in them.
 
     Source: https://arxiv.org/abs/2605.09262. No code is known. Which side of the divergence has a gradient,
     coefficients and degradations of the defaults are ours; the kinds of degradation are among those that the paper
@@ -81,13 +87,14 @@ class ROMA(Term):
         return {"view": torch.randint(len(self.degraded), (len(batch.rows),), generator=generator)}
 
     def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
-        """Return the loss over the tokens of right responses."""
+        """Return the loss over the tokens of right responses to clean views."""
         assert inputs.correct_R is not None, "what is right is not known"
-        right_RT = inputs.mask_RT & inputs.correct_R[:, None]
+        right_R = inputs.correct_R if inputs.clean_R is None else inputs.correct_R & inputs.clean_R
+        right_RT = inputs.mask_RT & right_R[:, None]
         clean_RT = inputs.logp_RT if self.config.clean_gradient else inputs.logp_RT.detach()
         degraded_KRT = torch.stack([inputs.statistics[need] for need in self.degraded])
         divergence_KRT = k3(torch.where(right_RT, degraded_KRT - clean_RT, 0.0))
-        worst_RT = self._worst(divergence_KRT, right_RT)
+        worst_RT = self._worst(divergence_KRT, right_RT) * view_weight(inputs, torch.ones_like(inputs.beta_R))
         drawn_RT = degraded_KRT.gather(0, inputs.prepared["view"][None, :, None].expand(1, *right_RT.shape))[0]
         gain_RT = torch.where(right_RT, drawn_RT * inputs.advantage_RT, 0.0)
         value = self.config.coefficient * aggregate(worst_RT) - self.config.auxiliary * aggregate(gain_RT)
