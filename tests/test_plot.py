@@ -84,6 +84,9 @@ def test_several_bases_are_the_unit_each_the_mean_of_its_runs(tmp_path: Path) ->
 def test_a_run_whose_entropy_is_steered_is_labelled(tmp_path: Path) -> None:
     make(tmp_path, "a", {0: 0.2}, more={"control/entropy": 0.3})
     assert list(groups(tmp_path)) == [f"mixed ({STEERED})"]
+    make(tmp_path, "b", {0: 0.2}, sampler="clean")
+    make(tmp_path, "c", {2: 0.2}, more={"train/entropy_steered": 1.0}, sampler="branch")
+    assert [STEERED in label for label in sorted(groups(tmp_path))] == [True, False, True]  # branch, clean, mixed
 
 
 def test_the_table_has_every_mean_and_opens_no_formula(tmp_path: Path) -> None:

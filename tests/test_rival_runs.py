@@ -54,6 +54,7 @@ def test_a_run_with_all_of_them_resumes_exactly(model: Path, tmp_path: Path) -> 
     assert validate(dump(config)) == config
     whole = train(config)
     expected = lines(whole.run.path)
+    assert [line.get("train/entropy_steered") for line in expected] == [None, 1.0, 1.0, 1.0, 1.0]
     coefficients = [line["train/adaptive-entropy/coefficient"] for line in expected if line["step"]]
     assert coefficients[0] == pytest.approx(0.001)
     assert coefficients[1] == pytest.approx(0.002)

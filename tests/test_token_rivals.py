@@ -624,6 +624,28 @@ def test_a_run_says_at_its_start_what_cannot_act() -> None:
     assert note.startswith("The objective 'sapo' cannot act with one optimiser step per batch")
 
 
+@pytest.mark.parametrize(
+    ("term", "steers"),
+    [
+        ("adaptive-entropy", True),
+        ("clamped-entropy", True),
+        ({"type": "clamped-entropy", "adaptive": False}, False),
+        ("nucleus-entropy", True),
+        ({"type": "nucleus-entropy", "anchored": False}, False),
+        ("entropy-bonus", False),
+        ("sampled-entropy", False),
+    ],
+)
+def test_a_run_says_at_its_start_that_its_entropy_is_steered(term: Any, steers: bool) -> None:
+    policy: Any = SimpleNamespace(parts=SimpleNamespace(notes=[]), model=torch.nn.Linear(1, 1))
+    data: Any = SimpleNamespace(scanned=None, stream=SimpleNamespace(unreported=list))
+    task: Any = SimpleNamespace(notes=list)
+    notes = opening_notes(run_with({"type": "grpo", "terms": [term]}), task, policy, data)
+    name = term if isinstance(term, str) else term["type"]
+    steered = f"The entropy of this run is steered (by the term '{name}'): it is no evidence against collapse."
+    assert notes == [steered] * steers
+
+
 def check(objective: Any, *, sampler: Any = "clean", **training: Any) -> None:
     build_strategies(validate({"objective": objective, "sampler": sampler, "training": training}))
 

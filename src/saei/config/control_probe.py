@@ -1,4 +1,4 @@
-"""The control probe: what strategies that steer a training may read of the policy's entropy."""
+"""What steers the policy's entropy, and the control probe: what of it such strategies may read."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def readers_of_control_probe(config: BaseModel) -> list[str]:
     """Return kind and name of each strategy in a configuration that reads the control probe."""
     strategies = (part.strategy for part in _strategy_configs(config))
     return [f"{strategy.kind} '{strategy.name()}'" for strategy in strategies if strategy.reads_control_probe]
+
+
+def steering_parts(config: BaseModel) -> list[str]:
+    """Return kind and name of each strategy in a configuration that steers the policy's entropy."""
+    strategies = (part for part in _strategy_configs(config) if part.steers_entropy)
+    return [f"{part.strategy.kind} '{part.strategy.name()}'" for part in strategies]
 
 
 def _strategy_configs(value: Any) -> Iterator[StrategyConfig]:

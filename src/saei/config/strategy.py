@@ -105,6 +105,14 @@ class StrategyConfig(Section):
         """Return a new strategy with this config."""
         return self.strategy(self)
 
+    @property
+    def steers_entropy(self) -> bool:
+        """Whether the strategy holds the policy's entropy at a level, so that a run's is no evidence against collapse.
+
+        What reads the control probe does; others override this. A bonus of a fixed size does not.
+        """
+        return bool(self.strategy.reads_control_probe)
+
     @classmethod
     def placed(cls, above: Mapping[str, Any], below: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a layer of a configuration sets, where it belongs; most strategies leave it as it is.

@@ -196,12 +196,12 @@ def _check_estimates(objective: Objective) -> None:
         # VPPO would compare a replayed token's stored log-probability, an older policy's, with the present one's.
         if not isinstance(part, KL | PAPO | ROMA | VPPO) or getattr(part.config, "estimate", "k3") != "k3":
             continue
-        full = f"Set the {part.kind} {part.name()}'s estimate to full, or leave" if isinstance(part, KL | PAPO) else "Leave"
+        leave = f"Set the term {part.name()}'s estimate to full, or leave" if isinstance(part, KL | PAPO) else "Leave"
         raise ConfigError(
             "The k3 estimate of a divergence takes tokens that were drawn from the policy itself.",
             reason=f"The {part.kind} '{part.name()}' takes one, and training.replay trains on tokens that an older "
             "policy drew.",
-            remedy=f"{full} one of the two out.",
+            remedy=f"{leave} one of the two out.",
         )
 
 

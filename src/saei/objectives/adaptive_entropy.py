@@ -61,6 +61,11 @@ class AdaptiveEntropy(Term):
                 raise ValueError(f"The coefficient starts at {self.start:g}, above max, {self.max:g}. Lower start.")
             return self
 
+        @property
+        def steers_entropy(self) -> bool:
+            """True."""
+            return True
+
     config: Config
 
     def __init__(self, config: Config | None = None) -> None:

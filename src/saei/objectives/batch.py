@@ -71,9 +71,8 @@ class UpdateBatch:
     zeroed_RT: Tensor | None = None
     statistics: Mapping[Need, Tensor] = field(default_factory=dict)
 
-    @property
-    def used_RT(self) -> Tensor:
-        """The tokens that the policy loss acts on, as far as weights were taken; bool."""
+    def used(self) -> Tensor:
+        """Return the tokens that the policy loss acts on, as far as weights were taken, bool ``[R, T]``."""
         return self.mask_RT if self.zeroed_RT is None else self.mask_RT & ~self.zeroed_RT
 
     def weighted(self, weight_RT: Tensor) -> UpdateBatch:

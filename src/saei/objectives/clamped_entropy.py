@@ -72,6 +72,11 @@ class ClampedEntropy(Term):
                 )
             return self
 
+        @property
+        def steers_entropy(self) -> bool:
+            """Whether the coefficient follows the entropy."""
+            return self.adaptive
+
     config: Config
 
     def __init__(self, config: Config | None = None) -> None:

@@ -65,7 +65,7 @@ class KLCov(Objective):
 
     def prepare(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Return the tokens with a penalty, 1 there and 0 elsewhere."""
-        used_RT = batch.used_RT
+        used_RT = batch.used()
         covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], used_RT)
         penalised_RT = torch.zeros(used_RT.shape, device=used_RT.device)
         if covariance_RT.any():

@@ -60,6 +60,11 @@ class NucleusEntropy(Term):
         quantile: Frac = Field(default=Fraction(4, 5), ge=0, lt=1)
         anchored: bool = True
 
+        @property
+        def steers_entropy(self) -> bool:
+            """Whether the entropy is held at its first value."""
+            return self.anchored
+
     config: Config
 
     def __init__(self, config: Config | None = None) -> None:

@@ -45,9 +45,14 @@ def read_curve(label: str, run: Path) -> Curve:
     An evaluation has the budget of responses that were sampled up to its step, also before the first one.
     """
     lines = RunDir(run).metrics()
-    if any("control/entropy" in line for line in lines):
+    if entropy_steered(lines):
         label = f"{label} ({STEERED})"
     return Curve(label, tuple({BUDGET: _no_budget(line), **line} for line in lines if "eval/accuracy" in line))
+
+
+def entropy_steered(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a run's metrics say that a strategy steered its entropy; earlier runs have the control probe's."""
+    return any("train/entropy_steered" in line or "control/entropy" in line for line in lines)
 
 
 def _no_budget(line: Mapping[str, Any]) -> float | None:

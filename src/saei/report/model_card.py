@@ -12,6 +12,7 @@ from saei.config.flat import flat
 from saei.config.run import RunConfig, dump
 from saei.config.yaml import write_yaml
 from saei.errors import printable
+from saei.report.compare import entropy_steered
 from saei.report.run_list import short
 
 PLACES = {"model.path": "MODEL", "task.path": "DATA"}
@@ -134,7 +135,7 @@ def _figures(settings: Mapping[str, Any], metrics: list[dict[str, Any]], step: i
     told = ["All on the clean view of held-out examples, chosen before training."]
     if settings.get("output.keep_best") not in (None, "null"):
         told.append("The run kept its best checkpoint: the evaluation that chose it is no unbiased estimate.")
-    if any("control/entropy" in line for line in metrics):
+    if entropy_steered(metrics):
         told.append("The run's entropy was steered: it is no evidence against collapse.")
     return "\n".join(rows) + "\n\n" + " ".join(told)
 

@@ -80,7 +80,7 @@ class ClipCov(Weight):
     def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return 0 on the tokens that are left out."""
         candidate_places = self._candidates(batch).nonzero()
-        count = int(self.config.share * int(batch.used_RT.sum()))
+        count = int(self.config.share * int(batch.used().sum()))
         if self.config.at_least_one:
             count = max(1, count)
         # Numbered by row and token, so that the draw does not depend on padding or on who has which row.
@@ -98,8 +98,9 @@ class ClipCov(Weight):
         }
 
     def _candidates(self, batch: UpdateBatch) -> Tensor:
-        covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], batch.used_RT)
-        candidates_RT = batch.used_RT & (covariance_RT > self.config.low) & (covariance_RT < self.config.high)
+        used_RT = batch.used()
+        covariance_RT = covariance(batch.advantage_RT, batch.statistics[LOGP], used_RT)
+        candidates_RT = used_RT & (covariance_RT > self.config.low) & (covariance_RT < self.config.high)
         if not self.config.exclude_clipped:
             return candidates_RT
         ratio_RT = (batch.statistics[LOGP] - batch.statistics[OLD_LOGP]).exp()
