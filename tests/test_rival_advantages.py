@@ -194,6 +194,12 @@ def test_unlikeliness_teaches_where_all_are_right() -> None:
     assert found[2] > found[0] > found[1]
 
 
+def test_unlikeliness_ranks_across_origins() -> None:
+    apart = {"baseline": "per-origin", "scale": "none"}
+    assert not build("group-relative", **apart).mixes_origins
+    assert build("unlikeliness", of=apart).mixes_origins
+
+
 def test_unlikeliness_does_not_know_the_scale_of_a_step() -> None:
     with pytest.raises(ValueError, match=r"of\.scale is batch"):
         build("unlikeliness", of={"scale": "batch"})

@@ -47,6 +47,11 @@ class Unlikeliness(ShapingAdvantage):
 
     config: Config
 
+    @property
+    def mixes_origins(self) -> bool:
+        """True: the ranks are those of all responses of a group, whatever view they were drawn from."""
+        return True
+
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> Advantages:
         """Return the other advantage of the new rewards."""
         return self.of.estimate(self.rewarded(scored), rewards)
