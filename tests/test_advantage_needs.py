@@ -194,6 +194,9 @@ ARMS = {
         (("quantile", "dr-grpo"), r"by default advantage\.scale is group"),
         (("entropy-shaped", "dr-grpo"), r"by default advantage\.of\.scale is group"),
         (("vogue", "dr-grpo"), r"by default advantage\.of\.scale is per-origin"),
+        (("gtpo", "dr-grpo"), r"by default advantage\.normalise is together"),
+        (("grpo-s", "dr-grpo"), r"by default advantage\.normalise is together"),
+        (({"type": "unlikeliness", "of": "grpo-s"}, "dr-grpo"), r"by default advantage\.of\.normalise is together"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: tuple[Any, ...], said: str) -> None:
@@ -210,7 +213,10 @@ def test_what_does_not_go_together_is_refused(settings: tuple[Any, ...], said: s
         ("trust", "grpo", "noisy"),
         ("trust", "grpo", {"type": "dynamic", "of": "mixed"}),
         ({"type": "vogue", "of": {"baseline": "pooled"}}, "grpo", {"type": "mixed", "n_adversarial": 1}),
-        ("gtpo", "dr-grpo"),
+        ({"type": "gtpo", "normalise": "together"}, "dr-grpo"),
+        ({"type": "grpo-s", "normalise": "none"}, "dr-grpo"),
+        ("pass-at-k", "dr-grpo"),
+        ("grpo-passk", "dr-grpo"),
         ({"type": "quantile", "scale": "group"}, "dr-grpo"),
         ({"type": "entropy-shaped", "of": {"scale": "none"}}, "dr-grpo"),
     ],

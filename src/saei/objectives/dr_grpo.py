@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 from torch import Tensor
 
 from saei.config.registry import AdvantageField
+from saei.objectives.advantages.base import Advantage
 from saei.objectives.advantages.group_relative import GroupRelative
 from saei.objectives.aggregation import constant_length_mean
 from saei.objectives.base import ObjectiveInput
@@ -27,6 +28,10 @@ class DrGRPO(ClippedSurrogate):
     class Config(ClippedSurrogate.Config):
         """Advantages are differences to the group's mean; ``advantage.scale`` brings the division back.
 
+        Another advantage that divides by a spread because a setting of its own says so, and could do without, has to
+        be given that setting: ``scale`` of ``quantile``, ``normalise`` of ``gtpo``. ``pass-at-k`` and ``trust`` always
+        divide.
+
         Attributes:
             advantage: How rewards become the advantages of the policy loss; here ``scale`` is ``none``.
         """
@@ -36,21 +41,22 @@ class DrGRPO(ClippedSurrogate):
 
         @model_validator(mode="after")
         def _knows_its_scale(self) -> Self:
-            """Refuse another advantage that would bring the division back by a default."""
+            """Refuse an advantage that would bring back by a default the division that it could do without."""
             if isinstance(self.advantage, GroupRelative.Config):
                 return self
             path, given = "advantage", True
-            advantage: Any = self.advantage
-            while hasattr(advantage, "model_fields_set"):
-                fields = advantage.model_fields_set if given else ()
-                divided = getattr(advantage, "scale", None) in ("group", "per-origin", "batch")
-                if divided and "scale" not in fields:
+            advantage: Advantage | None = self.advantage.build()
+            while advantage is not None:
+                fields: set[str] = advantage.config.model_fields_set if given else set()
+                setting = advantage.optional_spread
+                if setting is not None and setting not in fields:
+                    value = getattr(advantage.config, setting)
                     raise ValueError(
                         "Dr. GRPO does not divide advantages by a standard deviation, and by default "
-                        f"{path}.scale is {advantage.scale}. Set it to none, or to {advantage.scale} if that is meant."
+                        f"{path}.{setting} is {value}. Set it to none, or to {value} if that is meant."
                     )
                 path, given = f"{path}.of", "of" in fields
-                advantage = getattr(advantage, "of", None)
+                advantage = advantage.shaped
             return self
 
     config: Config

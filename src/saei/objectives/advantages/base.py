@@ -53,6 +53,15 @@ class Advantage(Strategy, ABC):
         return None
 
     @property
+    def optional_spread(self) -> str | None:
+        """The setting, a field of the config, by which it divides by a spread and could do without; None if none does.
+
+        Where a method forbids the division, as Dr. GRPO does, such a setting has to be given by the user. An advantage
+        that cannot do without, such as ``trust``, is chosen with its division.
+        """
+        return None
+
+    @property
     def mixes_origins(self) -> bool:
         """Whether responses of one origin are compared with those of others, which have to have the same gold then."""
         return True

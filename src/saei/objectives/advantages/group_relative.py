@@ -49,6 +49,11 @@ class GroupRelative(Advantage):
     config: Config
 
     @property
+    def optional_spread(self) -> str | None:
+        """``scale``, unless it is ``none``."""
+        return None if self.config.scale == "none" else "scale"
+
+    @property
     def mixes_origins(self) -> bool:
         """Whether the baseline is of all origins."""
         return self.config.baseline != "per-origin"

@@ -35,6 +35,11 @@ class GRPOPassK(Advantage):
 
     config: Config
 
+    @property
+    def optional_spread(self) -> str | None:
+        """``scale``, unless it is ``none``."""
+        return None if self.config.scale == "none" else "scale"
+
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> tuple[float, ...]:
         """Return one advantage per response."""
         rewards_N = np.array(scored.rewards)

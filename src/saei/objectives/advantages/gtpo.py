@@ -45,6 +45,11 @@ class EntropyRewards(Advantage, ABC):
 
     config: Config
 
+    @property
+    def optional_spread(self) -> str | None:
+        """``normalise``, unless it is ``none``."""
+        return None if self.config.normalise == "none" else "normalise"
+
     def shares(self, entropy_NT: Tensor, mask_NT: Tensor, right_N: Tensor) -> Tensor:
         """Return each entropy's share of its column's, times how many the column has: 1 on average.
 

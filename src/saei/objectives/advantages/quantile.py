@@ -46,6 +46,11 @@ class Quantile(Advantage):
 
     config: Config
 
+    @property
+    def optional_spread(self) -> str | None:
+        """``scale``, unless it is ``none``."""
+        return None if self.config.scale == "none" else "scale"
+
     def estimate(self, scored: ScoredGroup, rewards: Sequence[float]) -> tuple[float, ...]:
         """Return one advantage per response."""
         right_N = np.array([float(grade.correct) for grade in scored.grades])
