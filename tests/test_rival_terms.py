@@ -21,7 +21,9 @@ from saei.objectives.aggregation import response_mean
 from saei.objectives.base import ObjectiveInput
 from saei.objectives.batch import Row, UpdateBatch
 from saei.objectives.clamped_entropy import ClampedEntropy
+from saei.objectives.entropy_bonus import EntropyBonus
 from saei.objectives.grpo import GRPO
+from saei.objectives.kl import KL
 from saei.objectives.nucleus_entropy import NucleusEntropy
 from saei.objectives.papo import PAPO
 from saei.objectives.roma import ROMA
@@ -388,6 +390,17 @@ def test_the_sampled_entropy_is_a_penalty() -> None:
     assert torch.autograd.grad(result.value, logp_RT)[0].tolist() == [pytest.approx([-0.03, -0.03])]
 
 
+@pytest.mark.parametrize("kind", [SampledEntropy, EntropyBonus, KL])
+def test_a_term_counts_the_tokens_that_it_acts_on(kind: Any) -> None:
+    logp_RT = torch.tensor([[-1.0, -2.0], [-1.0, 0.0]])
+    mask_RT = torch.tensor([[True, True], [True, False]])
+    for coefficient, counts in ((0.5, [2, 1]), (0.0, [0, 0])):
+        term = kind(kind.Config(coefficient=coefficient))
+        statistics = {need: logp_RT.abs() for need in term.needs}
+        metrics = value_of(term, inputs_of(logp_RT, statistics, mask=mask_RT)).metrics
+        assert metrics["touched_tokens"].tolist() == counts
+
+
 # --- roma -----------------------------------------------------------------------------------------------------------
 
 
@@ -478,6 +491,8 @@ def test_vppo_by_hand() -> None:
     weight_RT = weight.weigh(batch, progress=0.0, generator=torch.Generator())
     expected = torch.tensor([[0, 0.9, 0, 0.9, 0], [0, 1.1, 0, 0, 0], [0, 1.0, 0, 0, 0]])
     torch.testing.assert_close(weight_RT, expected, atol=1e-5, rtol=0)
+    assert weight.metrics(batch)["kept_tokens"].tolist() == [2, 1, 1]
+    assert weight.metrics(batch)["kept"].tolist() == pytest.approx([2 / 5, 1 / 2, 1 / 2])
     plain = VPPO(VPPO.Config(scale_min=1.0)).weigh(batch, progress=0.0, generator=torch.Generator())
     assert set(plain.unique().tolist()) == {0.0, 1.0}
     assert weight.config.count_zeroed

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saei.objectives.aggregation import token_mean
+from saei.objectives.aggregation import token_mean, touched
 from saei.objectives.base import Loss, Objective, ObjectiveInput
 from saei.objectives.ratio import PolicyRatio
 
@@ -17,7 +17,7 @@ class CISPO(Objective):
     """``-clip(ratio) * A * logp`` per token, with a detached clipped ratio, as one mean over the update batch's tokens.
 
     A clipped token keeps a gradient, where PPO's clip takes it away. Metrics: those of the clipped surrogate, of which
-    ``clip_share`` counts the tokens whose ratio was clipped.
+    ``clip_share`` counts the tokens whose ratio was clipped, and ``touched_tokens``, their number.
 
     Source: https://arxiv.org/abs/2506.13585.
     """
@@ -46,7 +46,8 @@ class CISPO(Objective):
         clipped_RT = ratio.ratio_RT.detach().clamp(lowest, 1 + self.config.clip_high)
         logp_RT = torch.where(inputs.selected_RT, inputs.logp_RT, 0.0)
         value = self.aggregate(-clipped_RT * inputs.advantage_RT * logp_RT * ratio.weight_RT, inputs)
-        return Loss(value, ratio.metrics(clipped_RT != ratio.ratio_RT))
+        changed_RT = (clipped_RT != ratio.ratio_RT) & inputs.selected_RT
+        return Loss(value, ratio.metrics(changed_RT) | touched(changed_RT, inputs.selected_RT))
 
     def aggregate(self, values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:
         """Return the mean over the selected tokens of the update batch."""

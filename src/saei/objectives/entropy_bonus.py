@@ -9,7 +9,7 @@ from pydantic import Field
 
 from saei.config.strategy import StrategyConfig
 from saei.need import Need
-from saei.objectives.aggregation import per_response
+from saei.objectives.aggregation import per_response, touched
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 
 ENTROPY = Need("entropy", grad=True)
@@ -18,7 +18,7 @@ ENTROPY = Need("entropy", grad=True)
 class EntropyBonus(Term):
     """``-coefficient`` times the mean token entropy under the update view, in nats; averaged as the objective does.
 
-    Metric: ``mean``, the entropy without its coefficient.
+    Metrics: ``mean``, the entropy without its coefficient; ``touched``, the share of the tokens that get the bonus.
 
     Source: https://arxiv.org/abs/1602.01783, section 4.
     """
@@ -44,4 +44,5 @@ class EntropyBonus(Term):
         """Return the negative bonus over all response tokens."""
         entropy_RT = torch.where(inputs.mask_RT, inputs.statistics[ENTROPY], 0.0)
         value = -self.config.coefficient * aggregate(entropy_RT)
-        return Loss(value, {"mean": per_response(entropy_RT, inputs.mask_RT)})
+        acting_RT = inputs.mask_RT & (self.config.coefficient > 0)
+        return Loss(value, {"mean": per_response(entropy_RT, inputs.mask_RT), **touched(acting_RT, inputs.mask_RT)})

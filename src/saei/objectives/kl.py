@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saei.config.strategy import StrategyConfig
 from saei.need import Need
-from saei.objectives.aggregation import per_response
+from saei.objectives.aggregation import per_response, touched
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.view_weight import view_weight
 
@@ -27,7 +27,7 @@ class KL(Term):
     whatever beta the policy loss uses. The full divergence needs no weight, whatever the tokens were drawn from, and
     costs four more products with the output layer.
 
-    Metric: ``mean``, the estimate without its coefficient.
+    Metrics: ``mean``, the estimate without its coefficient; ``touched``, the share of the tokens with a penalty.
 
     Source: http://joschu.net/blog/kl-approx.html for k3, https://arxiv.org/abs/2402.03300 for its place in GRPO;
     the weight off the view is original.
@@ -64,10 +64,11 @@ class KL(Term):
 
     def loss(self, inputs: ObjectiveInput, aggregate: Aggregate) -> Loss:
         """Return the penalty over all response tokens."""
+        acting = touched(inputs.mask_RT & (self.config.coefficient > 0), inputs.mask_RT)
         if self.config.estimate == "full":
             penalty_RT = torch.where(inputs.mask_RT, inputs.statistics[DIVERGENCE], 0.0)
             value = self.config.coefficient * aggregate(penalty_RT)
-            return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT)})
+            return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT), **acting})
         difference_RT = torch.where(inputs.mask_RT, inputs.statistics[REFERENCE_LOGP] - inputs.logp_RT, 0.0)
         k3_RT = k3(difference_RT)
         if self.config.bias_correction:
@@ -75,7 +76,7 @@ class KL(Term):
         weight_RT = view_weight(inputs, torch.ones_like(inputs.beta_R))
         penalty_RT = k3_RT * weight_RT
         value = self.config.coefficient * aggregate(penalty_RT)
-        return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT)})
+        return Loss(value, {"mean": per_response(penalty_RT, inputs.mask_RT), **acting})
 
 
 def k3(difference: Tensor) -> Tensor:

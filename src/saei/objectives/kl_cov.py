@@ -33,7 +33,7 @@ class KLCov(Objective):
     optimiser step but the first, which shares that of the old policy.
 
     Metrics: those of the clipped surrogate (``clip_share`` is 0), ``penalised`` and ``penalised_tokens``, the share and
-    the number of the tokens with a penalty.
+    the number of the tokens with a penalty; at a ratio of exactly 1 it has no gradient, and the token does not count.
 
     Source: https://arxiv.org/abs/2505.22617; verl's code chooses in each micro-batch of each process.
     """
@@ -82,8 +82,9 @@ class KLCov(Objective):
         penalty_RT = self.config.coefficient * penalised_RT * ratio.log_RT.abs()
         value = self.aggregate((penalty_RT - ratio.ratio_RT * inputs.advantage_RT) * ratio.weight_RT, inputs)
         metrics = ratio.metrics(torch.zeros_like(inputs.selected_RT))
-        metrics["penalised"] = per_response(penalised_RT, inputs.selected_RT)
-        metrics["penalised_tokens"] = penalised_RT.sum(dim=1)
+        acting_RT = penalised_RT * (ratio.log_RT.detach() != 0)
+        metrics["penalised"] = per_response(acting_RT, inputs.selected_RT)
+        metrics["penalised_tokens"] = acting_RT.sum(dim=1)
         return Loss(value, metrics)
 
     def aggregate(self, values_RT: Tensor, inputs: ObjectiveInput) -> Tensor:

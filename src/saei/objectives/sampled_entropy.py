@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saei.config.strategy import StrategyConfig
-from saei.objectives.aggregation import per_response
+from saei.objectives.aggregation import per_response, touched
 from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 
 
@@ -20,7 +20,7 @@ class SampledEntropy(Term):
     current policy it is 0 on average, so that what it does it does by chance, or off the policy. It makes each drawn
     token likelier, whatever it was good for.
 
-    Metric: ``mean``, the value without its coefficient.
+    Metrics: ``mean``, the value without its coefficient; ``touched``, the share of the tokens that are penalised.
 
     Source: the entropy penalty of VPPO (https://arxiv.org/abs/2510.09285), whose coefficient is the default.
     """
@@ -41,7 +41,8 @@ class SampledEntropy(Term):
         """Return the penalty over all response tokens."""
         surprise_RT = surprise(inputs.logp_RT, inputs.mask_RT)
         value = self.config.coefficient * aggregate(surprise_RT)
-        return Loss(value, {"mean": per_response(surprise_RT, inputs.mask_RT)})
+        acting_RT = inputs.mask_RT & (self.config.coefficient > 0)
+        return Loss(value, {"mean": per_response(surprise_RT, inputs.mask_RT), **touched(acting_RT, inputs.mask_RT)})
 
 
 def surprise(logp_RT: Tensor, mask_RT: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from saei.config.strategy import Frac
 from saei.need import Need
+from saei.objectives.aggregation import per_response
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.kl import k3
 from saei.objectives.weights.base import Weight
@@ -37,6 +39,9 @@ class VPPO(Weight):
 
     It is the token selection of the selector ``visual-logp``, with the factor. VPPO's entropy penalty is a term of its
     own, ``{type: sampled-entropy, coefficient: 0.06}``.
+
+    Metrics beside those of every weight, which counts the tokens with a factor as touched: ``kept`` and
+    ``kept_tokens``, the share and the number of the tokens that count.
 
     Source: https://arxiv.org/abs/2510.09285 and its code, which takes the mean of n over each micro-batch. Its share,
     its least factor and, in the denominators of the loss, the tokens of weight 0 are the defaults. There patches are
@@ -74,18 +79,30 @@ class VPPO(Weight):
         """The old policy's log-probabilities on both pictures."""
         return frozenset({OLD_LOGP, self.masked_logp})
 
+    def metrics(self, batch: UpdateBatch) -> Mapping[str, Tensor]:
+        """Return the share and the number of each response's tokens that are kept."""
+        kept_RT = self._kept(self._sensitivity(batch), batch.mask_RT)
+        return {"kept": per_response(kept_RT, batch.mask_RT), "kept_tokens": kept_RT.sum(dim=1).float()}
+
     def weigh(self, batch: UpdateBatch, *, progress: float, generator: torch.Generator) -> Tensor:
         """Return the weights."""
-        mask_RT = batch.mask_RT
-        d_RT = torch.where(mask_RT, batch.statistics[self.masked_logp] - batch.statistics[OLD_LOGP], 0.0)
-        sensitivity_RT = k3(d_RT).clamp(0.0, self.config.cap)
+        sensitivity_RT = self._sensitivity(batch)
+        return self._kept(sensitivity_RT, batch.mask_RT) * self._factors(sensitivity_RT, batch.mask_RT)[:, None]
+
+    def _sensitivity(self, batch: UpdateBatch) -> Tensor:
+        """Return the sensitivity of each token, 0 on padding."""
+        changed_RT, own_RT = batch.statistics[self.masked_logp], batch.statistics[OLD_LOGP]
+        return k3(torch.where(batch.mask_RT, changed_RT - own_RT, 0.0)).clamp(0.0, self.config.cap)
+
+    def _kept(self, sensitivity_RT: Tensor, mask_RT: Tensor) -> Tensor:
+        """Return the most sensitive tokens of each response."""
         order_RT = torch.where(mask_RT, -sensitivity_RT, torch.inf).argsort(dim=1, stable=True)
         rank_RT = order_RT.argsort(dim=1)
         lengths = mask_RT.sum(dim=1).tolist()
         kept_R = torch.tensor(
             [-(-length * self.config.share // 1) for length in map(int, lengths)], device=mask_RT.device
         )
-        return (mask_RT & (rank_RT < kept_R[:, None])) * self._factors(sensitivity_RT, mask_RT)[:, None]
+        return mask_RT & (rank_RT < kept_R[:, None])
 
     def _factors(self, sensitivity_RT: Tensor, mask_RT: Tensor) -> Tensor:
         """Return the factor of each response, 1 where there is nothing to tell them apart by."""
