@@ -256,6 +256,18 @@ def test_the_bonus_is_the_mean_clamped_entropy() -> None:
     torch.testing.assert_close(slope_RT, -2e-3 * torch.tensor([[0.25, 0.25], [0.5, 0.0]]))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("low", 0.1), ("high", 0.5), ("rate", 0.1), ("least", 1e-4), ("most", 0.1), ("warm_up", 3)],
+)
+def test_a_fixed_coefficient_has_no_bounds(name: str, value: float) -> None:
+    ClampedEntropy.Config.model_validate({"coefficient": 1e-3, name: value})
+    default = ClampedEntropy.Config.model_fields[name].default
+    ClampedEntropy.Config.model_validate({"adaptive": False, name: default})
+    with pytest.raises(ValidationError, match=f"{name} is of an adaptive coefficient"):
+        ClampedEntropy.Config.model_validate({"adaptive": False, name: value})
+
+
 def test_an_adaptive_coefficient_moves_after_the_step_by_what_is_beyond_its_bounds() -> None:
     """rate .01: below .05 by .03, within, above .23 by .27, and then at its lower limit."""
     config = ClampedEntropy.Config(coefficient=2e-3, rate=0.01, least=1e-3, most=3e-3, warm_up=1)

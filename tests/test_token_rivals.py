@@ -393,6 +393,14 @@ def test_steer_stays_within_its_bounds_at_impossible_and_certain_tokens() -> Non
     assert 0.8 - 1e-6 <= float(weights.min()) < float(weights.max()) <= 1.0
 
 
+@pytest.mark.parametrize("name", ["clip_low", "clip_high"])
+def test_a_clip_that_excludes_nothing_is_refused(name: str) -> None:
+    ClipCov.Config.model_validate({name: 0.3})
+    ClipCov.Config.model_validate({name: 0.2, "exclude_clipped": False})
+    with pytest.raises(ValidationError, match=f"{name} says what the clip has cut"):
+        ClipCov.Config.model_validate({name: 0.3, "exclude_clipped": False})
+
+
 # --- whole updates ---------------------------------------------------------------------------------------------------
 
 

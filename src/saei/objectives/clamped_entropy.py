@@ -72,6 +72,14 @@ class ClampedEntropy(Term):
                 )
             return self
 
+        @model_validator(mode="after")
+        def _moves(self) -> Self:
+            fields = type(self).model_fields
+            for name in ("low", "high", "rate", "least", "most", "warm_up"):
+                if not self.adaptive and getattr(self, name) != fields[name].default:
+                    raise ValueError(f"{name} is of an adaptive coefficient, and adaptive is false. Leave one out.")
+            return self
+
         @property
         def steers_entropy(self) -> bool:
             """Whether the coefficient follows the entropy."""

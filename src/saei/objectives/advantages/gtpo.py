@@ -20,9 +20,9 @@ from saei.types import ScoredGroup
 class EntropyRewards(Advantage, ABC):
     """What GTPO and GRPO-S share: the settings, and what becomes of the new rewards.
 
-    Entropies are those of the sampling pass, in nats. A group whose answers are all right, or all wrong, has advantage
-    0: DAPO's dynamic sampling, which both are built on, leaves such groups out, and entropies alone would be scaled up
-    to full size.
+    Entropies are those of the sampling pass, in nats, at ``entropy.temperature``. A group whose answers are all right,
+    or all wrong, has advantage 0: DAPO's dynamic sampling, which both are built on, leaves such groups out, and
+    entropies alone would be scaled up to full size.
     """
 
     class Config(StrategyConfig):

@@ -70,6 +70,14 @@ class ClipCov(Weight):
                 raise ValueError(f"Nothing lies between low={self.low:g} and high={self.high:g}. Lower low.")
             return self
 
+        @model_validator(mode="after")
+        def _clip_is_asked_for(self) -> Self:
+            fields = type(self).model_fields
+            for name in ("clip_low", "clip_high"):
+                if not self.exclude_clipped and getattr(self, name) != fields[name].default:
+                    raise ValueError(f"{name} says what the clip has cut, and exclude_clipped is false. Leave one out.")
+            return self
+
     config: Config
 
     @property

@@ -18,9 +18,9 @@ from saei.objectives.weights.base import Weight
 class ForkingTokens(Weight):
     """1 on the tokens of highest entropy, ``ceil(share * tokens)`` of the update batch or of each response, else 0.
 
-    The entropies are those of the sampling pass, which cost nothing, where the authors' code takes the current policy's
-    at each update. Forced tokens are never kept. Of equal entropies the later counts as the higher. With several
-    updates per batch the tokens of each are ranked apart.
+    The entropies are those of the sampling pass, at ``entropy.temperature``, which cost nothing, where the authors'
+    code takes the current policy's at each update. Forced tokens are never kept. Of equal entropies the later counts as
+    the higher. With several updates per batch the tokens of each are ranked apart.
 
     Source: https://arxiv.org/abs/2506.01939; the scope ``response`` is that of SIREN and VPPO
     (https://arxiv.org/abs/2510.09285).
