@@ -18,8 +18,10 @@ import saei
 from commands import Saei
 from saei.data.bars import Bars
 from saei.report.inspection import Answer, Inspection, Token, inspect
-from saei.report.inspection_files import page, write
+from saei.report.inspection_files import write
 from saei.report.inspection_screen import show
+from saei.report.page.inspection import inspection_page
+from saei.report.tokens import CHANGES, ENTROPIES, FALLS, RISES, SHADES
 
 HOSTILE = ("<script>alert(1)</script>", "\x1b[31mred\x1b]0;title\x07", "nul\0", "\u202eright to left", "x" * 100_000)
 
@@ -75,7 +77,7 @@ def test_an_empty_response_is_shown_as_that(policy: saei.Policy, chart: Path, mo
     assert [len(answer.tokens) > 0 for answer in look.answers] == [False, True, True]
     assert all(any(token.selected for token in answer.tokens) for answer in look.answers[1:])
     assert "(empty)" in printed(look, colour=False)
-    assert "(empty)" in page(look)
+    assert "(empty)" in inspection_page(look)
 
 
 def hostile() -> Inspection:
@@ -124,12 +126,12 @@ class Tags(HTMLParser):
 
 
 def test_hostile_text_stays_text_on_the_page() -> None:
-    text = page(hostile())
+    text = inspection_page(hostile())
     parser = Tags()
     parser.feed(text)
     assert "script" not in parser.tags
     assert parser.links
-    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
+    assert all(link.startswith(("data:image/png;base64,", "#")) or link == "data:," for link in parser.links)
     assert "&lt;script&gt;alert(1)" in text
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
 
@@ -152,11 +154,26 @@ def test_selected_tokens_are_underlined_and_in_plain_text_in_brackets() -> None:
     look = Inspection("?", "?", {}, (picture,), (picture,), (answer,), (answer,), (1.5, 1.75), 0.0, {})
     assert " 1  0.750 → 0.875  so ⟦it is⟧ 8" in printed(look, colour=False)
     coloured = printed(look, colour=True)
-    assert re.search(r"\x1b\[4;38;2;21;25;29;48;2;238;125;107mit ", coloured)  # underlined, the strongest colour
+    assert re.search(r"\x1b\[4;38;2;21;25;29;48;2;250;149;102mit ", coloured)  # underlined, of 1.5 to 2.5 nats
     assert "so it is 8" in re.sub(r"\x1b\[[0-9;]*m", "", coloured)
-    html = page(look)
-    assert re.search(r'<b title="2\.000 nats" class="shaded" style="background:#ee7d6b">it </b>', html)
-    assert re.search(r'<span title="0\.000 nats">so </span>', html)
+    html = inspection_page(look)
+    assert '<span class="h5 c" title="entropy 2 nats, chosen">it </span>' in html
+    assert '<span class="h0" title="entropy 0 nats">so </span>' in html
+    assert '<span class="u4 c" title="entropy 1 to 1.5 nats">is</span>' in html
+
+
+def test_an_inspection_is_a_page_like_the_others() -> None:
+    """The same frame, and one table of colours for terminal, picture and page."""
+    html = inspection_page(hostile())
+    assert '<a class="skip" href="#main">' in html
+    assert "@media print" in html
+    assert set(re.findall(r"<th\b( scope)?", html)) == {" scope"}
+    rules = dict(re.findall(r"\.([hud]\d) \{ background: (#\w+);", html))
+    expected = {f"{kind}{n}": each for kind, all_ in zip("hud", (SHADES, RISES, FALLS), strict=True)
+                for n, each in enumerate(all_, 1)}  # fmt: skip
+    assert rules == expected
+    for limit in (*ENTROPIES, *CHANGES):
+        assert f"{limit}" in html.partition('class="legend')[2].partition("</p>")[0]
 
 
 def test_inspect_prints_and_writes(chart: Path, tmp_path: Path, saei: Saei) -> None:
@@ -166,7 +183,7 @@ def test_inspect_prints_and_writes(chart: Path, tmp_path: Path, saei: Saei) -> N
     assert "attack    fgsm, step 2/255" in said.out
     assert re.search(r"Criterion J 0\.\d{4} → 0\.\d{4}", said.out)
     assert len(np.unique(np.asarray(Image.open(files[0]).convert("RGB")).reshape(-1, 3), axis=0)) > 50
-    assert "their difference, 32 times" in files[1].read_text(encoding="utf-8")
+    assert "difference, enlarged 32 times" in files[1].read_text(encoding="utf-8")
 
 
 def test_a_question_without_a_picture_is_shown_with_the_words_that_moved(tmp_path: Path, saei: Saei) -> None:

@@ -11,8 +11,19 @@ import pytest
 from PIL import Image
 
 from saei.policy.load.weights import Parts
-from saei.report.pictures import data_uri, enlarged, half_blocks
-from saei.report.tokens import FALLS, LETTERS, RISES, SHADES, change_shade, shade, token_pieces, visible
+from saei.report.pictures import data_uri, half_blocks
+from saei.report.tokens import (
+    CHANGES,
+    ENTROPIES,
+    FALLS,
+    LETTERS,
+    RISES,
+    SHADES,
+    change_shade,
+    shade,
+    token_pieces,
+    visible,
+)
 from saei.runtime.pictures import difference
 
 
@@ -49,16 +60,9 @@ def test_the_end_of_the_response_is_a_piece(random_parts: Parts) -> None:
 
 
 def test_shades_rise_with_entropy_and_changes_have_two_directions() -> None:
-    of_tenths = [shade(tenth / 10, 1.0) for tenth in range(11)]
-    assert of_tenths[:2] == [None, None]
-    assert list(dict.fromkeys(of_tenths[2:])) == list(SHADES)
-    assert shade(9.0, 1.0) == SHADES[-1]
-    assert shade(0.0, 0.0) is None
-    assert [change_shade(change, 1.0) for change in (-1.0, -0.4, -0.2, 0.0, 0.2, 0.4, 1.0)] == [
-        *reversed(FALLS),
-        None,
-        *RISES,
-    ]
+    assert [shade(entropy) for entropy in (0.0, 0.049, *ENTROPIES, 9.0)] == [None, None, *SHADES, SHADES[-1]]
+    assert [change_shade(-change) for change in CHANGES] == list(FALLS)
+    assert [change_shade(change) for change in (0.0, 0.0009, *CHANGES, 9.0)] == [None, None, *RISES, RISES[-1]]
 
 
 @pytest.mark.parametrize("colour", [*SHADES, *RISES, *FALLS])
@@ -82,12 +86,6 @@ def test_a_difference_is_enlarged_around_grey() -> None:
     after = Image.fromarray(np.array([[[12, 19, 30], [255, 0, 100]]], np.uint8))
     assert np.asarray(difference(before, after)).tolist() == [[[192, 96, 128], [255, 0, 128]]]
     assert np.asarray(difference(before, after, times=1)).tolist() == [[[130, 127, 128], [133, 123, 128]]]
-
-
-def test_small_pictures_are_enlarged_by_whole_factors() -> None:
-    checks = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8))
-    assert np.asarray(enlarged(checks, 5)).tolist() == np.kron([[0, 255], [255, 0]], np.ones((2, 2))).tolist()
-    assert enlarged(checks, 3) is checks
 
 
 def test_a_picture_is_its_own_address() -> None:

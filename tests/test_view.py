@@ -160,7 +160,7 @@ def test_the_difference_is_enlarged_around_grey() -> None:
     sample = group(0, "held-out", 0)
     album = Album()
     figures = album.moved(*sample.views)
-    assert [figure.caption for figure in figures] == ["adversarial", "difference, 32 times", "gradient"]
+    assert [figure.caption for figure in figures] == ["adversarial", "difference, enlarged 32 times", "gradient"]
     content = base64.b64decode(figures[1].url.partition(",")[2])
     values = np.array(Image.open(io.BytesIO(content)))
     assert set(values.ravel().tolist()) == {128 + 32 * 2}

@@ -93,17 +93,6 @@ class Inspection:
     view_kl: float
     distances: Mapping[str, tuple[float, float]]
 
-    @property
-    def top(self) -> float:
-        """The entropy that the strongest colour stands for: the largest of all tokens shown, in nats."""
-        shown = [*self.answers, *self.perturbed_answers]
-        return max((max(t.entropy, t.moved or 0.0) for answer in shown for t in answer.tokens), default=0.0)
-
-    @property
-    def top_change(self) -> float:
-        """The change that the strongest colour stands for, in nats."""
-        return max((abs(token.change) for answer in self.answers for token in answer.tokens), default=0.0)
-
     def largest_changes(self, count: int = 8) -> list[tuple[int, Token]]:
         """Return the tokens whose entropy changed most, each with the number of its response, from 1."""
         numbered = [(n, token) for n, answer in enumerate(self.answers, 1) for token in answer.tokens]

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from saei.errors import printable, shown
+from saei.errors import shown
 from saei.report.inspection import Answer, Inspection, Token
-from saei.report.pictures import data_uri, enlarged
-from saei.report.tokens import LETTERS, change_shade, shade, visible
+from saei.report.tokens import CHANGES, ENTROPIES, LETTERS, change_shade, shade, visible
 from saei.runtime.files import replacing, write_whole
 from saei.runtime.pictures import TIMES, difference
 
@@ -32,37 +31,11 @@ def write(inspection: Inspection, file: Path) -> None:
         OSError: If the disk refuses.
     """
     if file.suffix.lower() == ".html":
-        write_whole(file, page(inspection))
+        from saei.report.page.inspection import inspection_page
+
+        write_whole(file, inspection_page(inspection))
     else:
         draw(inspection, file)
-
-
-def page(inspection: Inspection) -> str:
-    """Return an inspection as HTML that loads nothing; all text in it is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("saei", "report"), autoescape=True, undefined=StrictUndefined)
-    top, top_change = inspection.top, inspection.top_change
-    entropies = [(top * fifth / 5, shade(top * fifth / 5, top)) for fifth in range(1, 6)]
-    changes = [(top_change * x, change_shade(top_change * x, top_change)) for x in (-1.0, -0.5, 0.5, 1.0)]
-    pictures = [
-        tuple(data_uri(enlarged(image)) for image in (clean, perturbed, difference(clean, perturbed)))
-        for clean, perturbed in zip(inspection.clean, inspection.perturbed, strict=True)
-    ]
-    text: str = environment.get_template("inspection.html.jinja").render(
-        look=inspection,
-        pictures=pictures,
-        times=TIMES,
-        letters=LETTERS,
-        entropies=[pair for pair in entropies if pair[1]],
-        changes=[pair for pair in changes if pair[1]],
-        shade=shade,
-        change_shade=change_shade,
-        visible=visible,
-        printable=printable,
-        shown=shown,
-    )
-    return text
 
 
 def draw(inspection: Inspection, file: Path) -> None:
@@ -101,19 +74,18 @@ Run = tuple[str, str | None, bool]
 
 def _body(inspection: Inspection) -> list[list[Run]]:
     """Return the lines below the pictures."""
-    top, top_change = inspection.top, inspection.top_change
 
     def by_entropy(token: Token) -> str | None:
-        return shade(token.entropy, top)
+        return shade(token.entropy)
 
     def by_change(token: Token) -> str | None:
-        return change_shade(token.change, top_change)
+        return change_shade(token.change)
 
-    legend = _plain("Underlined: the tokens that the criterion looked at. Entropy in nats: ")
-    legend += [(f" {top * n / 5:.2f} ", shade(top * n / 5, top), False) for n in range(1, 6)]
-    of_changes = _plain("Blue and red: how a token's entropy changes under the perturbed picture: ")
-    changes = [top_change * part for part in (-1, -0.5, 0.5, 1)]
-    of_changes += [(f" {change:+.2f} ", change_shade(change, top_change), False) for change in changes]
+    legend = _plain("Underlined: the tokens that the criterion looked at. Entropy in nats, from: ")
+    legend += [(f" {limit:g} ", shade(limit), False) for limit in ENTROPIES]
+    of_changes = _plain("Blue and red: how a token's entropy changes under the perturbed picture, from: ")
+    limits = [*(-limit for limit in reversed(CHANGES)), *CHANGES]
+    of_changes += [(f" {change:+g} ", change_shade(change), False) for change in limits]
     lines = [legend, of_changes, [], _plain("Responses to the clean picture, and below each how its entropy changes")]
     for number, answer in enumerate(inspection.answers, 1):
         heading = f"{number:>2} {answer.entropy:.3f} "
@@ -176,7 +148,11 @@ def _pictures(figure: Any, inspection: Inspection, share: float) -> None:
         len(inspection.clean), 3, left=0.02, right=0.51, top=0.98, bottom=1.02 - share, wspace=0.05
     )
     for row, (clean, perturbed) in enumerate(zip(inspection.clean, inspection.perturbed, strict=True)):
-        images = {"clean": clean, "perturbed": perturbed, f"difference, {TIMES} times": difference(clean, perturbed)}
+        images = {
+            "clean": clean,
+            "perturbed": perturbed,
+            f"difference, enlarged {TIMES} times": difference(clean, perturbed),
+        }
         for column, (name, image) in enumerate(images.items()):
             axis = figure.add_subplot(grid[row, column])
             axis.imshow(image, interpolation="nearest")

@@ -10,7 +10,7 @@ from rich.text import Text
 from saei.errors import printable, shown
 from saei.report.inspection import Answer, Inspection, Token
 from saei.report.pictures import half_blocks
-from saei.report.tokens import LETTERS, change_shade, shade, visible
+from saei.report.tokens import CHANGES, ENTROPIES, LETTERS, change_shade, shade, visible
 from saei.runtime.pictures import TIMES, difference
 
 MOST_TOKENS = 400
@@ -36,18 +36,17 @@ def show(console: Console, inspection: Inspection) -> None:
     for sentence in inspection.summary():
         console.print(sentence)
     console.print()
-    console.print(_legend(inspection, colour=colour, underline=console.is_terminal))
-    top, change = inspection.top, inspection.top_change
+    console.print(_legend(colour=colour, underline=console.is_terminal))
     console.print("\nResponses to the clean picture, mean entropy there → under the perturbed one:")
     for number, answer in enumerate(inspection.answers, 1):
         heading = f"{number:>2}  {answer.entropy:.3f} → {answer.moved:.3f}  "
-        console.print(_answer(heading, answer, top, colour=colour, underline=console.is_terminal))
-        if colour and change > 0:
-            console.print(_changes(" " * (len(heading) - 8) + "change  ", answer, change))
+        console.print(_answer(heading, answer, colour=colour, underline=console.is_terminal))
+        if colour and any(token.change for token in answer.tokens):
+            console.print(_changes(" " * (len(heading) - 8) + "change  ", answer))
     console.print("\nResponses to the perturbed picture, mean entropy:")
     for number, answer in enumerate(inspection.perturbed_answers, 1):
         heading = f"{number:>2}  {answer.entropy:.3f}  "
-        console.print(_answer(heading, answer, top, colour=colour, underline=console.is_terminal))
+        console.print(_answer(heading, answer, colour=colour, underline=console.is_terminal))
     console.print("\nLargest changes of entropy, tokens of the clean responses:")
     console.print(_largest(inspection))
 
@@ -57,7 +56,7 @@ def _side_by_side(clean: Image, perturbed: Image, width: int) -> RenderableType:
     columns = min(40, (width - 4) // 3)
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=True)
     images = [clean, perturbed, difference(clean, perturbed)]
-    for name in ("clean", "perturbed", f"difference, {TIMES} times"):
+    for name in ("clean", "perturbed", f"difference, enlarged {TIMES} times"):
         table.add_column(name, no_wrap=True)
     table.add_row(*(_picture(image, columns) for image in images))
     return Group(table, Text())
@@ -73,37 +72,35 @@ def _picture(image: Image, columns: int) -> Text:
     return text
 
 
-def _legend(inspection: Inspection, *, colour: bool, underline: bool) -> Text:
+def _legend(*, colour: bool, underline: bool) -> Text:
     """Return what colours and marks mean."""
     chosen = Text("underlined", "underline") if underline else Text("in ⟦ ⟧")
     text = Text.assemble("Tokens that the criterion looked at are ", chosen, ".")
     if colour:
-        text.append(" Entropy in nats: ")
-        for fifth in range(1, 6):
-            entropy = inspection.top * fifth / 5
-            text.append(f" {entropy:.2f} ", _style(shade(entropy, inspection.top)))
-        text.append("; change: ")
-        for share in (-1.0, -0.5, 0.5, 1.0):
-            change = inspection.top_change * share
-            text.append(f" {change:+.2f} ", _style(change_shade(change, inspection.top_change)))
+        text.append(" Entropy in nats, from: ")
+        for limit in ENTROPIES:
+            text.append(f" {limit:g} ", _style(shade(limit)))
+        text.append("; change, from: ")
+        for change in (*(-limit for limit in reversed(CHANGES)), *CHANGES):
+            text.append(f" {change:+g} ", _style(change_shade(change)))
     return text
 
 
-def _answer(heading: str, answer: Answer, top: float, *, colour: bool, underline: bool) -> Text:
+def _answer(heading: str, answer: Answer, *, colour: bool, underline: bool) -> Text:
     text, before = Text(heading), False
     for token, piece in _shown(answer):
         if not underline and token.selected != before:
             text.append("⟦" if token.selected else "⟧")
         before = token.selected
-        style = _style(shade(token.entropy, top)) if colour else ""
+        style = _style(shade(token.entropy)) if colour else ""
         text.append(piece, f"{style} underline".strip() if token.selected and underline else style)
     return text.append("⟧" if before and not underline else "").append(_rest(answer))
 
 
-def _changes(heading: str, answer: Answer, top: float) -> Text:
+def _changes(heading: str, answer: Answer) -> Text:
     text = Text(heading, "dim")
     for token, piece in _shown(answer):
-        text.append(piece, _style(change_shade(token.change, top)) or "dim")
+        text.append(piece, _style(change_shade(token.change)) or "dim")
     return text
 
 

@@ -8,22 +8,21 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-SMALL = 192
-"""Pixels of the longer side up to which a picture is enlarged, by whole factors."""
 
+def data_uri(image: Image.Image, *, lossy: bool = False) -> str:
+    """Return a picture as the address of itself, for a page that loads nothing.
 
-def enlarged(image: Image.Image, side: int = SMALL) -> Image.Image:
-    """Return a small picture enlarged by a whole factor, each pixel a square; another as it is."""
-    factor = side // max(image.size)
-    size = (image.width * factor, image.height * factor)
-    return image.resize(size, Image.Resampling.NEAREST) if factor > 1 else image
-
-
-def data_uri(image: Image.Image) -> str:
-    """Return a picture as the address of itself, for a page that loads nothing."""
+    Args:
+        image: The picture.
+        lossy: Write a JPEG, which is smaller, and not every value of it exact.
+    """
     buffer = BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    if lossy:
+        image.save(buffer, "JPEG", quality=85)
+    else:
+        image.save(buffer, "PNG", optimize=True)
+    kind = "jpeg" if lossy else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def half_blocks(image: Image.Image, columns: int) -> list[list[tuple[str, str]]]:

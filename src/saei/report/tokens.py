@@ -5,25 +5,29 @@ The same colours serve terminal, page and picture: light ones under dark letters
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from saei.errors import printable
 
-SHADES = ("#fff3c4", "#ffdd8f", "#ffbd70", "#fb9a66", "#ee7d6b")
-"""From low to high entropy; the lowest sixth of the scale has no colour."""
+ENTROPIES = (0.05, 0.2, 0.5, 1.0, 1.5, 2.5)
+"""Entropies in nats at which the next darker shade begins; the same on every page, so that pages can be compared."""
 
-RISES = ("#ffe3d8", "#ffb59e", "#f2876f")
+SHADES = ("#fff3c4", "#ffe3a0", "#ffcd7d", "#ffb06a", "#fa9566", "#ee7d6b")
+"""From low to high entropy; below the first limit a token has no colour."""
+
+CHANGES = (0.001, 0.01, 0.05, 0.2)
+"""Changes of the entropy in nats, to either side, at which the next darker shade begins."""
+
+RISES = ("#ffe3d8", "#ffc4b0", "#ffa589", "#f2876f")
 """Of tokens whose entropy rose, by how much."""
 
-FALLS = ("#dcebff", "#a9cdfb", "#7fb0ee")
+FALLS = ("#dcebff", "#bcd8fd", "#9bc3f7", "#7fb0ee")
 """Of tokens whose entropy fell, by how much."""
 
 LETTERS = "#15191d"
 """The colour of letters on any of these."""
-
-UNCHANGED = 0.05
-"""Change of entropy, as a share of the scale, below which a token counts as unchanged."""
 
 LONGEST = 8
 """Tokens after which an unfinished character is shown as it is: one has at most four bytes, each a token at worst."""
@@ -54,35 +58,32 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return pieces
 
 
-def shade(entropy: float, top: float) -> str | None:
-    """Return the colour of a token's entropy, None for hardly any.
-
-    Args:
-        entropy: In nats.
-        top: The entropy of the strongest colour, in nats.
-    """
-    level = int(len(SHADES) * 1.2 * _share(entropy, top)) - 1
-    return None if level < 0 else SHADES[min(level, len(SHADES) - 1)]
+def shade_level(entropy: float) -> int:
+    """Return how many of ``ENTROPIES`` an entropy reaches."""
+    return bisect_right(ENTROPIES, entropy)
 
 
-def change_shade(change: float, top: float) -> str | None:
-    """Return the colour of a change of entropy, red for a rise and blue for a fall, None for hardly any.
+def change_level(change: float) -> int:
+    """Return how many of ``CHANGES`` a change of entropy reaches, negative for a fall."""
+    level = bisect_right(CHANGES, abs(change))
+    return level if change > 0 else -level
 
-    Args:
-        change: In nats.
-        top: The change of the strongest colour, in nats.
-    """
-    colours, share = RISES if change > 0 else FALLS, _share(abs(change), top)
-    return None if share < UNCHANGED else colours[min(int(len(colours) * share), len(colours) - 1)]
+
+def shade(entropy: float) -> str | None:
+    """Return the colour of an entropy in nats, None for hardly any."""
+    level = shade_level(entropy)
+    return SHADES[level - 1] if level else None
+
+
+def change_shade(change: float) -> str | None:
+    """Return the colour of a change of entropy in nats, red for a rise and blue for a fall, None for hardly any."""
+    level = change_level(change)
+    return (RISES if level > 0 else FALLS)[abs(level) - 1] if level else None
 
 
 def visible(piece: str) -> str:
     """Return a token's text as one sees it: line feeds are marked, and nothing in it acts on terminal or page."""
     return printable(piece).replace("\n", "⏎\n")
-
-
-def _share(value: float, top: float) -> float:
-    return min(1.0, max(0.0, value / top)) if top > 0 else 0.0
 
 
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from saei.errors import printable
+from saei.report.tokens import CHANGES, ENTROPIES, FALLS, LETTERS, RISES, SHADES
 
 LONGEST = 20_000
 """Characters of one text that a page shows."""
@@ -81,5 +82,7 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters |= {"percent": percent, "number": number}
     environment.globals |= {"plural": plural, "moved_question": moved_question}
+    environment.globals |= {"entropies": ENTROPIES, "changes": CHANGES, "letters": LETTERS}
+    environment.globals |= {"token_colours": {"h": SHADES, "u": RISES, "d": FALLS}}
     page = environment.get_template(template).render(**values)
     return page.encode("utf-8", "replace").decode("utf-8")

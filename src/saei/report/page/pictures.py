@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
+from saei.report.pictures import data_uri
 from saei.runtime.pictures import TIMES, difference
 from saei.runtime.samples import ViewSample
 
 SIDE = 256
 """Longest side of a picture on a page; larger ones are made smaller."""
 
-MOST_BYTES = 3_500_000
-"""Of all pictures on a page, before they are written as text."""
+MOST_CHARACTERS = 4_600_000
+"""Of all pictures on a page, written as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Album:
         damaged: Pictures that could not be read.
     """
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MOST_CHARACTERS) -> None:
         self._room = most
         self.left_out = self.damaged = 0
 
@@ -49,21 +49,27 @@ class Album:
         name = view.origin
         figures = self._figures(view.pictures, name, f"The picture of the view {name}.")
         for before, after in zip(clean.pictures, view.pictures, strict=False):
-            changed = self._difference(before, after)
-            if changed is not None:
-                caption = f"difference, {TIMES} times"
-                said = f"{name} minus clean, enlarged {TIMES} times around grey; a grey picture is no change."
-                figures += self._figure(changed, caption, said, resample=Image.Resampling.NEAREST)
+            opened = self._open(before), self._open(after)
+            if opened[0] is not None and opened[1] is not None:
+                figures += self.difference(opened[0], opened[1], name)
         for signs in view.gradients:
             picture = self._open(signs)
             if picture is not None:
                 said = "Signs of the first gradient: bright where more of a colour raises the criterion, else dark."
-                figures += self._figure(picture, "gradient", said, resample=Image.Resampling.NEAREST)
+                figures += self.figure(picture, "gradient", said, resample=Image.Resampling.NEAREST)
         return figures
+
+    def difference(self, before: Image.Image, after: Image.Image, name: str) -> list[Figure]:
+        """Return what changed between two pictures, enlarged; nothing for pictures of two sizes."""
+        if before.size != after.size:
+            return []
+        caption = f"difference, enlarged {TIMES} times"
+        said = f"{name} minus clean, enlarged {TIMES} times around grey; a grey picture is no change."
+        return self.figure(difference(before, after), caption, said, resample=Image.Resampling.NEAREST)
 
     def _figures(self, pictures: tuple[bytes, ...], caption: str, description: str) -> list[Figure]:
         opened = [picture for picture in map(self._open, pictures) if picture is not None]
-        return [figure for picture in opened for figure in self._figure(picture, caption, description)]
+        return [figure for picture in opened for figure in self.figure(picture, caption, description)]
 
     def _open(self, content: bytes) -> Image.Image | None:
         try:
@@ -73,31 +79,22 @@ class Album:
             self.damaged += 1
             return None
 
-    def _difference(self, before: bytes, after: bytes) -> Image.Image | None:
-        clean, moved = self._open(before), self._open(after)
-        return None if clean is None or moved is None or clean.size != moved.size else difference(clean, moved)
-
-    def _figure(
+    def figure(
         self,
         picture: Image.Image,
         caption: str,
         description: str,
         resample: Image.Resampling = Image.Resampling.LANCZOS,
     ) -> list[Figure]:
+        """Return a picture in a list, which is empty if there is no room for it."""
         small = max(picture.size) <= SIDE
         if not small:
             scale = SIDE / max(picture.size)
             width, height = (max(1, round(side * scale)) for side in picture.size)
             picture = picture.resize((width, height), resample)
-        stream = io.BytesIO()
-        lossy = not small and resample == Image.Resampling.LANCZOS
-        if lossy:
-            picture.save(stream, format="JPEG", quality=85)
-        else:
-            picture.save(stream, format="PNG")
-        if stream.tell() > self._room:
+        url = data_uri(picture, lossy=not small and resample == Image.Resampling.LANCZOS)
+        if len(url) > self._room:
             self.left_out += 1
             return []
-        self._room -= stream.tell()
-        data = base64.b64encode(stream.getvalue()).decode()
-        return [Figure(caption, description, f"data:image/{'jpeg' if lossy else 'png'};base64,{data}", small)]
+        self._room -= len(url)
+        return [Figure(caption, description, url, small)]

@@ -8,13 +8,8 @@ from html import escape
 from markupsafe import Markup
 
 from saei.report.page.html import number, text
+from saei.report.tokens import change_level, shade_level
 from saei.runtime.samples import AttackedTokens, GroupSample, ResponseSample
-
-SHADES = (0.05, 0.2, 0.5, 1.0, 1.5, 2.5)
-"""Entropies in nats at which the next darker shade begins."""
-
-CHANGES = (0.001, 0.01, 0.05, 0.2)
-"""Likewise for changes of the entropy, to either side."""
 
 MOST_TOKENS = 40_000
 """Tokens of all responses on a page that are shown one by one."""
@@ -77,22 +72,31 @@ class TokenPainter:
         return Shown(response, painted, changes, " · ".join(map(str.strip, chosen[:60])), mean, note)
 
 
+def entropy_span(piece: str, entropy: float, *, chosen: bool, logp: float | None = None) -> str:
+    """Return a token as markup, shaded by its entropy in nats and underlined if the selector chose it."""
+    drawn = "" if logp is None else f", log-probability {number(logp)}"
+    said = f"entropy {number(entropy)} nats{drawn}{', chosen' if chosen else ''}"
+    return _span(piece, f"h{shade_level(entropy)}", said, chosen=chosen)
+
+
+def change_span(piece: str, before: float, after: float, *, chosen: bool) -> str:
+    """Return a token as markup, shaded by how far its entropy in nats moved."""
+    level = change_level(after - before)
+    said = f"entropy {number(before)} to {number(after)} nats"
+    return _span(piece, f"{'u' if after > before else 'd'}{abs(level)}", said, chosen=chosen)
+
+
 def _token(response: ResponseSample, n: int, selected: tuple[bool, ...]) -> str:
     chosen = n < len(selected) and selected[n]
-    shade = sum(response.entropies[n] >= limit for limit in SHADES)
-    logp = f", log-probability {number(response.logps[n])}" if n < len(response.logps) else ""
-    said = f"entropy {number(response.entropies[n])} nats{logp}{', chosen' if chosen else ''}"
-    return _span(response.pieces[n], f"h{shade}{' c' if chosen else ''}", said)
+    logp = response.logps[n] if n < len(response.logps) else None
+    return entropy_span(response.pieces[n], response.entropies[n], chosen=chosen, logp=logp)
 
 
 def _change(response: ResponseSample, attacked: AttackedTokens, n: int) -> str:
-    before, after = response.entropies[n], attacked.entropies[n]
-    size = sum(abs(after - before) >= limit for limit in CHANGES)
-    side = "u" if after > before else "d"
     chosen = n < len(attacked.selected) and attacked.selected[n]
-    said = f"entropy {number(before)} to {number(after)} nats"
-    return _span(response.pieces[n], f"{side}{size}{' c' if chosen else ''}", said)
+    return change_span(response.pieces[n], response.entropies[n], attacked.entropies[n], chosen=chosen)
 
 
-def _span(piece: str, classes: str, title: str) -> str:
-    return f'<span class="{classes}" title="{escape(title)}">{escape(text(piece)) or "∅"}</span>'
+def _span(piece: str, shade: str, said: str, *, chosen: bool) -> str:
+    classes = f"{shade} c" if chosen else shade
+    return f'<span class="{classes}" title="{escape(said)}">{escape(text(piece)) or "∅"}</span>'
