@@ -134,7 +134,7 @@ def test_a_page_answers_what_a_reader_asks(tmp_path: Path) -> None:
         "The selector middle-third chose 8 of 24 tokens of the clean responses below (33 %)",
         "100 % of the picture's values moved, none by more than 2 of 255",
         "to the view clean: “it is 3” 2 times; to adversarial: “4” 2 times",
-        "Accuracy on held-out examples went from 0.2 ± 0.098 at step 0 to 0.6 ± 0.098 at step 4",
+        "Accuracy on held-out examples went from 0.2 (0.1 to 0.3) at step 0 to 0.6 (0.5 to 0.7) at step 4",
         # 1.0 at the start; 0.6, then 0.2.
         "it fell below half of its start at step 4, which counts as collapse",
         "One run, one seed (0)",
@@ -290,7 +290,7 @@ def test_two_evaluations_are_tested_against_each_other(tmp_path: Path) -> None:
 def test_two_runs_show_what_differs(tmp_path: Path) -> None:
     run, plain = run_folder(tmp_path / "run"), run_folder(tmp_path / "plain", sampler="clean", seed=1)
     text = text_of(run, plain, tmp_path=tmp_path)
-    assert "run attacks (sampler.intervention): accuracy 0.2 → 0.6 ± 0.098" in text
+    assert "run attacks (sampler.intervention): accuracy 0.2 → 0.6 (0.5 to 0.7)" in text
     assert "plain attacks nothing" in text
     assert "seed 0 1" in text
     assert "(seeds 0, 1)" in text
@@ -337,14 +337,40 @@ def test_curves_of_few_steps_have_whole_steps(tmp_path: Path) -> None:
     assert all("." not in tick for tick in ticks), ticks
 
 
-def test_equal_examples_are_no_certainty(tmp_path: Path) -> None:
-    """Of 8 right answers the standard error is 0, and the accuracy is not known exactly."""
-    run = run_folder(tmp_path / "run")
+def with_metrics(run: Path, **metrics: float) -> Path:
+    """The run with these metrics at each of its evaluations."""
+    named = {f"eval/{name}": value for name, value in metrics.items()}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines = [line | {"eval/accuracy_se": 0.0} if "eval/accuracy" in line else line for line in lines]
+    lines = [line | named if "eval/accuracy" in line else line for line in lines]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "± 0" not in text_of(run, tmp_path=tmp_path)
-    assert "± 0," not in text_of(run, run_folder(tmp_path / "run2"), tmp_path=tmp_path)
+    return run
+
+
+def test_equal_examples_are_no_certainty(tmp_path: Path) -> None:
+    """Of 64 examples that are all right the standard error is 0; the exact interval begins at 0.025 ** (1 / 64)."""
+    run = with_metrics(run_folder(tmp_path / "run", evaluation={"examples": 64}), accuracy=1.0, accuracy_se=0.0)
+    assert f"{0.025 ** (1 / 64):.3g}" == "0.944"
+    html, page = page_of(run, tmp_path=tmp_path)
+    assert "to 1 (0.944 to 1) at step 4" in " ".join(page.text.split())
+    curve = html.partition('aria-label="Accuracy, share right')[2].partition("</svg>")[0]
+    assert curve.count("fill-opacity: 0.15") == 1
+    assert "± 0" not in page.text
+    other = run_folder(tmp_path / "run2")
+    assert "1 → 1 (0.944 to 1)" in text_of(run, other, tmp_path=tmp_path)
+
+
+def test_the_interval_is_that_of_an_evaluation(tmp_path: Path) -> None:
+    """From the standard error alone comes what `saei eval` computes from the answers."""
+    from saei.evaluation.statistics.intervals import share_interval_from_error
+    from saei.evaluation.statistics.scores import share_interval
+
+    for values, responses in (([0.25, 0.5, 1.0, 0.0], 4), ([1.0, 0.0, 1.0, 1.0], 1), ([1.0] * 5, 4), ([0.0] * 5, 4)):
+        error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+        found = share_interval_from_error(float(np.mean(values)), error, len(values), responses)
+        expected, _, _ = share_interval(values, [None] * len(values))
+        assert found is not None
+        assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert share_interval_from_error(0.5, 0.0, 8, 2) is None
 
 
 def test_the_legend_names_lines_and_not_their_bands(tmp_path: Path) -> None:

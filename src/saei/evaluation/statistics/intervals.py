@@ -52,6 +52,28 @@ def proportion_interval(successes: int, trials: int) -> Interval:
     return Interval(successes / trials, float(exact.low), float(exact.high))
 
 
+def share_interval_from_error(share: float, error: float, count: int, responses: int) -> Interval | None:
+    """Return the interval of a mean accuracy of which only the standard error is known, as ``share_interval`` has it.
+
+    Zeros and ones get the exact binomial interval, other accuracies Student's t-interval.
+
+    Args:
+        share: The mean accuracy of the examples.
+        error: Its standard error over the examples.
+        count: How many examples there are, all independent.
+        responses: To each of them.
+
+    Returns:
+        None where the examples' accuracies are equal and neither 0 nor 1: their spread says nothing.
+    """
+    if responses == 1 or (error == 0 and share in (0.0, 1.0)):
+        return proportion_interval(round(share * count), count)
+    if error == 0 or count < 2:
+        return None
+    half = float(t.ppf((1 + CONFIDENCE) / 2, df=count - 1)) * error
+    return Interval(share, share - half, share + half)
+
+
 def mcnemar(better: int, worse: int, count: int) -> tuple[Interval, float]:
     """Return the difference of two paired shares with its 95 % interval, and the p value of McNemar's exact test.
 

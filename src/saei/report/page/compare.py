@@ -7,18 +7,18 @@ from pathlib import Path
 
 from saei.config.changes import as_text, flat
 from saei.report.page.curves import draw_panel, panels_of
-from saei.report.page.folder import RunFolder, interventions, read_folder, setting, type_name, value
-from saei.report.page.html import number, render
+from saei.report.page.folder import RunFolder, accuracy_interval, interventions, read_folder, setting, type_name, value
+from saei.report.page.html import number, render, with_interval
 from saei.report.page.pictures import Album
 from saei.report.page.run import SHORT, ShownExample, show_group
 from saei.report.page.tokens import TokenPainter
 
 NUMBERS = (
-    ("eval/accuracy", "accuracy", "eval/accuracy_se"),
-    ("probe/entropy", "entropy on the probe", ""),
-    ("probe/distinct_answers", "different answers", ""),
-    ("probe/zero_variance", "groups that teach nothing", ""),
-    ("train/budget", "responses sampled", ""),
+    ("eval/accuracy", "accuracy"),
+    ("probe/entropy", "entropy on the probe"),
+    ("probe/distinct_answers", "different answers"),
+    ("probe/zero_variance", "groups that teach nothing"),
+    ("train/budget", "responses sampled"),
 )
 
 
@@ -36,9 +36,7 @@ def runs_page(paths: Sequence[Path]) -> str:
         missing=[f"{name}: {each}" for name, folder in zip(names, folders, strict=True) for each in folder.missing],
         summary=_summary(folders, names),
         drawings=[drawing for drawing in drawings if drawing.rows],
-        rows=[
-            (label, [_first_and_last(folder, metric, error) for folder in folders]) for metric, label, error in NUMBERS
-        ],
+        rows=[(label, [_first_and_last(folder, metric) for folder in folders]) for metric, label in NUMBERS],
         examples=_examples(folders, names),
         settings=[
             (name, as_text(ours.get(name)), as_text(others.get(name)))
@@ -66,25 +64,25 @@ def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     for folder, name in zip(folders, names, strict=True):
         attacks = interventions(folder.config)
         how = f"attacks ({', '.join(attacks)})" if attacks else "attacks nothing"
-        accuracy = _first_and_last(folder, "eval/accuracy", "eval/accuracy_se")
-        entropy = _first_and_last(folder, "probe/entropy", "")
+        accuracy = _first_and_last(folder, "eval/accuracy")
+        entropy = _first_and_last(folder, "probe/entropy")
         sentences.append(f"{name} {how}: accuracy {accuracy}, entropy on the probe {entropy}.")
     seeds = ", ".join(str(setting(folder.config, "seed")) for folder in folders)
     sentences.append(
         f"One run of each arm (seeds {seeds}) shows what happened twice, not what the methods do: runs of one method "
-        "with different seeds can end further apart than these two. The ± is the 95 % interval over the held-out "
+        "with different seeds can end further apart than these two. In brackets is the 95 % interval over the held-out "
         "examples of each checkpoint. Compare several seeds of both before believing a difference."
     )
     return sentences
 
 
-def _first_and_last(folder: RunFolder, metric: str, error: str) -> str:
+def _first_and_last(folder: RunFolder, metric: str) -> str:
     points = [(line, at) for line in folder.lines if (at := value(line, metric)) is not None]
     if not points:
         return "none"
     (_, first), (last_line, last) = points[0], points[-1]
-    spread = value(last_line, error) if error else None
-    return f"{number(first)} → {number(last)}" + (f" ± {number(1.96 * spread, 2)}" if spread else "")
+    interval = accuracy_interval(folder, last_line) if metric == "eval/accuracy" else None
+    return f"{number(first)} → {with_interval(last, interval)}"
 
 
 def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[ShownExample]]]:

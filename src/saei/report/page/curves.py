@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from saei.report.page.folder import RunFolder, value
+from saei.report.page.folder import Line, RunFolder, accuracy_interval, value
 from saei.report.page.html import number, text
+
+if TYPE_CHECKING:
+    from saei.evaluation.statistics.intervals import Interval
 
 INK, GRID = "#123456", "#234567"
 SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
@@ -31,14 +35,14 @@ class Panel:
         unit: Its unit.
         meaning: What the number means, in sentences.
         metrics: Label by name of the metric.
-        error: Name of the metric that is the standard error of the first one.
+        interval: Returns the 95 % interval of the first metric, None for a metric without.
     """
 
     title: str
     unit: str
     meaning: str
     metrics: Mapping[str, str]
-    error: str = ""
+    interval: Callable[[RunFolder, Line], Interval | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,11 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: its name, its points, and half the height of a band around each point."""
+    """One curve: its name, its points, and the place and the two ends of each interval in its band."""
 
     label: str
     points: Points
-    band: Sequence[float] = field(default_factory=list)
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 def panels_of(folder: RunFolder) -> list[Panel]:
@@ -82,7 +86,7 @@ def panels_of(folder: RunFolder) -> list[Panel]:
             "Share of right responses to held-out examples that are never trained on, drawn at the training "
             "temperature from the picture as it is. The band is the 95 % interval over these examples.",
             {"eval/accuracy": "held-out"},
-            "eval/accuracy_se",
+            accuracy_interval,
         ),
         Panel(
             "Entropy on the probe",
@@ -178,12 +182,14 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] 
                 number_here = value(line, metric)
                 if number_here is not None:
                     points.append((float(line["step"]), number_here))
-                    band.append(1.96 * (value(line, panel.error) or 0.0) if panel.error else 0.0)
+                    interval = panel.interval(folder, line) if panel.interval else None
+                    if interval is not None:
+                        band.append((float(line["step"]), interval.low, interval.high))
             if points:
                 name = label if len(folders) == 1 else run_name
                 if len(folders) > 1 and len(panel.metrics) > 1:
                     name = f"{run_name}, {label}"
-                series.append(Series(name, points, band if any(band) else []))
+                series.append(Series(name, points, band))
     rows = _rows(series)
     said = f"{panel.title}, {panel.unit}, over training steps. " + " ".join(
         f"{each.label}: from {number(each.points[0][1])} to {number(each.points[-1][1])}." for each in series
@@ -213,9 +219,8 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
         style = ("-", "--", ":")[n // len(SERIES) % 3] if n >= len(SERIES) else ("-", "--", "-.", ":")[n % 4]
         lines += axis.plot(xs, ys, style, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3)
         if each.band:
-            low = [y - b for (_, y), b in zip(each.points, each.band, strict=True)]
-            high = [y + b for (_, y), b in zip(each.points, each.band, strict=True)]
-            axis.fill_between([x for x, _ in each.points], low, high, color=colour, alpha=0.15, linewidth=0)
+            places, low, high = zip(*each.band, strict=True)
+            axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     _dress(axis)
     if share:
         axis.set_ylim(-0.02, 1.02)

@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saei.config.yaml import read_yaml
 from saei.errors import CheckpointError, ConfigError, SaeiError, shown
 from saei.runtime.files import json_lines
 from saei.runtime.run_dir import RunDir
 from saei.runtime.samples import GroupSample
+
+if TYPE_CHECKING:
+    from saei.evaluation.statistics.intervals import Interval
 
 Line = Mapping[str, Any]
 
@@ -131,6 +134,17 @@ def value(line: Line, name: str) -> float | None:
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         return None
     return float(number)
+
+
+def accuracy_interval(folder: RunFolder, line: Line) -> Interval | None:
+    """Return the accuracy on held-out examples with the interval that `saei eval` prints, None if it is unknown."""
+    from saei.evaluation.statistics.intervals import share_interval_from_error
+
+    accuracy, error = value(line, "eval/accuracy"), value(line, "eval/accuracy_se")
+    examples, responses = (setting(folder.config, f"evaluation.{name}") for name in ("examples", "responses"))
+    if accuracy is None or error is None or not isinstance(examples, int) or not isinstance(responses, int):
+        return None
+    return share_interval_from_error(accuracy, error, examples, responses)
 
 
 def setting(config: Mapping[str, Any], path: str) -> Any:

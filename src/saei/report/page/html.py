@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from saei.errors import printable
 from saei.report.tokens import CHANGES, ENTROPIES, FALLS, LETTERS, RISES, SHADES
+
+if TYPE_CHECKING:
+    from saei.evaluation.statistics.intervals import Interval
 
 LONGEST = 20_000
 """Characters of one text that a page shows."""
@@ -40,6 +43,12 @@ def number(value: float | None, digits: int = 3) -> str:
 def escaped(value: str) -> Markup:
     """Return a text as markup that shows it."""
     return escape(text(value))
+
+
+def with_interval(value: float | None, interval: Interval | None) -> str:
+    """Return a number with the ends of its 95 % interval, a share's: ``0.6 (0.5 to 0.7)``."""
+    ends = "" if interval is None else f" ({number(max(0.0, interval.low))} to {number(min(1.0, interval.high))})"
+    return number(value) + ends
 
 
 def percent(value: float | None) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saei.report.page.folder import RunFolder, interventions, setting, type_name, value
-from saei.report.page.html import number, percent, plural
+from saei.report.page.folder import RunFolder, accuracy_interval, interventions, setting, type_name, value
+from saei.report.page.html import number, percent, plural, with_interval
 from saei.runtime.samples import GroupSample, ResponseSample
 
 
@@ -163,8 +163,8 @@ def _helped(folder: RunFolder) -> str:
         return "There are not two evaluations to compare yet."
     first, last = evaluated[0], evaluated[-1]
     sentences = [
-        f"Accuracy on held-out examples went from {_with_error(first)} at step {first['step']} to {_with_error(last)} "
-        f"at step {last['step']}."
+        f"Accuracy on held-out examples went from {_accuracy(folder, first)} at step {first['step']} to "
+        f"{_accuracy(folder, last)} at step {last['step']}."
     ]
     start, end = value(first, "probe/entropy"), value(last, "probe/entropy")
     if start is not None and end is not None:
@@ -189,19 +189,15 @@ def _sure(folder: RunFolder) -> str:
     examples, responses = (setting(folder.config, f"evaluation.{name}") for name in ("examples", "responses"))
     measured = f"{examples} of them with {responses} responses each" if examples and responses else "few or many"
     return (
-        f"One run, one seed ({setting(folder.config, 'seed')}). The ± is the 95 % interval over the examples, "
+        f"One run, one seed ({setting(folder.config, 'seed')}). In brackets is the 95 % interval over the examples, "
         f"{measured}: how well the accuracy of this very checkpoint is known. It does not say what another seed would "
         "give, which may differ by more. For a claim about the method compare several seeds with and without it: `saei "
         "view` takes two runs, `saei eval --compare` tests sets of them."
     )
 
 
-def _with_error(line: Mapping[str, Any]) -> str:
-    error = value(line, "eval/accuracy_se")
-    accuracy = number(value(line, "eval/accuracy"))
-    if error == 0:  # all examples alike, about which the normal interval says nothing
-        return f"{accuracy} (every example alike, so without an interval)"
-    return accuracy if error is None else f"{accuracy} ± {number(1.96 * error, 2)}"
+def _accuracy(folder: RunFolder, line: Mapping[str, Any]) -> str:
+    return with_interval(value(line, "eval/accuracy"), accuracy_interval(folder, line))
 
 
 def _looked_at(groups: Iterable[GroupSample]) -> Iterable[tuple[GroupSample, ResponseSample, Any]]:
