@@ -290,10 +290,53 @@ def test_two_evaluations_are_tested_against_each_other(tmp_path: Path) -> None:
 def test_two_runs_show_what_differs(tmp_path: Path) -> None:
     run, plain = run_folder(tmp_path / "run"), run_folder(tmp_path / "plain", sampler="clean", seed=1)
     text = text_of(run, plain, tmp_path=tmp_path)
-    assert "run attacks (sampler.intervention): accuracy 0.2 → 0.6 (0.5 to 0.7)" in text
+    assert (
+        "run attacks: pgd moves the criterion entropy of the tokens that middle-third chooses. "
+        "Its accuracy went 0.2 → 0.6 (0.5 to 0.7)"
+    ) in text
     assert "plain attacks nothing" in text
     assert "seed 0 1" in text
     assert "(seeds 0, 1)" in text
+
+
+def test_two_runs_show_how_far_apart_they_are(tmp_path: Path) -> None:
+    """Accuracies 0.6 and 0.9 with half intervals of t(63) · 0.05 and t(63) · 0.02, from SciPy."""
+    from scipy.stats import t
+
+    run = run_folder(tmp_path / "run", evaluation={"examples": 64})
+    plain = run_folder(tmp_path / "plain", sampler="clean", evaluation={"examples": 64})
+    text = text_of(run, with_metrics(plain, accuracy=0.9, accuracy_se=0.02), tmp_path=tmp_path)
+    half = float(t.ppf(0.975, 63)) * (0.05**2 + 0.02**2) ** 0.5
+    expected = f"plain is 0.3 above that of run, with a 95 % interval of the difference from {0.3 - half:.3g} to"
+    assert expected in text
+    assert "It does not hold 0." in text
+    assert "one paired by example" in text
+
+
+def test_settings_that_differ_are_those_of_the_list_of_runs(tmp_path: Path, saei: Saei) -> None:
+    run, plain = run_folder(tmp_path / "run"), run_folder(tmp_path / "plain", sampler="clean", seed=1)
+    text = text_of(run, plain, tmp_path=tmp_path).partition("Settings that differ")[2]
+    settings = text[text.index("setting run plain") :]
+    listed = json.loads(saei("runs", run, plain, "--compare", "--json").out)[0]["differs"]
+    assert "sampler.type mixed clean" in settings
+    for path in listed:
+        assert path.rpartition(".")[2] in settings
+    assert "sampler.intervention.attack" not in settings
+    assert "attack.step" not in settings
+    assert re.search(r"\d+ more fields of strategies that only one of the two has are left out", settings)
+
+
+def test_two_runs_have_one_curve_each_of_groups_that_teach_nothing(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path / name) for name in ("one", "two")]
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = [line | {"probe/all_right": 0.1} if "probe/zero_variance" in line else line for line in lines]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html, _ = page_of(*runs, tmp_path=tmp_path)
+    said = html.partition('aria-label="Groups that teach nothing, ')[2].partition('"')[0]
+    assert said.endswith("one: from 0.1 to 0.1. two: from 0.1 to 0.1.")
+    html, _ = page_of(runs[0], tmp_path=tmp_path)
+    assert "all right: from 0.1" in html
 
 
 def test_what_cannot_be_shown_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
     """Print the fields that differ; of fields and runs, the more numerous go down the page."""
     from rich.table import Table
 
-    from saei.report.run_list import differing, short
+    from saei.report.run_list import differing, of_some_strategies, short
 
     paths = differing(runs)
     if not paths:
@@ -177,9 +177,7 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     screen().print(table)
-    of_all = set[str].intersection(*(set(run.config) for run in runs))
-    of_some = {path for run in runs for path in run.config} - of_all
-    hidden = len(of_some - set(paths))
+    hidden = of_some_strategies(runs)
     if hidden:
         say(f"{hidden} more fields belong to strategies that only some of them have; --json has all.")
 

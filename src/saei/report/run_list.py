@@ -283,6 +283,13 @@ def differing(runs: Sequence[RunSummary]) -> list[str]:
     return [path for path, different in values.items() if len(different) > 1]
 
 
+def of_some_strategies(runs: Sequence[RunSummary]) -> int:
+    """Return how many fields ``differing`` leaves out, because they belong to strategies that only some runs have."""
+    of_all = set[str].intersection(*(set(run.config) for run in runs))
+    of_some = {path for run in runs for path in run.config} - of_all
+    return len(of_some - set(differing(runs)))
+
+
 def setting(config: Mapping[str, Any], path: str) -> Any:
     """Return a field of a flat configuration: None where there is none, and ``…`` for a section of several fields."""
     if path in config:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from saei.config.changes import as_text, flat
-from saei.report.page.curves import draw_panel, panels_of
+from saei.config.changes import as_text
+from saei.config.flat import flat
+from saei.evaluation.statistics.intervals import difference_interval
+from saei.report.page.curves import Panel, draw_panel, panels_of
 from saei.report.page.folder import RunFolder, accuracy_interval, interventions, read_folder, setting, type_name, value
 from saei.report.page.html import number, render, with_interval
 from saei.report.page.pictures import Album
 from saei.report.page.run import SHORT, ShownExample, show_group
 from saei.report.page.tokens import TokenPainter
+from saei.report.run_list import RunSummary, differing, of_some_strategies, short
+from saei.report.run_list import setting as setting_of
+
+ZERO_VARIANCE = "probe/zero_variance"
 
 NUMBERS = (
     ("eval/accuracy", "accuracy"),
     ("probe/entropy", "entropy on the probe"),
     ("probe/distinct_answers", "different answers"),
-    ("probe/zero_variance", "groups that teach nothing"),
+    (ZERO_VARIANCE, "groups that teach nothing"),
     ("train/budget", "responses sampled"),
 )
 
@@ -26,8 +34,10 @@ def runs_page(paths: Sequence[Path]) -> str:
     """Return the page of two runs."""
     folders = [read_folder(path) for path in paths]
     names = _names(folders)
-    ours, others = (flat(folder.config) for folder in folders)
-    panels = {panel.title: panel for folder in folders for panel in panels_of(folder)}
+    summaries = [
+        RunSummary(folder.path, name, flat(folder.config)) for folder, name in zip(folders, names, strict=True)
+    ]
+    panels = {panel.title: _first_curve(panel) for folder in folders for panel in panels_of(folder)}
     drawings = [draw_panel(panel, folders, names) for panel in panels.values()]
     return render(
         "runs.html",
@@ -38,12 +48,20 @@ def runs_page(paths: Sequence[Path]) -> str:
         drawings=[drawing for drawing in drawings if drawing.rows],
         rows=[(label, [_first_and_last(folder, metric) for folder in folders]) for metric, label in NUMBERS],
         examples=_examples(folders, names),
-        settings=[
-            (name, as_text(ours.get(name)), as_text(others.get(name)))
-            for name in dict.fromkeys((*ours, *others))
-            if ours.get(name) != others.get(name) and not name.startswith("output.")
-        ],
+        settings=[(short(path), [_setting(summary, path) for summary in summaries]) for path in differing(summaries)],
+        hidden=of_some_strategies(summaries),
     )
+
+
+def _first_curve(panel: Panel) -> Panel:
+    """Return a panel of shares with its sum alone: all of them for two runs are too many lines to tell apart."""
+    first = dict(list(panel.metrics.items())[:1])
+    return replace(panel, metrics=first) if ZERO_VARIANCE in first else panel
+
+
+def _setting(run: RunSummary, path: str) -> str:
+    value = setting_of(run.config, path)
+    return "\N{EN DASH}" if value is None or value == "null" else as_text(value)
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:
@@ -63,10 +81,12 @@ def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
         sentences.append(f"They answer different tasks ({', '.join(tasks)}): their numbers cannot be compared.")
     for folder, name in zip(folders, names, strict=True):
         attacks = interventions(folder.config)
-        how = f"attacks ({', '.join(attacks)})" if attacks else "attacks nothing"
+        how = f"attacks: {'; '.join(map(_attack, attacks.values()))}" if attacks else "attacks nothing"
         accuracy = _first_and_last(folder, "eval/accuracy")
         entropy = _first_and_last(folder, "probe/entropy")
-        sentences.append(f"{name} {how}: accuracy {accuracy}, entropy on the probe {entropy}.")
+        sentences.append(f"{name} {how}. Its accuracy went {accuracy}, its entropy on the probe {entropy}.")
+    if len(set(tasks)) == 1:
+        sentences += _difference(folders, names)
     seeds = ", ".join(str(setting(folder.config, "seed")) for folder in folders)
     sentences.append(
         f"One run of each arm (seeds {seeds}) shows what happened twice, not what the methods do: runs of one method "
@@ -74,6 +94,33 @@ def _summary(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
         "examples of each checkpoint. Compare several seeds of both before believing a difference."
     )
     return sentences
+
+
+def _attack(slots: Mapping[str, Any]) -> str:
+    attack, criterion, selector = (type_name(slots.get(name)) for name in ("attack", "criterion", "selector"))
+    return f"{attack} moves the criterion {criterion} of the tokens that {selector} chooses"
+
+
+def _difference(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
+    """Return the difference in accuracy at the end with its interval, and what it can show."""
+    last = [folder.evaluated[-1] for folder in folders if folder.evaluated]
+    known = [accuracy_interval(folder, line) for folder, line in zip(folders, last, strict=False)]
+    intervals = [interval for interval in known if interval is not None]
+    if len(intervals) < 2:
+        return []
+    change = difference_interval(*intervals)
+    sentence = (
+        f"At their last evaluations, steps {last[0]['step']} and {last[1]['step']}, the held-out accuracy of "
+        f"{names[1]} is {number(abs(change.mean))} {'above' if change.mean >= 0 else 'below'} that of {names[0]}, with a 95 % "
+        f"interval of the difference from {number(change.low)} to {number(change.high)}."
+    )
+    open_ = change.low <= 0 <= change.high
+    return [
+        sentence + (" It holds 0: these two checkpoints may be equally good." if open_ else " It does not hold 0."),
+        "A run keeps no answer of each held-out example, so this interval takes the two as answers to different "
+        "examples, which is wider than one paired by example; evaluate both checkpoints with saei eval and compare "
+        "them with saei eval --compare for that one.",
+    ]
 
 
 def _first_and_last(folder: RunFolder, metric: str) -> str:
