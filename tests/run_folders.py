@@ -100,12 +100,14 @@ def run_folder(path: Path, *, text: str = "it is 3", steps: int = 4, **changes: 
 NAMES = ("reward", "accuracy", "length", "truncated", "entropy")
 
 
-def evaluation_folder(path: Path, *, text: str = "it is 3", right: int = 2, model: str = "one") -> Path:
+def evaluation_folder(
+    path: Path, *, text: str = "it is 3", right: int = 2, model: str = "one", responses: int = 2
+) -> Path:
     """A complete evaluation of four examples with two answers each, the first of which are right."""
     path.mkdir(parents=True)
     settings = {
         "task": {"type": "bars"}, "split": "eval", "source": None, "data": "x",
-        "examples": 4, "responses": 2, "seed": 0,
+        "examples": 4, "responses": responses, "seed": 0,
         "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": None}, "template": {"type": "think-boxed"},
         "reward": {"type": "accuracy-format"}, "model": {"path": model, "base": model}, "plugins": [],
     }  # fmt: skip
@@ -116,7 +118,7 @@ def evaluation_folder(path: Path, *, text: str = "it is 3", right: int = 2, mode
             "answer": text, "correct": 2 * number + n < right, "reason": text, "reward": 0.5, "parts": {},
             "tokens": 3, "truncated": False, "groups": {"kind": [text[:30]]},
         }
-        for number in range(4) for n in range(2)
+        for number in range(4) for n in range(responses)
     ]  # fmt: skip
     (path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     EvaluationDir(path).finish({"notes": [text], "settings": settings, "versions": {"saei": text[:40]}})

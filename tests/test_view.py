@@ -133,7 +133,7 @@ def test_a_page_answers_what_a_reader_asks(tmp_path: Path) -> None:
         # Two groups of two clean responses of six tokens, of which the first and the fourth are chosen.
         "The selector middle-third chose 8 of 24 tokens of the clean responses below (33 %)",
         "100 % of the picture's values moved, none by more than 2 of 255",
-        "to the view clean: “it is 3” 2 times; to adversarial: “4” 2 times",
+        "It answered “it is 3” 2 times to the clean view; and “4” 2 times to the adversarial view.",
         "Accuracy on held-out examples went from 0.2 (0.1 to 0.3) at step 0 to 0.6 (0.5 to 0.7) at step 4",
         # 1.0 at the start; 0.6, then 0.2.
         "it fell below half of its start at step 4, which counts as collapse",
@@ -252,8 +252,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         file.write('{"step": 5, "tra')
     sample_file(run, 2).write_bytes(b"damaged")
     text = text_of(run, tmp_path=tmp_path)
-    assert "1 lines of metrics.jsonl are damaged" in text
+    assert "1 line of metrics.jsonl is damaged" in text
     assert "Samples could not be read: samples/step-000002.parquet" in text
+    assert "What is missing or damaged" in text
     assert "Accuracy on held-out examples went from" in text
     lines = (run / "metrics.jsonl").read_text().splitlines()[:3]
     (run / "metrics.jsonl").write_text("\n".join(lines))
@@ -337,6 +338,59 @@ def test_two_runs_have_one_curve_each_of_groups_that_teach_nothing(tmp_path: Pat
     assert said.endswith("one: from 0.1 to 0.1. two: from 0.1 to 0.1.")
     html, _ = page_of(runs[0], tmp_path=tmp_path)
     assert "all right: from 0.1" in html
+
+
+def test_responses_sampled_begin_at_none(tmp_path: Path) -> None:
+    """As in the curves of `saei plot`: the evaluation before the first step has seen no response."""
+    from saei.report.compare import BUDGET, read_curve
+
+    run, other = run_folder(tmp_path / "run"), run_folder(tmp_path / "other")
+    budgets = [point[BUDGET] for point in read_curve("run", run).points]
+    assert (budgets[0], budgets[-1]) == (0, 384)
+    assert "responses sampled 0 → 384 0 → 384" in text_of(run, other, tmp_path=tmp_path)
+
+
+def test_the_step_of_what_two_runs_say_is_named(tmp_path: Path) -> None:
+    run, other = run_folder(tmp_path / "run"), run_folder(tmp_path / "other")
+    sample_file(run, 4).write_bytes(b"damaged")
+    text = text_of(run, other, tmp_path=tmp_path)
+    assert "run, at step 2 " in text
+    assert "other, at step 4 " in text
+
+
+def test_a_page_is_written_in_sentences(tmp_path: Path) -> None:
+    run, evaluation = run_folder(tmp_path / "run"), evaluation_folder(tmp_path / "once", responses=1)
+    text = text_of(evaluation, tmp_path=tmp_path)
+    assert "answered 4 examples of the task bars, once each," in text
+    assert "2 times each" in text_of(evaluation_folder(tmp_path / "twice"), tmp_path=tmp_path)
+    html, page = page_of(run, tmp_path=tmp_path)
+    assert "`" not in page.text
+    assert "<code>saei eval --compare</code>" in html
+
+
+def test_only_small_changes_are_called_invisible() -> None:
+    from dataclasses import replace
+
+    from saei.report.page.summary import _moved
+    from saei.types import Distance
+
+    for largest, invisible in ((4.0, True), (5.0, False), (16.0, False)):
+        sample = group(0, "held-out", 0)
+        moved = replace(sample.views[1], distances={"pixels": Distance(1.0, largest)})
+        said = _moved([replace(sample, views=(sample.views[0], moved))])
+        assert ("the eye does not see" in said) == invisible
+
+
+def test_an_evaluation_shows_no_path_of_the_machine(tmp_path: Path) -> None:
+    folders = [
+        evaluation_folder(tmp_path / name, model=f"/home/someone/runs/saei/checkpoints/step-00000{name}", right=n)
+        for n, name in enumerate("12", start=2)
+    ]
+    text = text_of(folders[0], tmp_path=tmp_path)
+    assert "The policy saei/checkpoints/step-000001 answered" in text
+    assert "model.path saei/checkpoints/step-000001 " in text
+    assert "someone" not in text
+    assert "someone" not in text_of(*folders, tmp_path=tmp_path)
 
 
 def test_what_cannot_be_shown_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def read_curve(label: str, run: Path) -> Curve:
     lines = RunDir(run).metrics()
     if entropy_steered(lines):
         label = f"{label} ({STEERED})"
-    return Curve(label, tuple({BUDGET: _no_budget(line), **line} for line in lines if "eval/accuracy" in line))
+    return Curve(label, tuple(with_budget(line) for line in lines if "eval/accuracy" in line))
 
 
 def entropy_steered(lines: Sequence[Mapping[str, Any]]) -> bool:
@@ -55,9 +55,9 @@ def entropy_steered(lines: Sequence[Mapping[str, Any]]) -> bool:
     return any("train/entropy_steered" in line or "control/entropy" in line for line in lines)
 
 
-def _no_budget(line: Mapping[str, Any]) -> float | None:
-    """Return the budget of an evaluation without one: nothing was sampled before the first step."""
-    return 0.0 if line["step"] == 0 else None
+def with_budget(line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a step's metrics with the budget at its end: nothing was sampled before the first step."""
+    return {BUDGET: 0.0 if line["step"] == 0 else None, **line}
 
 
 def plot(curves: Sequence[Curve], file: Path, title: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from saei.config.changes import as_text
 from saei.config.flat import flat
 from saei.evaluation.statistics.intervals import difference_interval
+from saei.report.compare import BUDGET, with_budget
 from saei.report.page.curves import Panel, draw_panel, panels_of
 from saei.report.page.folder import RunFolder, accuracy_interval, interventions, read_folder, setting, type_name, value
 from saei.report.page.html import number, render, with_interval
@@ -26,7 +27,7 @@ NUMBERS = (
     ("probe/entropy", "entropy on the probe"),
     ("probe/distinct_answers", "different answers"),
     (ZERO_VARIANCE, "groups that teach nothing"),
-    ("train/budget", "responses sampled"),
+    (BUDGET, "responses sampled"),
 )
 
 
@@ -111,8 +112,8 @@ def _difference(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]
     change = difference_interval(*intervals)
     sentence = (
         f"At their last evaluations, steps {last[0]['step']} and {last[1]['step']}, the held-out accuracy of "
-        f"{names[1]} is {number(abs(change.mean))} {'above' if change.mean >= 0 else 'below'} that of {names[0]}, with a 95 % "
-        f"interval of the difference from {number(change.low)} to {number(change.high)}."
+        f"{names[1]} is {number(abs(change.mean))} {'above' if change.mean >= 0 else 'below'} that of {names[0]}, with "
+        f"a 95 % interval of the difference from {number(change.low)} to {number(change.high)}."
     )
     open_ = change.low <= 0 <= change.high
     return [
@@ -124,7 +125,7 @@ def _difference(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]
 
 
 def _first_and_last(folder: RunFolder, metric: str) -> str:
-    points = [(line, at) for line in folder.lines if (at := value(line, metric)) is not None]
+    points = [(line, at) for line in map(with_budget, folder.lines) if (at := value(line, metric)) is not None]
     if not points:
         return "none"
     (_, first), (last_line, last) = points[0], points[-1]
@@ -132,8 +133,8 @@ def _first_and_last(folder: RunFolder, metric: str) -> str:
     return f"{number(first)} → {with_interval(last, interval)}"
 
 
-def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, list[ShownExample]]]:
-    """Return for each run what it kept of its held-out examples at the end."""
+def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, int, list[ShownExample]]]:
+    """Return for each run the last step of which it kept held-out examples, and what it kept there."""
     shown = []
     for folder, name in zip(folders, names, strict=True):
         groups = [group for group in folder.groups if group.source == "held-out" and group.views]
@@ -144,5 +145,5 @@ def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[
             of_group = show_group(group, album, painter, most=SHORT, opened=n == 1)
             title = f"{name}, held-out example {n}"
             examples.append(ShownExample(title, group.question, group.answer, picture, [of_group]))
-        shown.append((name, examples))
+        shown.append((name, last, examples))
     return shown

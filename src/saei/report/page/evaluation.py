@@ -14,7 +14,7 @@ from saei.evaluation.records import Record, by_example
 from saei.evaluation.robustness.run import RESULT as CONDITIONS
 from saei.evaluation.statistics.scores import all_scores
 from saei.evaluation.store import RESULT, SETTINGS, EvaluationDir
-from saei.report.page.html import number, percent, plural, render
+from saei.report.page.html import number, percent, plural, render, without_folders
 
 MOST_EXAMPLES = 300
 """Examples on a page, and of each so many answers."""
@@ -103,7 +103,7 @@ def evaluation_page(path: Path) -> str:
         notes=[str(note) for note in folder.result.get("notes") or ()],
         conditions=conditions,
         examples=examples[:MOST_EXAMPLES],
-        settings=[(name, as_text(value)) for name, value in flat(folder.settings).items()],
+        settings=[(name, as_text(without_folders(value))) for name, value in flat(folder.settings).items()],
         versions=dict(folder.result.get("versions") or {}),
         longest=LONGEST,
     )
@@ -122,11 +122,12 @@ def _summary(folder: EvaluationFolder, scores: Sequence[Mapping[str, Any]]) -> l
     sampling = folder.settings.get("sampling") or {}
     model = folder.settings.get("model") or {}
     task = folder.settings.get("task") or {}
+    responses = folder.settings.get("responses", "?")
     truncated = sum(record.truncated for record in folder.records) / len(folder.records)
     unread = sum(record.answer is None for record in folder.records) / len(folder.records)
     return [
-        f"The policy {model.get('path', '?')} answered {plural(int(first['count']), 'example')} of the task "
-        f"{task.get('type', '?')}, {folder.settings.get('responses', '?')} times each, at temperature "
+        f"The policy {without_folders(model.get('path', '?'))} answered {plural(int(first['count']), 'example')} of the "
+        f"task {task.get('type', '?')}, {'once' if responses == 1 else f'{responses} times'} each, at temperature "
         f"{number(sampling.get('temperature'))}.",
         f"{percent(first['value'])} of its answers are right, with a 95 % interval over the examples from "
         f"{percent(first['low'])} to {percent(first['high'])}. {percent(truncated)} were cut off, and from "
@@ -184,7 +185,7 @@ def evaluations_page(paths: Sequence[Path]) -> str:
         gained=sum(after.correct for _, after in differ),
         lost=sum(before.correct for before, _ in differ),
         settings=[
-            (name, as_text(ours.get(name)), as_text(others.get(name)))
+            (name, *(as_text(without_folders(each.get(name))) for each in (ours, others)))
             for name in dict.fromkeys((*ours, *others))
             if ours.get(name) != others.get(name)
         ],

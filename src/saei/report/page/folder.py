@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saei.config.yaml import read_yaml
 from saei.errors import CheckpointError, ConfigError, SaeiError, shown
+from saei.report.page.html import plural
 from saei.runtime.files import json_lines
 from saei.runtime.run_dir import RunDir
 from saei.runtime.samples import GroupSample
@@ -109,7 +110,9 @@ def _lines(file: Path, missing: list[str]) -> list[Line]:
     lines = {line["step"]: line for line in read if line is not None and isinstance(line.get("step"), int)}
     broken = sum(line is None or not isinstance(line.get("step"), int) for line in read)
     if broken:
-        missing.append(f"{broken} lines of {file.name} are damaged and left out.")
+        missing.append(
+            f"{plural(broken, 'line')} of {file.name} {'is' if broken == 1 else 'are'} damaged and left out."
+        )
     return [lines[step] for step in sorted(lines)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,11 @@ def text(value: Any) -> Any:
     return printable(value, LONGEST) if isinstance(value, str) else value
 
 
+def coded(value: str) -> Markup:
+    """Return a sentence as markup in which what stands between backticks is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text(value)))))
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits, ``none`` for none."""
     if value is None or not math.isfinite(value):
@@ -49,6 +55,19 @@ def with_interval(value: float | None, interval: Interval | None) -> str:
     """Return a number with the ends of its 95 % interval, a share's: ``0.6 (0.5 to 0.7)``."""
     ends = "" if interval is None else f" ({number(max(0.0, interval.low))} to {number(min(1.0, interval.high))})"
     return number(value) + ends
+
+
+def without_folders(value: Any) -> Any:
+    """Return a path of this machine as one that says the same elsewhere: ``saei/checkpoints/step-000160``, or its name.
+
+    Args:
+        value: A setting; one that is no absolute path stays as it is.
+    """
+    if not isinstance(value, str) or not value.startswith(("/", "~")):
+        return value
+    parts = Path(value).parts
+    start = parts.index("checkpoints") - 1 if "checkpoints" in parts[2:] else len(parts) - 1
+    return "/".join(parts[start:])
 
 
 def percent(value: float | None) -> str:
@@ -89,7 +108,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number}
+    environment.filters |= {"percent": percent, "number": number, "coded": coded}
     environment.globals |= {"plural": plural, "moved_question": moved_question}
     environment.globals |= {"entropies": ENTROPIES, "changes": CHANGES, "letters": LETTERS}
     environment.globals |= {"token_colours": {"h": SHADES, "u": RISES, "d": FALLS}}

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from PIL.Image import Image
 
 from saei.report.inspection import Answer, Inspection
-from saei.report.page.html import render
+from saei.report.page.html import plural, render
 from saei.report.page.pictures import Album, Figure
 from saei.report.page.tokens import change_span, entropy_span
 
@@ -41,7 +41,7 @@ def inspection_page(inspection: Inspection) -> str:
     return render(
         "inspection.html",
         title="saei inspect",
-        missing=[f"{album.left_out} pictures found no room on the page."] if album.left_out else [],
+        missing=[f"There was no room on the page for {plural(album.left_out, 'picture')}."] if album.left_out else [],
         look=inspection,
         pictures=pictures,
         answers=[_painted(answer, attacked=True) for answer in inspection.answers],

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from saei.report.page.curves import Drawing, draw_marks, draw_panel, origins_of, panels_of
 from saei.report.page.folder import RunFolder, setting, value
-from saei.report.page.html import render
+from saei.report.page.html import plural, render
 from saei.report.page.pictures import Album, Figure
 from saei.report.page.settings import changed_settings, command
 from saei.report.page.summary import summary
@@ -66,9 +66,9 @@ def run_page(folder: RunFolder) -> str:
     training = _training(folder, album, painter)
     held_out = _held_out(folder, album, painter)
     if album.left_out:
-        missing.append(f"{album.left_out} pictures found no room on the page; they are in samples/.")
+        missing.append(f"There was no room on the page for {plural(album.left_out, 'picture')}; samples/ has all.")
     if album.damaged:
-        missing.append(f"{album.damaged} pictures could not be read.")
+        missing.append(f"{plural(album.damaged, 'picture')} could not be read.")
     changed = changed_settings(folder)
     cost = _cost(folder)
     return render(

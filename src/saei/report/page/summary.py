@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from saei.report.page.folder import RunFolder, accuracy_interval, interventions, setting, type_name, value
-from saei.report.page.html import number, percent, plural, with_interval
+from saei.report.page.html import coded, number, percent, plural, with_interval, without_folders
 from saei.runtime.samples import GroupSample, ResponseSample
+
+INVISIBLE = 4
+"""Change of a pixel value, of 255, up to which a picture looks the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def _made(groups: Sequence[GroupSample]) -> bool:
 def _attacked(folder: RunFolder) -> str:
     task, model = type_name(setting(folder.config, "task")), setting(folder.config, "model.path")
     sampler = type_name(setting(folder.config, "sampler"))
-    trained = f"The policy {model} was trained on the task {task}"
+    trained = f"The policy {without_folders(model)} was trained on the task {task}"
     found = interventions(folder.config)
     if not found:
         return f"{trained} by the sampler {sampler}, which attacks nothing: every response sees the picture as it is."
@@ -112,9 +115,10 @@ def _moved(groups: Sequence[GroupSample]) -> str:
         distances = [view.distances[surface] for view in views if surface in view.distances]
         largest, share = max(each.largest for each in distances), _mean([each.share for each in distances])
         if surface == "pixels":
+            unseen = ", which the eye does not see" if largest <= INVISIBLE else ""
             sentences.append(
-                f"{percent(share)} of the picture's values moved, none by more than {number(largest)} of 255, which "
-                "the eye does not see; the gallery enlarges the difference."
+                f"{percent(share)} of the picture's values moved, none by more than {number(largest)} of 255{unseen}; "
+                "the gallery enlarges the difference."
             )
         else:
             sentences.append(f"Of the surface {surface} {percent(share)} moved, at most by {number(largest)}.")
@@ -140,12 +144,15 @@ def _said(groups: Sequence[GroupSample]) -> str:
     if not groups or not groups[0].responses:
         return "Nothing was kept of it."
     group = next((each for each in groups if len(each.views) > 1), groups[0])
-    sentences = [f"Asked “{_short(group.question)}” (right: {_short(group.answer)}) at step {group.step}"]
-    for number_of_view, view in enumerate(group.views):
-        responses = group.from_view(number_of_view)
-        if responses:
-            sentences.append(f"{view.origin}: {_answers(responses)}")
-    return f"{sentences[0]}, the policy answered to the view {'; to '.join(sentences[1:])}."
+    said = [
+        f"{_answers(responses)} to the {view.origin} view"
+        for number_of_view, view in enumerate(group.views)
+        if (responses := group.from_view(number_of_view))
+    ]
+    return (
+        f"At step {group.step} the policy was asked “{_short(group.question)}” (the right answer: "
+        f"“{_short(group.answer)}”). It answered {'; and '.join(said)}."
+    )
 
 
 def _answers(responses: Iterable[ResponseSample]) -> str:
@@ -188,11 +195,11 @@ def _helped(folder: RunFolder) -> str:
 def _sure(folder: RunFolder) -> str:
     examples, responses = (setting(folder.config, f"evaluation.{name}") for name in ("examples", "responses"))
     measured = f"{examples} of them with {responses} responses each" if examples and responses else "few or many"
-    return (
+    return coded(
         f"One run, one seed ({setting(folder.config, 'seed')}). In brackets is the 95 % interval over the examples, "
         f"{measured}: how well the accuracy of this very checkpoint is known. It does not say what another seed would "
-        "give, which may differ by more. For a claim about the method compare several seeds with and without it: `saei "
-        "view` takes two runs, `saei eval --compare` tests sets of them."
+        "give, which may differ by more. For a claim about the method compare several seeds with and without it: "
+        "`saei view` takes two runs, `saei eval --compare` tests sets of them."
     )
 
 
