@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -379,6 +381,21 @@ def test_only_small_changes_are_called_invisible() -> None:
         moved = replace(sample.views[1], distances={"pixels": Distance(1.0, largest)})
         said = _moved([replace(sample, views=(sample.views[0], moved))])
         assert ("the eye does not see" in said) == invisible
+
+
+@pytest.mark.parametrize("kind", ["run", "runs", "evaluation", "evaluations"])
+def test_a_page_needs_no_torch(folders: dict[str, tuple[Path, ...]], kind: str, tmp_path: Path) -> None:
+    arguments = ["view", *map(str, folders[kind]), "-o", str(tmp_path / "page.html")]
+    code = f"""
+import sys
+from saei.cli import app
+app({arguments!r}, standalone_mode=False)
+print("loaded:", *({{"torch", "transformers"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rsplit("loaded:", 1)[1].split() == []
+    assert (tmp_path / "page.html").is_file()
 
 
 def test_an_evaluation_shows_no_path_of_the_machine(tmp_path: Path) -> None:

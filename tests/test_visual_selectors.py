@@ -25,7 +25,7 @@ from saei.entropy.selectors.entropy_visual import EntropyVisual
 from saei.entropy.selectors.visual import Visual
 from saei.entropy.selectors.visual_logp import VisualLogp
 from saei.errors import DataError, TrainingError
-from saei.intake.scan import ExampleReport
+from saei.intake.reports import ExampleReport
 from saei.intake.stream import ViewStream
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import StepContext, Supply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,6 +25,9 @@ SHARED = ("model", "task", "sampler", "attack", "selector", "state")
 """Columns that are told once where all runs have the same there."""
 
 NUMBERS = ("steps", "accuracy", "entropy", "size")
+
+NARROW = 80
+"""Columns of a terminal below which the headings of sizes take two lines."""
 
 DROPPED_FIRST = ("size", "started", "selector", "attack", "model", "task", "sampler")
 """Columns that a narrow terminal does without, in this order."""
@@ -109,8 +113,8 @@ def _show(runs: Sequence[RunSummary], columns: Sequence[str]) -> None:
     rows = [{name: _text(run, name) for name in columns} for run in runs]
     shared = {name: rows[0][name] for name in SHARED if len(runs) > 1 and len({row[name] for row in rows}) == 1}
     told = ", ".join(f"{name} {text}" for name, text in shared.items() if text)
-    say(f"{len(runs)} run{'s' if len(runs) > 1 else ''}" + (f", all with {told}:" if told else ":"))
     console = screen()
+    _sentence(f"{len(runs)} run{'s' if len(runs) > 1 else ''}" + (f", all with {told}:" if told else ":"))
     left = [name for name in columns if name not in shared]
     widths = {name: 2 + max(len(name), *(len(row[name]) for row in rows)) for name in left}
     dropped = []
@@ -128,7 +132,7 @@ def _show(runs: Sequence[RunSummary], columns: Sequence[str]) -> None:
     else:  # a file or a pipe has no width
         screen(width=max(80, sum(widths.values()))).print(table)
     if dropped:
-        say(f"Not shown on {console.width} columns: {', '.join(dropped)}.")
+        _sentence(f"Not shown on {console.width} columns: {', '.join(dropped)}.")
 
 
 def _text(run: RunSummary, name: str) -> str:
@@ -179,7 +183,7 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
     screen().print(table)
     hidden = of_some_strategies(runs)
     if hidden:
-        say(f"{hidden} more fields belong to strategies that only some of them have; --json has all.")
+        _sentence(f"{hidden} more fields belong to strategies that only some of them have; --json has all.")
 
 
 def _setting(run: RunSummary, path: str) -> str:
@@ -189,22 +193,37 @@ def _setting(run: RunSummary, path: str) -> str:
     return "" if value is None else shown(str(value), 40)
 
 
+def _sentence(text: str) -> None:
+    """Print a sentence, on a terminal in lines that end between words."""
+    from rich.text import Text
+
+    console = screen()
+    if console.is_terminal:
+        console.print(Text(text))
+    else:
+        say(text)
+
+
 def _show_sizes(runs: Sequence[RunSummary]) -> None:
     from rich.table import Table
 
     from saei.report.run_disk import costs
 
     of_runs = [costs(run.path) for run in runs]
-    table = Table("run", box=None, padding=(0, 2, 0, 0))
+    console = screen()
+    narrow = console.is_terminal and console.width < NARROW
+    table = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0))
+    table.add_column("run", overflow="fold")
     for name in (*of_runs[0], "all"):
-        table.add_column(name, justify="right")
+        # Whole, since --delete takes these names.
+        table.add_column(re.sub("([ -])", r"\1\n", name) if narrow else name, justify="right", no_wrap=True)
     for run, sizes in zip(runs, of_runs, strict=True):
         table.add_row(run.name, *(size_text(size) if size else "" for size in sizes.values()), size_text(run.size))
     if len(runs) > 1:
         totals = [sum(column) for column in zip(*(sizes.values() for sizes in of_runs), strict=True)]
         table.add_row("all runs", *map(size_text, totals), size_text(sum(totals)))
     screen().print(table)
-    say("`saei runs --delete old-checkpoints RUN...` frees what a run does not need to go on.")
+    _sentence("`saei runs --delete old-checkpoints RUN...` frees what a run does not need to go on.")
 
 
 def _delete(places: Sequence[Path], part: str, *, yes: bool, listing: bool) -> None:

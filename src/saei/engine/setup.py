@@ -16,7 +16,8 @@ from saei.data.base import Split, Task, Template, check_data
 from saei.engine.combinations import check_combinations
 from saei.engine.limits import NothingToMove
 from saei.engine.update import check_update
-from saei.intake.scan import CACHE, ExampleReport, ScanResult, check_end, scan
+from saei.intake.reports import ExampleReport
+from saei.intake.scan import CACHE, ScanResult, check_end, scan
 from saei.intake.stream import ViewStream
 from saei.objectives.base import Objective
 from saei.policy import Policy

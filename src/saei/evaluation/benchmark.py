@@ -18,7 +18,7 @@ from saei.evaluation.records import Record, by_example
 from saei.evaluation.statistics.pass_at import RULE, chosen_ks
 from saei.evaluation.statistics.scores import Score, all_scores
 from saei.evaluation.store import EvaluationDir, default_dir, model_settings
-from saei.intake.scan import DROPPED
+from saei.intake.reports import DROPPED
 from saei.policy import Policy
 from saei.runtime.provenance import versions
 

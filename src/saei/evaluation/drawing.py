@@ -21,7 +21,8 @@ from saei.errors import DataError
 from saei.evaluation.records import Record, record
 from saei.evaluation.store import EvaluationDir
 from saei.intake.inspect import inspect_example
-from saei.intake.scan import ExampleReport, left_out
+from saei.intake.reports import ExampleReport
+from saei.intake.scan import left_out
 from saei.intake.stream import PREFLIGHT
 from saei.policy import Policy
 from saei.rewards.base import Attempt, Reward

@@ -16,7 +16,7 @@ from saei.config.overrides import changed
 from saei.config.sections import ModelConfig
 from saei.errors import CheckpointError, ConfigError
 from saei.evaluation.records import Record
-from saei.intake.scan import DROPPED, ExampleReport
+from saei.intake.reports import DROPPED, ExampleReport
 from saei.runtime.files import check_folder, disk_errors, read_jsonl, safe_name, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.run_dir import RunDir
@@ -26,6 +26,9 @@ Line = TypeVar("Line", Record, ExampleReport)
 SETTINGS = "settings.json"
 ANSWERS = "answers.jsonl"
 RESULT = "result.json"
+
+CONDITIONS = "robust.json"
+"""The result of an evaluation under several conditions."""
 
 
 class EvaluationDir:

@@ -10,7 +10,8 @@ from typing import Any
 from saei.data.base import Split, Task
 from saei.errors import DataError
 from saei.intake.inspect import inspect_example
-from saei.intake.scan import ExampleReport, ScanResult, left_out, scan
+from saei.intake.reports import ExampleReport
+from saei.intake.scan import ScanResult, left_out, scan
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.types import View

@@ -15,35 +15,13 @@ from typing import Any
 from saei.data.base import Split, Task
 from saei.errors import ConfigError, DataError
 from saei.intake.inspect import LongPromptError, inspect_example
+from saei.intake.reports import DROPPED, ExampleReport
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.runtime.files import disk_errors, write_whole
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saei" / "sifted"
 MOST_WORKERS = 16
-DROPPED = "dropped.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleReport:
-    """The result of checking one example.
-
-    Attributes:
-        index: Its number in the split.
-        tokens: Tokens of its prompt, image tokens included; None if the example is broken.
-        rule: The rule that it breaks; empty if it can be used.
-        report: That rule with reason and remedy.
-        too_long: Whether its only fault is its length.
-
-    Example:
-        ``ExampleReport(9, rule="Every image has to open.", report="Every image has to open. An image in row 11 …")``
-    """
-
-    index: int
-    tokens: int | None = None
-    rule: str = ""
-    report: str = ""
-    too_long: bool = False
 
 
 def scan(

@@ -12,7 +12,8 @@ import numpy as np
 from saei.data.base import Split, Task
 from saei.errors import DataError
 from saei.intake.inspect import inspect_example
-from saei.intake.scan import ExampleReport, left_out
+from saei.intake.reports import ExampleReport
+from saei.intake.scan import left_out
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.runtime.processes import Processes

@@ -19,11 +19,10 @@ from saei.evaluation.records import by_example
 from saei.evaluation.robustness.conditions import STEPS, Condition, ConditionIntervention, conditions
 from saei.evaluation.robustness.fixed_set import FixedSet
 from saei.evaluation.statistics.comparison import EvaluatedRun, RunSet, contrasts
-from saei.evaluation.store import EvaluationDir, finite, model_settings
+from saei.evaluation.store import CONDITIONS, EvaluationDir, finite, model_settings
 from saei.policy import Policy
 from saei.runtime.files import disk_errors, write_whole
 
-RESULT = "robust.json"
 NOTE = (
     "An attack that raises entropy says how a policy takes what it was trained with or without, not how robust it is: "
     "read it beside the attack on the gold answer. An attack on this policy itself is the harder one, and each policy "
@@ -109,8 +108,10 @@ def run_robust(
         "settings": benchmark.settings,
         "folder": str(root),
     }
-    with disk_errors("The conditions of an evaluation end in one result.", root / RESULT, "Free some space, repeat."):
-        write_whole(root / RESULT, json.dumps(finite(result), indent=2))
+    with disk_errors(
+        "The conditions of an evaluation end in one result.", root / CONDITIONS, "Free some space, repeat."
+    ):
+        write_whole(root / CONDITIONS, json.dumps(finite(result), indent=2))
     return result
 
 

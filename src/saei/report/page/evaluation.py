@@ -11,9 +11,8 @@ from typing import Any
 from saei.config.changes import as_text, flat
 from saei.errors import CheckpointError, SaeiError, shown
 from saei.evaluation.records import Record, by_example
-from saei.evaluation.robustness.run import RESULT as CONDITIONS
 from saei.evaluation.statistics.scores import all_scores
-from saei.evaluation.store import RESULT, SETTINGS, EvaluationDir
+from saei.evaluation.store import CONDITIONS, RESULT, SETTINGS, EvaluationDir
 from saei.report.page.html import number, percent, plural, render, without_folders
 
 MOST_EXAMPLES = 300
@@ -125,8 +124,9 @@ def _summary(folder: EvaluationFolder, scores: Sequence[Mapping[str, Any]]) -> l
     responses = folder.settings.get("responses", "?")
     truncated = sum(record.truncated for record in folder.records) / len(folder.records)
     unread = sum(record.answer is None for record in folder.records) / len(folder.records)
+    policy = without_folders(model.get("path", "?"))
     return [
-        f"The policy {without_folders(model.get('path', '?'))} answered {plural(int(first['count']), 'example')} of the "
+        f"The policy {policy} answered {plural(int(first['count']), 'example')} of the "
         f"task {task.get('type', '?')}, {'once' if responses == 1 else f'{responses} times'} each, at temperature "
         f"{number(sampling.get('temperature'))}.",
         f"{percent(first['value'])} of its answers are right, with a 95 % interval over the examples from "
