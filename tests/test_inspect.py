@@ -173,7 +173,7 @@ def test_an_inspection_is_a_page_like_the_others() -> None:
                 for n, each in enumerate(all_, 1)}  # fmt: skip
     assert rules == expected
     for limit in (*ENTROPIES, *CHANGES):
-        assert f"{limit}" in html.partition('class="legend')[2].partition("</p>")[0]
+        assert f"{limit:g}" in html.partition('class="legend')[2].partition("</p>")[0]
 
 
 def test_inspect_prints_and_writes(chart: Path, tmp_path: Path, saei: Saei) -> None:

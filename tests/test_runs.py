@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from commands import Saei
 from saei.config.run import validate
 from saei.config.yaml import read_yaml, write_yaml
+from saei.console import screen
 from saei.report.run_disk import costs, delete
 from saei.report.run_list import RunSummary, differing, find_runs, matching, ordered, summarise
 from saei.runtime.files import lines_from_end
@@ -306,3 +309,23 @@ def test_listing_imports_no_heavy_library(three: Path) -> None:
         "assert not {'torch', 'transformers', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--sizes",), ("--compare",)])
+def test_a_narrow_terminal_cuts_nothing(
+    three: Path, saei: Saei, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """On 60 columns; a model's long name makes the line above the table longer than that."""
+    module = sys.modules["saei.cli.runs"]
+
+    def narrow(**options: Any) -> Console:
+        return screen(**{"force_terminal": True, "width": 60, "color_system": None} | options)
+
+    monkeypatch.setattr(module, "screen", narrow)
+    make(three, "a-run-with-a-long-name-of-its-own-and-seed-1")
+    said = saei("runs", three, *arguments)
+    assert said.code == 0, said.err
+    assert max(map(len, said.out.splitlines())) <= 60
+    assert "…" not in said.out
+    if arguments == ("--sizes",):
+        assert re.search(r"old-\s*\n.*checkpoints", said.out)

@@ -27,7 +27,7 @@ from saei.report.page import write_page
 from saei.report.page.pictures import Album
 from saei.report.page.tokens import TokenPainter
 from saei.runtime.run_dir import RunDir
-from saei.runtime.samples import sample_file
+from saei.runtime.samples import sample_file, write_samples
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 ALLOWED = {
@@ -198,6 +198,9 @@ def test_tokens_are_shaded_underlined_and_changed() -> None:
     assert 'title="entropy 0.3 to 0.4 nats">&lt;b&gt;</span>' in shown.changes
     assert shown.change == pytest.approx(0.1)
     assert shown.chosen == "<b>"
+    rows = re.findall(r"<tr>.*?</tr>", shown.numbers)
+    assert re.sub("<[^>]*>", " ", rows[1]).split() == ["&lt;b&gt;", "0.3", "0.4", "-1", "yes"]
+    assert len(rows) == 3
     full = TokenPainter(most=5).show(replace(sample, responses=(response,), views=views), 0)
     assert ("span" in full.tokens, full.note) == (False, "Tokens are left out: the page is full.")
 
@@ -408,6 +411,34 @@ def test_an_evaluation_shows_no_path_of_the_machine(tmp_path: Path) -> None:
     assert "model.path saei/checkpoints/step-000001 " in text
     assert "someone" not in text
     assert "someone" not in text_of(*folders, tmp_path=tmp_path)
+
+
+def test_tokens_numbers_are_in_a_table_below_each_response(tmp_path: Path) -> None:
+    """Reached without pointing at a token; tokens themselves are no stops for the keyboard."""
+    html, page = page_of(run_folder(tmp_path / "run"), tmp_path=tmp_path)
+    with_entropies = html.count('<p class="tokens"><span class="h')
+    assert 0 < html.count("<summary>Numbers of each token</summary>") == with_entropies
+    assert page.tags["details"] > with_entropies
+    assert "<span tabindex" not in html
+
+
+def test_long_responses_leave_the_page_below_8_megabytes(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    run = run_folder(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    noise = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8)).save(noise, "PNG")
+    for step in (0, 2, 4):
+        groups = []
+        for n in range(8):
+            sample = group(step, "held-out", n, tokens=600)
+            views = tuple(replace(view, pictures=(noise.getvalue(),)) for view in sample.views)
+            groups.append(replace(sample, views=views, responses=sample.responses[:2] * 12))
+        write_samples(run, step, groups)
+    html, _ = page_of(run, tmp_path=tmp_path)
+    assert len(html.encode()) < 8_000_000
+    assert "Tokens are left out: the page is full." in html
 
 
 def test_what_cannot_be_shown_is_refused(saei: Saei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

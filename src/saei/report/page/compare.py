@@ -13,9 +13,9 @@ from saei.evaluation.statistics.intervals import difference_interval
 from saei.report.compare import BUDGET, with_budget
 from saei.report.page.curves import Panel, draw_panel, panels_of
 from saei.report.page.folder import RunFolder, accuracy_interval, interventions, read_folder, setting, type_name, value
+from saei.report.page.gallery import SHORT, GalleryExample, gallery_group
 from saei.report.page.html import number, render, with_interval
 from saei.report.page.pictures import Album
-from saei.report.page.run import SHORT, ShownExample, show_group
 from saei.report.page.tokens import TokenPainter
 from saei.report.run_list import RunSummary, differing, of_some_strategies, short
 from saei.report.run_list import setting as setting_of
@@ -133,17 +133,17 @@ def _first_and_last(folder: RunFolder, metric: str) -> str:
     return f"{number(first)} → {with_interval(last, interval)}"
 
 
-def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, int, list[ShownExample]]]:
+def _examples(folders: Sequence[RunFolder], names: Sequence[str]) -> list[tuple[str, int, list[GalleryExample]]]:
     """Return for each run the last step of which it kept held-out examples, and what it kept there."""
-    shown = []
+    by_run = []
     for folder, name in zip(folders, names, strict=True):
         groups = [group for group in folder.groups if group.source == "held-out" and group.views]
         last = max((group.step for group in groups), default=0)
         album, painter, examples = Album(), TokenPainter(), []
         for n, group in enumerate((group for group in groups if group.step == last), start=1):
             picture = album.clean(group.views[0])
-            of_group = show_group(group, album, painter, most=SHORT, opened=n == 1)
+            in_gallery = gallery_group(group, album, painter, most=SHORT, opened=n == 1)
             title = f"{name}, held-out example {n}"
-            examples.append(ShownExample(title, group.question, group.answer, picture, [of_group]))
-        shown.append((name, last, examples))
-    return shown
+            examples.append(GalleryExample(title, group.question, group.answer, picture, [in_gallery]))
+        by_run.append((name, last, examples))
+    return by_run

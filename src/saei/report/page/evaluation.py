@@ -74,7 +74,7 @@ def read_evaluation(path: Path) -> EvaluationFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownAnswers:
+class ExampleWithAnswers:
     """An example with its answers."""
 
     example: str
@@ -137,7 +137,7 @@ def _summary(folder: EvaluationFolder, scores: Sequence[Mapping[str, Any]]) -> l
     ]
 
 
-def _examples(records: Sequence[Record]) -> list[ShownAnswers]:
+def _examples(records: Sequence[Record]) -> list[ExampleWithAnswers]:
     by_number: dict[int, list[Record]] = {}
     for record in records:
         by_number.setdefault(record.number, []).append(record)
@@ -146,7 +146,7 @@ def _examples(records: Sequence[Record]) -> list[ShownAnswers]:
         first = answers[0]
         right = sum(answer.correct for answer in answers)
         more = max(0, len(answers) - MOST_ANSWERS)
-        examples.append(ShownAnswers(first.example, first.gold, right, answers[:MOST_ANSWERS], more))
+        examples.append(ExampleWithAnswers(first.example, first.gold, right, answers[:MOST_ANSWERS], more))
     return examples
 
 

@@ -162,14 +162,14 @@ def interventions(config: Any, path: str = "") -> dict[str, Mapping[str, Any]]:
     """Return the interventions of a configuration by their dotted paths."""
     if not isinstance(config, Mapping):
         return {}
-    found = {}
+    by_path = {}
     for name, inner in config.items():
         where = f"{path}.{name}" if path else str(name)
         if name == "intervention" and isinstance(inner, Mapping):
-            found[where] = inner
+            by_path[where] = inner
         else:
-            found |= interventions(inner, where)
-    return found
+            by_path |= interventions(inner, where)
+    return by_path
 
 
 def type_name(config: Any) -> str:

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from saei.report.inspection import Answer, Inspection
 from saei.report.page.html import plural, render
 from saei.report.page.pictures import Album, Figure
-from saei.report.page.tokens import change_span, entropy_span
+from saei.report.page.tokens import change_span, entropy_span, number_rows
 
 LARGEST = 12
 """Tokens in the table of largest changes."""
@@ -23,11 +23,13 @@ class PaintedAnswer:
     Attributes:
         answer: The response.
         tokens: Its tokens as markup.
+        numbers: The lines of a table with the numbers of each token.
         changes: Its tokens again, shaded by how far the perturbed view changed their entropy; None if not looked at.
     """
 
     answer: Answer
     tokens: Markup
+    numbers: Markup
     changes: Markup | None = None
 
 
@@ -60,10 +62,16 @@ def _figures(album: Album, clean: Image, perturbed: Image) -> list[Figure]:
 
 def _painted(answer: Answer, *, attacked: bool) -> PaintedAnswer:
     tokens = [entropy_span(token.piece, token.entropy, chosen=token.selected) for token in answer.tokens]
+    numbers = number_rows(
+        [token.piece for token in answer.tokens],
+        [token.entropy for token in answer.tokens],
+        moved=[token.entropy + token.change for token in answer.tokens] if attacked else (),
+        selected=[token.selected for token in answer.tokens],
+    )
     if not attacked:
-        return PaintedAnswer(answer, Markup("".join(tokens)))
+        return PaintedAnswer(answer, Markup("".join(tokens)), numbers)
     changes = [
         change_span(token.piece, token.entropy, token.entropy + token.change, chosen=token.selected)
         for token in answer.tokens
     ]
-    return PaintedAnswer(answer, Markup("".join(tokens)), Markup("".join(changes)))
+    return PaintedAnswer(answer, Markup("".join(tokens)), numbers, Markup("".join(changes)))

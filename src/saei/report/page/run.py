@@ -12,50 +12,13 @@ from markupsafe import Markup
 
 from saei.report.page.curves import Drawing, draw_marks, draw_panel, origins_of, panels_of
 from saei.report.page.folder import RunFolder, setting, value
+from saei.report.page.gallery import held_out_examples, training_examples
 from saei.report.page.html import plural, render
-from saei.report.page.pictures import Album, Figure
+from saei.report.page.pictures import Album
 from saei.report.page.settings import changed_settings, command
 from saei.report.page.summary import summary
-from saei.report.page.tokens import Shown, TokenPainter
-from saei.runtime.samples import GroupSample, sample_files
-
-WHOLE, SHORT = 12, 2
-"""Responses to one view that are shown, of the last evaluation and of the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShownView:
-    """A view in the gallery."""
-
-    origin: str
-    question: str | None
-    seed: int | None
-    strength: float | None
-    distances: list[str]
-    figures: list[Figure]
-    responses: list[Shown]
-    more: int
-
-
-@dataclass(frozen=True, slots=True)
-class ShownGroup:
-    """A group in the gallery."""
-
-    sample: GroupSample
-    views: list[ShownView]
-    answers: list[tuple[str, bool, list[int]]]
-    open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ShownExample:
-    """An example with its groups at all evaluations that are shown."""
-
-    title: str
-    question: str
-    answer: str
-    figures: list[Figure]
-    groups: list[ShownGroup]
+from saei.report.page.tokens import TokenPainter
+from saei.runtime.samples import sample_files
 
 
 def run_page(folder: RunFolder) -> str:
@@ -63,8 +26,8 @@ def run_page(folder: RunFolder) -> str:
     missing = list(folder.missing)
     album, painter = Album(), TokenPainter()
     # The newest get what room there is first.
-    training = _training(folder, album, painter)
-    held_out = _held_out(folder, album, painter)
+    training = training_examples(folder, album, painter)
+    held_out = held_out_examples(folder, album, painter)
     if album.left_out:
         missing.append(f"There was no room on the page for {plural(album.left_out, 'picture')}; samples/ has all.")
     if album.damaged:
@@ -143,81 +106,6 @@ def _marks(folder: RunFolder) -> Marks | None:
         return None
     counts = [(name, len(steps), events[name][0]) for name, steps in happened.items()]
     return Marks(draw_marks(happened, folder.last_step), counts)
-
-
-def _held_out(folder: RunFolder, album: Album, painter: TokenPainter) -> list[ShownExample]:
-    groups = [group for group in folder.groups if group.source == "held-out" and group.views]
-    last = max((group.step for group in groups), default=0)
-    by_example: dict[str, list[GroupSample]] = {}
-    for group in groups:
-        by_example.setdefault(group.example, []).append(group)
-    examples = []
-    for n, of_example in enumerate(by_example.values(), start=1):
-        first = of_example[0]
-        clean = album.clean(first.views[0])
-        shown = [
-            show_group(group, album, painter, most=WHOLE if group.step == last else SHORT, opened=group.step == last)
-            for group in reversed(of_example)
-        ]
-        title = f"Held-out example {n}"
-        examples.append(ShownExample(title, first.question, first.answer, clean, list(reversed(shown))))
-    return examples
-
-
-def _training(folder: RunFolder, album: Album, painter: TokenPainter) -> list[ShownExample]:
-    groups = [group for group in folder.groups if group.source == "training" and group.views]
-    last = max((group.step for group in groups), default=0)
-    examples = []
-    for n, group in enumerate((group for group in groups if group.step == last), start=1):
-        if n > 4:
-            break
-        shown = show_group(group, album, painter, most=WHOLE, opened=n == 1)
-        title = f"Training group {n} of step {group.step}"
-        examples.append(ShownExample(title, group.question, group.answer, album.clean(group.views[0]), [shown]))
-    return examples
-
-
-def show_group(group: GroupSample, album: Album, painter: TokenPainter, *, most: int, opened: bool) -> ShownGroup:
-    """Return a group as the page shows it.
-
-    Args:
-        group: The group.
-        album: Takes its pictures.
-        painter: Paints its tokens.
-        most: Responses to each view that are shown.
-        opened: Whether the page shows it at once.
-    """
-    views = []
-    for number, view in enumerate(group.views):
-        numbers = [n for n, response in enumerate(group.responses) if response.view == number]
-        views.append(
-            ShownView(
-                origin=view.origin,
-                question=view.question if view.question != group.question else None,
-                seed=view.seed,
-                strength=view.strength,
-                distances=[
-                    f"{surface}: {100 * each.share:.0f} % moved, at most {each.largest:.3g}"
-                    for surface, each in view.distances.items()
-                ],
-                figures=album.moved(group.views[0], view) if number else [],
-                responses=[painter.show(group, n) for n in numbers[:most]],
-                more=max(0, len(numbers) - most),
-            )
-        )
-    return ShownGroup(group, views, _histogram(group), opened)
-
-
-def _histogram(group: GroupSample) -> list[tuple[str, bool, list[int]]]:
-    """Return the answers, the most frequent first: each with whether it is right and how often it is, by view."""
-    counts = [Counter(response.extracted for response in group.from_view(n)) for n in range(len(group.views))]
-    right = {response.extracted for response in group.responses if response.correct}
-    total = sum(counts, Counter[str | None]())
-    rows = [
-        ("no answer" if answer is None else answer[:60], answer in right, [each[answer] for each in counts])
-        for answer, _ in total.most_common(8)
-    ]
-    return rows if any(response.extracted for response in group.responses) else []
 
 
 ORIGIN_COLUMNS = ("reward", "accuracy", "length", "truncated", "entropy")

@@ -53,20 +53,21 @@ def _attacked(folder: RunFolder) -> str:
     task, model = type_name(setting(folder.config, "task")), setting(folder.config, "model.path")
     sampler = type_name(setting(folder.config, "sampler"))
     trained = f"The policy {without_folders(model)} was trained on the task {task}"
-    found = interventions(folder.config)
-    if not found:
+    attacks = interventions(folder.config)
+    if not attacks:
         return f"{trained} by the sampler {sampler}, which attacks nothing: every response sees the picture as it is."
     parts = []
-    for slots in found.values():
+    for slots in attacks.values():
         attack = slots.get("attack")
         fields = attack if isinstance(attack, Mapping) else {}
-        shown = [f"{name} {fields[name]}" for name in ("steps", "step", "radius") if fields.get(name) is not None]
+        settings = [f"{name} {fields[name]}" for name in ("steps", "step", "radius") if fields.get(name) is not None]
         way = {"lower": "lower", "raise": "raise"}.get(str(fields.get("direction", "raise")), "change")
         surfaces = [type_name(each) for each in slots.get("surfaces") or ()]
         what = f" ({', '.join(surfaces)})" if surfaces else ""
+        how = f" with {', '.join(settings)}" if settings else ""
         parts.append(
-            f"The attack {type_name(attack)}{what}{' with ' + ', '.join(shown) if shown else ''} changes what the "
-            f"policy sees to {way} the criterion {type_name(slots.get('criterion'))} of the chosen tokens"
+            f"The attack {type_name(attack)}{what}{how} changes what the policy sees to {way} the criterion "
+            f"{type_name(slots.get('criterion'))} of the chosen tokens"
             + (f", under the control {type_name(slots['control'])}" if slots.get("control") else "")
         )
     counts = _counts(folder)

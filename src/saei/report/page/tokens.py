@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from markupsafe import Markup
@@ -11,15 +12,18 @@ from saei.report.page.html import number, text
 from saei.report.tokens import change_level, shade_level
 from saei.runtime.samples import AttackedTokens, GroupSample, ResponseSample
 
-MOST_TOKENS = 40_000
-"""Tokens of all responses on a page that are shown one by one."""
+MOST_CHARACTERS = 2_800_000
+"""Of the markup of all tokens on a page."""
 
 LONGEST = 600
-"""Of one response."""
+"""Tokens of one response that are shown one by one."""
+
+LONGEST_PIECE = 40
+"""Characters of a token in a table."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PaintedResponse:
     """A response on the page.
 
     Attributes:
@@ -29,6 +33,7 @@ class Shown:
         chosen: The chosen tokens as text, for those who do not see the lines under them.
         change: Mean change of the entropy of the chosen tokens, in nats.
         note: What is not shown of it.
+        numbers: The lines of a table with the numbers of each token, as markup.
     """
 
     response: ResponseSample
@@ -37,39 +42,84 @@ class Shown:
     chosen: str = ""
     change: float | None = None
     note: str = ""
+    numbers: Markup = field(default_factory=Markup)
 
 
 class TokenPainter:
     """Turns responses into markup for one page, as long as there is room for single tokens."""
 
-    def __init__(self, most: int = MOST_TOKENS) -> None:
+    def __init__(self, most: int = MOST_CHARACTERS) -> None:
         self._room = most
 
-    def show(self, group: GroupSample, n: int) -> Shown:
-        """Return a response of a group as the page shows it."""
-        response = group.responses[n]
-        attacked = next((tokens for view in range(len(group.views)) if (tokens := group.tokens_of(n, view))), None)
-        length = min(len(response.pieces), LONGEST)
-        if not length or len(response.entropies) < length:
-            return Shown(response, Markup(escape(text(response.text))))
-        needed = length * (2 if attacked and attacked.entropies else 1)
-        if needed > self._room:
-            return Shown(response, Markup(escape(text(response.text))), note="Tokens are left out: the page is full.")
-        self._room -= needed
-        selected = attacked.selected if attacked else ()
-        painted = Markup("".join(_token(response, place, selected) for place in range(length)))
-        note = f"{len(response.pieces) - length} more tokens are left out." if len(response.pieces) > length else ""
-        if attacked is None:
-            return Shown(response, painted, note=note)
-        chosen = [piece for piece, flag in zip(response.pieces, selected, strict=False) if flag]
-        changes, mean = None, None
-        if len(attacked.entropies) >= length:
-            changes = Markup("".join(_change(response, attacked, place) for place in range(length)))
-            moved = [
-                a - b for a, b, flag in zip(attacked.entropies, response.entropies, selected, strict=False) if flag
-            ]
-            mean = sum(moved) / len(moved) if moved else None
-        return Shown(response, painted, changes, " · ".join(map(str.strip, chosen[:60])), mean, note)
+    def show(self, group: GroupSample, n: int) -> PaintedResponse:
+        """Return a response of a group as the page shows it, as text alone where there is no more room."""
+        painted = _painted(group, n)
+        needed = len(painted.tokens) + len(painted.changes or "") + len(painted.numbers)
+        if painted.numbers and needed > self._room:
+            plain = Markup(escape(text(painted.response.text)))
+            return PaintedResponse(painted.response, plain, note="Tokens are left out: the page is full.")
+        if painted.numbers:
+            self._room -= needed
+        return painted
+
+
+def _painted(group: GroupSample, n: int) -> PaintedResponse:
+    response = group.responses[n]
+    attacked = next((tokens for view in range(len(group.views)) if (tokens := group.tokens_of(n, view))), None)
+    length = min(len(response.pieces), LONGEST)
+    if not length or len(response.entropies) < length:
+        return PaintedResponse(response, Markup(escape(text(response.text))))
+    selected = attacked.selected if attacked else ()
+    painted = Markup("".join(_token(response, place, selected) for place in range(length)))
+    note = f"{len(response.pieces) - length} more tokens are left out." if len(response.pieces) > length else ""
+    if attacked is None:
+        return PaintedResponse(response, painted, note=note, numbers=_numbers(response, length))
+    chosen = [piece for piece, flag in zip(response.pieces, selected, strict=False) if flag]
+    changes, mean = None, None
+    if len(attacked.entropies) >= length:
+        changes = Markup("".join(_change(response, attacked, place) for place in range(length)))
+        moved = [a - b for a, b, flag in zip(attacked.entropies, response.entropies, selected, strict=False) if flag]
+        mean = sum(moved) / len(moved) if moved else None
+    return PaintedResponse(
+        response,
+        painted,
+        changes,
+        " · ".join(map(str.strip, chosen[:60])),
+        mean,
+        note,
+        _numbers(response, length, attacked),
+    )
+
+
+def _numbers(response: ResponseSample, length: int, attacked: AttackedTokens | None = None) -> Markup:
+    moved = attacked.entropies if attacked and len(attacked.entropies) >= length else ()
+    selected = attacked.selected if attacked else ()
+    return number_rows(response.pieces[:length], response.entropies, response.logps, moved, selected)
+
+
+def number_rows(
+    pieces: Sequence[str],
+    entropies: Sequence[float],
+    logps: Sequence[float] = (),
+    moved: Sequence[float] = (),
+    selected: Sequence[bool] = (),
+) -> Markup:
+    """Return the lines of a table of tokens: text, entropies as it was drawn and under the perturbed view, log p.
+
+    Args:
+        pieces: The tokens' texts.
+        entropies: Their entropies in nats.
+        logps: Their log-probabilities, if they are known.
+        moved: Their entropies under the perturbed view, if it was looked at.
+        selected: Which of them the selector chose.
+    """
+    rows = []
+    for n, piece in enumerate(pieces):
+        cells = [number(values[n]) if n < len(values) else "" for values in (entropies, moved, logps)]
+        cells.append("yes" if n < len(selected) and selected[n] else "")
+        values = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f"<tr><th scope=row>{escape(text(piece[:LONGEST_PIECE]))}</th>{values}</tr>")
+    return Markup("".join(rows))
 
 
 def entropy_span(piece: str, entropy: float, *, chosen: bool, logp: float | None = None) -> str:
