@@ -133,14 +133,15 @@ def test_a_page_answers_what_a_reader_asks(tmp_path: Path) -> None:
         "The attack pgd with steps 1, step 2/255",
         "2 from the clean view and 2 from the adversarial view",
         # Two groups of two clean responses of six tokens, of which the first and the fourth are chosen.
-        "The selector middle-third chose 8 of 24 tokens of the clean responses below (33 %)",
+        "The selector middle-third (the middle third of each response's tokens by entropy, the moderately uncertain "
+        "ones) chose 8 of 24 tokens (33 %) in 4 clean responses to 2 held-out examples at step 4",
         "100 % of the picture's values moved, none by more than 2 of 255",
         "It answered “it is 3” 2 times to the clean view; and “4” 2 times to the adversarial view.",
         "Accuracy on held-out examples went from 0.2 (0.1 to 0.3) at step 0 to 0.6 (0.5 to 0.7) at step 4",
         # 1.0 at the start; 0.6, then 0.2.
         "it fell below half of its start at step 4, which counts as collapse",
         "One run, one seed (0)",
-        "clipped at 1 step",
+        "scaled at 1 step",
         "dropped at 1 step",
         "24 responses were drawn to be looked at",
     ):
@@ -155,7 +156,7 @@ def test_marks_stand_at_their_steps(tmp_path: Path) -> None:
     folder = read_folder(run_folder(tmp_path / "run"))
     marks = _marks(folder)
     assert marks is not None
-    assert [(name, count) for name, count, _ in marks.counts] == [("dropped", 1), ("clipped", 1)]
+    assert [(name, count) for name, count, _ in marks.counts] == [("dropped", 1), ("scaled", 1)]
 
 
 def test_the_difference_is_enlarged_around_grey() -> None:
@@ -373,17 +374,27 @@ def test_a_page_is_written_in_sentences(tmp_path: Path) -> None:
     assert "<code>saei eval --compare</code>" in html
 
 
-def test_only_small_changes_are_called_invisible() -> None:
+def test_first_and_last_values_are_of_steps_at_which_a_number_was_taken() -> None:
+    from saei.report.page.run import _first_and_last
+
+    lines: list[dict[str, float]] = [{"step": step, "often": float(step)} for step in range(40)]
+    lines[10]["rare"], lines[20]["rare"], lines[39]["rare"] = 3.0, 5.0, 7.0
+    assert _first_and_last(lines, "often") == (1.5, 37.5)
+    assert _first_and_last(lines, "rare") == (3.0, 7.0)
+    assert _first_and_last(lines, "never") == (None, None)
+
+
+def test_what_is_compared_is_drawn_of_the_same_steps(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from saei.report.page.summary import _moved
-    from saei.types import Distance
+    from saei.report.page.curves import Panel, draw_panel
+    from saei.report.page.folder import read_folder
 
-    for largest, invisible in ((4.0, True), (5.0, False), (16.0, False)):
-        sample = group(0, "held-out", 0)
-        moved = replace(sample.views[1], distances={"pixels": Distance(1.0, largest)})
-        said = _moved([replace(sample, views=(sample.views[0], moved))])
-        assert ("the eye does not see" in said) == invisible
+    lines = [{"step": 1, "before": 1.0}, {"step": 2, "before": 2.0, "after": 3.0}, {"step": 3, "before": 4.0}]
+    folder = replace(read_folder(run_folder(tmp_path / "run")), lines=lines)
+    panel = Panel("J", "nats", "", {"before": "before", "after": "after"}, together=True)
+    assert draw_panel(panel, [folder]).rows == [("2", "2", "3")]
+    assert len(draw_panel(replace(panel, together=False), [folder]).rows) == 3
 
 
 @pytest.mark.parametrize("kind", ["run", "runs", "evaluation", "evaluations"])

@@ -36,6 +36,7 @@ class Panel:
         meaning: What the number means, in sentences.
         metrics: Label by name of the metric.
         interval: Returns the 95 % interval of the first metric, None for a metric without.
+        together: Whether only steps are drawn at which every metric was taken.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Panel:
     meaning: str
     metrics: Mapping[str, str]
     interval: Callable[[RunFolder, Line], Interval | None] | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def panels_of(folder: RunFolder) -> list[Panel]:
             "The criterion, a mean over the chosen tokens of the clean responses, on the picture as it is and after "
             "the attack. A positive gap says that the attack worked.",
             {"train/intervention/criterion": "before", "train/intervention/criterion_after": "after"},
+            together=True,
         ),
         Panel(
             "Length",
@@ -176,9 +179,13 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] 
     """
     series = []
     for folder, run_name in zip(folders, names or [folder.name for folder in folders], strict=True):
+        lines = folder.lines
+        if panel.together:
+            complete = [line for line in lines if all(value(line, metric) is not None for metric in panel.metrics)]
+            lines = complete or lines
         for metric, label in panel.metrics.items():
             points, band = [], []
-            for line in folder.lines:
+            for line in lines:
                 number_here = value(line, metric)
                 if number_here is not None:
                     points.append((float(line["step"]), number_here))
@@ -248,7 +255,7 @@ def draw_marks(marks: Mapping[str, Sequence[int]], last: int) -> Markup:
     axis.set_ylim(len(marks) - 0.5, -0.5)
     axis.set_yticks(range(len(marks)), [_plain(name) for name in marks], color=INK)
     axis.set_xlabel("training step", color=INK, fontsize=9)
-    said = "Steps at which something was dropped, closed, clipped or at its limit. " + " ".join(
+    said = "Steps at which something was dropped, closed, scaled, cut off or at its limit. " + " ".join(
         f"{name}: {len(steps)} steps." for name, steps in marks.items()
     )
     return _inlined(figure, said, wide=True)

@@ -73,12 +73,12 @@ class Marks:
 
 
 def _marks(folder: RunFolder) -> Marks | None:
-    """Return the steps at which something was dropped, closed, clipped or at its limit; None if there are none."""
+    """Return the steps at which something was dropped, closed, scaled, cut off or at its limit; None without any."""
     limit = setting(folder.config, "optimizer.max_grad_norm")
     events: dict[str, tuple[str, list[int]]] = {
         "dropped": ("Guards left responses out of the update.", []),
         "closed": ("An intervention left groups alone: a gate was closed, or there was nothing to move.", []),
-        "clipped": (f"The gradient was longer than {limit} and was scaled down.", []),
+        "scaled": (f"The gradient was longer than {limit} and was scaled down.", []),
         "cut off": ("Responses reached the longest length.", []),
         "at its limit": ("The strength of the attack could go no further.", []),
         "no update": ("No group was left to train on.", []),
@@ -93,7 +93,7 @@ def _marks(folder: RunFolder) -> Marks | None:
         flags = {
             "dropped": (value(line, "train/dropped") or 0.0) > 0,
             "closed": (value(line, "train/untouched") or 0.0) > 0,
-            "clipped": norm is not None and isinstance(limit, int | float) and norm > limit,
+            "scaled": norm is not None and isinstance(limit, int | float) and norm > limit,
             "cut off": (value(line, "train/truncated") or 0.0) > 0,
             "at its limit": at_the_limit,
             "no update": "train/loss" not in line,
@@ -112,21 +112,25 @@ ORIGIN_COLUMNS = ("reward", "accuracy", "length", "truncated", "entropy")
 
 
 def _origins(folder: RunFolder) -> list[tuple[str, list[tuple[float | None, float | None]]]]:
-    """Return for each origin the means over the first and the last tenth of the steps, by column, then the KL."""
+    """Return for each origin the means over the first and the last tenth of the steps, by column, then the KL.
+
+    They are those of the steps at which a number was taken, which for the KL are the evaluated ones.
+    """
     trained = [line for line in folder.lines if "train/reward" in line]
-    tenth = max(1, len(trained) // 10)
     rows = []
     for origin in origins_of(folder):
         names = [*(f"train/{origin}/{name}" for name in ORIGIN_COLUMNS), f"train/view_kl/{origin}"]
-        rows.append((origin, [(_mean(trained, name, tenth), _mean(trained, name, -tenth)) for name in names]))
+        rows.append((origin, [_first_and_last(trained, name) for name in names]))
     return rows
 
 
-def _mean(lines: Sequence[Mapping[str, Any]], name: str, count: int) -> float | None:
-    """Return the mean over the first lines with a number, or the last ones for a negative count."""
+def _first_and_last(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None, float | None]:
+    """Return the means over the first and the last tenth of the lines with a number, None without any."""
     numbers = [number for line in lines if (number := value(line, name)) is not None]
-    chosen = numbers[:count] if count > 0 else numbers[count:]
-    return sum(chosen) / len(chosen) if chosen else None
+    if not numbers:
+        return None, None
+    tenth = max(1, len(numbers) // 10)
+    return sum(numbers[:tenth]) / tenth, sum(numbers[-tenth:]) / tenth
 
 
 def _cost(folder: RunFolder) -> list[tuple[str, float, float]]:

@@ -11,8 +11,14 @@ from saei.report.page.folder import RunFolder, accuracy_interval, interventions,
 from saei.report.page.html import coded, number, percent, plural, with_interval, without_folders
 from saei.runtime.samples import GroupSample, ResponseSample
 
-INVISIBLE = 4
-"""Change of a pixel value, of 255, up to which a picture looks the same."""
+SELECTORS = {
+    "middle-third": "the middle third of each response's tokens by entropy, the moderately uncertain ones",
+    "all": "every token",
+    "top-k": "the tokens of highest entropy",
+    "bottom-k": "the tokens of lowest entropy",
+    "random": "tokens at random",
+}
+"""What selectors choose, in words that need no reading elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,8 @@ def _attacked(folder: RunFolder) -> str:
         what = f" ({', '.join(surfaces)})" if surfaces else ""
         how = f" with {', '.join(settings)}" if settings else ""
         parts.append(
-            f"The attack {type_name(attack)}{what}{how} changes what the policy sees to {way} the criterion "
-            f"{type_name(slots.get('criterion'))} of the chosen tokens"
+            f"The attack {type_name(attack)}{what}{how} changes what is shown to the policy. Its aim is to {way} the "
+            f"{type_name(slots.get('criterion'))} of chosen tokens"
             + (f", under the control {type_name(slots['control'])}" if slots.get("control") else "")
         )
     counts = _counts(folder)
@@ -82,7 +88,7 @@ def _counts(folder: RunFolder) -> str:
         group.views[response.view].origin for response in group.responses if response.view < len(group.views)
     )
     of_each = " and ".join(f"{count} from the {origin} view" for origin, count in drawn.items())
-    return f"Of each group of {plural(len(group.responses), 'response')}, {of_each}; all of them are trained on."
+    return f"A group has {plural(len(group.responses), 'response')}, {of_each}; all of them are trained on."
 
 
 def _chosen(folder: RunFolder, groups: Sequence[GroupSample]) -> str:
@@ -101,12 +107,20 @@ def _chosen(folder: RunFolder, groups: Sequence[GroupSample]) -> str:
     if not chosen:
         return f"Those that the selector {names} chooses; no single tokens were kept."
     often = ", ".join(f"“{piece}”" for piece, _ in pieces.most_common(6))
-    every = " The others" + (f" have {number(_mean(others))}." if others else " are none.")
+    every = f", that of the others {number(_mean(others))}" if others else ""
+    meaning = f" ({SELECTORS[names]})" if names in SELECTORS else ""
     return (
-        f"The selector {names} chose {len(chosen)} of {len(chosen) + len(others)} tokens of the clean responses below "
-        f"({percent(len(chosen) / (len(chosen) + len(others)))}), most often {often}. Their mean entropy is "
-        f"{number(_mean(chosen))} nats.{every}"
+        f"The selector {names}{meaning} chose {len(chosen)} of {len(chosen) + len(others)} tokens "
+        f"({percent(len(chosen) / (len(chosen) + len(others)))}) in {_responses(groups)}, most often {often}. "
+        f"Their mean entropy is {number(_mean(chosen))} nats per token{every}."
     )
+
+
+def _responses(groups: Sequence[GroupSample]) -> str:
+    """Return which responses the numbers are of."""
+    count = len({(id(group), tokens.response) for group, _, tokens in _looked_at(groups)})
+    which = f"{plural(len(groups), 'held-out example')}" if groups[0].source == "held-out" else "the last groups"
+    return f"{plural(count, 'clean response')} to {which} at step {groups[0].step}"
 
 
 def _moved(groups: Sequence[GroupSample]) -> str:
@@ -116,9 +130,8 @@ def _moved(groups: Sequence[GroupSample]) -> str:
         distances = [view.distances[surface] for view in views if surface in view.distances]
         largest, share = max(each.largest for each in distances), _mean([each.share for each in distances])
         if surface == "pixels":
-            unseen = ", which the eye does not see" if largest <= INVISIBLE else ""
             sentences.append(
-                f"{percent(share)} of the picture's values moved, none by more than {number(largest)} of 255{unseen}; "
+                f"{percent(share)} of the picture's values moved, none by more than {number(largest)} of 255; "
                 "the gallery enlarges the difference."
             )
         else:
@@ -135,8 +148,8 @@ def _moved(groups: Sequence[GroupSample]) -> str:
                 after.append(tokens.entropies[n])
     if before:
         sentences.append(
-            f"It moved the mean entropy of the chosen tokens from {number(_mean(before))} to {number(_mean(after))} "
-            "nats."
+            f"In {_responses(groups)} the mean entropy of the chosen tokens went from {number(_mean(before))} to "
+            f"{number(_mean(after))} nats; “What the attack raised” has that of the groups trained on."
         )
     return " ".join(sentences) or "Nothing was kept of it."
 
@@ -144,16 +157,18 @@ def _moved(groups: Sequence[GroupSample]) -> str:
 def _said(groups: Sequence[GroupSample]) -> str:
     if not groups or not groups[0].responses:
         return "Nothing was kept of it."
-    group = next((each for each in groups if len(each.views) > 1), groups[0])
-    said = [
-        f"{_answers(responses)} to the {view.origin} view"
-        for number_of_view, view in enumerate(group.views)
-        if (responses := group.from_view(number_of_view))
-    ]
-    return (
-        f"At step {group.step} the policy was asked “{_short(group.question)}” (the right answer: "
-        f"“{_short(group.answer)}”). It answered {'; and '.join(said)}."
-    )
+    asked = []
+    for group in groups[:2]:
+        said = [
+            f"{_answers(responses)} to the {view.origin} view"
+            for number_of_view, view in enumerate(group.views)
+            if (responses := group.from_view(number_of_view))
+        ]
+        asked.append(
+            f"At step {group.step} the policy was asked “{_short(group.question)}” (the right answer: "
+            f"“{_short(group.answer)}”). It answered {'; and '.join(said)}."
+        )
+    return " ".join(asked)
 
 
 def _answers(responses: Iterable[ResponseSample]) -> str:
@@ -180,7 +195,8 @@ def _helped(folder: RunFolder) -> str:
             (line["step"] for line in evaluated if (value(line, "probe/entropy") or 0.0) < start / 2), None
         )
         state = (
-            f"it fell below half of its start at step {collapsed}, which counts as collapse"
+            f"it fell below half of its start at step {collapsed}, which counts as collapse; "
+            "where accuracy rose at the same time, the policy may have become sure for good reason"
             if collapsed is not None
             else "it stayed above half of its start, so it did not collapse"
         )
