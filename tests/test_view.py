@@ -391,7 +391,7 @@ def test_what_is_compared_is_drawn_of_the_same_steps(tmp_path: Path) -> None:
     from saei.report.page.folder import read_folder
 
     lines = [{"step": 1, "before": 1.0}, {"step": 2, "before": 2.0, "after": 3.0}, {"step": 3, "before": 4.0}]
-    folder = replace(read_folder(run_folder(tmp_path / "run")), lines=lines)
+    folder = replace(read_folder(run_folder(tmp_path / "run")), lines=tuple(lines))
     panel = Panel("J", "nats", "", {"before": "before", "after": "after"}, together=True)
     assert draw_panel(panel, [folder]).rows == [("2", "2", "3")]
     assert len(draw_panel(replace(panel, together=False), [folder]).rows) == 3

@@ -181,8 +181,8 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] 
     for folder, run_name in zip(folders, names or [folder.name for folder in folders], strict=True):
         lines = folder.lines
         if panel.together:
-            complete = [line for line in lines if all(value(line, metric) is not None for metric in panel.metrics)]
-            lines = complete or lines
+            complete = (line for line in lines if all(value(line, metric) is not None for metric in panel.metrics))
+            lines = tuple(complete) or lines
         for metric, label in panel.metrics.items():
             points, band = [], []
             for line in lines:
