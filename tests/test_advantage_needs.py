@@ -139,7 +139,7 @@ VOGUE = {"type": "grpo", "advantage": {"type": "vogue", "of": {"baseline": "pool
 
 
 def test_a_run_with_needs_resumes_exactly(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"objective": VOGUE, "evaluation__every": 1}
+    settings: dict[str, Any] = {"objective": VOGUE, "evaluation__every": 1, "evaluation__held_out_groups": 0}
     whole = lines(train(tiny(MODEL, tmp_path, "whole", **settings)).run.path)
     short = train(tiny(MODEL, tmp_path, "short", **settings, training__steps=1)).run
     _, config = RunDir.open(short.path)

@@ -93,9 +93,9 @@ def test_events_come_in_order(model: Path, tmp_path: Path) -> None:
         ("on_train_end", 5),
     ]
     shown = {(event, step): families for event, step, families in diary.metrics}
-    assert shown["on_evaluate", 0] == shown["on_evaluate", 2] == {"eval", "probe"}
+    assert shown["on_evaluate", 0] == shown["on_evaluate", 2] == {"eval", "probe", "samples"}
     assert shown["on_step_end", 1] == {"train"}
-    assert shown["on_step_end", 2] == {"train", "eval", "probe"}
+    assert shown["on_step_end", 2] == {"train", "eval", "probe", "samples"}
     assert shown["on_train_begin", 0] == shown["on_save", 4] == shown["on_train_end", 5] == set()
 
 

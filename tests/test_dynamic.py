@@ -271,7 +271,8 @@ def test_no_response_is_graded_twice(model: Path, tmp_path: Path) -> None:
             model,
             tmp_path,
             **SETTING,
-            evaluation={"every": 9, "examples": 1, "responses": 1, "probe_examples": 1, "probe_responses": 1},
+            evaluation={"every": 9, "examples": 1, "responses": 1, "probe_examples": 1, "probe_responses": 1}
+            | {"held_out_groups": 0},
         )
     ).run.path
     evaluated = 2 * 2  # one example and one probe example, before and after

@@ -28,6 +28,7 @@ SIZES = (
     "evaluation.probe_examples=1",
     "evaluation.probe_responses=2",
     "evaluation.every=10",
+    "evaluation.held_out_groups=0",
     "training.prompts_per_step=1",
     "training.steps=5",
     "sampling.max_new_tokens=6",

@@ -129,7 +129,7 @@ def run(
 
         options = _options(quick, output, keep, launcher, set_ or [])
         for each in execution.left():
-            print(shlex.join(job_command(execution, each, options)))
+            say(shlex.join(job_command(execution, each, options)))
         return
     at_a_time = jobs or (len(devices.split(",")) if devices else min(2, os.cpu_count() or 1))
     if dry_run:

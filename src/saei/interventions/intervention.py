@@ -295,16 +295,15 @@ class Intervention:
         view = with_its_answer(clean, moved, step.answer) if self.rewords else moved
         if view is None:
             return Outcome(clean, UNANSWERABLE)
-        scale = self.strength.at(step.progress)
         metrics = criterion.metrics(number) | opened.metrics(number, distances)
-        metrics |= {"strength": scale, **self.strength.metrics()}
+        metrics |= {"strength": opened.scale, **self.strength.metrics()}
         if self.rewords:
             metrics["answer_changed"] = float(view.example.answer != clean.example.answer)
         seed = step.generator_of(clean).initial_seed()
         return Outcome(
             view,
             metrics=metrics,
-            record=ViewRecord(seed, scale, distances, criterion.trace(number)),
+            record=ViewRecord(seed, opened.scale, distances, criterion.trace(number)),
             point=tuple(block for block, e in zip(point, opened.space.examples, strict=True) if e == number),
             tokens=criterion.tokens(number),
         )

@@ -35,6 +35,7 @@ class OpenViews:
         oracle: Oracle | None = None,
     ) -> None:
         self.surfaces = surfaces
+        self.scale = scale
         self._openings: list[Opening] = [surface.open(policy, views, scale=scale) for surface in surfaces]
         if oracle is not None:
             pairs = zip(surfaces, self._openings, strict=True)

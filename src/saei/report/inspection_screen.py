@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from PIL.Image import Image
-from rich.console import Console, Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +14,9 @@ from saei.report.inspection import Answer, Inspection, Token
 from saei.report.pictures import half_blocks
 from saei.report.tokens import CHANGES, ENTROPIES, LETTERS, change_shade, shade, visible
 from saei.runtime.pictures import TIMES, difference
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 MOST_TOKENS = 400
 """Tokens of a response that are shown on a terminal; the pages have all."""
