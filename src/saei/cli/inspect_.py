@@ -59,7 +59,7 @@ def inspect(
         trust=trust,
         leave_out=() if _has_intervention(model) else ("sampler",),
     )
-    slots = config.sampler.intervention.model_dump(mode="json")  # type: ignore[attr-defined]
+    slots = config.sampler.intervention.model_dump(mode="json")  # type: ignore[attr-defined]  # `mixed` has one
     # What looks at grades or at other responses has no part in one attack.
     slots |= {"gate": {"type": "always"}, "guard": {"type": "none"}}
     policy = load(config)

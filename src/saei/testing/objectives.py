@@ -94,6 +94,18 @@ def _check_prepare(objective: Objective) -> tuple[Mapping[str, Tensor], Mapping[
     before = copies(batch)
     with random_state_untouched(name):
         prepared = prepare(batch)
+    _require_prepared(prepared, prepare, batch, before, name)
+    return prepared, prepare(replace(batch, advantage_RT=torch.zeros_like(batch.advantage_RT)))
+
+
+def _require_prepared(
+    prepared: Mapping[str, Tensor],
+    prepare: Callable[[UpdateBatch], Mapping[str, Tensor]],
+    batch: UpdateBatch,
+    before: Mapping[str, Tensor],
+    name: str,
+) -> None:
+    """Hold what was prepared of an update batch to the rules that objectives and terms share."""
     unchanged = all(torch.equal(tensor, getattr(batch, field)) for field, tensor in before.items())
     require(unchanged, name, "the update batch is left as it was")
     for key, value in prepared.items():
@@ -103,7 +115,6 @@ def _check_prepare(objective: Objective) -> tuple[Mapping[str, Tensor], Mapping[
     columns, wide = batch.mask_RT.shape[1], prepare(wider(batch))
     cut = {key: value[:, :columns] if value.ndim == 2 else value for key, value in wide.items()}
     require(_equal(prepared, cut), name, "what stands on padding of the update batch prepares the same")
-    return prepared, prepare(replace(batch, advantage_RT=torch.zeros_like(batch.advantage_RT)))
 
 
 def _check_term_prepare(term: Term) -> Mapping[str, Tensor]:
@@ -132,15 +143,7 @@ def _check_term_prepare(term: Term) -> Mapping[str, Tensor]:
         term.begin_step(replace(small, statistics={}), progress=0.0)
         prepare(small)
         prepared = prepare(batch)
-    unchanged = all(torch.equal(tensor, getattr(batch, field)) for field, tensor in before.items())
-    require(unchanged, name, "the update batch is left as it was")
-    for key, value in prepared.items():
-        whole = value.ndim == 0 or (value.ndim <= 2 and value.shape[0] == len(LENGTHS))
-        require(whole, name, f"'{key}' is prepared as a scalar or with one row per response")
-    require(_equal(prepared, prepare(batch)), name, "the same update batch prepares the same")
-    columns, wide = batch.mask_RT.shape[1], prepare(wider(batch))
-    cut = {key: value[:, :columns] if value.ndim == 2 else value for key, value in wide.items()}
-    require(_equal(prepared, cut), name, "what stands on padding of the update batch prepares the same")
+    _require_prepared(prepared, prepare, batch, before, name)
     require_read(needs, name, lambda need: prepare(update_batch(needs - {need})))
     return prepared
 
