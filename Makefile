@@ -12,7 +12,8 @@ DEV := $(VENV)/.dev-installed
 VLLM := .venv-vllm
 VLLM_PIP := $(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-vllm.txt
 
-# Tests reach no hub; two workers with one thread each are faster than one worker with two.
+# Tests reach no hub; two workers with one thread each are faster than one worker with two. Slow tests of a file share
+# trained runs, so that a file is one worker's.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
 .PHONY: install demo test test-slow test-vllm test-browser chaos pairs mutants check docs
@@ -27,7 +28,7 @@ test: $(DEV)
 	$(TEST_ENV) $(BIN)/pytest -m "not slow" -n 2
 
 test-slow: $(DEV)
-	$(TEST_ENV) $(BIN)/pytest -m slow
+	$(TEST_ENV) $(BIN)/pytest -m slow -n 2 --dist loadfile
 
 # By hand, on a machine with 4 GB of disk and of memory to spare: a real vLLM, on the CPU.
 test-vllm: $(VLLM)/.installed

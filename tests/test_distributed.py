@@ -93,6 +93,7 @@ SETTINGS = {
     "training.prompts_per_step": 4,
     "training.micro_groups": 1,
     "evaluation.every": 2,
+    "evaluation.held_out_every": 1,  # else the last of fewer steps would draw groups at an evaluation that draws none
     "evaluation.examples": 3,
     "evaluation.responses": 2,
     "evaluation.probe_examples": 3,
