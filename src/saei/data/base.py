@@ -135,6 +135,14 @@ class Task(Strategy, ABC):
         """Return other questions with the meaning and the answer of an example's own, which is not among them."""
         return ()
 
+    def solution(self, example: Example, answer: str) -> str | None:
+        """Return the solution that a right answer gives, the same text for answers that differ in form alone.
+
+        It is what is counted where distinct solutions are. By default an example has one, its gold answer. None if
+        the answer is wrong, where the task can tell.
+        """
+        return example.answer
+
 
 class Template(Strategy, ABC):
     """Turns an example into chat messages; the model's own chat template does the rest."""

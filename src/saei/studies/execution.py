@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from saei.runtime.files import read_jsonl
 from saei.runtime.stopwatch import PHASES
 from saei.studies.bases import build_all
 from saei.studies.claims import Claims
+from saei.studies.final.settings import FINAL
 from saei.studies.freeze import Frozen, changes, exploratory, read_frozen, revision
 from saei.studies.ledger import ABORTED, FAILED, FINISHED, STARTED, Ledger
 from saei.studies.plan import Base, StudyRun, bases_of, cpu_hours, origin_of, plan_runs
@@ -230,7 +232,9 @@ class _Hooks(RunHooks):
 def _seconds(folder: Path) -> float:
     """Return the wall-clock seconds of a run's steps and evaluations; a small model keeps one core busy in them."""
     lines = read_jsonl(folder / "metrics.jsonl")
-    return float(sum(line.get(f"time/{phase}") or 0.0 for line in lines for phase in PHASES))
+    training = float(sum(line.get(f"time/{phase}") or 0.0 for line in lines for phase in PHASES))
+    file = folder / FINAL
+    return training + (float(json.loads(file.read_bytes())["final/seconds"]) if file.is_file() else 0.0)
 
 
 def job_command(execution: Execution, run: StudyRun, options: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from saei.builtin import General, LockIn, ModelRecipe
 from saei.builtin.recipe import RECIPE_FILE
 from saei.config.run import RunConfig
 from saei.errors import ConfigError
+from saei.studies.final.settings import FinalSettings
 from saei.studies.freeze import UNFROZEN, Frozen
 from saei.studies.runs import PlannedRun, configuration_hash
 from saei.studies.study import RECIPES, StudyFile
@@ -151,20 +152,22 @@ def plan_runs(read: StudyFile, root: Path, origin: str) -> list[StudyRun]:
         for repeat in range(1 if read.quick else read.study.seeds):
             seed = derived_seed(origin, "run", number, repeat)  # the same for all arms, which are compared pairwise
             for arm, config in read.configs.items():
-                runs.append(_run(arm, base, repeat, seed, config, root))
+                runs.append(_run(arm, base, repeat, seed, config, read.final, root))
     return runs
 
 
-def _run(arm: str, base: Base, repeat: int, seed: int, config: RunConfig, root: Path) -> StudyRun:
+def _run(
+    arm: str, base: Base, repeat: int, seed: int, config: RunConfig, final: FinalSettings | None, root: Path
+) -> StudyRun:
     def on(path: str) -> RunConfig:
         return config.model_copy(update={"seed": seed, "model": config.model.model_copy(update={"path": path})})
 
-    known_as = configuration_hash(on(base.known_as))
+    known_as = configuration_hash(on(base.known_as), final)
     output = config.output.model_copy(
         update={"root": root / "runs", "name": known_as[:IDENTITY_DIGITS], "keep_checkpoints": 1}
     )
     label = f"{arm}, {base.label}" + (f", seed {repeat}" if repeat else "")
-    planned = PlannedRun(label, on(base.path).model_copy(update={"output": output}), known_as)
+    planned = PlannedRun(label, on(base.path).model_copy(update={"output": output}), known_as, final)
     return StudyRun(arm, base, repeat, planned)
 
 

@@ -24,22 +24,30 @@ def main(folder: Path) -> int:
     from saei.runtime.interrupt import Interrupted
     from saei.runtime.processes import destroy_process_group
     from saei.runtime.run_dir import RunDir
-    from saei.studies.runs import is_complete
+    from saei.studies.final.evaluation import check_problems, evaluate_run
+    from saei.studies.runs import final_of, is_complete, is_trained
 
     try:
         run, config = RunDir.open(folder)
         if is_complete(folder, config.training.steps):
             say(f"Complete already: {folder}", error=True)
             return 0
-        trainer = Trainer(config, resume=run, display=PlainDisplay())
-        trainer.train()
+        final = final_of(folder)
+        if final is not None:
+            check_problems(config, final)
+        if not is_trained(folder, config.training.steps):
+            trainer = Trainer(config, resume=run, display=PlainDisplay())
+            trainer.train()
+            del trainer  # its model gives way to that of its last checkpoint
+        if final is not None:
+            say(f"Final evaluation: {final.examples} problems, {final.responses} responses to each.", error=True)
+            evaluate_run(run, config, final)
     except Interrupted as stopped:
         say(stopped, error=True)
         return STOPPED
     except SaeiError as error:
         say(error, error=True)
         return REFUSED
-    del trainer
     destroy_process_group()
     return 0
 

@@ -21,9 +21,11 @@ from saei.engine import checkpoint
 from saei.runtime.files import write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.run_dir import RunDir
+from saei.studies.final.settings import FINAL, FinalSettings
 
 IDENTITY = "configuration.json"
-"""Holds the hash of what was asked for; ``config.yaml`` holds what came of it, such as the revision of a data set."""
+"""Holds the hash of what was asked for, and the settings of the final evaluation; ``config.yaml`` holds what came of
+it, such as the revision of a data set."""
 
 LOG = "log.txt"
 """What a run's processes print."""
@@ -38,16 +40,18 @@ class PlannedRun:
         config: Its configuration, with ``output.root`` and ``output.name``.
         known_as: Its hash where that is not of the configuration as it stands, such as for a base whose folder is
             another on each machine.
+        final: Its final evaluation, None for a run that ends with its last step.
     """
 
     label: str
     config: RunConfig
     known_as: str | None = None
+    final: FinalSettings | None = None
 
     @property
     def identity(self) -> str:
         """The hash that it is known by."""
-        return self.known_as or configuration_hash(self.config)
+        return self.known_as or configuration_hash(self.config, self.final)
 
     @property
     def folder(self) -> Path:
@@ -60,33 +64,47 @@ class PlannedRun:
 
     @property
     def responses(self) -> int:
-        """Responses that it draws, for training and in evaluations: how much work it is."""
+        """Responses that it draws, for training and in evaluations, the final one included: how much work it is."""
         config = self.config
         a_step: int = config.training.prompts_per_step * config.sampler.build().plan().group_size
         evaluation = config.evaluation
         an_evaluation = (
             evaluation.examples * evaluation.responses + evaluation.probe_examples * evaluation.probe_responses
         )
-        return config.training.steps * a_step + (1 + config.training.steps // evaluation.every) * an_evaluation
+        evaluations = (1 + config.training.steps // evaluation.every) * an_evaluation
+        return config.training.steps * a_step + evaluations + (self.final.drawn if self.final else 0)
 
 
-def configuration_hash(config: RunConfig) -> str:
+def configuration_hash(config: RunConfig, final: FinalSettings | None = None) -> str:
     """Return the SHA-256 of what decides a run's results: all of its configuration but the section ``output``.
 
-    A plugin that is a file counts with its content.
+    A plugin that is a file counts with its content. The final evaluation counts where there is one.
     """
     decisive: dict[str, Any] = {name: value for name, value in dump(config).items() if name != "output"}
     decisive["plugins"] = [
         hashlib.sha256(Path(plugin).read_bytes()).hexdigest() if Path(plugin).is_file() else plugin
         for plugin in config.plugins
     ]
+    if final is not None:
+        decisive["final"] = final.model_dump(mode="json")
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def is_complete(folder: Path, steps: int) -> bool:
+    """Return whether the run in a folder has a checkpoint of its last step, and the final evaluation asked for."""
+    return is_trained(folder, steps) and (final_of(folder) is None or (folder / FINAL).is_file())
+
+
+def is_trained(folder: Path, steps: int) -> bool:
     """Return whether the run in a folder has a checkpoint of its last step."""
     checkpoints = _checkpoints(folder)
     return bool(checkpoints) and checkpoint.step_of(checkpoints[-1]) >= steps
+
+
+def final_of(folder: Path) -> FinalSettings | None:
+    """Return the final evaluation that a run is to have, None for one that ends with its last step."""
+    settings = _asked_for(folder).get("final")
+    return None if settings is None else FinalSettings.model_validate(settings)
 
 
 def prepare(planned: PlannedRun) -> Path:
@@ -106,7 +124,8 @@ def prepare(planned: PlannedRun) -> Path:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     output = planned.config.output.model_copy(update={"name": folder.name})
     run = RunDir.create(planned.config.model_copy(update={"output": output}))
-    write_whole(folder / IDENTITY, json.dumps({"sha256": planned.identity}) + "\n")
+    final = {} if planned.final is None else {"final": planned.final.model_dump(mode="json")}
+    write_whole(folder / IDENTITY, json.dumps({"sha256": planned.identity, **final}) + "\n")
     run.lock.release()
     return folder
 
@@ -127,10 +146,16 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _identity_of(folder: Path) -> str | None:
     """Return the hash of the configuration that was asked for, None for a run that was started otherwise."""
+    identity = _asked_for(folder).get("sha256")
+    return None if identity is None else str(identity)
+
+
+def _asked_for(folder: Path) -> dict[str, Any]:
+    """Return what a prepared run's folder says was asked for; empty for a run that was started otherwise."""
     try:
-        return str(json.loads((folder / IDENTITY).read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(json.loads((folder / IDENTITY).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def last_words(folder: Path, lines: int = 4) -> str:

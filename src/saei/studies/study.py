@@ -22,6 +22,7 @@ from saei.engine.setup import Strategies
 from saei.engine.update import check_update
 from saei.errors import ConfigError, nearest, shown
 from saei.runtime.files import slug
+from saei.studies.final.settings import FinalSettings
 from saei.studies.runs import configuration_hash
 
 MOST_CONTRASTS = 3
@@ -120,6 +121,7 @@ class Study(Section):
         seeds: Runs of each arm on each base.
         budget: What the arms may cost.
         contrasts: The primary contrasts, at most three; whatever else is compared is exploratory.
+        final: What is measured of each trained policy after the last step of its run; None for nothing.
         quick: What ``--quick`` sets in addition to few steps and examples.
         plugins: Python files or modules with strategies; a file's path starts at the study's folder.
     """
@@ -134,6 +136,7 @@ class Study(Section):
     seeds: PositiveInt = 1
     budget: Budget
     contrasts: tuple[Contrast, ...] = Field(max_length=MOST_CONTRASTS)
+    final: FinalSettings | None = None
     quick: dict[str, Any] = Field(default_factory=dict)
     plugins: tuple[str, ...] = ()
 
@@ -164,6 +167,16 @@ class Study(Section):
                 raise ValueError(f"`unequal` names declared arms. {nearest(arm, self.arms)}")
         return self
 
+    @model_validator(mode="after")
+    def _final_measures_are_taken(self) -> Self:
+        for contrast in self.contrasts:
+            if contrast.measure.startswith("final/") and self.final is None:
+                raise ValueError(
+                    f"A contrast takes a measure that its runs take, and '{shown(contrast.measure)}' is one of the "
+                    "final evaluation. Add `final: {}`"
+                )
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
@@ -184,6 +197,12 @@ class StudyFile:
     configs: Mapping[str, RunConfig]
     quick: bool = False
     assignments: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> FinalSettings | None:
+        """The final evaluation of each run, with few problems in ``--quick``; None where there is none."""
+        final = self.study.final
+        return final.quick() if final is not None and self.quick else final
 
 
 def read(file: Path, *, quick: bool = False, assignments: Iterable[str] = ()) -> StudyFile:

@@ -1,0 +1,1 @@
+"""The final evaluation of a study's runs: what the trained policy can still do, beside its training metrics."""
