@@ -272,6 +272,9 @@ class EvaluationConfig(Section):
         held_out_groups: Examples of the ``eval`` split, always the same, of which groups are drawn as in training, to
             be looked at and not trained on.
         held_out_every: Evaluations from one such draw to the next; the first and the last have one, too.
+        rescues: When training groups whose clean responses are all wrong get further clean ones, as many as they have
+            from other views: what share of them these solve is what the rescues of an attack are compared with. They
+            are not trained on. At ``evaluated-steps`` alone, ``always`` or ``never``.
     """
 
     every: int = Field(default=10, ge=1, le=MOST_STEPS)
@@ -282,6 +285,7 @@ class EvaluationConfig(Section):
     adversarial_images: int = Field(default=2, ge=0, le=10_000)
     held_out_groups: int = Field(default=2, ge=0, le=10_000)
     held_out_every: int = Field(default=2, ge=1, le=MOST_STEPS)
+    rescues: Literal["always", "evaluated-steps", "never"] = "never"
 
 
 class OutputConfig(Section):

@@ -23,6 +23,7 @@ from saei.engine.metrics import drop_metrics, group_metrics, view_divergence
 from saei.engine.notes import closing_notes, opening_notes
 from saei.engine.objects import Model, take_objects
 from saei.engine.output import RunOutput
+from saei.engine.rescues import Rescues
 from saei.engine.samples import group_sample, training_samples
 from saei.objectives.advantages.base import train_group
 from saei.rewards.base import Reward
@@ -90,6 +91,7 @@ class Trainer:
         self._state, self._replay, self._decoder_gaps = built.state, built.replay, built.decoder_gaps
         self._evaluation, self._control_probe, self._data = built.evaluation, built.control_probe, built.data
         self._held_out_groups = built.held_out_groups
+        self._rescues = Rescues(config, self.policy, self.reward, self.processes)
 
         # --- The run's folder comes last, once everything else is known to work.
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
@@ -226,8 +228,9 @@ class Trainer:
         plan = self.sampler.plan()
         metrics = group_metrics(scored, self.processes, graded=self.reward.graded, reasons=plan.untouched)
         state.nothing_to_move.count(metrics, self.processes.total(len(scored)))
-        if evaluated:
-            with self._stopwatch.phase("evaluate"):
+        with self._stopwatch.phase("evaluate"):
+            metrics |= self._rescues.metrics(step, scored, evaluated=evaluated)
+            if evaluated:
                 metrics |= view_divergence(self.policy, groups, self.processes)
 
         # --- Guards drop groups, or some of their responses.

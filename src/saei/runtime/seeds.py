@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -42,3 +44,16 @@ def seed_globals(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  # third-party rewards may draw from the global generator
     torch.manual_seed(seed)
+
+
+@contextmanager
+def globals_kept() -> Iterator[None]:
+    """Give the global generators of Python, numpy and torch back as they were, whatever draws from them inside."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # as above
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002  # as above
