@@ -111,7 +111,7 @@ def album(tmp_path: Path) -> Path:
     return folder
 
 
-COLUMNS = ("--set", "task.columns.id=key", "--set", "training.max_bad_share=1")
+COLUMNS = ("--set", "task.columns.id=key")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import typer
 
 from saei.cli.one_question import Further, Image, Question, Responses, Seed, Template, configuration, load, pictures
 from saei.cli.options import AsJson, Assignments, Plugins, Trust
+from saei.cli.reads import ASK
 from saei.console import say
 from saei.errors import printable
 
@@ -39,7 +40,7 @@ def ask(
 
     limit = [] if max_new_tokens is None else [nested("sampling.max_new_tokens", max_new_tokens)]
     config = configuration(
-        model, limit, set_ or [], plugin or [], template=template, trust=trust, leave_out=("sampler",)
+        model, limit, set_ or [], plugin or [], template=template, trust=trust, reads=ASK, leave_out=("sampler",)
     )
     policy = load(config)
     drawn = policy.ask(pictures(image, further), question, responses=responses, temperature=temperature, seed=seed)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from saei.cli.options import AsJson, Assignments, Plugins, Trust, policy_config
+from saei.cli.reads import BENCH
 from saei.console import say, screen
 
 SIZES = "Sizes"
@@ -45,7 +46,7 @@ def bench(
     layers: list[dict[str, Any]] = []
     if objective is not None:
         layers = [{"objective": {"type": objective}, "sampler": {"type": "clean"}}]
-    config = policy_config(model, layers, set_ or [], plugin or [], trust=trust)
+    config = policy_config(model, layers, set_ or [], plugin or [], reads=BENCH, trust=trust)
     say(f"Loading {config.model.path} ...", error=True)
     from saei.diagnostics.bench import RATIOS, Sizes
     from saei.diagnostics.bench import bench as measure

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from saei.cli.options import NOT_EVALUATED, belongs_to_run, policy_config, task_flags
 
 if TYPE_CHECKING:
+    from saei.cli.reads import Reads
     from saei.config.run import RunConfig
     from saei.data.base import Task
 
@@ -25,6 +26,7 @@ def benchmark_config(
     split: str | None,
     assignments: list[str],
     plugins: list[str],
+    reads: Reads,
     trust: bool = False,
 ) -> RunConfig:
     """Return the configuration of an evaluation on a benchmark; any task is one.
@@ -39,7 +41,8 @@ def benchmark_config(
 
     flags = task_flags(task if benchmark is None else _task_of(benchmark, plugins), data)
     layers = [nested(path, value) for path, value in flags.items() if value is not None]
-    read = partial(policy_config, model, layers, assignments, plugins, leave_out=NOT_EVALUATED, trust=trust)
+    left_out = NOT_EVALUATED
+    read = partial(policy_config, model, layers, assignments, plugins, reads=reads, leave_out=left_out, trust=trust)
     name = read().task.type
     cls = cast("type[Task]", load("task", name))
     reporting = cls.reporting

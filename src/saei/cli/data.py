@@ -124,10 +124,13 @@ def _config(
     trust: bool,
 ) -> RunConfig:
     from saei.cli.options import NOT_EVALUATED, policy_config
+    from saei.cli.reads import DATA
     from saei.config.overrides import nested
 
     layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
-    return policy_config(model, layers, assignments or [], plugins or [], leave_out=NOT_EVALUATED, trust=trust)
+    return policy_config(
+        model, layers, assignments or [], plugins or [], reads=DATA, leave_out=NOT_EVALUATED, trust=trust
+    )
 
 
 def _policy(config: RunConfig) -> Policy:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saei.cli.options import FLAG, AsJson, Assignments, Plugins, Trust, policy_config
+from saei.cli.reads import DOCTOR
 from saei.console import say, screen
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def doctor(
         )
         if value is not None
     ]
-    config = _with_responses(policy_config(model, layers, set_ or [], plugin or [], trust=trust), responses)
+    config = policy_config(model, layers, set_ or [], plugin or [], reads=DOCTOR, trust=trust)
+    config = _with_responses(config, responses)
     from saei.diagnostics.doctor import diagnose
     from saei.diagnostics.sizing import GB
 

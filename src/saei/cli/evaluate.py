@@ -21,6 +21,7 @@ from saei.cli.options import (
     policy_config,
     task_flags,
 )
+from saei.cli.reads import EVALUATION, QUICK_LOOK, ROBUSTNESS
 from saei.console import say
 
 if TYPE_CHECKING:
@@ -149,7 +150,9 @@ def evaluate(
         from saei.evaluation.benchmark import check_draws
 
         layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
-        config = policy_config(model, layers, set_ or [], plugin or [], leave_out=NOT_EVALUATED, trust=trust)
+        config = policy_config(
+            model, layers, set_ or [], plugin or [], reads=QUICK_LOOK, leave_out=NOT_EVALUATED, trust=trust
+        )
         decoding["temperature"] = 1.0 if temperature is None else temperature
         n = responses or (8 if decoding["temperature"] else 1)
         check_draws(n, decoding["temperature"])
@@ -170,6 +173,7 @@ def evaluate(
         split=split,
         assignments=set_ or [],
         plugins=plugin or [],
+        reads=ROBUSTNESS if robust else EVALUATION,
         trust=trust,
     )
     n = responses or 1

@@ -10,6 +10,7 @@ import typer
 
 from saei.cli.one_question import Further, Image, Question, Responses, Seed, Template, configuration, load, pictures
 from saei.cli.options import AsJson, Assignments, Plugins, Trust, belongs_to_run
+from saei.cli.reads import INSPECT
 from saei.console import say, screen
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def inspect(
         plugin or [],
         template=template,
         trust=trust,
+        reads=INSPECT,
         leave_out=() if _has_intervention(model) else ("sampler",),
     )
     slots = config.sampler.intervention.model_dump(mode="json")  # type: ignore[attr-defined]  # `mixed` has one

@@ -10,6 +10,7 @@ import typer
 from saei.cli.options import policy_config
 
 if TYPE_CHECKING:
+    from saei.cli.reads import Reads
     from saei.config.run import RunConfig
     from saei.policy import Policy
 
@@ -37,6 +38,7 @@ def configuration(
     *,
     template: str | None,
     trust: bool,
+    reads: Reads,
     leave_out: tuple[str, ...],
 ) -> RunConfig:
     """Return the configuration of a policy that is asked a question: of a run, without its data and its update."""
@@ -44,7 +46,7 @@ def configuration(
 
     unused = ("task", "reward", "decoder", "objective", "optimizer", "training", "evaluation", "control", "output")
     layers = [*layers, *([nested("template.type", template)] if template else [])]
-    return policy_config(model, layers, assignments, plugins, leave_out=(*unused, *leave_out), trust=trust)
+    return policy_config(model, layers, assignments, plugins, reads=reads, leave_out=(*unused, *leave_out), trust=trust)
 
 
 def load(config: RunConfig) -> Policy:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 if TYPE_CHECKING:
+    from saei.cli.reads import Reads
     from saei.config.run import RunConfig
 
 FLAG = " "
@@ -60,6 +61,7 @@ def policy_config(
     assignments: list[str],
     plugins: list[str],
     *,
+    reads: Reads | None = None,
     leave_out: Sequence[str] = (),
     trust: bool = False,
 ) -> RunConfig:
@@ -72,6 +74,7 @@ def policy_config(
         layers: What flags set.
         assignments: ``--set``.
         plugins: ``--plugin``; what is named there, the user trusts.
+        reads: What the command reads; assignments of anything else are refused. None for everything.
         leave_out: Sections of a run that the command does not use; they take their defaults.
         trust: ``--trust``.
 
@@ -80,6 +83,8 @@ def policy_config(
     """
     from saei.config.overrides import command_line, load_config, nested
 
+    if reads is not None:
+        reads.check(assignments)
     folder = Path(os.path.expanduser(model))
     if not belongs_to_run(model):
         return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
