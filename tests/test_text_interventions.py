@@ -32,6 +32,7 @@ from saei.engine.setup import build_strategies
 from saei.errors import ConfigError, DataError
 from saei.interventions import Intervention, InterventionConfig, Outcome
 from saei.interventions.context import StepContext, Supply
+from saei.interventions.editable import editable_places, has_editable_word
 from saei.interventions.point import OpenViews
 from saei.interventions.single import attack as single_attack
 from saei.interventions.text_surfaces import Embeddings, Tokens
@@ -512,6 +513,40 @@ def _registered() -> Any:
 def intervening(attack: Any, **more: Any) -> dict[str, Any]:
     intervention = {"attack": attack, "criterion": "nll", "selector": "all", **more}
     return {"type": "mixed", "n_clean": 2, "n_adversarial": 2, "update_on": "clean", "intervention": intervention}
+
+
+def test_data_in_which_nothing_can_move_is_refused_without_a_model(tmp_path: Path) -> None:
+    """With a folder of images and no model there is nothing that could load."""
+    bars, numbers = tmp_path / "bars", tmp_path / "numbers"
+    for folder, question in ((bars, "How many bars are red?"), (numbers, "3 + 4 = 7?")):
+        folder.mkdir()
+        Bars().example(0).images[0].save(folder / "picture.png")
+        rows = [{"file_name": "picture.png", "question": question, "answer": answer} for answer in ("", *"33")]
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def built(folder: Path, attack: str, **training: float) -> None:
+        task = {"type": "dataset", "path": str(folder)}
+        build_strategies(validate({"task": task, "sampler": intervening(attack), "training": training}), ("train",))
+
+    with pytest.raises(DataError, match=r"all had nothing \(nothing-editable\)"):
+        built(numbers, "hotflip")
+    built(numbers, "hotflip", max_untouched=1.0)
+    built(numbers, "pgd")
+    built(bars, "hotflip")
+
+
+@pytest.mark.parametrize(
+    "text", ["3 + 4 = 7?", "no two", "$x$ ok", "red red", "A. yes\nB. no", "isn't", "3x", "green", "\\frac{a}{b}"]
+)
+def test_a_question_without_an_editable_word_has_no_editable_token(random_policy: Policy, text: str) -> None:
+    example = replace(Bars().example(0), question=text)
+    view = random_policy.view(example)
+    assert view.question is not None
+    for protected in ((), ("red",)):
+        if not has_editable_word(example, protected):
+            assert not any(editable_places(view, protected))
+    assert has_editable_word(example) == (text in ("$x$ ok", "red red", "green"))
+    assert not has_editable_word(replace(example, protected=((0, len(text)),)))
 
 
 def test_text_that_cannot_move_is_refused_before_training(model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from saei.data.base import Split, Task, Template, check_data
 from saei.engine.combinations import check_combinations
 from saei.engine.limits import NothingToMove
 from saei.engine.update import check_update
+from saei.errors import DataError
 from saei.intake.reports import ExampleReport
 from saei.intake.scan import CACHE, ScanResult, check_end, scan
-from saei.intake.stream import ViewStream
+from saei.intake.stream import PREFLIGHT, ViewStream
 from saei.objectives.base import Objective
 from saei.policy import Policy
 from saei.policy.load.weights import Parts, load_parts
@@ -99,7 +100,31 @@ def build_strategies(
     check_update(strategies.objective)
     check_combinations(config, strategies)
     check_data(strategies.task, splits)
+    _check_movable(config, strategies)
     return strategies
+
+
+def _check_movable(config: RunConfig, strategies: Strategies) -> None:
+    """Refuse data in which nothing can be moved, where the first examples show this without a policy.
+
+    The views of these examples are looked at again once there is a policy: tokens decide about some of them.
+
+    Raises:
+        DataError: If none of the first examples has anything to move.
+    """
+    task = strategies.task
+    size = task.size("train")
+    reasons = []
+    for index in range(PREFLIGHT if size is None else min(PREFLIGHT, size)):
+        try:
+            example = task.example(index)
+        except DataError:  # counted and reported by the stream
+            continue
+        example = replace(example, wordings=example.wordings or task.wordings(example))
+        reasons.append(strategies.sampler.example_lacks(example))
+        if reasons[-1] is None:
+            return
+    NothingToMove(config.training.max_untouched).check(reasons)
 
 
 def load_policy(

@@ -15,7 +15,7 @@ from saei.config.strategy import Strategy
 from saei.interventions.context import Oracle, StepContext, Supply
 from saei.need import Need
 from saei.policy import Policy, Scores
-from saei.types import Distance, Drops, Response, ScoredGroup, View
+from saei.types import Distance, Drops, Example, Response, ScoredGroup, View
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,6 +60,10 @@ class Surface(Strategy, ABC):
     @abstractmethod
     def lacks(self, view: View) -> str | None:
         """Return None if a view has the surface, else the reason in one word, such as ``no-image``."""
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return why no view of an example can have the surface, as far as that is known without a policy."""
+        return None
 
     @abstractmethod
     def open(self, policy: Policy, views: Sequence[View], *, scale: float) -> Opening:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TypeAlias
 
-from saei.types import View
+from saei.types import Example, View
 
 Span: TypeAlias = tuple[int, int]
 """Characters from the first to before the second."""
@@ -54,13 +54,24 @@ def editable_places(view: View, protected: Sequence[str] = ()) -> list[bool]:
     """
     if view.question is None:
         return []
-    text = view.example.question
-    frozen = [*_frozen_spans(text, protected), *view.example.protected]
-    frozen += [word for word in word_spans(text) if any(_overlap(word, span) for span in frozen)]
+    text, frozen = view.example.question, _frozen_in(view.example, protected)
     return [
         writable(text[start:end]) and not any(_overlap((start, end), span) for span in frozen)
         for start, end in view.question.spans
     ]
+
+
+def has_editable_word(example: Example, protected: Sequence[str] = ()) -> bool:
+    """Return whether some word of a question is not frozen; if none is, no token of it is editable."""
+    frozen = _frozen_in(example, protected)
+    return any(not any(_overlap(word, span) for span in frozen) for word in word_spans(example.question))
+
+
+def _frozen_in(example: Example, protected: Sequence[str]) -> list[Span]:
+    """Return the frozen parts of a question, and the words that they reach into."""
+    text = example.question
+    frozen = [*_frozen_spans(text, protected), *example.protected]
+    return frozen + [word for word in word_spans(text) if any(_overlap(word, span) for span in frozen)]
 
 
 def writable(text: str, protected: Sequence[str] = ()) -> bool:

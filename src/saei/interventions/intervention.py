@@ -27,7 +27,7 @@ from saei.interventions.point import OpenViews
 from saei.policy import Policy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
-from saei.types import NO_IMAGE, UNTOUCHED, Distance, Response, View, ViewRecord
+from saei.types import NO_IMAGE, UNTOUCHED, Distance, Example, Response, View, ViewRecord
 from saei.views import needs_picture
 
 
@@ -205,6 +205,13 @@ class Intervention:
         if self._needs_picture and not view.canvases:
             return NO_IMAGE
         reasons = [surface.lacks(view) for surface in self.surfaces]
+        return None if None in reasons else reasons[0]
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return why nothing of an example can be moved, as far as that is known without a policy."""
+        if self._needs_picture and not example.images:
+            return NO_IMAGE
+        reasons = [surface.example_lacks(example) for surface in self.surfaces]
         return None if None in reasons else reasons[0]
 
     def _attack_in_batches(

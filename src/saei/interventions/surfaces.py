@@ -17,7 +17,7 @@ from saei.data.open_image import to_rgb
 from saei.interventions.base import Opening, Surface
 from saei.policy import Policy
 from saei.policy.pixels.space import GRID, PixelSpace, to_image
-from saei.types import Distance, View
+from saei.types import Distance, Example, View
 
 
 class Pixels(Surface):
@@ -36,6 +36,10 @@ class Pixels(Surface):
     def lacks(self, view: View) -> str | None:
         """Return ``no-image`` for a view without a picture."""
         return None if view.canvases else "no-image"
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return ``no-image`` for an example without a picture."""
+        return None if example.images else "no-image"
 
     def open(self, policy: Policy, views: Sequence[View], *, scale: float) -> Opening:
         """Return one block per canvas; its units are the pixel range and the model's normalised pixels."""

@@ -16,9 +16,9 @@ from saei.attacks.base import BlockSpace, TokenSpace
 from saei.config.strategy import StrategyConfig
 from saei.interventions.base import Opening, Surface
 from saei.interventions.context import Oracle
-from saei.interventions.editable import editable_places, writable, writes_frozen
+from saei.interventions.editable import editable_places, has_editable_word, writable, writes_frozen
 from saei.policy import Policy
-from saei.types import Distance, View
+from saei.types import Distance, Example, View
 
 
 class QuestionSurface(Surface):
@@ -43,6 +43,10 @@ class QuestionSurface(Surface):
         if view.question is None:
             return "no-question"
         return None if any(editable_places(view, self.config.protected)) else "nothing-editable"
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return ``nothing-editable`` where every word of the question is frozen."""
+        return None if has_editable_word(example, self.config.protected) else "nothing-editable"
 
     def open(self, policy: Policy, views: Sequence[View], *, scale: float) -> Opening:
         """Return one block for each view that has the surface."""
@@ -223,7 +227,11 @@ class Wording(Surface):
 
     def lacks(self, view: View) -> str | None:
         """Return ``one-wording`` for an example that has no other."""
-        return None if view.example.wordings else "one-wording"
+        return self.example_lacks(view.example)
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return ``one-wording`` for an example that has no other."""
+        return None if example.wordings else "one-wording"
 
     def open(self, policy: Policy, views: Sequence[View], *, scale: float) -> Opening:
         """Return a number ``[1]`` for each view with several wordings."""

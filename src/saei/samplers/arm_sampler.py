@@ -11,7 +11,7 @@ from saei.interventions import Outcome
 from saei.policy import Policy
 from saei.samplers.arm import Arm
 from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, clean_arm
-from saei.types import Drops, Group, Response, ScoredGroup, View, ViewWeight
+from saei.types import Drops, Example, Group, Response, ScoredGroup, View, ViewWeight
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -162,6 +162,11 @@ class ArmSampler(Sampler):
     def lacks(self, view: View) -> str | None:
         """Return why no arm has anything to move."""
         reasons = [arm.intervention.lacks(view) for arm in self.arms]
+        return None if None in reasons else reasons[0]
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return why no arm has anything to move in an example."""
+        reasons = [arm.intervention.example_lacks(example) for arm in self.arms]
         return None if None in reasons else reasons[0]
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:

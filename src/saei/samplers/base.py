@@ -12,7 +12,7 @@ from saei.errors import ConfigError, TrainingError
 from saei.interventions import InterventionConfig
 from saei.interventions.context import StepContext, Supply
 from saei.policy import Policy
-from saei.types import CLEAN, Drops, Group, ScoredGroup, View
+from saei.types import CLEAN, Drops, Example, Group, ScoredGroup, View
 
 __all__ = ["OwnLoopOnly", "PlannedArm", "Sampler", "SamplingPlan", "StepContext", "Supply"]
 
@@ -184,6 +184,10 @@ class Sampler(Strategy, ABC):
 
     def lacks(self, view: View) -> str | None:
         """Return in a word why nothing of a view can be moved, None if something can or the sampler moves nothing."""
+        return None
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return the same of an example, as far as that is known without a policy."""
         return None
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:

@@ -13,7 +13,7 @@ from saei.config.strategy import Strategy, StrategyConfig
 from saei.errors import ConfigError
 from saei.policy import Policy
 from saei.samplers.base import Sampler, SamplingPlan, StepContext, Supply, checked_drops
-from saei.types import Drops, Group, ScoredGroup, View
+from saei.types import Drops, Example, Group, ScoredGroup, View
 
 
 class Dynamic(Sampler):
@@ -99,6 +99,10 @@ class Dynamic(Sampler):
     def lacks(self, view: View) -> str | None:
         """Ask the other sampler."""
         return self.of.lacks(view)
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Ask the other sampler."""
+        return self.of.example_lacks(example)
 
     def guard(self, scored: Sequence[ScoredGroup], step: StepContext, supply: Supply) -> list[Drops]:
         """Drop groups without variance, and of the rest what the other sampler's guard drops, which sees all groups."""
