@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def test_the_held_out_examples_are_the_same_from_the_start_on(run: Path) -> None
     before, _, after, _ = groups
     assert before.views[0].pictures == after.views[0].pictures
     assert before.views[1].seed == after.views[1].seed
+
+
+def test_a_run_keeps_which_held_out_examples_are_right(run: Path, tmp_path: Path) -> None:
+    evaluated = {line["step"]: line["eval/accuracy"] for line in lines(run) if "eval/accuracy" in line}
+    kept = [json.loads(line) for line in (run / "held_out.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in kept] == list(evaluated)
+    for line in kept:
+        responses = "".join(line["correct"])
+        assert len({len(correct) for correct in line["correct"]}) == 1
+        assert line["numbers"] == list(range(len(line["correct"])))
+        assert responses.count("1") / len(responses) == pytest.approx(evaluated[line["step"]])
+    shutil.copytree(run, tmp_path / "run")
+    RunDir(tmp_path / "run").rewind(0)
+    assert [json.loads(line) for line in (tmp_path / "run" / "held_out.jsonl").read_text().splitlines()] == kept[:1]
 
 
 def test_what_is_drawn_to_be_looked_at_is_counted_apart_and_changes_nothing(

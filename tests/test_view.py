@@ -320,6 +320,35 @@ def test_two_runs_show_how_far_apart_they_are(tmp_path: Path) -> None:
     assert "one paired by example" in text
 
 
+def test_two_runs_are_paired_by_the_examples_that_both_answered(tmp_path: Path, saei: Saei) -> None:
+    """The interval is SciPy's of the paired t-test; the third example of the first run has no partner."""
+    from scipy.stats import ttest_rel
+
+    right = {"run": ["1000", "1100", "1111", "1000"], "plain": ["1100", "1111", "0000", "1100"]}
+    numbers = {"run": [0, 1, 2, 3], "plain": [0, 1, 9, 3]}
+    runs = [run_folder(tmp_path / "run"), run_folder(tmp_path / "plain", sampler="clean")]
+    for run in runs:
+        line = {"step": 4, "numbers": numbers[run.name], "correct": right[run.name], "clusters": [None] * 4}
+        others = [{**line, "step": step, "correct": ["0000"] * 4} for step in (0, 2)]
+        lines = "".join(json.dumps(each) + "\n" for each in [*others, line])
+        (run / "held_out.jsonl").write_text(lines + '{"step": 4, "numb')  # a process died while it wrote
+    before, after = ([right[name][n].count("1") / 4 for n in (0, 1, 3)] for name in ("run", "plain"))
+    interval = ttest_rel(after, before).confidence_interval(0.95)
+    text = text_of(*runs, tmp_path=tmp_path)
+    assert f"plain is {1 / 3:.3g} above that of run" in text
+    assert f"from {interval.low:.3g} to {interval.high:.3g}" in text
+    assert "It is paired by the 3 examples that both answered (Student's t)." in text
+    said = " ".join(saei("runs", *runs, "--compare", "--sort", "run", "--reverse").out.split())
+    assert f"+0.333, 95 % interval {interval.low:+.3f} to {interval.high:+.3f}, paired by 3 examples" in said
+
+    other_task = run_folder(tmp_path / "other", sampler="clean", task={"type": "bars", "shift": "rotated"})
+    (other_task / "held_out.jsonl").write_bytes((runs[1] / "held_out.jsonl").read_bytes())
+    assert "The settings of their tasks differ, so this interval" in text_of(runs[0], other_task, tmp_path=tmp_path)
+    (runs[1] / "held_out.jsonl").write_text('{"step": 4, "numbers": [0], "correct": ["1"]}')
+    assert "Not both runs kept which held-out examples" in text_of(*runs, tmp_path=tmp_path)
+    assert "not paired by example. Not both runs kept" in " ".join(saei("runs", *runs, "--compare").out.split())
+
+
 def test_settings_that_differ_are_those_of_the_list_of_runs(tmp_path: Path, saei: Saei) -> None:
     run, plain = run_folder(tmp_path / "run"), run_folder(tmp_path / "plain", sampler="clean", seed=1)
     text = text_of(run, plain, tmp_path=tmp_path).partition("Settings that differ")[2]

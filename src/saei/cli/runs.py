@@ -184,6 +184,28 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
     hidden = of_some_strategies(runs)
     if hidden:
         _sentence(f"{hidden} more fields belong to strategies that only some of them have; --json has all.")
+    if len(runs) == 2 and not any(run.problem for run in runs):
+        _show_accuracy_difference(runs)
+
+
+def _show_accuracy_difference(runs: Sequence[RunSummary]) -> None:
+    """Print how far apart two runs ended, and whether that is paired by example."""
+    from saei.report.page.folder import read_folder
+    from saei.report.run_difference import last_difference
+
+    difference = last_difference([read_folder(run.path) for run in runs])
+    if difference is None:
+        return
+    change = difference.interval
+    how = (
+        f"paired by {difference.examples} examples ({difference.test})"
+        if difference.examples is not None
+        else f"not paired by example. {difference.unpaired}"
+    )
+    _sentence(
+        f"\nAccuracy of {shown(runs[1].name)} minus that of {shown(runs[0].name)} at their last evaluations: "
+        f"{change.mean:+.3f}, 95 % interval {change.low:+.3f} to {change.high:+.3f}, {how}."
+    )
 
 
 def _setting(run: RunSummary, path: str) -> str:

@@ -9,7 +9,9 @@ from saei.config.sections import SamplingConfig
 from saei.data.base import Task
 from saei.evaluation.accuracy import accuracy_metrics
 from saei.evaluation.answers import AnswerSet, answer
+from saei.evaluation.held_out_answers import answers_of
 from saei.evaluation.probe import probe_metrics
+from saei.evaluation.records import ExampleAnswers
 from saei.intake.stream import ViewStream
 from saei.policy import Policy
 from saei.rewards.base import Reward
@@ -34,6 +36,7 @@ class HeldOutEvaluation:
 
     Attributes:
         views: All views that it evaluates on.
+        answers: Which responses to which examples were right at the last evaluation.
 
     Raises:
         DataError: If there are not enough usable examples.
@@ -53,6 +56,7 @@ class HeldOutEvaluation:
         self._processes = processes
         views = stream.held_out(max(config.evaluation.examples, config.evaluation.probe_examples))
         self.views = views
+        self.answers: list[ExampleAnswers] = []
         self._held_out, self._probe = views[: config.evaluation.examples], views[: config.evaluation.probe_examples]
 
     def is_due(self, step: int) -> bool:
@@ -70,6 +74,7 @@ class HeldOutEvaluation:
         answered = self._answer(self._held_out, config.responses, sampling, derive(self._config.seed, "evaluate", step))
         at_temperature_1 = sampling.model_copy(update={"temperature": 1.0})
         probed = self._answer(self._probe, config.probe_responses, at_temperature_1, derive(PROBE_SEED, step))
+        self.answers = answers_of(answered, self._task.reporting.cluster)
         accuracy = {f"eval/{name}": value for name, value in accuracy_metrics(answered).items()}
         return accuracy | {f"probe/{name}": value for name, value in probe_metrics(probed, self._task).items()}
 

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics, to its folder and to trackers, and samples to look at."""
+"""What a run writes as it goes: metrics, to its folder and to trackers, held-out answers, and samples to look at."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from saei.config.run import RunConfig
 from saei.engine.display import Display
+from saei.evaluation.held_out_answers import plain
+from saei.evaluation.records import ExampleAnswers
 from saei.runtime.processes import Processes
 from saei.runtime.run_dir import RunDir
 from saei.runtime.samples import GroupSample
@@ -57,6 +59,15 @@ class RunOutput:
         if self._trackers is not None:
             self._trackers.log(metrics, step, self._untracked)
             self._untracked = ()
+
+    def answers(self, step: int, answers: Sequence[ExampleAnswers]) -> None:
+        """Write which held-out examples are answered rightly; if the disk refuses, the run goes on without."""
+        if not self._processes.main:
+            return
+        try:
+            self._run.append_answers(plain(step, answers))
+        except OSError as error:
+            self._display.note(f"The held-out answers of step {step} are not kept: {self._run.path}: {error.strerror}.")
 
     def samples(self, step: int, groups: Sequence[GroupSample]) -> None:
         """Write groups for people to look at; if the disk refuses, the run goes on without them.

@@ -303,7 +303,7 @@ class Trainer:
     def _keep_samples(self, of_training: Sequence[GroupSample]) -> dict[str, float]:
         """Draw the held-out groups and write them with those of the training; what steers the training is not told.
 
-        The first process does it, while the others wait.
+        With them goes which held-out examples were answered rightly. The first process does it, while the others wait.
 
         Returns:
             ``samples/responses``, how many responses were drawn to be looked at.
@@ -318,6 +318,7 @@ class Trainer:
             self._output.samples(self.step, [*samples, *of_training])
             return sum(len(group.grades) for group in held_out)
 
+        self._output.answers(self.step, self._evaluation.answers)
         with self._stopwatch.phase("samples"):
             return {"samples/responses": float(self.processes.once(keep))}
 

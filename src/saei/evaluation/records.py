@@ -76,7 +76,7 @@ def record(number: int, n: int, example: Example, response: Response, grade: Gra
         truncated=response.truncated,
         groups={key: _labels(meta[key]) for key in reporting.by if meta.get(key) is not None},
         together={name: _joined(key_of(meta)) for name, key_of in reporting.together.items()},
-        cluster=_cluster(meta, reporting.cluster),
+        cluster=cluster_of(meta, reporting.cluster),
         approximate=reporting.approximate(meta),
     )
 
@@ -96,10 +96,10 @@ class ExampleAnswers:
 
     number: int
     correct: tuple[bool, ...]
-    groups: Mapping[str, list[str]]
-    together: Mapping[str, str | None]
-    cluster: str | None
-    approximate: bool
+    groups: Mapping[str, list[str]] = field(default_factory=dict)
+    together: Mapping[str, str | None] = field(default_factory=dict)
+    cluster: str | None = None
+    approximate: bool = False
 
     @property
     def correct_count(self) -> int:
@@ -128,7 +128,8 @@ def _labels(value: Any) -> list[str]:
     return [str(label) for label in value] if isinstance(value, list | tuple) else [str(value)]
 
 
-def _cluster(meta: Meta, keys: tuple[str, ...]) -> str | None:
+def cluster_of(meta: Meta, keys: tuple[str, ...]) -> str | None:
+    """Return the cluster of examples that have these keys of ``meta`` in common, None without keys."""
     return _joined(tuple(meta[key] for key in keys)) if keys else None
 
 

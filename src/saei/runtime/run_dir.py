@@ -22,6 +22,9 @@ from saei.runtime.samples import FOLDER as SAMPLES
 from saei.runtime.samples import GroupSample, drop_later_samples, read_samples_of, sample_files, write_samples
 from saei.runtime.step_lines import append_line, drop_later_steps, last_step
 
+HELD_OUT = "held_out.jsonl"
+"""File that says which held-out examples were answered rightly at each evaluation."""
+
 ENGINE = "saei"
 """The engine that can resume a run; others record their own names."""
 
@@ -175,6 +178,14 @@ class RunDir:
         ):
             append_line(self.path / "metrics.jsonl", metrics)
 
+    def append_answers(self, answers: Mapping[str, Any]) -> None:
+        """Add a line to ``held_out.jsonl``.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        append_line(self.path / HELD_OUT, answers)
+
     def write_samples(self, step: int, groups: Sequence[GroupSample]) -> int:
         """Write the samples of an evaluation, and return the size of their file in bytes.
 
@@ -215,7 +226,7 @@ class RunDir:
             CheckpointError: If the disk refuses.
         """
         broken = 0
-        for file in (self.path / name for name in ("metrics.jsonl", "samples.jsonl", "views.jsonl")):
+        for file in (self.path / name for name in ("metrics.jsonl", HELD_OUT, "samples.jsonl", "views.jsonl")):
             with disk_errors("A run that goes on drops what it will write again.", file, self._disk_remedy):
                 broken += drop_later_steps(file, step)
         with disk_errors("A run that goes on drops what it will write again.", self.path / SAMPLES, self._disk_remedy):

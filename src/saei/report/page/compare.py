@@ -9,7 +9,6 @@ from typing import Any
 
 from saei.config.changes import as_text
 from saei.config.flat import flat
-from saei.evaluation.statistics.intervals import difference_interval
 from saei.report.compare import BUDGET, with_budget
 from saei.report.page.curves import Panel, draw_panel, panels_of
 from saei.report.page.folder import RunFolder, accuracy_interval, interventions, read_folder, setting, type_name, value
@@ -17,6 +16,7 @@ from saei.report.page.gallery import SHORT, GalleryExample, gallery_group
 from saei.report.page.html import number, render, with_interval
 from saei.report.page.pictures import Album
 from saei.report.page.tokens import TokenPainter
+from saei.report.run_difference import last_difference
 from saei.report.run_list import RunSummary, differing, of_some_strategies, short
 from saei.report.run_list import setting as setting_of
 
@@ -104,23 +104,24 @@ def _attack(slots: Mapping[str, Any]) -> str:
 
 def _difference(folders: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     """Return the difference in accuracy at the end with its interval, and what it can show."""
-    last = [folder.evaluated[-1] for folder in folders if folder.evaluated]
-    known = [accuracy_interval(folder, line) for folder, line in zip(folders, last, strict=False)]
-    intervals = [interval for interval in known if interval is not None]
-    if len(intervals) < 2:
+    difference = last_difference(folders)
+    if difference is None:
         return []
-    change = difference_interval(*intervals)
+    change, steps = difference.interval, difference.steps
     sentence = (
-        f"At their last evaluations, steps {last[0]['step']} and {last[1]['step']}, the held-out accuracy of "
+        f"At their last evaluations, steps {steps[0]} and {steps[1]}, the held-out accuracy of "
         f"{names[1]} is {number(abs(change.mean))} {'above' if change.mean >= 0 else 'below'} that of {names[0]}, with "
         f"a 95 % interval of the difference from {number(change.low)} to {number(change.high)}."
     )
     open_ = change.low <= 0 <= change.high
+    sentence += " It holds 0: these two checkpoints may be equally good." if open_ else " It does not hold 0."
+    if difference.examples is not None:
+        return [sentence, f"It is paired by the {difference.examples} examples that both answered ({difference.test})."]
     return [
-        sentence + (" It holds 0: these two checkpoints may be equally good." if open_ else " It does not hold 0."),
-        "A run keeps no answer of each held-out example, so this interval takes the two as answers to different "
-        "examples, which is wider than one paired by example; evaluate both checkpoints with saei eval and compare "
-        "them with saei eval --compare for that one.",
+        sentence,
+        f"{difference.unpaired}, so this interval takes the two as answers to different examples, which is wider than "
+        "one paired by example; evaluate both checkpoints with saei eval and compare them with saei eval --compare for "
+        "that one.",
     ]
 
 
