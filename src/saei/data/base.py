@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 from pydantic import Field
 
 from saei.config.strategy import Strategy, StrategyConfig
@@ -142,6 +143,18 @@ class Task(Strategy, ABC):
         the answer is wrong, where the task can tell.
         """
         return example.answer
+
+    def best_solutions(self, example: Example) -> tuple[str, ...]:
+        """Return the solutions that are equally good and that none is better than, such as all shortest ways."""
+        return (example.answer,)
+
+    def guesses(self, example: Example, rng: np.random.Generator) -> Mapping[str, str]:
+        """Draw answers that keep the task's rules without solving it, by the name of who guesses so.
+
+        They say how much of pass@k needs no solution, as ``saei data floor`` prints it. Empty where nothing is known of
+        legal answers but those of the training examples.
+        """
+        return {}
 
 
 class Template(Strategy, ABC):

@@ -31,10 +31,10 @@ def to_image(canvas: NDArray[np.float64], contrast: float = CONTRAST) -> Image.I
     out. The contrast is reduced around mid-grey.
 
     Args:
-        canvas: ``[64, 64, 3]`` in units of 8-bit grey levels at full contrast.
+        canvas: Square, ``[64, 64, 3]`` as a rule, in units of 8-bit grey levels at full contrast.
         contrast: Share of the 8-bit range that the image uses.
     """
-    ramp = np.linspace(-SHADE, SHADE, SIDE)
+    ramp = np.linspace(-SHADE, SHADE, len(canvas))
     lit = canvas + np.stack(np.broadcast_arrays(ramp[None, :], 0.0, ramp[:, None]), axis=-1)
     pixels = 127.5 + contrast * (np.clip(lit, 0, 255) - 127.5)
     return Image.fromarray(np.rint(pixels).astype(np.uint8))

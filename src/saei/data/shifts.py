@@ -29,9 +29,9 @@ def colours_of(shift: str) -> Mapping[str, Colour]:
     return SHADES if shift == "colours" else COLOURS
 
 
-def noise(rng: np.random.Generator, size: float) -> NDArray[np.float64]:
-    """Draw the noise of a picture, ``[64, 64, 3]`` of a standard deviation in grey levels."""
-    return rng.normal(0, size, (SIDE, SIDE, 3))
+def noise(rng: np.random.Generator, size: float, side: int = SIDE) -> NDArray[np.float64]:
+    """Draw the noise of a picture, ``[side, side, 3]`` of a standard deviation in grey levels."""
+    return rng.normal(0, size, (side, side, 3))
 
 
 def uniform_of_either_sign(rng: np.random.Generator, low: float, high: float) -> float:

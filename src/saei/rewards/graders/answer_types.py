@@ -43,6 +43,11 @@ def answer_key(example: Example) -> AnswerKey:
             shown(repr(type_)),
         )
     unit = meta.get("unit")
+    rows = meta.get("map", ()) if type_ == "plan" else ()
+    if isinstance(rows, str) or not isinstance(rows, Iterable):
+        raise bad_gold_error(
+            example, "`map` has to be a list of rows.", "Correct the row.", f"the map {shown(repr(rows))}"
+        )
     return AnswerKey(
         type_ or infer_type(example.answer, choices),
         example.answer,
@@ -51,6 +56,7 @@ def answer_key(example: Example) -> AnswerKey:
         precision=None if meta.get("precision") is None else int(_number(example, "precision")),
         unit=str(unit).strip() or None if unit is not None else None,
         tolerance=None if meta.get("tolerance") is None else _number(example, "tolerance"),
+        map=tuple(map(str, rows)),
     )
 
 

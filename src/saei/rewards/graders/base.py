@@ -9,7 +9,7 @@ from saei.errors import DataError, shown
 from saei.types import Example
 
 AnswerType: TypeAlias = Literal[
-    "letter", "yes-no", "integer", "number", "relaxed", "expression", "list", "choice", "text"
+    "letter", "yes-no", "integer", "number", "relaxed", "expression", "list", "choice", "plan", "text"
 ]
 ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
 MAX_LENGTH = 2000
@@ -28,6 +28,7 @@ class AnswerKey:
         precision: Decimals that the answer is rounded to.
         unit: The unit that the gold answer is in.
         tolerance: Relative deviation that is still right.
+        map: Rows of the grid world that a plan leads through; see ``saei.grids``.
     """
 
     type: AnswerType
@@ -37,6 +38,7 @@ class AnswerKey:
     precision: int | None = None
     unit: str | None = None
     tolerance: float | None = None
+    map: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

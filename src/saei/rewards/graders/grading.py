@@ -12,6 +12,7 @@ from saei.rewards.graders.base import MAX_LENGTH, AlgebraQuestion, AnswerKey, An
 from saei.rewards.graders.expressions import expression, unfit_for_algebra
 from saei.rewards.graders.lists import grade_list, split_items
 from saei.rewards.graders.normalize import normalize
+from saei.rewards.graders.plans import plan, plan_problem
 from saei.rewards.graders.workers import TIME_LIMIT_S, workers
 from saei.types import Example
 
@@ -26,6 +27,7 @@ GRADERS: Mapping[str, Callable[[str, AnswerKey], Verdict | AlgebraQuestion]] = {
     "expression": expression,
     "list": grade_list,
     "choice": words.choice,
+    "plan": plan,
     "text": words.text,
 }
 """The grader of each type of answer."""
@@ -116,6 +118,8 @@ def _gold_problem(key: AnswerKey) -> str:
             return "it is not a number"
         whole = quantity.value.rational and quantity.value.number == int(quantity.value.number)
         return "it is not a whole number" if key.type == "integer" and not whole else ""
+    if key.type == "plan":
+        return plan_problem(key)
     if key.type == "list":
         return "" if split_items(normalize(gold)) else "it has no items"
     if key.type == "expression" and quantities.parse_quantity(gold) is None:
