@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -49,6 +49,9 @@ class ModelReport(ABC):
 class ModelRecipe(ABC):
     """How a tiny model is warm-started. To add one, implement both methods and name it in ``saei build-tiny``."""
 
+    words: ClassVar[tuple[str, ...]] = ()
+    """Words of its tasks that the built-in model has no tokens for."""
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return what ``recipe.json`` keeps: the recipe's name and all that decides its result besides the seed."""
@@ -84,7 +87,7 @@ def build_tiny(
             progress(f"step {step} of {steps}, loss {loss:.3f} nats a token")
 
     with _reproducible(seed):
-        tools = Tools(build_tokenizer(), build_image_processor())
+        tools = Tools(build_tokenizer(recipe.words), build_image_processor())
         model = build_model(tools.tokenizer)
         measured = recipe.train(model, tools, seed, report)
     for part in (model, tools.tokenizer, tools.image_processor):

@@ -1,6 +1,8 @@
-"""The built-in model's tokenizer: a word is a token, and anything else is spelled in bytes."""
+"""The built-in models' tokenizer: a word is a token, and anything else is spelled in bytes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,9 +39,13 @@ CHAT_TEMPLATE = (
 _PIECES = r" ?\\boxed\{| ?</?think>| ?[A-Za-z]+| ?[0-9]+|\n| ?[^\sA-Za-z0-9]|\s"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer: text to ids and back is exact for every text, known words are one token each."""
-    plain = [*WORDS, *(str(number) for number in range(LARGEST_NUMBER + 1)), *SIGNS]
+def build_tokenizer(words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Return the tokenizer: text to ids and back is exact for every text, known words are one token each.
+
+    Args:
+        words: Known besides ``WORDS``, to one recipe alone: further ones there would change the ids of all others.
+    """
+    plain = [*WORDS, *words, *(str(number) for number in range(LARGEST_NUMBER + 1)), *SIGNS]
     pieces = list(dict.fromkeys([*plain, *(f" {piece}" for piece in plain if piece != "\n"), " "]))
     spelled = [f"<0x{byte:02X}>" for byte in range(256)]
     vocabulary = [("<unk>", -30.0), *((piece, -1.0) for piece in pieces), *((byte, -20.0) for byte in spelled)]

@@ -16,6 +16,7 @@ class RecipeName(StrEnum):
 
     general = "general"
     lock_in = "lock-in"
+    maze = "maze"
 
 
 class CouplingName(StrEnum):
@@ -32,7 +33,7 @@ def build_tiny(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the model.")],
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of weights, data and order.")] = 0,
     recipe: Annotated[
-        RecipeName, typer.Option(help="general is the built-in model's, lock-in that of the task lock-in.")
+        RecipeName, typer.Option(help="general is the built-in model's; lock-in and maze are those of the tasks of these names.")
     ] = RecipeName.general,
     coupling: Annotated[
         CouplingName | None,
@@ -54,12 +55,16 @@ def build_tiny(
             reason=f"--recipe is '{recipe.value}'.",
             remedy="Leave --coupling out, or give --recipe lock-in.",
         )
-    from saei.builtin import General, LockIn
+    from saei.builtin import General, LockIn, Maze
     from saei.builtin import build_tiny as build
     from saei.runtime.lock import FolderLock
 
-    chosen = LockIn((coupling or CouplingName.faded).value) if recipe is RecipeName.lock_in else General()
+    chosen = {
+        RecipeName.general: General(),
+        RecipeName.lock_in: LockIn((coupling or CouplingName.faded).value),
+        RecipeName.maze: Maze(),
+    }[recipe]
     with FolderLock(output):
         say(build(output, chosen, seed, progress=lambda text: say(text, error=True)))
-    task = " --task lock-in" if recipe is RecipeName.lock_in else ""
+    task = "" if recipe is RecipeName.general else f" --task {recipe.value}"
     say(f"Train it with:\n  saei train --model {output}{task}")

@@ -24,6 +24,7 @@ DEVICES = ("auto", "cpu", "cuda", "hpu", "mlu", "mps", "musa", "npu", "xpu")
 
 BUILTIN = "builtin"
 BUILTIN_LOCK_IN = "builtin:lock-in"
+BUILTIN_MAZE = "builtin:maze"
 
 LONGEST_NAME = 200
 """Bytes of a run's name in UTF-8; file systems take 255, and some files are named after it."""
@@ -64,8 +65,8 @@ class ModelConfig(Section):
     """Which policy is trained.
 
     Attributes:
-        path: ``builtin``, ``builtin:lock-in`` (the base of the task ``lock-in``), or the local folder or hub id of a
-            Hugging Face image-text-to-text model or of a peft adapter to one. With ``lora`` set, training continues
+        path: ``builtin``, ``builtin:lock-in`` and ``builtin:maze`` (the bases of the tasks of these names), or the
+            local folder or hub id of a Hugging Face image-text-to-text model or of a peft adapter to one. With ``lora`` set, training continues
             on the adapter; otherwise it is merged into the weights.
         revision: Hub revision; pinned revisions are recorded with the run.
         dtype: Type of the weights; ``auto`` takes the checkpoint's.

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from saei.builtin import General, LockIn, ModelRecipe
+from saei.builtin import General, LockIn, Maze, ModelRecipe
 from saei.builtin.recipe import RECIPE_FILE
 from saei.config.run import RunConfig
 from saei.errors import ConfigError
@@ -20,7 +20,7 @@ from saei.studies.freeze import UNFROZEN, Frozen
 from saei.studies.runs import PlannedRun, configuration_hash
 from saei.studies.study import RECIPES, StudyFile
 
-MODEL_RECIPES: Mapping[str, type[ModelRecipe]] = {"general": General, "lock-in": LockIn}
+MODEL_RECIPES: Mapping[str, type[ModelRecipe]] = {"general": General, "lock-in": LockIn, "maze": Maze}
 MOST_REJECTED = 4
 """Candidates of a recipe that may be rejected for each that is wanted; beyond, the recipe is at fault."""
 

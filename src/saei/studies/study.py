@@ -14,7 +14,7 @@ from saei.config.explain import MOST_LINES
 from saei.config.overrides import combine, command_line, merge, nested
 from saei.config.registry import load_plugin
 from saei.config.run import RunConfig, validate
-from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN
+from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN, BUILTIN_MAZE
 from saei.config.strategy import Section
 from saei.config.yaml import read_yaml
 from saei.engine.combinations import check_combinations, idle_parts
@@ -28,7 +28,7 @@ from saei.studies.runs import configuration_hash
 MOST_CONTRASTS = 3
 """Primary contrasts of a study; each further one would widen the others' intervals."""
 
-RECIPES = {"general": BUILTIN, "lock-in": BUILTIN_LOCK_IN}
+RECIPES = {"general": BUILTIN, "lock-in": BUILTIN_LOCK_IN, "maze": BUILTIN_MAZE}
 """Recipes of tiny bases, and the built-in model that stands for a base of each in ``--quick``."""
 
 Sentence = Annotated[str, Field(min_length=1)]

@@ -6,12 +6,12 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN, ModelConfig
+from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN, BUILTIN_MAZE, ModelConfig
 from saei.data.hub import hub_answers
 from saei.errors import ModelError, nearest, shown
 from saei.policy.load.adapters import SavedAdapter, saved_adapter
 
-BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in"}
+BUILTIN_FOLDERS = {BUILTIN: "tiny", BUILTIN_LOCK_IN: "tiny_lock_in", BUILTIN_MAZE: "tiny_maze"}
 """Folders of the models that ship with the package, below ``saei/builtin``."""
 
 
