@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -18,9 +19,11 @@ from saei.errors import ConfigError
 from saei.studies.final.settings import FinalSettings
 from saei.studies.freeze import UNFROZEN, Frozen
 from saei.studies.runs import PlannedRun, configuration_hash
-from saei.studies.study import RECIPES, StudyFile
+from saei.studies.study import OTHER_COUPLINGS, RECIPES, StudyFile
 
-MODEL_RECIPES: Mapping[str, type[ModelRecipe]] = {"general": General, "lock-in": LockIn, "maze": Maze}
+MODEL_RECIPES: Mapping[str, Callable[[], ModelRecipe]] = {"general": General, "lock-in": LockIn, "maze": Maze} | {
+    f"lock-in-{coupling}": partial(LockIn, coupling) for coupling in OTHER_COUPLINGS
+}
 MOST_REJECTED = 4
 """Candidates of a recipe that may be rejected for each that is wanted; beyond, the recipe is at fault."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
+from saei.builtin import COUPLINGS, LockIn
 from saei.config.explain import MOST_LINES
 from saei.config.overrides import combine, command_line, merge, nested
 from saei.config.registry import load_plugin
@@ -28,8 +29,13 @@ from saei.studies.runs import configuration_hash
 MOST_CONTRASTS = 3
 """Primary contrasts of a study; each further one would widen the others' intervals."""
 
-RECIPES = {"general": BUILTIN, "lock-in": BUILTIN_LOCK_IN, "maze": BUILTIN_MAZE}
-"""Recipes of tiny bases, and the built-in model that stands for a base of each in ``--quick``."""
+OTHER_COUPLINGS = tuple(name for name in COUPLINGS if name != LockIn().coupling)
+
+RECIPES = {"general": BUILTIN, "lock-in": BUILTIN_LOCK_IN, "maze": BUILTIN_MAZE} | {
+    f"lock-in-{coupling}": BUILTIN_LOCK_IN for coupling in OTHER_COUPLINGS
+}
+"""Recipes of tiny bases, and the built-in model that stands for a base of each in ``--quick``; ``lock-in-reversed`` is
+the recipe ``lock-in`` with another coupling."""
 
 Sentence = Annotated[str, Field(min_length=1)]
 
