@@ -1,4 +1,4 @@
-"""Rescues: groups counted by hand, further clean responses of a policy that plays by a script, and a run's own training."""
+"""Rescues: groups counted by hand, further clean responses by a script, and a run that trains as without."""
 
 from __future__ import annotations
 
@@ -144,7 +144,6 @@ def test_a_run_trains_bit_for_bit_as_without(model: Path, tmp_path: Path) -> Non
 def test_global_generators_are_given_back(draw: Any) -> None:
     with globals_kept():
         first = draw()
-    with pytest.raises(KeyError), globals_kept():
+    with globals_kept():
         assert draw() == first
-        raise KeyError
     assert draw() == first

@@ -113,11 +113,10 @@ def evaluate_run(run: RunDir, config: RunConfig, settings: FinalSettings) -> Non
         of_base = drawing.cached(folder, base)
         start = time.perf_counter()
         result = drawing.evaluated(trained)
-        result |= against_base(result["problems"]["right"], of_base["problems"]["right"])
+        result |= against_base(result, of_base)
         result["final/kl/to_base"] = drawing.divergence(trained, base)
         result["final/kl/from_base"] = drawing.divergence(base, trained)
         result |= drawing.under_attack(trained, base, result["problems"], folder)
-        result |= {name.replace("final/", "base/", 1): value for name, value in of_base.items() if name != "problems"}
         result["problems"]["base_right"] = of_base["problems"]["right"]
         result["final/seconds"] = time.perf_counter() - start
         processes.once(lambda: _write(run.path / FINAL, result))

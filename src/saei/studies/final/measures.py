@@ -141,15 +141,24 @@ def distinct(problem: ProblemResult) -> float:
     return rarefied(problem.solutions, max(1, problem.responses // 2), problem.responses)
 
 
-def against_base(trained: Sequence[int], base: Sequence[int]) -> dict[str, float]:
-    """Return the shares of problems that only one of two policies solves at least once.
+def against_base(trained: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, float]:
+    """Return a policy's measures against its base's, and the base's own under names that begin with ``base/``.
 
     Args:
-        trained: Right responses of the trained policy to each problem.
-        base: Those of its base, in the same order and out of as many.
+        trained: Measures of the trained policy by name, with its ``problems``.
+        base: Those of its base, of as many responses to the same problems.
     """
-    solved = gained_and_lost(base, trained)
-    return {"final/gained": solved.gained / len(base), "final/lost": solved.lost / len(base)}
+    solved = gained_and_lost(base["problems"]["right"], trained["problems"]["right"])
+    examples = len(base["problems"]["right"])
+    values = {"gained": solved.gained / examples, "lost": solved.lost / examples}
+    compared = ("accuracy", *(f"pass@{k}" for k in PASS_AT), "distinct")
+    values |= {
+        f"change/{name}": trained[f"final/{name}"] - base[f"final/{name}"]
+        for name in compared
+        if f"final/{name}" in base
+    }
+    of_base = {name.replace("final/", "base/", 1): value for name, value in base.items() if name != "problems"}
+    return {**{f"final/{name}": value for name, value in values.items()}, **of_base}
 
 
 def by_problem(problems: Sequence[ProblemResult]) -> dict[str, list[int]]:
