@@ -24,8 +24,10 @@ from saei.config.overrides import load_config
 from saei.config.run import dump
 from saei.errors import ConfigError
 from saei.report.page import write_page
+from saei.report.page.curves import smoothed
 from saei.report.page.pictures import Album
 from saei.report.page.tokens import TokenPainter
+from saei.runtime.pictures import directions
 from saei.runtime.run_dir import RunDir
 from saei.runtime.samples import sample_file, write_samples
 
@@ -149,6 +151,34 @@ def test_a_page_answers_what_a_reader_asks(tmp_path: Path) -> None:
     assert "closed at" not in text
 
 
+def test_the_title_says_task_and_method(tmp_path: Path) -> None:
+    html, _ = page_of(run_folder(tmp_path / "first", task="lock-in"), tmp_path=tmp_path)
+    title = "first: lock-in, mixed (middle-third + pgd), grpo"
+    assert f"<title>{title}" in html
+    assert f'<h1><bdi class="data">{title}</bdi></h1>' in html
+    two = [run_folder(tmp_path / name, sampler="clean") for name in ("a", "b")]
+    assert "<title>a (bars, clean, grpo) and b (bars, clean, grpo)" in page_of(*two, tmp_path=tmp_path)[0]
+
+
+def test_long_curves_are_smoothed_and_say_so(tmp_path: Path) -> None:
+    """The running mean against NumPy's convolution, where the whole window lies within the curve."""
+    ys = np.random.default_rng(0).random(100)
+    smooth = np.array(smoothed(list(enumerate(ys)), 5))
+    assert smooth[:, 0].tolist() == list(range(100))
+    assert smooth[2:-2, 1] == pytest.approx(np.convolve(ys, np.ones(5) / 5, "valid"))
+    assert smooth[[0, -1], 1] == pytest.approx(ys[[0, -1]])
+    assert smooth[1, 1] == pytest.approx(ys[:3].mean())
+    said = "Smoothed: the strong line is a mean over 5 values around each step, the faint one is each."
+    html, _ = page_of(run_folder(tmp_path / "long", steps=100), tmp_path=tmp_path)
+    reward, accuracy = (html.partition(f'aria-label="{name}"')[2].partition("</section>")[0] for name in CURVES)
+    assert said in reward
+    assert said not in accuracy  # 51 evaluations
+    assert said not in page_of(run_folder(tmp_path / "short"), tmp_path=tmp_path)[0]
+
+
+CURVES = ("Reward in training", "Accuracy")
+
+
 def test_marks_stand_at_their_steps(tmp_path: Path) -> None:
     from saei.report.page.folder import read_folder
     from saei.report.page.run import _marks
@@ -163,12 +193,26 @@ def test_the_difference_is_enlarged_around_grey() -> None:
     sample = group(0, "held-out", 0)
     album = Album()
     figures = album.moved(*sample.views)
-    assert [figure.caption for figure in figures] == ["adversarial", "difference, enlarged 32 times", "gradient"]
+    assert [figure.caption for figure in figures] == [
+        "adversarial",
+        "difference, enlarged 32 times",
+        "where the first gradient pointed: orange brighter, blue darker",
+    ]
     content = base64.b64decode(figures[1].url.partition(",")[2])
     values = np.array(Image.open(io.BytesIO(content)))
     assert set(values.ravel().tolist()) == {128 + 32 * 2}
     shown = np.array(Image.open(io.BytesIO(base64.b64decode(figures[0].url.partition(",")[2]))))
     assert (shown == np.array(Image.open(io.BytesIO(picture(0, 2))))).all()
+
+
+def test_where_a_gradient_pointed_has_colours_that_no_difference_has() -> None:
+    """Pixels whose three signs are all positive, all negative, all zero, and two against one."""
+    signs = np.array([[[255, 255, 255], [0, 0, 0], [128, 128, 128], [255, 255, 0]]], dtype=np.uint8)
+    up, down, zero, mixed = np.asarray(directions(Image.fromarray(signs)))[0].tolist()
+    assert up[0] > 180 > 120 > up[2]  # orange
+    assert down[2] > 140 > 60 > down[0]  # blue
+    assert min(zero) > 230
+    assert all(u < m < z for u, m, z in zip(up, mixed, zero, strict=True))
 
 
 def test_pictures_without_room_and_damaged_ones_are_counted() -> None:

@@ -132,12 +132,12 @@ def _figures(settings: Mapping[str, Any], metrics: list[dict[str, Any]], step: i
     rows = [f"| | {begin} | {end} | what it is |", "|---|---|---|---|"]
     for metric, name, meaning in FIGURES:
         rows.append(f"| {name} | {_text(first, metric)} | {_text(last, metric)} | {meaning.format(**counts)} |")
-    told = ["All on the clean view of held-out examples, chosen before training."]
+    sentences = ["All on the clean view of held-out examples, chosen before training."]
     if settings.get("output.keep_best") not in (None, "null"):
-        told.append("The run kept its best checkpoint: the evaluation that chose it is no unbiased estimate.")
+        sentences.append("The run kept its best checkpoint: the evaluation that chose it is no unbiased estimate.")
     if entropy_steered(metrics):
-        told.append("The run's entropy was steered: it is no evidence against collapse.")
-    return "\n".join(rows) + "\n\n" + " ".join(told)
+        sentences.append("The run's entropy was steered: it is no evidence against collapse.")
+    return "\n".join(rows) + "\n\n" + " ".join(sentences)
 
 
 def _text(line: Mapping[str, Any], metric: str) -> str:

@@ -115,17 +115,17 @@ def group_runs(runs: Sequence[RunSummary], apart: Sequence[str] = ()) -> list[Ru
     groups: dict[tuple[str, ...], list[RunSummary]] = {}
     for run in runs:
         groups.setdefault(tuple(str(setting(run.config, path)) for path in fields), []).append(run)
-    told = [path for path in differing(runs) if path in fields]
-    return [_group(members, told, runs) for members in groups.values()]
+    named_fields = [path for path in differing(runs) if path in fields]
+    return [_group(members, named_fields, runs) for members in groups.values()]
 
 
 def _fields(runs: Sequence[RunSummary]) -> list[str]:
     return list(dict.fromkeys(path for run in runs for path in run.config))
 
 
-def _group(members: Sequence[RunSummary], told: Sequence[str], runs: Sequence[RunSummary]) -> RunGroup:
+def _group(members: Sequence[RunSummary], named_fields: Sequence[str], runs: Sequence[RunSummary]) -> RunGroup:
     first = members[0].config
-    parts = [(path, setting(first, path)) for path in told]
+    parts = [(path, setting(first, path)) for path in named_fields]
     # A strategy's name says enough by itself.
     words = [
         str(value) if path.endswith(".type") else f"{short(path)}={value}" for path, value in parts if value is not None

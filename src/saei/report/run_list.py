@@ -114,7 +114,7 @@ def find_runs(places: Sequence[Path]) -> list[tuple[Path, str]]:
     Raises:
         ConfigError: If a folder does not exist.
     """
-    found: dict[Path, str] = {}
+    names: dict[Path, str] = {}
     for place in places:
         place = place.expanduser()
         if not place.is_dir():
@@ -125,11 +125,11 @@ def find_runs(places: Sequence[Path]) -> list[tuple[Path, str]]:
             )
         if (place / "config.yaml").is_file():
             others = [other.name for other in places if other.expanduser() != place]
-            found.setdefault(place, str(place) if place.name in others else place.name)
+            names.setdefault(place, str(place) if place.name in others else place.name)
         else:
             for folder in _below(place, DEPTH):
-                found.setdefault(folder, str(folder.relative_to(place)))
-    return list(found.items())
+                names.setdefault(folder, str(folder.relative_to(place)))
+    return list(names.items())
 
 
 def _below(folder: Path, depth: int) -> Iterable[Path]:

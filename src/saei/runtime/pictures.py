@@ -23,6 +23,24 @@ def difference(before: Image.Image, after: Image.Image, times: int = TIMES) -> I
     return Image.fromarray((128 + times * change).clip(0, 255).astype(np.uint8))
 
 
+BRIGHTER, NEITHER, DARKER = (214, 108, 16), (244, 244, 240), (32, 88, 166)
+
+
+def directions(signs: Image.Image) -> Image.Image:
+    """Return where a gradient pointed, in two colours that no enlarged difference has.
+
+    A pixel is orange where more light raises the criterion in its three colours, blue where less does, and paler where
+    the colours disagree.
+
+    Args:
+        signs: Of a gradient: 0 for negative, 128 for zero, 255 for positive.
+    """
+    levels = np.asarray(signs.convert("RGB"), np.float64)
+    mean_HW1 = (np.sign(levels - 128).sum(-1, keepdims=True)) / 3
+    towards = np.where(mean_HW1 > 0, BRIGHTER, DARKER)
+    return Image.fromarray((NEITHER + abs(mean_HW1) * (towards - np.array(NEITHER))).round().astype(np.uint8))
+
+
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """Return pictures as one, from left to right, on white; a single one as it is.
 

@@ -42,7 +42,9 @@ def runs_page(paths: Sequence[Path]) -> str:
     drawings = [draw_panel(panel, folders, names) for panel in panels.values()]
     return render(
         "runs.html",
-        title=" and ".join(names),
+        title=" and ".join(
+            f"{name} ({folder.method})" if folder.config else name for name, folder in zip(names, folders, strict=True)
+        ),
         names=names,
         missing=[f"{name}: {each}" for name, folder in zip(names, folders, strict=True) for each in folder.missing],
         summary=_summary(folders, names),

@@ -20,6 +20,12 @@ INK, GRID = "#123456", "#234567"
 SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
 """Stand for the colours of the page, which its style sheet names for light and for dark."""
 
+ZIGZAG = 60
+"""Points of a curve from which on its running mean is drawn, with the points themselves as a faint line."""
+
+WINDOW = 20
+"""A running mean is over this part of a curve's points, so that 200 steps are smoothed over 11."""
+
 MOST_POINTS = 400
 """Of a curve; more are more than the width of a page shows."""
 
@@ -56,12 +62,14 @@ class Drawing:
         svg: The drawing.
         rows: Step and values, for those who read numbers.
         labels: Names of the values.
+        note: What was smoothed, empty if nothing was.
     """
 
     panel: Panel
     svg: Markup
     rows: list[tuple[str, ...]]
     labels: list[str]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +209,30 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] 
     said = f"{panel.title}, {panel.unit}, over training steps. " + " ".join(
         f"{each.label}: from {number(each.points[0][1])} to {number(each.points[-1][1])}." for each in series
     )
-    return Drawing(panel, _svg(series, said, share=panel.unit.startswith("share")), rows, [s.label for s in series])
+    longest = max((len(each.points) for each in series), default=0)
+    note = (
+        f"Smoothed: the strong line is a mean over {_window(longest)} values around each step, the faint one is each."
+        if longest >= ZIGZAG
+        else ""
+    )
+    svg = _svg(series, said, share=panel.unit.startswith("share"))
+    return Drawing(panel, svg, rows, [each.label for each in series], note)
+
+
+def _window(points: int) -> int:
+    """Return how many points a running mean is over, an odd number."""
+    return points // WINDOW // 2 * 2 + 1
+
+
+def smoothed(points: Points, window: int) -> Points:
+    """Return the running mean of a curve; near its ends it is over fewer points, as many on either side."""
+    values = [y for _, y in points]
+    means = []
+    for n, (x, _) in enumerate(points):
+        reach = min(window // 2, n, len(points) - 1 - n)
+        near = values[n - reach : n + reach + 1]
+        means.append((x, sum(near) / len(near)))
+    return means
 
 
 def _rows(series: Sequence[Series], most: int = 13) -> list[tuple[str, ...]]:
@@ -221,6 +252,9 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
     lines = []
     for n, each in enumerate(series):
         colour, points = SERIES[n % len(SERIES)], _thinned(each.points)
+        if len(each.points) >= ZIGZAG:
+            axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.7, alpha=0.3)
+            points = _thinned(smoothed(each.points, _window(len(each.points))))
         xs, ys = zip(*points, strict=True)
         few = len(points) < 30
         style = ("-", "--", ":")[n // len(SERIES) % 3] if n >= len(SERIES) else ("-", "--", "-.", ":")[n % 4]

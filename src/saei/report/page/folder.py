@@ -47,6 +47,22 @@ class RunFolder:
         return self.path.resolve().name
 
     @property
+    def method(self) -> str:
+        """Its task and method, such as ``lock-in, mixed (middle-third + pgd), grpo``."""
+        task, sampler, objective = (type_name(setting(self.config, name)) for name in ("task", "sampler", "objective"))
+        parts = [
+            " + ".join(type_name(slots.get(name)) for name in ("selector", "attack"))
+            for slots in interventions(self.config).values()
+        ]
+        slots = f" ({', '.join(parts)})" if parts else ""
+        return f"{task}, {sampler}{slots}, {objective}"
+
+    @property
+    def title(self) -> str:
+        """Its name, with task and method as far as they are known."""
+        return f"{self.name}: {self.method}" if self.config else self.name
+
+    @property
     def evaluated(self) -> list[Line]:
         """The lines of steps with an evaluation."""
         return [line for line in self.lines if value(line, "eval/accuracy") is not None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from saei.report.pictures import data_uri
-from saei.runtime.pictures import TIMES, difference
+from saei.runtime.pictures import TIMES, difference, directions
 from saei.runtime.samples import ViewSample
 
 SIDE = 256
@@ -16,6 +16,13 @@ SIDE = 256
 
 MOST_CHARACTERS = 4_600_000
 """Of all pictures on a page, written as text."""
+
+
+GRADIENT = "where the first gradient pointed: orange brighter, blue darker"
+GRADIENT_SAID = (
+    "Directions of the first gradient, no picture of the change: orange where a brighter pixel raises the criterion, "
+    "blue where a darker one does, paler where its colours disagree."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,7 @@ class Album:
         for signs in view.gradients:
             picture = self._open(signs)
             if picture is not None:
-                said = "Signs of the first gradient: bright where more of a colour raises the criterion, else dark."
-                figures += self.figure(picture, "gradient", said, resample=Image.Resampling.NEAREST)
+                figures += self.figure(directions(picture), GRADIENT, GRADIENT_SAID, Image.Resampling.NEAREST)
         return figures
 
     def difference(self, before: Image.Image, after: Image.Image, name: str) -> list[Figure]:

@@ -36,7 +36,7 @@ def run_page(folder: RunFolder) -> str:
     cost = _cost(folder)
     return render(
         "run.html",
-        title=folder.name,
+        title=folder.title,
         folder=folder,
         missing=missing,
         answers=summary(folder),
