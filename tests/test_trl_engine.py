@@ -29,7 +29,9 @@ from saei.data.bars import Bars
 from saei.errors import ConfigError
 from saei.integrations.trl.arguments import LOSSES, check_arguments, grpo_arguments
 from saei.interventions.base import Guard
+from saei.report.page import write_page
 from saei.rewards.base import Reward
+from saei.runtime.run_dir import RunDir
 from saei.runtime.seeds import derive
 from saei.samplers.mixed import Mixed
 from saei.types import Example, Grade, Group, Response, ScoredGroup, View
@@ -702,6 +704,23 @@ def test_three_steps_train_and_leave_a_record(make_run: Any) -> None:
     changed = any(not torch.equal(before[name], value) for name, value in run.trainer.model.named_parameters())
     assert changed == learnt
     assert (folder / "checkpoints" / "checkpoint-3" / "model.safetensors").is_file()
+
+    # The first step and the last one, each with both groups, whose rewards are those that TRL averaged.
+    groups, problems = RunDir(folder).samples()
+    assert not problems
+    assert [(group.step, group.number) for group in groups] == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    logged = {line["step"]: line["reward"] for line in lines if "reward" in line}
+    for step in (1, 3):
+        responses = [response for group in groups if group.step == step for response in group.responses]
+        assert sum(each.reward for each in responses) / len(responses) == pytest.approx(logged[step])
+    for group in groups:
+        assert [view.origin for view in group.views] == ["clean", "adversarial"]
+        assert [tokens.response for tokens in group.views[1].tokens] == [0, 1]
+        assert group.views[1].gradients
+    page = write_page([folder]).read_text()
+    assert "Training group 2 of step 3" in page
+    assert "Reward in training" in page
+    assert "What the attack raised" in page
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from saei.errors import ConfigError
 from saei.intake.stream import ViewStream
 from saei.integrations.trl.arguments import grpo_arguments
 from saei.integrations.trl.rows import RowFormat, pictures_of
+from saei.integrations.trl.samples import GroupRecorder
 from saei.integrations.trl.trainer import GRPOConfig, SaeiGRPOTrainer
 from saei.integrations.vllm.engine import check_installed
 from saei.rewards.base import Attempt, Reward
@@ -41,7 +42,8 @@ FEATURES = {
 class TRLRun:
     """A run that TRL trains.
 
-    The folder has ``config.yaml``, ``metrics.jsonl`` with TRL's own names, and TRL's checkpoints, each a model folder.
+    The folder has ``config.yaml``, ``metrics.jsonl`` with TRL's names and those of saei's own engine for the same numbers,
+    ``samples/``, and TRL's checkpoints, each a model folder.
 
     Args:
         config: The run's configuration.
@@ -79,6 +81,15 @@ class TRLRun:
         if scanned is not None:
             processes.once(lambda: scanned.write(self.run.path))
         parts = policy.parts
+        recorder = None
+        if processes.main:
+            recorder = GroupRecorder(
+                self.run,
+                config.evaluation,
+                steps=config.training.steps,
+                tokenizer=policy.tokenizer,
+                on_note=PlainDisplay().note,
+            )
         self.trainer = SaeiGRPOTrainer(
             sampler=strategies.sampler,
             parts=parts,
@@ -87,7 +98,8 @@ class TRLRun:
             rows=_format(strategies),
             max_decoder_gap=config.training.max_decoder_gap,
             model=parts.adapter or parts.model,
-            reward_funcs=_reward(strategies.reward, set(policy.eos_ids.tolist())),
+            reward_funcs=_reward(strategies.reward, set(policy.eos_ids.tolist()), recorder),
+            recorder=recorder,
             args=GRPOConfig(**arguments),
             train_dataset=examples,
             processing_class=policy.processor,
@@ -159,7 +171,7 @@ def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": message["role"], "content": parts}
 
 
-def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
+def _reward(reward: Reward, eos_ids: set[int], recorder: GroupRecorder | None) -> Callable[..., list[float]]:
     def graded(
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
@@ -173,6 +185,8 @@ def _reward(reward: Reward, eos_ids: set[int]) -> Callable[..., list[float]]:
             truncated = not ids or ids[-1] not in eos_ids
             attempts.append(Attempt(_example(text, pictures or ()), completion[0]["content"], truncated, len(ids)))
         grades = reward.grade_all(attempts)
+        if recorder is not None:
+            recorder.graded(grades)
         for grade in grades:
             log_metric("saei/accuracy", float(grade.correct))
         return [grade.reward for grade in grades]
@@ -223,7 +237,7 @@ class _Record(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            self._run.append({"step": state.global_step, **logs})
+            self._run.append({"step": state.global_step, **logs, **observed(logs)})
         metrics = observed(logs or {})
         if metrics:
             for strategy in self._stateful.values():

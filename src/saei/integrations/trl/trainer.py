@@ -22,6 +22,7 @@ from saei.errors import ConfigError, DataError
 from saei.integrations.trl.arguments import check_arguments, check_offsets
 from saei.integrations.trl.decoders import Colocated, Served, computing_dtype
 from saei.integrations.trl.rows import CONVERSATIONS, PLACE, RowFormat, numbered, one_per_group
+from saei.integrations.trl.samples import GroupRecorder
 from saei.integrations.vllm.engine import dtype_name
 from saei.interventions.context import StepContext
 from saei.interventions.guards import NoGuard
@@ -58,6 +59,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         entropy: Which distribution the criterion's entropy is taken of.
         rows: How the rows of the data set are examples.
         max_decoder_gap: Largest median difference between vLLM's log-probabilities and the policy's, in nats.
+        recorder: Keeps groups for people to look at; None keeps none.
         **kwargs: TRL's arguments, among them ``processing_class``, the model's whole processor.
 
     Raises:
@@ -73,6 +75,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         entropy: EntropyConfig | None = None,
         rows: RowFormat = CONVERSATIONS,
         max_decoder_gap: float = TrainingConfig().max_decoder_gap,
+        recorder: GroupRecorder | None = None,
         **kwargs: Any,
     ) -> None:
         self._sampler = sampler
@@ -80,6 +83,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         self._model_config = model_config or ModelConfig()
         self._entropy = entropy
         self._max_decoder_gap = max_decoder_gap
+        self._recorder = recorder
         self._trainer_policy: Policy | None = None
         self._update_pictures: list[list[Any] | None] | None = None
         self._format = rows
@@ -173,7 +177,11 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
             views = [policy.view(example, row[PLACE]) for example, row in zip(examples, rows, strict=True)]
             for view, prompt in zip(views, group_prompts, strict=True):
                 self._check_prompt(view, prompt)
-            groups = sampler.draw(views, self._context(policy), None)
+            step = self.state.global_step + 1
+            recorder = self._recorder if training and self._recorder and self._recorder.is_due(step) else None
+            groups = sampler.draw(views, self._context(policy, traced=recorder is not None), None)
+        if recorder is not None:
+            recorder.drawn(step, groups)
         if training:
             self._log_groups(groups)
         update_views = [group.views[number] for group in groups for number in group.updated_on]
@@ -211,7 +219,7 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         policy.module.forward = self.accelerator.autocast()(policy.module.forward)
         return policy
 
-    def _context(self, policy: Policy) -> StepContext:
+    def _context(self, policy: Policy, *, traced: bool = False) -> StepContext:
         """Return the circumstances of a rollout; groups draw by their rows, whichever process they are given to."""
         step = self.state.global_step
         purpose = "sample" if self.model.training else "evaluate"
@@ -219,7 +227,8 @@ class SaeiGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # trl has no types
         # Counted by purpose: a resumed run does not evaluate again, and draws as if it had.
         self._rollouts[purpose] = (step, number + 1 if step == last_step else 0)
         sources = GroupSources(self.args.seed, purpose, *self._rollouts[purpose])
-        return StepContext(policy, step / max(1, self.state.max_steps), sources, answer=self._format.answer)
+        progress = step / max(1, self.state.max_steps)
+        return StepContext(policy, progress, sources, traced=traced, answer=self._format.answer)
 
     def _check_prompt(self, view: View, prompt: Any) -> None:
         """Check that TRL's processor makes our ids: its token types and pictures are used with them."""

@@ -123,7 +123,10 @@ def _lines(file: Path, missing: list[str]) -> list[Line]:
     except OSError as error:
         missing.append(f"There are no metrics: {file.name}: {error.strerror}.")
         return []
-    lines = {line["step"]: line for line in read if line is not None and isinstance(line.get("step"), int)}
+    lines: dict[int, dict[str, Any]] = {}
+    for line in read:
+        if line is not None and isinstance(line.get("step"), int):  # TRL writes its last step's times in a second line
+            lines.setdefault(line["step"], {}).update(line)
     broken = sum(line is None or not isinstance(line.get("step"), int) for line in read)
     if broken:
         missing.append(
