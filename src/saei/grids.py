@@ -75,10 +75,9 @@ class Grid:
         """Return the cell that a move leads to, the same one at the border."""
         return _neighbours(len(self.rows), self.width)[cell][move]
 
-    def legal(self, cell: int) -> list[str]:
+    def legal(self, cell: int) -> tuple[str, ...]:
         """Return the moves that lead to another cell which is no hole."""
-        beside = _neighbours(len(self.rows), self.width)[cell]
-        return [move for move, after in beside.items() if after != cell and not self.is_hole(after)]
+        return _legal(self)[cell]
 
     def walk(self, plan: Sequence[str]) -> list[int]:
         """Return the cells of a plan from the start on, one more than the moves made; a hole is the last one."""
@@ -120,6 +119,16 @@ def _neighbours(height: int, width: int) -> dict[int, dict[str, int]]:
             stay = row * width + column + 1
             table[stay] = {move: r * width + c + 1 if inside[move] else stay for move, (r, c) in to.items()}
     return table
+
+
+@lru_cache(maxsize=1024)
+def _legal(grid: Grid) -> dict[int, tuple[str, ...]]:
+    letters = " " + "".join(grid.rows)
+    table = _neighbours(len(grid.rows), grid.width)
+    return {
+        cell: tuple(move for move, after in beside.items() if after != cell and letters[after] != HOLE)
+        for cell, beside in table.items()
+    }
 
 
 @lru_cache(maxsize=1024)

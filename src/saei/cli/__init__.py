@@ -20,6 +20,7 @@ from saei.cli import (
     doctor,
     evaluate,
     export,
+    floor,
     init,
     inspect_,
     list_,
@@ -172,6 +173,11 @@ data_app.command(
     epilog=examples("saei data preview --data my_photos", "saei data preview --task mathvista --rows 5 --look 1000"),
 )(data.preview)
 data_app.command("check", cls=Command, epilog=examples("saei data check --data my_photos --list"))(data.check)
+data_app.command(
+    "floor",
+    cls=Command,
+    epilog=examples("saei data floor --task bars", "saei data floor --task maze --set task.min_distance=4"),
+)(floor.floor)
 app.add_typer(data_app, name="data")
 
 study_app = typer.Typer(cls=Group, no_args_is_help=True, help="Put a question to the test: arms on bases, with seeds.")

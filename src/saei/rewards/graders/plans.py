@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from saei.errors import shown
-from saei.grids import Grid, parse_plan
+from saei.grids import Grid, Plan, parse_plan
 from saei.rewards.graders.base import AnswerKey, Verdict
 from saei.rewards.graders.normalize import normalize, plain_words
 
 
 def plan(answer: str, key: AnswerKey) -> Verdict:
     """Moves that end at the goal and lead through no hole; which of several such plans does not matter."""
-    moves = parse_plan(plain_words(normalize(answer)))
+    moves = _read(answer)
     if moves is None:
         return Verdict(False, f"no plan of moves: '{shown(answer)}'")
     grid = Grid(key.map)
@@ -28,7 +28,11 @@ def plan_problem(key: AnswerKey) -> str:
         grid = Grid(key.map)
     except ValueError as error:
         return str(error)
-    moves = parse_plan(plain_words(normalize(key.gold)))
+    moves = _read(key.gold)
     if moves is None:
         return "it is not a list of moves"
     return "" if grid.solves(moves) else "it does not lead to the goal of its map"
+
+
+def _read(text: str) -> Plan | None:
+    return parse_plan(text) or parse_plan(plain_words(normalize(text)))
