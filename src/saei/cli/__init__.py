@@ -194,9 +194,9 @@ study_app.command(
     cls=Command,
     epilog=examples(
         "saei study run collapse --quick",
-        "saei study run components --dry-run",
-        "saei study run components --jobs 8 --devices 0,1,2,3,4,5,6,7",
-        "saei study run components --list-jobs",
+        "saei study run components-lock-in --dry-run",
+        "saei study run components-lock-in --jobs 8 --devices 0,1,2,3,4,5,6,7",
+        "saei study run components-lock-in --list-jobs",
     ),
 )(study.run)
 app.add_typer(study_app, name="study")

@@ -28,6 +28,12 @@ Output: TypeAlias = Annotated[
 Keep: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Ledger and records; by default docs/studies/STUDY.")
 ]
+StudyRoot: TypeAlias = Annotated[
+    Path, typer.Option("--studies", metavar="FOLDER", help="Of a study: the --output that it ran with.")
+]
+QuickStudy: TypeAlias = Annotated[
+    bool, typer.Option("--quick", metavar=FLAG, help="Of a study: what it did with --quick.")
+]
 ROOT = Path("runs/studies")
 
 
@@ -48,7 +54,7 @@ def show(name: Name, output: Output = ROOT, keep: Keep = None) -> None:
     """Show what a study asks, its arms and contrasts, how far it is, and its outcome once all its runs have ended."""
     from saei.config.yaml import write_yaml
 
-    execution = _execution(name, output, keep)
+    execution = open_study(name, output, keep)
     study = execution.read.study
     say(f"{study.name}: {study.question}\nRefuted by: {study.refuted_by}\n")
     for arm, settings in study.arms.items():
@@ -84,7 +90,7 @@ def freeze(name: Name, output: Output = ROOT, keep: Keep = None) -> None:
     """Fix a study at the newest commit, from whose hash the seeds of its bases and runs then derive."""
     from saei.studies.freeze import freeze as fix
 
-    execution = _execution(name, output, keep)
+    execution = open_study(name, output, keep)
     frozen = fix(execution.read, execution.places.keep, execution.ledger)
     say(f"Frozen at {frozen.commit}. Commit {execution.places.keep} as well, and run it.")
 
@@ -122,7 +128,7 @@ def run(
     """
     from saei.studies.scheduler import State
 
-    execution = _execution(name, output, keep, quick=quick, assignments=set_ or [])
+    execution = open_study(name, output, keep, quick=quick, assignments=set_ or [])
     chosen = [execution.run_of(only)] if only else None
     if list_jobs:
         from saei.studies.execution import job_command
@@ -179,15 +185,43 @@ def _train(
     return statuses
 
 
-def _execution(
+def open_study(
     name: str, output: Path, keep: Path | None, *, quick: bool = False, assignments: Sequence[str] = ()
 ) -> Execution:
+    """Return a study with the state of its runs.
+
+    Args:
+        name: Of a study that comes with saei, or the path of its file.
+        output: Folder of the runs and bases of all studies.
+        keep: Folder of ledger and records, None for the study's own.
+        quick: Whether that of ``--quick`` is meant.
+        assignments: ``--set``.
+
+    Raises:
+        ConfigError: If there is none, or its file is wrong.
+    """
     from saei.studies.catalogue import find
     from saei.studies.execution import Execution, places_of
     from saei.studies.study import read
 
     study = read(find(name), quick=quick, assignments=assignments)
     return Execution(study, places_of(study, output, keep))
+
+
+def check_of_a_study(quick: bool, studies: Path, keep: Path | None) -> None:
+    """Refuse options of a study where something else is shown.
+
+    Raises:
+        ConfigError: If one was given.
+    """
+    from saei.errors import ConfigError
+
+    if quick or keep or studies != ROOT:
+        raise ConfigError(
+            "--quick, --studies and --keep say which runs of a study are meant.",
+            reason="What is shown is no study.",
+            remedy="Leave them out, or name a study.",
+        )
 
 
 def _options(

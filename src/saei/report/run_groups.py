@@ -86,7 +86,7 @@ class RunGroup:
         bases = dict.fromkeys(self.bases)
         if len(bases) > 1:
             numbers = [mean([n for n, of in zip(numbers, self.bases, strict=True) if of == base]) for base in bases]
-        return mean_interval(numbers)
+        return mean_interval(numbers) if all(map(math.isfinite, numbers)) else Interval(*[math.nan] * 3)
 
     @property
     def units(self) -> int:

@@ -13,9 +13,17 @@ TEMPLATE = Path(__file__).parent / "template.yaml"
 """What `saei study new` writes, with a name in place of ``NAME``."""
 
 
+FILES = (".yaml", ".yml")
+
+
 def shipped() -> dict[str, Path]:
     """Return the files of the studies that come with saei, by name."""
-    return {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"), key=lambda file: file.stem)}
+
+
+def is_study(name: str) -> bool:
+    """Return whether a name is that of a shipped study, or of a YAML file."""
+    return name in shipped() or Path(name).suffix in FILES
 
 
 def find(name: str) -> Path:
@@ -30,7 +38,7 @@ def find(name: str) -> Path:
     if name in shipped():
         return shipped()[name]
     file = Path(name).expanduser()
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix in FILES:
         return file
     raise ConfigError(
         "A study is one that comes with saei, or a YAML file.",

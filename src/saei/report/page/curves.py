@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -262,17 +262,17 @@ def _svg(series: Sequence[Series], said: str, *, share: bool) -> Markup:
         if each.band:
             places, low, high = zip(*each.band, strict=True)
             axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-    _dress(axis)
+    dress(axis)
     if share:
         axis.set_ylim(-0.02, 1.02)
     elif all(y >= 0 for each in series for _, y in each.points):
         axis.set_ylim(bottom=0)
     if len(series) > 1:
         # With the lines given, for the bands would be labelled too.
-        labels = [_plain(each.label) for each in series]
+        labels = [plain(each.label) for each in series]
         axis.legend(lines, labels, frameon=False, fontsize=9, labelcolor=INK, loc="best")
     axis.set_xlabel("training step", color=INK, fontsize=9)
-    return _inlined(figure, said)
+    return inlined(figure, said)
 
 
 def draw_marks(marks: Mapping[str, Sequence[int]], last: int) -> Markup:
@@ -284,28 +284,35 @@ def draw_marks(marks: Mapping[str, Sequence[int]], last: int) -> Markup:
     axis = figure.add_axes((0.11, 0.48 / height, 0.87, 1 - 0.54 / height))
     for row, (name, steps) in enumerate(marks.items()):
         axis.plot(steps, [row] * len(steps), "|", color=SERIES[row % len(SERIES)], markersize=9, label=name)
-    _dress(axis)
+    dress(axis)
     axis.set_xlim(-0.5, max(1, last) + 0.5)
     axis.set_ylim(len(marks) - 0.5, -0.5)
-    axis.set_yticks(range(len(marks)), [_plain(name) for name in marks], color=INK)
+    axis.set_yticks(range(len(marks)), [plain(name) for name in marks], color=INK)
     axis.set_xlabel("training step", color=INK, fontsize=9)
     said = "Steps at which something was dropped, closed, scaled, cut off or at its limit. " + " ".join(
         f"{name}: {len(steps)} steps." for name, steps in marks.items()
     )
-    return _inlined(figure, said, wide=True)
+    return inlined(figure, said, wide=True)
 
 
-def _dress(axis: object) -> None:
+def dress(axis: Any, *, whole: bool = True) -> None:
+    """Give an axis the page's grid and colours.
+
+    Args:
+        axis: Of matplotlib.
+        whole: Whether its horizontal ticks are whole numbers, as steps are.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # type: ignore[attr-defined]
-    axis.grid(color=GRID, linewidth=0.6)  # type: ignore[attr-defined]  # matplotlib has no types here
-    axis.tick_params(colors=INK, labelsize=9)  # type: ignore[attr-defined]
-    axis.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
-    axis.spines[["left", "bottom"]].set_color(INK)  # type: ignore[attr-defined]
+    if whole:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.grid(color=GRID, linewidth=0.6)
+    axis.tick_params(colors=INK, labelsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(INK)
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """Return a label as matplotlib draws it: without mathematics."""
     return str(text(label))[:60].replace("$", "\\$")
 
@@ -316,14 +323,14 @@ def _thinned(points: Points) -> Points:
     return [points[round(n * (len(points) - 1) / (MOST_POINTS - 1))] for n in range(MOST_POINTS)]
 
 
-def _inlined(figure: object, said: str, *, wide: bool = False) -> Markup:
+def inlined(figure: Any, said: str, *, wide: bool = False) -> Markup:
     """Return a figure as an element of the page, in the page's colours and font."""
     import matplotlib
 
     stream = io.StringIO()
     # The salt makes the names of this figure's parts its own on the page, and the same every time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": said, "path.simplify_threshold": 1.0}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})  # type: ignore[attr-defined]
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     drawing = stream.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
