@@ -279,6 +279,20 @@ def test_the_criterion_before_and_after(
         assert outcome.metrics["view_kl"] == pytest.approx(float(torch.cat(divergences).mean()), rel=1e-3)
 
 
+def test_raising_and_lowering_show_in_the_share_of_groups_in_which_the_criterion_rose(
+    random_policy: Policy, views: list[View], responses: list[list[Response]]
+) -> None:
+    """By J itself, before and after, of each group: the mean over groups is what a study's checks read."""
+    shares = {}
+    for direction in ("raise", "lower"):
+        attack = {"type": "pgd", "steps": 4, "direction": direction}
+        outcomes = apply(random_policy, views, responses, attack=attack, measure="always")
+        rose = [outcome.metrics["criterion_after"] > outcome.metrics["criterion"] for outcome in outcomes]
+        assert [outcome.metrics["criterion_rose"] for outcome in outcomes] == [float(each) for each in rose]
+        shares[direction] = sum(rose) / len(rose)
+    assert shares == {"raise": 1.0, "lower": 0.0}
+
+
 @pytest.mark.parametrize(
     ("when", "traced", "measured"),
     [
@@ -293,6 +307,7 @@ def test_when_it_is_measured(
 ) -> None:
     for outcome in apply(random_policy, views, responses, measure=when, traced=traced):
         assert ("criterion_after" in outcome.metrics) == ("view_kl" in outcome.metrics) == measured
+        assert ("criterion_rose" in outcome.metrics) == measured
         assert "criterion" in outcome.metrics
 
 
@@ -325,6 +340,7 @@ def test_measuring_changes_nothing(
             **other.metrics,
             "criterion_after": outcome.metrics["criterion_after"],
             "view_kl": outcome.metrics["view_kl"],
+            "criterion_rose": outcome.metrics["criterion_rose"],
         }
     assert not any(values.ndim > 1 for known in random_policy.known.values() for values in known.values())
 

@@ -449,6 +449,6 @@ def test_a_run_with_each_criterion_goes_on(model: Path, tmp_path: Path, slots: d
 
 def test_measuring_leaves_a_run_as_it_is(model: Path, tmp_path: Path) -> None:
     runs = [lines(train(configured(model, tmp_path, when, measure=when)).run.path) for when in ("always", "never")]
-    added = {"train/intervention/criterion_after", "train/intervention/view_kl"}
+    added = {f"train/intervention/{name}" for name in ("criterion_after", "criterion_rose", "view_kl")}
     assert [{name: value for name, value in line.items() if name not in added} for line in runs[0]] == runs[1]
     assert [added <= line.keys() for line in runs[0]] == [False] + [True] * 5

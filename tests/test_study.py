@@ -22,6 +22,8 @@ from saei.cli import main as cli
 from saei.config.run import validate
 from saei.engine import checkpoint
 from saei.errors import ConfigError, SaeiError
+from saei.studies import freeze as freezing
+from saei.studies.arms import training_responses
 from saei.studies.bases import build_all, build_command
 from saei.studies.build import main
 from saei.studies.catalogue import shipped
@@ -34,7 +36,8 @@ from saei.studies.outcome import outcome_of
 from saei.studies.plan import Base, cpu_hours, derived_seed, plan_runs
 from saei.studies.record import MOST_BYTES, RESERVED_BYTES, thinned
 from saei.studies.scheduler import State, run_all
-from saei.studies.study import read, training_responses
+from saei.studies.sentences import decided, missing
+from saei.studies.study import read
 from test_study_runs import FAKE
 
 CONTENT: dict[str, Any] = {
@@ -273,7 +276,10 @@ def test_all_runs_are_done_recorded_and_not_repeated(tmp_path: Path, fake: Seque
     outcome = outcome_of(execution)
     assert outcome.complete
     assert outcome.means == {"GRPO": [0.04], "SaEI": [0.04]}  # the fake's accuracy is a hundredth of its steps
-    assert outcome.differences == ["SaEI - GRPO in eval/accuracy: mean +0.000, over 2 bases."]
+    (decision,) = outcome.decisions
+    assert decided(decision, 1).startswith("SaEI - GRPO in eval/accuracy: mean +0.000 over 2 bases")
+    # Two equal differences tell nothing of other bases: up to 84 % of them may differ by all of the range.
+    assert decision.result.interval.high == pytest.approx(1 - 0.025 ** (1 / 2))
     again = opened(tmp_path)
     assert do(again, ("false",)) == [State.complete] * 8
     assert len(again.ledger.lines()) == 16
@@ -329,7 +335,11 @@ def test_a_failed_arm_is_noted_and_keeps_no_other_from_its_end(
     assert sorted(events) == [("failed", "SaEI")] * 2 + [("finished", "GRPO")] * 2
     outcome = outcome_of(execution)
     assert (outcome.recorded, outcome.failed, outcome.complete) == (2, 2, True)
-    assert outcome.differences == ["SaEI - GRPO in eval/accuracy: no base has both, over 0 bases."]
+    assert [decided(decision, 1) for decision in outcome.decisions] == [
+        "SaEI - GRPO in eval/accuracy: no base has both."
+    ]
+    assert [(each.arm, each.failed) for each in outcome.arms] == [("GRPO", ()), ("SaEI", ("base 0", "base 1"))]
+    assert "SaEI failed on base 0, base 1." in missing(outcome)
 
 
 def test_nothing_of_the_arms_is_shown_before_all_bases_are_done(
@@ -343,7 +353,7 @@ def test_nothing_of_the_arms_is_shown_before_all_bases_are_done(
     outcome = outcome_of(execution)
     assert (outcome.recorded, outcome.runs, outcome.complete) == (3, 4, False)
     assert outcome.means == {}
-    assert outcome.differences == []
+    assert (outcome.arms, outcome.decisions, outcome.exploratory, outcome.variance) == ((), (), (), {})
     monkeypatch.setattr(
         sys, "argv", ["saei", "study", "show", str(execution.read.file), "--output", str(tmp_path / "runs"),
                       "--keep", str(tmp_path / "kept")]
@@ -497,11 +507,12 @@ def test_a_run_with_a_changed_file_is_found_after_the_file_is_put_back(tmp_path:
 
 
 def test_code_of_the_same_repository_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from saei.studies import freeze as freezing
-
+    """What decides may not change after the freeze, whatever else may change is told by the starts of runs."""
     code = tmp_path / "code"
-    code.mkdir()
-    (code / "gate.py").write_text("FLOOR = 0.8\n")
+    files = ("builtin/gate.py", "studies/statistics/contrasts.py", "studies/outcome.py", "engine/trainer.py")
+    for name in files:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text("FLOOR = 0.8\n")
     monkeypatch.setattr(freezing, "CODE", code)
     keep, ledger = tmp_path / "kept", Ledger(tmp_path / "kept", tmp_path / "lock")
     file = written(tmp_path)
@@ -509,14 +520,127 @@ def test_code_of_the_same_repository_counts(tmp_path: Path, monkeypatch: pytest.
     git(tmp_path, "add", "mine.yaml", "code")
     git(tmp_path, "commit", "-qm", "a study")
     freeze(read(file), keep, ledger)
-    (code / "gate.py").write_text("FLOOR = 0.7\n")
-    assert exploratory(read(file), keep, ledger) == ["the code has changed since it was frozen"]
-    git(tmp_path, "commit", "-qam", "a lower gate")
-    assert exploratory(read(file), keep, ledger) == ["the code has changed since it was frozen"]
-    (code / "gate.py").write_text("FLOOR = 0.8\n")
-    assert exploratory(read(file), keep, ledger) == []
-    (code / "new.py").write_text("")
-    assert exploratory(read(file), keep, ledger) == ["the code has changed since it was frozen"]
+    changed = ["the gate or the statistics have changed since it was frozen"]
+    for name in files:
+        (code / name).write_text("FLOOR = 0.7\n")
+        assert exploratory(read(file), keep, ledger) == (changed if name != "engine/trainer.py" else [])
+        assert exploratory(read(file), keep, ledger, deciding=False) == []
+        git(tmp_path, "commit", "-qam", "a lower gate")
+        assert exploratory(read(file), keep, ledger) == (changed if name != "engine/trainer.py" else [])
+        (code / name).write_text("FLOOR = 0.8\n")
+        assert exploratory(read(file), keep, ledger) == []
+    (code / "builtin" / "new.py").write_text("")
+    assert exploratory(read(file), keep, ledger) == changed
+    with pytest.raises(ConfigError, match=r"Not committed: .*builtin/new.py"):
+        freeze(read(file), keep, ledger)
+
+
+def test_a_study_goes_on_from_a_worktree_while_its_code_moves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Sequence[str]
+) -> None:
+    main, frozen = tmp_path / "main", tmp_path / "frozen"
+    for name in ("builtin/gate.py", "engine/trainer.py", "cli/study.py"):
+        (main / "code" / name).parent.mkdir(parents=True)
+        (main / "code" / name).write_text("A = 1\n")
+    file = written(main, seeds=1)
+    git(main, "init", "-q")
+    git(main, "add", ".")
+    git(main, "commit", "-qm", "a study")
+    monkeypatch.setattr(freezing, "CODE", main / "code")
+    places = StudyPlaces(tmp_path / "runs", main / "docs" / "mine")
+    commit = freeze(read(file), places.keep, places.ledger).commit
+    git(main, "worktree", "add", "-q", "--detach", str(frozen), commit)
+    (main / "code" / "engine" / "trainer.py").write_text("A = 2\n")
+    git(main, "commit", "-qam", "another trainer")
+    newest = git(main, "rev-parse", "HEAD")
+
+    def some(folder: Path, runs: slice) -> Execution:
+        """Do some runs with the code of a worktree, and return the study as it has it."""
+        monkeypatch.setattr(freezing, "CODE", folder / "code")
+        execution = Execution(read(folder / "mine.yaml"), places)
+        with execution.open(execution.runs()[runs]) as (statuses, hooks):
+            run_all(statuses, jobs=1, launcher=fake, hooks=hooks)
+        return execution
+
+    assert some(frozen, slice(1)).exploratory() == []
+    assert [path.name for path in (places.keep / "runs").iterdir()] == [some(frozen, slice(0)).runs()[0].identity]
+    assert {line["commit"] for line in places.ledger.lines() if line["event"] == "started"} == {commit}
+    assert not git(frozen, "status", "--porcelain")  # what it wrote is in the other checkout
+    # The file of one worktree and the code of the other: the commit is that of the code.
+    monkeypatch.setattr(freezing, "CODE", frozen / "code")
+    assert freezing.revision(file) == commit
+    assert some(main, slice(0)).exploratory() == []
+    # A part of the code that no run imports may have changed, the trainer may not.
+    git(main, "checkout", "-q", "--detach", commit)
+    (main / "code" / "cli" / "study.py").write_text("A = 2\n")
+    git(main, "commit", "-qam", "another command")
+    assert some(main, slice(1, 2)).exploratory() == []
+    git(main, "checkout", "-q", newest)
+    assert some(main, slice(2, 3)).exploratory() == ["a run was made by other code than that of the commit"]
+    (main / "code" / "engine" / "trainer.py").write_text("A = 3\n")
+    assert some(main, slice(3, 4)).exploratory() == [
+        "a run was started with changes that no commit holds",
+        "a run was made by other code than that of the commit",
+    ]
+
+
+def test_a_run_that_was_taken_over_counts_by_how_it_was_started(tmp_path: Path, fake: Sequence[str]) -> None:
+    file = written(tmp_path, seeds=1)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "mine.yaml")
+    git(tmp_path, "commit", "-qm", "a study")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    studies = [StudyPlaces(tmp_path / "runs", tmp_path / name) for name in ("one", "two", "three", "four")]
+    for places in studies:
+        freeze(read(file), places.keep, places.ledger)
+    do(Execution(read(file), studies[0]), fake)
+    assert exploratory(read(file), studies[0].keep, studies[0].ledger) == []
+    do(Execution(read(file), studies[1]), ("false",))
+    assert [line["starts"] for line in studies[1].ledger.lines()] == [[{"commit": commit, "dirty": False}]] * 4
+    assert exploratory(read(file), studies[1].keep, studies[1].ledger) == []
+    starts = sorted((tmp_path / "runs" / "runs").glob("*/starts.jsonl"))
+    starts[0].write_text(json.dumps({"commit": commit, "dirty": True}) + "\n")
+    do(Execution(read(file), studies[2]), ("false",))
+    dirty = "a run was started with changes that no commit holds"
+    assert exploratory(read(file), studies[2].keep, studies[2].ledger) == [dirty]
+    starts[1].unlink()
+    do(Execution(read(file), studies[3]), ("false",))
+    nobody = "a run was taken from elsewhere, and nobody noted how it was started"
+    assert exploratory(read(file), studies[3].keep, studies[3].ledger) == [nobody, dirty]
+
+
+def test_records_of_a_frozen_study_stay_its_own_when_configurations_get_another_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Sequence[str]
+) -> None:
+    """Also the bases' verdicts, on a machine that has built none and whose recipe has another version."""
+    file = written(tmp_path, seeds=1, bases={"recipe": "lock-in", "count": 2})
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "mine.yaml")
+    git(tmp_path, "commit", "-qm", "a study")
+    places = StudyPlaces(tmp_path / "runs", tmp_path / "kept")
+    freeze(read(file), places.keep, places.ledger)
+    execution = Execution(read(file), places)
+    first = execution.tried_bases()
+    build(first[0], False)
+    build(first[1], True)
+    build(execution.bases()[1], True)
+    assert execution.build_bases(jobs=1, say=lambda text: None)  # built for another study: only noted
+    assert [line["event"] for line in execution.ledger.lines()] == ["rejected", "accepted", "accepted"]
+    do(execution, fake)
+    labels = ["base 1", "base 2"]
+    elsewhere = StudyPlaces(tmp_path / "elsewhere", tmp_path / "kept")
+    monkeypatch.setattr("saei.studies.plan.MODEL_RECIPES", {"lock-in": lambda: LockIn("crisp")})
+    monkeypatch.setattr("saei.studies.plan.configuration_hash", lambda config: "0" * 64)
+    moved_on = Execution(read(file), elsewhere)
+    assert [base.label for base in moved_on.bases()] == labels
+    assert moved_on.left() == []
+    assert outcome_of(moved_on, reasons=()).rejected == ("base 0",)
+    assert moved_on.build_bases(jobs=1, say=lambda text: None)  # nothing is left that would need one
+    assert not (tmp_path / "elsewhere" / "bases").exists()
+    # With another file the ledger says nothing of these runs.
+    changed = Execution(read(file, assignments=["optimizer.lr=1e-4"]), elsewhere)
+    assert len(changed.left()) == 4
+    assert [base.label for base in changed.bases()] == ["base 0", "base 1"]
 
 
 def test_the_ledger_only_grows_also_with_several_writers(tmp_path: Path) -> None:

@@ -185,6 +185,10 @@ study_app.command("list", cls=Command, epilog=examples("saei study list"))(study
 study_app.command("show", cls=Command, epilog=examples("saei study show collapse", "saei study show ./mine.yaml"))(
     study.show
 )
+study_app.command(
+    "page", cls=Command, epilog=examples("saei study page collapse", "saei study page ./mine.yaml --keep ./kept/mine")
+)(study.page)
+study_app.command("headlines", cls=Command, epilog=examples("saei study headlines"))(study.headlines)
 study_app.command("new", cls=Command, epilog=examples("saei study new mine", "saei study new mine.yaml"))(study.new)
 study_app.command(
     "freeze", cls=Command, epilog=examples("saei study freeze collapse", "saei study freeze ./mine.yaml")

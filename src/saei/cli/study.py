@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from saei.cli.options import FLAG, Assignments
+from saei.cli.options import FLAG, AsJson, Assignments
+from saei.cli.study_outcome import print_json, say_standing, show_headlines, show_outcome
 from saei.console import say, screen
 
 if TYPE_CHECKING:
@@ -50,12 +51,16 @@ def list_() -> None:
     screen().print(table)
 
 
-def show(name: Name, output: Output = ROOT, keep: Keep = None) -> None:
+def show(name: Name, output: Output = ROOT, keep: Keep = None, as_json: AsJson = False) -> None:
     """Show what a study asks, its arms and contrasts, how far it is, and its outcome once all its runs have ended."""
     from saei.config.yaml import write_yaml
+    from saei.studies.outcome import outcome_of
 
     execution = open_study(name, output, keep)
-    study = execution.read.study
+    study, outcome = execution.read.study, outcome_of(execution)
+    if as_json:
+        print_json(execution, outcome)
+        return
     say(f"{study.name}: {study.question}\nRefuted by: {study.refuted_by}\n")
     for arm, settings in study.arms.items():
         told = write_yaml(settings, flow=True).strip() if settings else "the shared settings alone"
@@ -66,8 +71,32 @@ def show(name: Name, output: Output = ROOT, keep: Keep = None) -> None:
             f"{contrast.smallest_effect:g}, margin {contrast.margin:g}"
         )
     say(f"{study.bases.number} bases, {study.seeds} seed{'s' if study.seeds > 1 else ''} each.")
-    _say_standing(execution)
-    _show_outcome(execution)
+    say_standing(execution)
+    show_outcome(outcome)
+
+
+def page(name: Name, output: Output = ROOT, keep: Keep = None) -> None:
+    """Write a study's page beside the folder that it is kept in: question, verdict, numbers, how to repeat it."""
+    from saei.runtime.files import disk_errors, write_whole
+    from saei.studies.outcome import outcome_of
+    from saei.studies.page import page as text_of
+
+    execution = open_study(name, output, keep)
+    file = execution.places.page
+    with disk_errors("A study's page is a file.", file, "Free some space, or give another --keep."):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text_of(execution, outcome_of(execution)))
+    say(f"Wrote {file}.")
+
+
+def headlines(output: Output = ROOT) -> None:
+    """Show the headline answers of the studies that come with saei, their p values adjusted over all of them."""
+    from saei.studies.catalogue import shipped
+    from saei.studies.headlines import headline_answers
+    from saei.studies.outcome import outcome_of
+
+    executions = [open_study(name, output, None) for name in shipped()]
+    show_headlines(headline_answers([(each.read.study, outcome_of(each)) for each in executions]))
 
 
 def new(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study, or of its new file.")]) -> None:
@@ -142,7 +171,7 @@ def run(
         _show_plan(execution)
         return
     if not only:
-        _say_standing(execution)
+        say_standing(execution)
     base = chosen[0].base if chosen else None
     try:
         built = execution.build_bases(jobs=at_a_time, say=lambda text: say(text, error=True), only=base)
@@ -157,7 +186,9 @@ def run(
     if any(status.state in (State.stopped, State.waiting, State.elsewhere) for status in statuses):
         _leave_stopped()
     if not only:
-        _show_outcome(execution)
+        from saei.studies.outcome import outcome_of
+
+        show_outcome(outcome_of(execution))
     if failed:
         sys.exit(1)
 
@@ -258,35 +289,10 @@ def _show_plan(execution: Execution) -> None:
         say(f"{len(left)} runs to do, about {hours:.2f} CPU-hours by the runs that were timed.{allowed}")
 
 
-def _say_standing(execution: Execution) -> None:
-    reasons = execution.exploratory()
-    standing = f"exploratory: {'; '.join(reasons)}" if reasons else "declared before its runs"
-    say(f"{execution.read.study.name} is {standing}.", error=True)
-
-
 def _say_failure(status: RunStatus) -> None:
     from saei.studies.runs import LOG, last_words
 
     say(f"Failed: {status.planned.label}. {status.folder / LOG} ends:\n{last_words(status.folder)}", error=True)
-
-
-def _show_outcome(execution: Execution) -> None:
-    """Print each arm's measures, if every run of every declared base has ended; else only how many have."""
-    from rich.table import Table
-
-    from saei.studies.outcome import outcome_of
-
-    outcome = outcome_of(execution)
-    say(f"{outcome.recorded} of {outcome.runs} runs are recorded, {outcome.failed} failed.")
-    if not outcome.complete:
-        say("What came of the arms is shown when every run of every declared base has ended.")
-        return
-    table = Table("arm", *outcome.measures, box=None, padding=(0, 2, 0, 0))
-    for arm, means in outcome.means.items():
-        table.add_row(arm, *("none" if mean is None else f"{mean:.3f}" for mean in means))
-    screen().print(table)
-    for difference in outcome.differences:
-        say(difference)
 
 
 def _leave_stopped() -> None:

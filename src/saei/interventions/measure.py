@@ -62,11 +62,15 @@ def measured(
 
 
 def _with(outcome: Outcome, metrics: Mapping[str, float], entropy_NT: Tensor | None) -> Outcome:
-    """Return an outcome with what was measured; the entropies go to the trace of its attack."""
-    record = outcome.record
+    """Return an outcome with what was measured; the entropies go to the trace of its attack.
+
+    ``criterion_rose`` is 1 if J is higher after the attack, else 0: its mean is the share of groups in which it rose.
+    """
+    record, together = outcome.record, {**outcome.metrics, **metrics}
+    together["criterion_rose"] = float(together["criterion_after"] > together["criterion"])
     if entropy_NT is not None and record is not None and record.trace is not None:
         record = replace(record, trace=replace(record.trace, entropy_NT=entropy_NT.cpu()))
-    return replace(outcome, metrics={**outcome.metrics, **metrics}, record=record)
+    return replace(outcome, metrics=together, record=record)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pathlib import Path
 from saei.errors import ConfigError, TrainingError
 from saei.runtime.interrupt import StopRequest
 from saei.studies.claims import Claims
-from saei.studies.ledger import Ledger
+from saei.studies.ledger import ACCEPTED, REJECTED, Ledger
 from saei.studies.plan import Base
 from saei.studies.process import END_WITH_PARENT
 from saei.studies.scheduler import EVERY_S
@@ -39,7 +39,7 @@ def build_all(
     """Build what is missing; a base that the gate rejects is noted, and the next candidate takes its place.
 
     Args:
-        wanted: Returns the bases as they stand: those that are built and accepted, and candidates for the others.
+        wanted: Returns the bases that are needed, as they stand: those that are built, and candidates for the others.
         jobs: Bases at a time.
         claims: Says which bases this process builds; those of other processes are waited for.
         ledger: Gets a line for each base, accepted or rejected.
@@ -61,12 +61,12 @@ def build_all(
                         del running[path]
                         _note(base, process.returncode, ledger, say)
                         claims.release(_claim(base))
-                missing = [base for base in wanted() if base.accepted is None]
+                missing = [base for base in wanted() if base.built is None]
                 if not missing and not running:
                     return True
                 for base in missing:
                     if len(running) < jobs and base.path not in running and claims.take(_claim(base)):
-                        if base.accepted is not None:  # another process has just built it
+                        if base.built is not None:  # another process has just built it
                             claims.release(_claim(base))
                             continue
                         running[base.path] = (_start(base, command), base)
@@ -112,13 +112,13 @@ def _note(base: Base, code: int, ledger: Ledger, say: Callable[[str], None]) -> 
     Raises:
         TrainingError: If there is none.
     """
-    if base.accepted is None:
+    if base.built is None:
         log = Path(base.path).with_name(f"{Path(base.path).name}-{LOG}")
         raise TrainingError(
             "A study needs its bases.",
             reason=f"{base.label} was not built (exit code {code}); {log} says why.",
             remedy="Mend what is named there; the same command then goes on.",
         )
-    verdict = "accepted" if base.accepted else "rejected"
+    verdict = ACCEPTED if base.built else REJECTED
     ledger.add(verdict, base=base.known_as)
     say(f"{base.label} is built, and its gate {verdict} it.")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saei.errors import ConfigError, SaeiError, nearest
-from saei.runtime.files import read_jsonl
-from saei.runtime.stopwatch import PHASES
+from saei.errors import ConfigError, nearest
 from saei.studies.bases import build_all
 from saei.studies.claims import Claims
-from saei.studies.final.settings import FINAL
-from saei.studies.freeze import Frozen, changes, exploratory, read_frozen, revision
-from saei.studies.ledger import ABORTED, FAILED, FINISHED, STARTED, Ledger
-from saei.studies.plan import Base, StudyRun, bases_of, cpu_hours, origin_of, plan_runs
-from saei.studies.record import is_recorded, record, recorded_metrics
-from saei.studies.runs import is_complete, prepare
+from saei.studies.freeze import Frozen, exploratory, read_frozen
+from saei.studies.hooks import StudyHooks
+from saei.studies.ledger import ACCEPTED, FINISHED, REJECTED, Ledger
+from saei.studies.plan import Base, StudyRun, cpu_hours, lineage, origin_of, plan_runs, tried_bases
+from saei.studies.record import is_recorded, recorded_metrics
 from saei.studies.scheduler import RunHooks, RunStatus, State
-from saei.studies.study import StudyFile, training_responses
+from saei.studies.study import StudyFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +31,11 @@ class StudyPlaces:
 
     root: Path
     keep: Path
+
+    @property
+    def page(self) -> Path:
+        """The study's page, beside the folder."""
+        return self.keep.with_name(f"{self.keep.name}.md")
 
     @property
     def ledger(self) -> Ledger:
@@ -64,17 +65,42 @@ class Execution:
         self.frozen: Frozen | None = None if read.quick else read_frozen(places.keep)
         self.origin = origin_of(read, self.frozen)
 
+    @property
+    def _as_frozen(self) -> bool:
+        """Whether the study is as it was frozen: what its ledger has then counts, though the code has moved on."""
+        frozen = self.frozen
+        return frozen is not None and frozen.sha256 == self.read.sha256 and not self.read.assignments
+
+    def tried_bases(self) -> list[Base]:
+        """Return the bases in the order in which they are tried, those that the gate rejected among them."""
+        noted = self.ledger.verdicts()
+        if self._as_frozen:
+            noted |= {lineage(known_as): accepted for known_as, accepted in noted.items()}
+        return tried_bases(self.read, self.places.root, self.origin, noted)
+
     def bases(self) -> list[Base]:
         """Return the bases as they stand; those of a recipe change while it rejects some."""
-        return bases_of(self.read, self.places.root, self.origin)
+        return [base for base in self.tried_bases() if base.accepted is not False]
 
     def runs(self) -> list[StudyRun]:
         """Return all runs."""
-        return plan_runs(self.read, self.places.root, self.origin)
+        runs = plan_runs(self.read, self.places.root, self.origin, self.bases())
+        if not self._as_frozen:
+            return runs
+        finished = {
+            (line["arm"], lineage(line["base"]), line["repeat"], line["seed"]): line["run"]
+            for line in self.ledger.lines()
+            if line["event"] == FINISHED
+        }
 
-    def exploratory(self) -> list[str]:
-        """Return why the study is exploratory; empty if it is not."""
-        return exploratory(self.read, self.places.keep, self.ledger)
+        def key(run: StudyRun) -> tuple[object, ...]:
+            return run.arm, lineage(run.base.known_as), run.repeat, run.planned.config.seed
+
+        return [replace(run, finished_as=finished.get(key(run))) for run in runs]
+
+    def exploratory(self, *, deciding: bool = True) -> list[str]:
+        """Return why the study is exploratory; empty if it is not. See ``saei.studies.freeze.exploratory``."""
+        return exploratory(self.read, self.places.keep, self.ledger, deciding=deciding)
 
     def left(self) -> list[StudyRun]:
         """Return the runs that are not recorded yet."""
@@ -107,9 +133,16 @@ class Execution:
             TrainingError: If one could not be built.
         """
         self.places.root.mkdir(parents=True, exist_ok=True)
+        needed = {run.base.known_as for run in self.left()}  # where all runs are recorded, nobody needs the base itself
+
+        def wanted() -> list[Base]:
+            return [base for base in self.bases() if base.noted is None or base.known_as in needed]
+
         with self._claims() as claims:
-            wanted = self.bases if only is None else lambda: [only]
-            built = build_all(wanted, jobs=jobs, claims=claims, ledger=self.ledger, say=say)
+            built = build_all(
+                wanted if only is None else lambda: [only], jobs=jobs, claims=claims, ledger=self.ledger, say=say
+            )
+        self._note_bases()
         if only is not None and only.accepted is False:
             raise ConfigError(
                 "A run starts from a base that its gate accepts.",
@@ -118,12 +151,26 @@ class Execution:
             )
         return built
 
+    def _note_bases(self) -> None:
+        """Note bases that were built for another study, so that the ledger alone says which ones are this study's."""
+        for base in self.tried_bases():
+            if base.recipe is not None and base.noted is None and base.built is not None:
+                self.ledger.add(ACCEPTED if base.built else REJECTED, base=base.known_as, reused=True)
+
     @contextmanager
     def open(self, runs: Sequence[StudyRun]) -> Iterator[tuple[list[RunStatus], RunHooks]]:
         """Yield how far some runs are, and what is to be done when one begins or ends."""
         statuses = [self._status(run) for run in runs]
         with self._claims() as claims:
-            hooks = _Hooks(self, claims, dict(zip(map(id, statuses), runs, strict=True)))
+            made_with = {"study_sha256": self.read.sha256, "frozen": self.frozen.commit if self.frozen else None}
+            hooks = StudyHooks(
+                dict(zip(map(id, statuses), runs, strict=True)),
+                file=self.read.file,
+                keep=self.places.keep,
+                claims=claims,
+                ledger=self.ledger,
+                made_with=made_with,
+            )
             try:
                 yield statuses, hooks
             finally:
@@ -146,95 +193,6 @@ class Execution:
         else:
             status.look()
         return status
-
-
-class _Hooks(RunHooks):
-    """Claims a run before it begins, notes what becomes of it, and records it once it is complete."""
-
-    def __init__(self, execution: Execution, claims: Claims, runs: dict[int, StudyRun]) -> None:
-        self._execution, self._claims, self._runs = execution, claims, runs
-        self._keep, self._ledger = execution.places.keep, execution.ledger
-        commit = revision(execution.read.file)
-        dirty = commit is not None and bool(changes(execution.read.file, commit))
-        self._made_with = {"commit": commit, "dirty": dirty, "study_sha256": execution.read.sha256}
-        self._made_with["frozen"] = execution.frozen.commit if execution.frozen else None
-
-    def begin(self, status: RunStatus) -> bool:
-        run = self._runs[id(status)]
-        if not self._claims.take(run.identity):
-            status.look()
-            status.state = State.elsewhere
-            return False
-        if is_recorded(run, self._keep):  # by another machine, since this one looked
-            self._done(status, run)
-            return False
-        if is_complete(status.folder, status.steps):  # for another study, or before its record was written
-            status.look()
-            self._finish(status, run, reused=True)
-            self._done(status, run)
-            return False
-        try:
-            status.folder = prepare(run.planned)
-        except SaeiError as error:
-            self._ledger.add(FAILED, run=run.identity, arm=run.arm, base=run.base.known_as, why=str(error)[:300])
-            status.state = State.failed
-            self._claims.release(run.identity)
-            return False
-        self._ledger.add(
-            STARTED,
-            run=run.identity,
-            arm=run.arm,
-            base=run.base.known_as,
-            repeat=run.repeat,
-            seed=run.planned.config.seed,
-            step=status.step,
-            **self._made_with,
-        )
-        return True
-
-    def end(self, status: RunStatus) -> None:
-        run = self._runs[id(status)]
-        if status.state is State.complete:
-            self._finish(status, run)
-        else:
-            event = FAILED if status.state is State.failed else ABORTED
-            self._ledger.add(event, run=run.identity, arm=run.arm, base=run.base.known_as, step=status.step)
-        self._claims.release(run.identity)
-
-    def abort(self, statuses: Sequence[RunStatus]) -> None:
-        """Note the runs that an error or a second signal ended."""
-        for status in statuses:
-            if status.state is State.running:
-                status.state = State.stopped
-                self.end(status)
-
-    def _finish(self, status: RunStatus, run: StudyRun, *, reused: bool = False) -> None:
-        record(run, status.folder, self._keep)
-        seconds = _seconds(status.folder)
-        self._ledger.add(
-            FINISHED,
-            run=run.identity,
-            arm=run.arm,
-            base=run.base.known_as,
-            repeat=run.repeat,
-            seed=run.planned.config.seed,
-            reused=reused,
-            responses=run.planned.responses,
-            training_responses=training_responses(run.planned.config),
-            seconds=round(seconds, 1),
-        )
-
-    def _done(self, status: RunStatus, run: StudyRun) -> None:
-        status.state, status.already, status.step = State.complete, True, status.steps
-        self._claims.release(run.identity)
-
-
-def _seconds(folder: Path) -> float:
-    """Return the wall-clock seconds of a run's steps and evaluations; a small model keeps one core busy in them."""
-    lines = read_jsonl(folder / "metrics.jsonl")
-    training = float(sum(line.get(f"time/{phase}") or 0.0 for line in lines for phase in PHASES))
-    file = folder / FINAL
-    return training + (float(json.loads(file.read_bytes())["final/seconds"]) if file.is_file() else 0.0)
 
 
 def job_command(execution: Execution, run: StudyRun, options: Sequence[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Fixing a study before its runs, and what makes it exploratory.
 
 A study is frozen by a commit that holds its file. The seeds of its bases and runs derive from the hash of that commit,
-which nobody knows before: they cannot be chosen by what came of them. What changes afterwards in the file or in the
-code makes the study exploratory.
+which nobody knows before: they cannot be chosen by what came of them. Every run that counts has to be made by the code
+of that commit, and what decides afterwards has to be what it was: the file, the gates of bases, the statistics.
+Otherwise the study is exploratory. So its runs may go on in a worktree at the commit, while the code moves on
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,6 +28,31 @@ UNFROZEN = "unfrozen"
 """What seeds derive from while a study is not frozen."""
 
 CODE = Path(saei.__file__).parent
+
+APART = (
+    "cli",
+    "report",
+    "testing",
+    "studies/shipped",
+    "studies/display.py",
+    "studies/headlines.py",
+    "studies/measures.py",
+    "studies/outcome.py",
+    "studies/page.py",
+    "studies/sentences.py",
+    "studies/template.yaml",
+)
+"""Parts of the code that no run's process imports, and other studies: runs are the same whatever changes there."""
+
+DECIDING = (
+    "builtin",
+    "evaluation/statistics",
+    "studies/declarations.py",
+    "studies/measures.py",
+    "studies/outcome.py",
+    "studies/statistics",
+)
+"""Parts of the code that say which bases count and what follows from the runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +96,9 @@ def freeze(read: StudyFile, folder: Path, ledger: Ledger) -> Frozen:
             reason=f"{ledger.file} has runs of an earlier freeze, whose results may be known.",
             remedy="Give the study another name, and it begins afresh; the old one stays exploratory.",
         )
-    commit = revision(read.file)
-    if commit is None or _git(read.file, "ls-files", "--error-unmatch", "--", read.file.name) is None:
+    folder_of_file = read.file.parent
+    commit = _git(folder_of_file, "rev-parse", "HEAD")
+    if commit is None or _git(folder_of_file, "ls-files", "--error-unmatch", "--", read.file.name) is None:
         raise ConfigError(
             rule, reason=f"{read.file} is in no commit of a git repository.", remedy="`git add` and `git commit` it."
         )
@@ -86,8 +114,17 @@ def freeze(read: StudyFile, folder: Path, ledger: Ledger) -> Frozen:
     return frozen
 
 
-def exploratory(read: StudyFile, folder: Path, ledger: Ledger) -> list[str]:
-    """Return why a study is exploratory, one reason each; empty for a study that was declared before its runs."""
+def exploratory(read: StudyFile, folder: Path, ledger: Ledger, *, deciding: bool = True) -> list[str]:
+    """Return why a study is exploratory, one reason each; empty for a study that was declared before its runs.
+
+    It is asked of the code that says it: the statistics of a worktree at the commit are those of the commit.
+
+    Args:
+        read: The study.
+        folder: Where it is kept.
+        ledger: Its ledger.
+        deciding: Look whether the gate and the statistics of this code are those of the commit.
+    """
     reasons = []
     if read.quick:
         reasons.append("--quick tries whether everything works")
@@ -96,51 +133,88 @@ def exploratory(read: StudyFile, folder: Path, ledger: Ledger) -> list[str]:
     frozen = read_frozen(folder)
     if frozen is None:
         return [*reasons, "it is not frozen (`saei study freeze`)"]
-    content = _git_bytes(read.file, "show", f"{frozen.commit}:./{read.file.name}")
+    content = _git_bytes(read.file.parent, "show", f"{frozen.commit}:./{read.file.name}")
     if content is None:
-        reasons.append("the commit that froze it is not in this repository")
-    elif hashlib.sha256(content).hexdigest() != read.sha256:
+        return [*reasons, "the commit that froze it is not in this repository"]
+    if hashlib.sha256(content).hexdigest() != read.sha256:
         reasons.append("its file has changed since it was frozen")
-    if content is not None:
-        code = [path for path in changes(read.file, frozen.commit) if Path(path).name != read.file.name]
-        reasons += ["the code has changed since it was frozen"] * bool(code)
-    starts = [line for line in ledger.lines() if line["event"] == STARTED and line.get("frozen")]
-    if any(line.get("dirty") for line in starts):
-        reasons.append("a run was started with changes that no commit holds")
+    if deciding and _differing(read.file, frozen.commit, parts=DECIDING):
+        reasons.append("the gate or the statistics have changed since it was frozen")
+    return reasons + _reasons_of_runs(read.file, frozen, ledger)
+
+
+def _reasons_of_runs(file: Path, frozen: Frozen, ledger: Ledger) -> list[str]:
+    """Return what keeps runs under a freeze from counting, by how each of their processes was started."""
+    lines = ledger.lines()
+    starts = [line for line in lines if line["event"] == STARTED and line.get("frozen")]
+    reasons = []
     if any((line["frozen"], line.get("study_sha256")) != (frozen.commit, frozen.sha256) for line in starts):
         reasons.append("a run was started under another freeze or with a changed file")
+    noted = {line["run"] for line in starts}
+    taken = [line for line in lines if "starts" in line and line.get("frozen") and line["run"] not in noted]
+    if any(not line["starts"] for line in taken):
+        reasons.append("a run was taken from elsewhere, and nobody noted how it was started")
+    elsewhere = [start for line in taken for start in line["starts"]]
+    if any(start.get("dirty") for start in (*starts, *elsewhere)):
+        reasons.append("a run was started with changes that no commit holds")
+    commits = {start.get("commit") for start in (*starts, *elsewhere)} - {frozen.commit}
+    if not all(_same_code(file, frozen.commit, commit) for commit in commits):
+        reasons.append("a run was made by other code than that of the commit")
     return reasons
 
 
 def revision(file: Path) -> str | None:
-    """Return the newest commit of the repository that a file is in, None outside of one."""
-    return _git(file, "rev-parse", "HEAD")
+    """Return the commit that the code is at, None outside of a repository.
+
+    Where the code is no part of the study's repository, it is the commit that the study's file is at.
+    """
+    return _git(CODE if _same_repository(file) else file.parent, "rev-parse", "HEAD")
 
 
 def changes(file: Path, commit: str) -> list[str]:
     """Return which files of the code and of a study differ from a commit, or are not in git.
 
-    The code counts where it is in the study's repository; elsewhere its version stands in each run.
+    The code counts where it is in the study's repository, if only in another worktree of it; elsewhere its version
+    stands in each run.
     """
-    places = [str(file.resolve()), *([str(CODE)] if _same_repository(file) else [])]
-    differing = _git(file, "diff", "--name-only", commit, "--", *places) or ""
-    new = _git(file, "ls-files", "--others", "--exclude-standard", "--", *places) or ""
-    return [*differing.splitlines(), *new.splitlines()]
+    return [*_differing_below(file.parent, commit, [file.name]), *_differing(file, commit)]
+
+
+def _differing(file: Path, commit: str, parts: Sequence[str] = (".",)) -> list[str]:
+    """Return which files of some parts of the code differ from a commit, or are not in git."""
+    return _differing_below(CODE, commit, parts) if _same_repository(file) else []
+
+
+def _differing_below(folder: Path, commit: str, parts: Sequence[str]) -> list[str]:
+    differing = _git(folder, "diff", "--name-only", commit, "--", *parts)
+    new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", *parts) or ""
+    # A commit that git does not know differs in everything.
+    return [*(parts if differing is None else differing.splitlines()), *new.splitlines()]
+
+
+def _same_code(file: Path, commit: str, other: str | None) -> bool:
+    """Return whether two commits have the same code, as far as it touches runs."""
+    if not _same_repository(file):
+        return True
+    apart = [f":(exclude){part}" for part in APART]
+    return other is not None and _git(CODE, "diff", "--name-only", commit, other, "--", ".", *apart) == ""
 
 
 def _same_repository(file: Path) -> bool:
-    top = _git(file, "rev-parse", "--show-toplevel")
-    return top is not None and CODE.resolve().is_relative_to(Path(top).resolve())
+    """Return whether the code is in a study's repository, in the same worktree or in another one."""
+    words = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+    of_study = _git(file.parent, *words)
+    return of_study is not None and of_study == _git(CODE, *words)
 
 
-def _git(file: Path, *words: str) -> str | None:
-    output = _git_bytes(file, *words)
+def _git(folder: Path, *words: str) -> str | None:
+    output = _git_bytes(folder, *words)
     return None if output is None else output.decode("utf-8", "replace").strip()
 
 
-def _git_bytes(file: Path, *words: str) -> bytes | None:
-    """Return what git says in the folder of a file, None where it refuses or there is none."""
-    command: Sequence[str] = ("git", "-C", str(file.resolve().parent), *words)
+def _git_bytes(folder: Path, *words: str) -> bytes | None:
+    """Return what git says in a folder, None where it refuses or there is none."""
+    command: Sequence[str] = ("git", "-C", str(folder.resolve()), *words)
     try:
         done = subprocess.run(command, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

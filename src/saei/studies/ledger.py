@@ -20,6 +20,7 @@ from saei.runtime.lock import FolderLock
 FILE = "ledger.jsonl"
 PATIENCE_S = 60.0
 STARTED, FINISHED, FAILED, ABORTED = "started", "finished", "failed", "aborted"
+ACCEPTED, REJECTED = "accepted", "rejected"
 
 
 class Ledger:
@@ -57,10 +58,17 @@ class Ledger:
         """Return all lines, the oldest first."""
         return read_jsonl(self.file)
 
-    def last(self, run: str) -> str | None:
-        """Return the last event of a run, None if it was never begun."""
-        events = [line["event"] for line in self.lines() if line.get("run") == run]
-        return events[-1] if events else None
+    def last_events(self) -> dict[str, str]:
+        """Return the last event of each run that was begun."""
+        return {line["run"]: line["event"] for line in self.lines() if "run" in line}
+
+    def verdicts(self) -> dict[str, bool]:
+        """Return of each base that was built, by what it is known as, whether its gate accepted it."""
+        verdicts: dict[str, bool] = {}
+        for line in self.lines():
+            if line["event"] in (ACCEPTED, REJECTED):  # the first stands, though it may be built again elsewhere
+                verdicts.setdefault(line["base"], line["event"] == ACCEPTED)
+        return verdicts
 
 
 def _machine() -> str:

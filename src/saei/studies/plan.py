@@ -41,6 +41,8 @@ class Base:
         known_as: What stands for its path in the identity of a run, since the folder may be another on each machine.
         recipe: What it is built by, None for a model that is there.
         seed: The seed that it is built from.
+        noted: Whether the gate of its recipe accepted it by the study's ledger, wherever it was built; None if that has
+            no line of it.
     """
 
     label: str
@@ -48,10 +50,16 @@ class Base:
     known_as: str
     recipe: str | None = None
     seed: int = 0
+    noted: bool | None = None
 
     @property
     def accepted(self) -> bool | None:
-        """Whether the gate of its recipe accepts it, None while it is not built."""
+        """Whether the gate of its recipe accepts it, None while nobody has built it."""
+        return self.built if self.noted is None else self.noted
+
+    @property
+    def built(self) -> bool | None:
+        """What the gate said of the model that is here, None while there is none."""
         if self.recipe is None:
             return True
         try:
@@ -69,17 +77,31 @@ class StudyRun:
         base: What it starts from.
         repeat: Which of the seeds on this base, from 0.
         planned: The run.
+        finished_as: The hash that it has in the ledger of a frozen study. Code that has moved on, with a field or a
+            default more, gives its configuration another one.
     """
 
     arm: str
     base: Base
     repeat: int
     planned: PlannedRun
+    finished_as: str | None = None
 
     @property
     def identity(self) -> str:
         """The hash that it is known by, cut to what names its folder."""
-        return self.planned.identity[:IDENTITY_DIGITS]
+        return self.finished_as or self.planned.identity[:IDENTITY_DIGITS]
+
+
+def lineage(known_as: str) -> str:
+    """Return what a base is known as without the version of its recipe.
+
+    Example:
+        >>> lineage("built:lock-in:5bce98f7:1469352644")
+        'built:lock-in:1469352644'
+    """
+    words = known_as.split(":")
+    return ":".join((*words[:2], *words[3:])) if words[0] == "built" and len(words) == 4 else known_as
 
 
 def derived_seed(origin: str, purpose: str, *numbers: int) -> int:
@@ -99,23 +121,28 @@ def origin_of(read: StudyFile, frozen: Frozen | None) -> str:
     return "quick" if read.quick else frozen.commit if frozen else UNFROZEN
 
 
-def candidates(recipe: str, root: Path, origin: str) -> Iterator[Base]:
+def candidates(recipe: str, root: Path, origin: str, noted: Mapping[str, bool]) -> Iterator[Base]:
     """Yield the bases of a recipe in the order in which they are tried, without end."""
     settings = json.dumps(MODEL_RECIPES[recipe]().settings(), sort_keys=True, default=str)
     version = hashlib.sha256(settings.encode()).hexdigest()[:8]  # a recipe that is changed makes other bases
     for number in count():
         seed = derived_seed(origin, f"base {recipe}", number)
         folder = root / "bases" / f"{recipe}-{version}-{seed}"
-        yield Base(f"base {number}", str(folder), f"built:{recipe}:{version}:{seed}", recipe, seed)
+        known_as = f"built:{recipe}:{version}:{seed}"
+        yield Base(
+            f"base {number}", str(folder), known_as, recipe, seed, noted.get(known_as, noted.get(lineage(known_as)))
+        )
 
 
-def bases_of(read: StudyFile, root: Path, origin: str) -> list[Base]:
-    """Return the bases of a study; of those to be built, the first that are not rejected.
+def tried_bases(read: StudyFile, root: Path, origin: str, noted: Mapping[str, bool]) -> list[Base]:
+    """Return the bases of a study with the rejected ones among them, in the order in which they are tried.
 
     Args:
         read: The study.
         root: Folder of all studies' runs and bases.
         origin: What seeds derive from.
+        noted: Of bases by what they are known as, or by their lineage, whether the gate accepted them by the study's
+            ledger.
 
     Raises:
         ConfigError: If the gate rejects most bases of the recipe.
@@ -126,22 +153,23 @@ def bases_of(read: StudyFile, root: Path, origin: str) -> list[Base]:
         return [Base("base 0", path, path)]
     if bases.recipe is None:
         return [Base(f"base {number}", path, path) for number, path in enumerate(bases.models)]
-    chosen: list[Base] = []
-    for number, base in enumerate(candidates(bases.recipe, root, origin)):
-        if number - len(chosen) > MOST_REJECTED * bases.number:
+    tried: list[Base] = []
+    chosen = 0
+    for base in candidates(bases.recipe, root, origin, noted):
+        if len(tried) - chosen > MOST_REJECTED * bases.number:
             raise ConfigError(
                 "A recipe yields bases that its gate accepts.",
-                reason=f"It rejected {number - len(chosen)} of '{bases.recipe}', and accepted {len(chosen)}.",
+                reason=f"It rejected {len(tried) - chosen} of '{bases.recipe}', and accepted {chosen}.",
                 remedy="Mend the recipe, or choose another.",
             )
-        if base.accepted is not False:
-            chosen.append(base)
-        if len(chosen) == bases.number:
+        tried.append(base)
+        chosen += base.accepted is not False
+        if chosen == bases.number:
             break
-    return chosen
+    return tried
 
 
-def plan_runs(read: StudyFile, root: Path, origin: str) -> list[StudyRun]:
+def plan_runs(read: StudyFile, root: Path, origin: str, bases: Sequence[Base] | None = None) -> list[StudyRun]:
     """Return the runs of a study, base by base, so that whole bases are done first.
 
     Args:
@@ -149,9 +177,12 @@ def plan_runs(read: StudyFile, root: Path, origin: str) -> list[StudyRun]:
         root: Folder of all studies' runs and bases. Runs of equal configurations are one folder there, whichever
             studies ask for them.
         origin: What seeds derive from.
+        bases: The study's; by default those that are not rejected, of what is built in ``root``.
     """
+    if bases is None:
+        bases = [base for base in tried_bases(read, root, origin, {}) if base.accepted is not False]
     runs = []
-    for number, base in enumerate(bases_of(read, root, origin)):
+    for number, base in enumerate(bases):
         for repeat in range(1 if read.quick else read.study.seeds):
             seed = derived_seed(origin, "run", number, repeat)  # the same for all arms, which are compared pairwise
             for arm, config in read.configs.items():

@@ -11,14 +11,14 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saei.config.run import RunConfig, dump
 from saei.engine import checkpoint
-from saei.runtime.files import write_whole
+from saei.runtime.files import read_jsonl, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.run_dir import RunDir
 from saei.studies.final.settings import FINAL, FinalSettings
@@ -26,6 +26,9 @@ from saei.studies.final.settings import FINAL, FinalSettings
 IDENTITY = "configuration.json"
 """Holds the hash of what was asked for, and the settings of the final evaluation; ``config.yaml`` holds what came of
 it, such as the revision of a data set."""
+
+STARTS = "starts.jsonl"
+"""Has a line for each process that was started for the run of a study: the commit of its code."""
 
 LOG = "log.txt"
 """What a run's processes print."""
@@ -128,6 +131,17 @@ def prepare(planned: PlannedRun) -> Path:
     write_whole(folder / IDENTITY, json.dumps({"sha256": planned.identity, **final}) + "\n")
     run.lock.release()
     return folder
+
+
+def note_start(folder: Path, made_with: Mapping[str, Any]) -> None:
+    """Note in a prepared run's folder which code does it, for whoever takes the run over."""
+    with (folder / STARTS).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(made_with) + "\n")
+
+
+def starts_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what was noted of each start of a run; empty if nobody did."""
+    return read_jsonl(folder / STARTS)
 
 
 def command(folder: Path, launcher: Sequence[str] = (sys.executable,)) -> list[str]:

@@ -12,19 +12,15 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 
 from saei.builtin import COUPLINGS, LockIn
 from saei.config.explain import MOST_LINES
-from saei.config.overrides import combine, command_line, merge, nested
-from saei.config.registry import load_plugin
-from saei.config.run import RunConfig, validate
+from saei.config.run import RunConfig
 from saei.config.sections import BUILTIN, BUILTIN_LOCK_IN, BUILTIN_MAZE
 from saei.config.strategy import Section
 from saei.config.yaml import read_yaml
-from saei.engine.combinations import check_combinations, idle_parts
-from saei.engine.setup import Strategies
-from saei.engine.update import check_update
 from saei.errors import ConfigError, nearest, shown
 from saei.runtime.files import slug
+from saei.studies.arms import check_budget, check_different, check_escape, resolved_arm
+from saei.studies.declarations import ESCAPE_SHARE, ESCAPE_TIME, Check, Contrast, EscapeRule, Measure
 from saei.studies.final.settings import FinalSettings
-from saei.studies.runs import configuration_hash
 
 MOST_CONTRASTS = 3
 """Primary contrasts of a study; each further one would widen the others' intervals."""
@@ -38,13 +34,6 @@ RECIPES = {"general": BUILTIN, "lock-in": BUILTIN_LOCK_IN, "maze": BUILTIN_MAZE}
 the recipe ``lock-in`` with another coupling."""
 
 Sentence = Annotated[str, Field(min_length=1)]
-
-QUICK: Mapping[str, Any] = {
-    "training": {"steps": 3, "prompts_per_step": 2},
-    "evaluation": {"every": 2, "examples": 4, "responses": 2, "probe_examples": 2, "probe_responses": 2},
-    "control": {"every": 1},
-}
-"""Laid over the settings of a study for ``--quick``."""
 
 
 class Bases(Section):
@@ -94,24 +83,6 @@ class Budget(Section):
     cpu_hours: PositiveFloat | None = None
 
 
-class Contrast(Section):
-    """A declared difference of two arms, taken base by base.
-
-    Attributes:
-        arm: The arm of which the other is subtracted.
-        against: The arm that is subtracted.
-        measure: A metric of the evaluation after the last step, such as ``eval/accuracy``.
-        smallest_effect: The smallest difference that would matter.
-        margin: Two arms count as equal if the whole interval of their difference lies within plus and minus this.
-    """
-
-    arm: str
-    against: str
-    measure: str = Field(pattern=r"^(eval|probe)/\S+$")
-    smallest_effect: PositiveFloat
-    margin: PositiveFloat
-
-
 class Study(Section):
     """A study, as its file declares it.
 
@@ -127,6 +98,10 @@ class Study(Section):
         seeds: Runs of each arm on each base.
         budget: What the arms may cost.
         contrasts: The primary contrasts, at most three; whatever else is compared is exploratory.
+        measures: Further measures, shown beside those of the contrasts and always exploratory.
+        checks: What an arm has to do to be what its name says. No contrast with one that fails is confirmatory.
+        escape: When a run counts as escaped, for outcomes with two humps. It gives ``escape/time``, the steps to the
+            escape or to the last step, and ``escape/share``.
         final: What is measured of each trained policy after the last step of its run; None for nothing.
         quick: What ``--quick`` sets in addition to few steps and examples.
         plugins: Python files or modules with strategies; a file's path starts at the study's folder.
@@ -142,6 +117,9 @@ class Study(Section):
     seeds: PositiveInt = 1
     budget: Budget
     contrasts: tuple[Contrast, ...] = Field(max_length=MOST_CONTRASTS)
+    measures: tuple[Measure, ...] = ()
+    checks: dict[str, tuple[Check, ...]] = Field(default_factory=dict)
+    escape: EscapeRule | None = None
     final: FinalSettings | None = None
     quick: dict[str, Any] = Field(default_factory=dict)
     plugins: tuple[str, ...] = ()
@@ -152,6 +130,29 @@ class Study(Section):
         if slug(name) != name:
             raise ValueError("A study's name is made of lower-case letters, digits, '.', '_' and '-'")
         return name
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _single_check(cls, checks: Any) -> Any:
+        """Take a single check of an arm without the list around it."""
+        if not isinstance(checks, Mapping):
+            return checks
+        return {arm: (check,) if isinstance(check, Mapping) else check for arm, check in checks.items()}
+
+    @property
+    def all_measures(self) -> tuple[str, ...]:
+        """The measures of the contrasts, the further ones, and those of an escape."""
+        declared = (*(contrast.measure for contrast in self.contrasts), *self.measures)
+        escape = (ESCAPE_TIME, ESCAPE_SHARE) if self.escape else ()
+        return tuple(dict.fromkeys((*declared, *escape))) or ("eval/accuracy",)
+
+    @model_validator(mode="after")
+    def _measures_are_taken(self) -> Self:
+        if self.escape is None and any(measure.startswith("escape/") for measure in self.all_measures):
+            raise ValueError("`escape/` measures need to know what an escape is. Give `escape` with a threshold")
+        if sum(contrast.headline for contrast in self.contrasts) > 1:
+            raise ValueError("A study gives one headline answer. Set `headline` of one contrast")
+        return self
 
     @model_validator(mode="after")
     def _arms_exist(self) -> Self:
@@ -168,18 +169,19 @@ class Study(Section):
                     )
             if contrast.arm == contrast.against:
                 raise ValueError(f"A contrast takes two arms, and this one has '{contrast.arm}' twice")
-        for arm in self.unequal:
-            if arm not in self.arms:
-                raise ValueError(f"`unequal` names declared arms. {nearest(arm, self.arms)}")
+        for field, arms in (("unequal", self.unequal), ("checks", self.checks)):
+            for arm in arms:
+                if arm not in self.arms:
+                    raise ValueError(f"`{field}` names declared arms. {nearest(arm, self.arms)}")
         return self
 
     @model_validator(mode="after")
     def _final_measures_are_taken(self) -> Self:
-        for contrast in self.contrasts:
-            if contrast.measure.startswith("final/") and self.final is None:
+        for measure in self.all_measures:
+            if measure.startswith("final/") and self.final is None:
                 raise ValueError(
-                    f"A contrast takes a measure that its runs take, and '{shown(contrast.measure)}' is one of the "
-                    "final evaluation. Add `final: {}`"
+                    f"A contrast takes a measure that its runs take, and '{shown(measure)}' is one of the final "
+                    "evaluation. Add `final: {}`"
                 )
         return self
 
@@ -234,10 +236,12 @@ def read(file: Path, *, quick: bool = False, assignments: Iterable[str] = ()) ->
             remedy="`saei study new NAME` writes a file that has all fields.",
         ) from error
     changes = tuple(assignments)
-    configs = {arm: _arm(study, arm, file, quick, changes) for arm in study.arms}
-    _check_different(configs, file)
+    configs = {arm: resolved_arm(study, arm, file, quick, changes) for arm in study.arms}
+    check_different(configs, file)
     if not quick:
-        _check_budget(study, configs, changed=bool(changes))
+        check_budget(study, configs, changed=bool(changes))
+    if study.escape is not None:
+        check_escape(study, configs)
     return StudyFile(study, file, hashlib.sha256(file.read_bytes()).hexdigest(), configs, quick, changes)
 
 
@@ -254,89 +258,3 @@ def _problem(item: Any) -> str:
         return "This field is required."
     message = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
     return f"{message}." if item["type"] == "value_error" else f"{message}. Got {shown(repr(item['input']))}."
-
-
-def training_responses(config: RunConfig) -> int:
-    """Return how many responses a run samples for training."""
-    return int(config.training.steps * config.training.prompts_per_step * config.sampler.build().plan().group_size)
-
-
-def _arm(study: Study, arm: str, file: Path, quick: bool, assignments: Iterable[str]) -> RunConfig:
-    """Return the configuration of an arm, checked as far as that needs no weights and no data.
-
-    Raises:
-        ConfigError: Naming the arm.
-    """
-    plugins = [str((file.parent / name).resolve()) if name.endswith(".py") else name for name in study.plugins]
-    layers: list[Mapping[str, Any]] = [study.settings, study.arms[arm]]
-    if quick:
-        layers += [QUICK, study.quick]
-    try:
-        for plugin in plugins:
-            load_plugin(plugin)
-        resolved: dict[str, Any] = {}
-        for layer in layers:
-            written = combine([nested(key, value) for key, value in layer.items()], where=str(file))
-            resolved = merge(RunConfig, resolved, written)
-        resolved = merge(RunConfig, resolved, command_line((), assignments))
-        if plugins:
-            resolved["plugins"] = plugins
-        config = validate(resolved)
-        strategies = Strategies(
-            task=config.task.build(),
-            template=config.template.build(),
-            reward=config.reward.build(),
-            sampler=config.sampler.build(),
-            objective=config.objective.build(),
-        )
-        check_update(strategies.objective)
-        check_combinations(config, strategies)
-    except ConfigError as error:
-        raise ConfigError(
-            f"Every arm of a study has to be a run: {error.rule}",
-            reason=" ".join(filter(None, (f"It is the arm '{shown(arm)}' of {file}.", error.reason))),
-            remedy=error.remedy,
-        ) from error
-    idle = idle_parts(config)
-    if idle:
-        raise ConfigError(
-            "Every part of an arm has to act, or the arm is not what its name says.",
-            reason=f"In the arm '{shown(arm)}' of {file}, {', '.join(idle)} cannot: a step has one update.",
-            remedy="Set training.updates_per_batch or training.ppo_epochs to 2 in every arm, or leave the part out.",
-        )
-    return config
-
-
-def _check_different(configs: Mapping[str, RunConfig], file: Path) -> None:
-    """Refuse two arms that are the same runs.
-
-    Raises:
-        ConfigError: Naming them.
-    """
-    arms: dict[str, str] = {}
-    for arm, config in configs.items():
-        twin = arms.setdefault(configuration_hash(config), arm)
-        if twin != arm:
-            raise ConfigError(
-                "The arms of a study have different configurations.",
-                reason=f"'{shown(twin)}' and '{shown(arm)}' of {file} have the same.",
-                remedy="Leave one out, or see whether a setting is misplaced or equals its default.",
-            )
-
-
-def _check_budget(study: Study, configs: Mapping[str, RunConfig], *, changed: bool) -> None:
-    """Refuse arms that sample another number of responses than the study's budget.
-
-    Raises:
-        ConfigError: Naming arm and number.
-    """
-    for arm, config in configs.items():
-        responses = training_responses(config)
-        if responses != study.budget.responses and arm not in study.unequal and not changed:
-            raise ConfigError(
-                "The arms of a study sample equal numbers of responses.",
-                reason=f"A run of '{shown(arm)}' samples {responses} for training; budget.responses is "
-                f"{study.budget.responses}.",
-                remedy="Change training.steps, training.prompts_per_step or the sampler, or give the arm's reason "
-                "under `unequal`.",
-            )

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 CONFIDENCE = 0.95
-"""Of all intervals."""
+"""Of all intervals, where nothing else is said."""
 
 POWER = 0.8
 """The probability with which a test finds a difference, where the least detectable difference is given."""
@@ -29,7 +29,7 @@ class Interval:
     high: float
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Return Student's t-interval of the mean of independent values; of paired ones, pass their differences.
 
     One value leaves the interval unbounded, none gives NaN throughout.
@@ -40,15 +40,15 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if len(values) == 1:
         return Interval(mean, -math.inf, math.inf)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, df=len(values) - 1)) * error
+    half = float(t.ppf((1 + confidence) / 2, df=len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half)
 
 
-def proportion_interval(successes: int, trials: int) -> Interval:
+def proportion_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the exact (Clopper-Pearson) interval of a share; no trial leaves it between 0 and 1."""
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
-    exact = binomtest(successes, trials).proportion_ci(confidence_level=CONFIDENCE, method="exact")
+    exact = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="exact")
     return Interval(successes / trials, float(exact.low), float(exact.high))
 
 
@@ -109,8 +109,8 @@ def mcnemar(better: int, worse: int, count: int) -> tuple[Interval, float]:
     return interval, float(binomtest(better, changed).pvalue) if changed else 1.0
 
 
-def constant_difference(difference: float, count: int) -> tuple[Interval, float]:
-    """Return the 95 % interval of a mean difference when all ``count`` observed differences are equal, and the p value.
+def constant_difference(difference: float, count: int, confidence: float = CONFIDENCE) -> tuple[Interval, float]:
+    """Return the interval of a mean difference when all ``count`` observed differences are equal, and the p value.
 
     Equal values have no spread, so there is no t-interval. But other examples may have another difference. After
     ``count`` equal ones, their share is at most the upper end of the exact (Clopper-Pearson) interval of 0 in
@@ -119,12 +119,13 @@ def constant_difference(difference: float, count: int) -> tuple[Interval, float]
     Args:
         difference: What each observed difference is, between -1 and 1.
         count: How many there are.
+        confidence: Of the interval.
 
     Returns:
         The interval; and p, the level at which it reaches 0: ``2 (1 + |difference|) ** -count``. For a difference of 1
         or -1 this is the p value of McNemar's test. Source: original.
     """
-    unlike = proportion_interval(0, count).high
+    unlike = proportion_interval(0, count, confidence).high
     interval = Interval(difference, difference - unlike * (difference + 1), difference + unlike * (1 - difference))
     return interval, min(1.0, 2 * (1 + abs(difference)) ** -count)
 

@@ -89,6 +89,8 @@ class ContrastResult:
         means: Of ``against`` and of ``arm``, over ``bases``.
         interval: The mean difference and its 95 % interval, not adjusted for the number of contrasts. Student's t;
             that of ``constant_difference`` if all differences are equal.
+        joint: The interval at the level of Holm's first step: those of all primary contrasts of the study hold at once
+            with 95 %. For an exploratory contrast, as if it were one of them.
         t_p: The p value that belongs to the interval.
         p: Of the sign-flip test, which decides.
         test: ``exact sign flips`` or how many were drawn.
@@ -100,7 +102,8 @@ class ContrastResult:
     Example:
         ``ContrastResult("saei", "random-direction", "eval/pass@16", smallest_effect=0.05, margin=0.03, bases=("b1",
         "b2", "b3"), unpaired=(), differences=(0.02, 0.05, -0.01), means=(0.61, 0.63), interval=Interval(0.02, -0.0545,
-        0.0945), t_p=0.3675, p=0.5, test="exact sign flips", adjusted=0.5, headline=None, detectable=(0.0979, 0.0979))``
+        0.0945), joint=Interval(0.02, -0.0545, 0.0945), t_p=0.3675, p=0.5, test="exact sign flips", adjusted=0.5,
+        headline=None, detectable=(0.0979, 0.0979))``
     """
 
     arm: str
@@ -113,6 +116,7 @@ class ContrastResult:
     differences: tuple[float, ...]
     means: tuple[float, float]
     interval: Interval
+    joint: Interval
     t_p: float
     p: float
     test: str
@@ -124,13 +128,13 @@ class ContrastResult:
     def verdict(self) -> Verdict:
         """What the contrast decides.
 
-        ``equal within the margin`` if the whole interval lies within it, even where it excludes 0: the difference is
-        then smaller than what counts. ``differs`` if the interval excludes 0 and the adjusted p values are below .05.
-        An interval that reaches outside of the margin and is not significant decides nothing: ``undecided``.
+        ``equal within the margin`` if the whole joint interval lies within it, even where it excludes 0: the difference
+        is then smaller than what counts. ``differs`` if the interval excludes 0 and the adjusted p values are below
+        .05. An interval that reaches outside of the margin and is not significant decides nothing: ``undecided``.
         """
         if self.adjusted is None:
             return "exploratory"
-        if -self.margin <= self.interval.low and self.interval.high <= self.margin:
+        if -self.margin <= self.joint.low and self.joint.high <= self.margin:
             return "equal within the margin"
         p = max(self.adjusted, self.headline or 0.0)
         excludes_zero = self.interval.low > 0 or self.interval.high < 0
@@ -173,10 +177,16 @@ def compare(
     return declared + results[len(primary) :]
 
 
-def headlines(results: Sequence[ContrastResult]) -> list[ContrastResult]:
-    """Return the contrasts that are the headline answers, with p values adjusted over all of them."""
-    adjusted = holm([result.p for result in results])
-    return [replace(result, headline=p) for result, p in zip(results, adjusted, strict=True)]
+def headlines(results: Sequence[ContrastResult], missing: int = 0) -> list[ContrastResult]:
+    """Return the contrasts that are the headline answers, with p values adjusted over all of them.
+
+    Args:
+        results: Those that are known.
+        missing: Headline answers that are declared and have no result yet. They count as hypotheses, so that a p value
+            can only fall as they come in.
+    """
+    adjusted = holm([result.p for result in results] + [1.0] * missing)
+    return [replace(result, headline=p) for result, p in zip(results, adjusted, strict=False)]
 
 
 def by_base(table: Mapping[RunKey, Mapping[str, float]], arm: str, measure: str) -> dict[str, float]:
@@ -222,7 +232,9 @@ def _result(
     differences = [after[base] - before[base] for base in bases]
     if any(abs(difference) > largest + ROUNDING for difference in differences):
         raise ValueError(f"A difference in {contrast.measure} is at most {largest}: {differences}.")
-    interval, t_p = _interval(differences, largest)
+    hypotheses = max(1, hypotheses)
+    interval, t_p = _interval(differences, largest, CONFIDENCE)
+    joint, _ = _interval(differences, largest, 1 - (1 - CONFIDENCE) / hypotheses)
     p, test = sign_flip_test(differences)
     sd = statistics.stdev(differences) if len(differences) > 1 else 0.0
     sd = sd if sd > ROUNDING else math.inf  # no spread was seen, so nothing is known about what could be found
@@ -237,6 +249,7 @@ def _result(
         differences=tuple(differences),
         means=(mean([before[base] for base in bases]), mean([after[base] for base in bases])),
         interval=interval,
+        joint=joint,
         t_p=t_p,
         p=p,
         test=test,
@@ -244,18 +257,18 @@ def _result(
         headline=None,
         detectable=(
             detectable_effect(sd, len(bases)),
-            detectable_effect(sd, len(bases), hypotheses=max(1, hypotheses)),
+            detectable_effect(sd, len(bases), hypotheses=hypotheses),
         ),
     )
 
 
-def _interval(differences: Sequence[float], largest: float) -> tuple[Interval, float]:
-    """Return the 95 % interval of the mean difference, and the p value that belongs to it."""
-    interval = mean_interval(differences)
+def _interval(differences: Sequence[float], largest: float, confidence: float) -> tuple[Interval, float]:
+    """Return an interval of the mean difference, and the p value of its test."""
+    interval = mean_interval(differences, confidence)
     if len(differences) < 2 or interval.high - interval.low >= ROUNDING:
-        return interval, t_test_p(interval, len(differences))
+        return interval, t_test_p(mean_interval(differences), len(differences))
     # Equal differences have no spread: other bases may still differ, as far as the measure's range allows.
     if math.isinf(largest):
         return Interval(interval.mean, -math.inf, math.inf), 1.0
-    share, p = constant_difference(max(-1.0, min(1.0, interval.mean / largest)), len(differences))
+    share, p = constant_difference(max(-1.0, min(1.0, interval.mean / largest)), len(differences), confidence)
     return Interval(interval.mean, share.low * largest, share.high * largest), p
