@@ -17,11 +17,12 @@ from saei.cli import main as cli
 from saei.errors import ConfigError
 from saei.evaluation.statistics.intervals import Interval, holm
 from saei.studies.execution import Execution, StudyPlaces
+from saei.studies.final.settings import FINAL
 from saei.studies.headlines import headline_answers
 from saei.studies.outcome import Outcome, outcome_of
 from saei.studies.page import headline_table, page
 from saei.studies.plan import StudyRun
-from saei.studies.record import FINAL, MOST_BYTES, folder_of, record, recorded_final, recorded_metrics, thinned
+from saei.studies.record import MOST_BYTES, folder_of, record, recorded_final, recorded_metrics, thinned
 from saei.studies.sentences import checked, decided, escaped, missing, number, verdict
 from saei.studies.statistics.contrasts import compare
 from saei.studies.study import read
@@ -200,12 +201,12 @@ def evaluated(execution: Execution, values: Mapping[str, Sequence[float]], measu
 
 
 def test_the_final_evaluation_is_measured_and_all_of_it_is_shown(tmp_path: Path) -> None:
-    execution = study(tmp_path, contrasts=[contrast("SaEI", measure="final/pass@16")])
+    execution = study(tmp_path, contrasts=[contrast("SaEI", measure="final/pass@16")], final={})
     recorded(execution, ending({arm: [0.1] * 6 for arm in ARMS}))
     evaluated(execution, VALUES, "final/pass@16")
     outcome = outcome_of(execution, reasons=())
     assert outcome.decisions[0].result.differences == pytest.approx(np.subtract(VALUES["SaEI"], VALUES["GRPO"]))
-    other = outcome_of(study(tmp_path, contrasts=[contrast("SaEI")]), reasons=())
+    other = outcome_of(study(tmp_path, final={}), reasons=())
     assert other.measures == ("eval/accuracy", "final/pass@16")
     assert other.means["SaEI"] == pytest.approx([0.1, np.mean(VALUES["SaEI"])])
     assert {each.measure for each in other.exploratory} == {"eval/accuracy"}  # it is shown, and not compared
@@ -432,6 +433,7 @@ def test_the_page_is_written_beside_what_is_kept(tmp_path: Path, command: Callab
         ({"contrasts": [contrast("SaEI", measure="escape/pace")], "escape": ESCAPE}, "measure"),
         ({"measures": ["escape/share"]}, "Give `escape` with a threshold"),
         ({"measures": ["accuracy"]}, "measures"),
+        ({"measures": ["final/pass@16"]}, "Add `final: {}`"),
         ({"escape": {"metric": "train/accuracy", "threshold": 0.7}}, "escape.metric"),
         ({"checks": {"SAEI": {"metric": "train/rose", "at_least": 0.8}}}, "`checks` names declared arms"),
         ({"checks": {"SaEI": {"metric": "train/rose"}}}, "A check has a bound"),

@@ -25,7 +25,8 @@ def test_the_pages_are_up_to_date(script: Any) -> None:
     written = {name: (FOLDER / f"{name}.md").read_text(encoding="utf-8") for name in shipped()}
     assert script.pages(outcomes) == written, "Run `python scripts/studies_pages.py`."
     index = (FOLDER / "index.md").read_text(encoding="utf-8")
-    assert index.count("<!-- headlines -->") == index.count("<!-- end -->") == 1
+    for name in ("studies", "headlines"):
+        assert index.count(f"<!-- {name} -->") == index.count(f"<!-- end of {name} -->") == 1
     assert script.index(index, outcomes) == index, "Run `python scripts/studies_pages.py`."
 
 

@@ -47,6 +47,7 @@ def page(execution: Execution, outcome: Outcome) -> str:
         f"This page is written by `saei study page {command}`. [Studies](index.md) says what the words mean.",
         "## Settings",
         _yaml(study.settings),
+        *_evaluation(study),
         *_arms(study, outcome),
         *_bases(execution, outcome),
         *_contrasts(study, outcome),
@@ -84,6 +85,21 @@ def _verdict(outcome: Outcome) -> str:
     return " ".join(f"{each.result.arm} - {each.result.against}: {verdict(each)}" for each in outcome.decisions) or (
         "The study declares no contrast."
     )
+
+
+def _evaluation(study: Study) -> list[str]:
+    """Return what is measured beside the evaluations of training."""
+    sentences = []
+    if study.final is not None:
+        under_attack = f", and under {', '.join(study.final.under_attack)}" if study.final.under_attack else ""
+        sentences.append(
+            f"After its last step each run is evaluated on {study.final.examples} further problems with "
+            f"{study.final.responses} responses to each{under_attack}."
+        )
+    if study.escape is not None:
+        rule = study.escape
+        sentences.append(f"A run escapes at its first evaluation with `{rule.metric}` of {rule.threshold:g} or more.")
+    return [" ".join(sentences)] if sentences else []
 
 
 def _arms(study: Study, outcome: Outcome) -> list[str]:
