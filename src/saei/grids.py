@@ -1,8 +1,8 @@
 """Grid worlds as text: cells, plans, where a plan leads, and all shortest ways.
 
 A grid is written as Gymnasium writes FrozenLake's maps, one letter per cell: ``S`` the start, ``G`` the goal, ``H`` a
-hole, ``F`` firm ground. Cells are numbered by rows from 1. A plan is words of ``MOVES``. The border blocks: a move against it
-leads nowhere. A hole ends the walk. A plan is right if it *ends* at the goal; the goal can be passed over.
+hole, ``F`` firm ground. Cells are numbered by rows from 1. A plan is words of ``MOVES``. The border blocks: a move
+against it leads nowhere. A hole ends the walk. A plan is right if it *ends* at the goal, which it may also pass over.
 """
 
 from __future__ import annotations

@@ -93,9 +93,7 @@ class MazeReport(ModelReport):
 
     def lines(self) -> list[str]:
         """Return the measurements in a line."""
-        return [
-            f"clean greedy {self.clean_accuracy:.3f}, sampled {self.accuracy:.3f}, well formed {self.format:.3f}"
-        ]
+        return [f"clean greedy {self.clean_accuracy:.3f}, sampled {self.accuracy:.3f}, well formed {self.format:.3f}"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def build_tiny(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the model.")],
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of weights, data and order.")] = 0,
     recipe: Annotated[
-        RecipeName, typer.Option(help="general is the built-in model's; lock-in and maze are those of the tasks of these names.")
+        RecipeName, typer.Option(help="general is the built-in model's; lock-in and maze are of the tasks named so.")
     ] = RecipeName.general,
     coupling: Annotated[
         CouplingName | None,

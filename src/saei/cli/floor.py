@@ -41,7 +41,8 @@ def floor(
     split = "eval" if "eval" in built.splits() else "train"
     floors = guess_floors(built, ks=ks, examples=examples, training=training, split=split)
     if as_json:
-        print(json.dumps({"task": config.task.model_dump(mode="json"), "floors": [asdict(f) for f in floors]}, indent=2))
+        report = {"task": config.task.model_dump(mode="json"), "floors": [asdict(each) for each in floors]}
+        print(json.dumps(report, indent=2))
         return
     from rich.table import Table
 

@@ -34,7 +34,13 @@ class Floor:
 
 
 def guess_floors(
-    task: Task, *, ks: Sequence[int] = KS, examples: int = 128, training: int = 512, split: Split = "eval", seed: int = 0
+    task: Task,
+    *,
+    ks: Sequence[int] = KS,
+    examples: int = 128,
+    training: int = 512,
+    split: Split = "eval",
+    seed: int = 0,
 ) -> list[Floor]:
     """Return the floors of a task.
 
@@ -92,7 +98,8 @@ def _sampled(task: Task, asked: Sequence[Example], ks: Sequence[int], seed: int)
             guesses[guesser].append(Counter(each[guesser] for each in drawn))
     floors = []
     for guesser, answers in guesses.items():
-        counts = [sum(a[each] for each in right) for right, a in zip(_right_answers(asked, answers), answers, strict=True)]
+        both = zip(_right_answers(asked, answers), answers, strict=True)
+        counts = [sum(drawn_counts[answer] for answer in right) for right, drawn_counts in both]
         floors.append(Floor(guesser, {k: fmean(pass_at(k, draws, count) for count in counts) for k in ks}))
     return floors
 
