@@ -15,6 +15,7 @@ from saei.data.base import Task
 from saei.evaluation.answers import AnswerSet
 from saei.evaluation.metrics import mean
 from saei.evaluation.statistics.pass_at import pass_at
+from saei.grids import MOVES
 from saei.studies.statistics.coverage import gained_and_lost, rarefied
 from saei.studies.statistics.votes import calibration_error, confidence, majority_at
 
@@ -73,7 +74,8 @@ def content_ids(tokenizer: Any) -> frozenset[int] | None:
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     if " 99" not in vocabulary:  # a space stands for itself in no other tokenizer's tokens
         return None
-    return frozenset(vocabulary[word] for word in content_words() if word in vocabulary)
+    moves = (f"{space}{move}" for move in MOVES for space in ("", " "))
+    return frozenset(vocabulary[word] for word in (*content_words(), *moves) if word in vocabulary)
 
 
 def problem_result(answers: AnswerSet, task: Task, content: Collection[int] | None) -> ProblemResult:
