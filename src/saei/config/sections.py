@@ -65,9 +65,9 @@ class ModelConfig(Section):
     """Which policy is trained.
 
     Attributes:
-        path: ``builtin``, ``builtin:lock-in`` and ``builtin:maze`` (the bases of the tasks of these names), or the local
-            folder or hub id of a Hugging Face image-text-to-text model or of a peft adapter to one. With ``lora`` set, training continues
-            on the adapter; otherwise it is merged into the weights.
+        path: ``builtin``, ``builtin:lock-in`` and ``builtin:maze`` (the bases of the tasks of these names), or the
+            local folder or hub id of a Hugging Face image-text-to-text model or of a peft adapter to one. With ``lora``
+            set, training continues on the adapter; otherwise it is merged into the weights.
         revision: Hub revision; pinned revisions are recorded with the run.
         dtype: Type of the weights; ``auto`` takes the checkpoint's.
         device: ``auto`` takes an accelerator if there is one.
