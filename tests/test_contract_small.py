@@ -185,6 +185,21 @@ def test_breaches_of_what_a_task_knows_of_its_questions_are_caught(method: str, 
         check_task(broken(Bars, method, value))
 
 
+@pytest.mark.parametrize(
+    ("method", "value", "rule"),
+    [
+        ("best_solutions", lambda self, example: (example.answer, example.answer), "differ from each other"),
+        ("best_solutions", lambda self, example: ("another",), "gold answer gives one of the best"),
+        ("solution", lambda self, example, answer: None, "gold answer gives one of the best"),
+        ("guesses", lambda self, example, rng: {"counter": str(next(ANSWERS))}, "same source gives the same guesses"),
+        ("guesses", lambda self, example, rng: {str(rng.random()): "1"}, "every draw has the same guessers"),
+    ],
+)
+def test_breaches_of_what_a_task_knows_of_solutions_are_caught(method: str, value: Any, rule: str) -> None:
+    with pytest.raises(AssertionError, match=rule):
+        check_task(broken(Bars, method, value))
+
+
 def test_breaches_of_tasks_are_caught() -> None:
     def drifting(self: Any, index: int, split: Any = "train") -> Any:
         self.calls = getattr(self, "calls", 0) + 1

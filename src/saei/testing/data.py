@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from saei.config.strategy import Strategy, StrategyConfig
 from saei.data.base import Split, Task, Template
 from saei.data.markers import MARKER
@@ -28,7 +30,8 @@ HOSTILE = (
 def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
     """Check a task: examples are a pure function of (config, split, index), with unique ids and answers.
 
-    Where the task has an oracle, it answers the example's question and its other wordings as the example does.
+    Where the task has an oracle, it answers the example's question and its other wordings as the example does. The
+    gold answer gives one of the best solutions.
 
     Args:
         subject: A task or its config.
@@ -56,6 +59,7 @@ def check_task(subject: Strategy | StrategyConfig, *, count: int = 8) -> None:
             require(filled, name, "question and answer are not empty")
             for example in examples:
                 _check_text(task, again, example, name)
+                _check_solutions(task, again, example, name)
 
 
 def _check_text(task: Task, again: Task, example: Example, name: str) -> None:
@@ -81,6 +85,18 @@ def _check_text(task: Task, again: Task, example: Example, name: str) -> None:
         except Exception as error:
             raise AssertionError(f"{name}: an oracle never raises, not for {text[:30]!r}: {error!r}") from error
         require(answers[0] == answers[1] != "", name, "the same question has the same answer, not an empty one")
+
+
+def _check_solutions(task: Task, again: Task, example: Example, name: str) -> None:
+    """Require that the gold answer is as good as any, and that guesses are functions of their source."""
+    best = task.best_solutions(example)
+    require(len(set(best)) == len(best), name, "the best solutions differ from each other")
+    gold = task.solution(example, example.answer)
+    require(gold in best, name, "the gold answer gives one of the best solutions")
+    guesses = [each.guesses(example, np.random.default_rng(0)) for each in (task, again)]
+    require(guesses[0] == guesses[1], name, "the same source gives the same guesses")
+    named = set(task.guesses(example, np.random.default_rng(1))) == set(guesses[0])
+    require(named, name, "every draw has the same guessers")
 
 
 def check_template(subject: Strategy | StrategyConfig) -> None:
