@@ -630,7 +630,7 @@ def test_records_of_a_frozen_study_stay_its_own_when_configurations_get_another_
     labels = ["base 1", "base 2"]
     elsewhere = StudyPlaces(tmp_path / "elsewhere", tmp_path / "kept")
     monkeypatch.setattr("saei.studies.plan.MODEL_RECIPES", {"lock-in": lambda: LockIn("crisp")})
-    monkeypatch.setattr("saei.studies.plan.configuration_hash", lambda config: "0" * 64)
+    monkeypatch.setattr("saei.studies.plan.configuration_hash", lambda config, final: "0" * 64)
     moved_on = Execution(read(file), elsewhere)
     assert [base.label for base in moved_on.bases()] == labels
     assert moved_on.left() == []

@@ -87,7 +87,7 @@ class Execution:
         runs = plan_runs(self.read, self.places.root, self.origin, self.bases())
         if not self._as_frozen:
             return runs
-        finished = {
+        finished: dict[tuple[object, ...], str] = {
             (line["arm"], lineage(line["base"]), line["repeat"], line["seed"]): line["run"]
             for line in self.ledger.lines()
             if line["event"] == FINISHED

@@ -50,13 +50,15 @@ class RecordedRun:
         """Return a measure after the last step, None where it was not taken or is not finite.
 
         Args:
-            measure: See ``Contrast.measure``.
+            measure: See ``Contrast.measure``; of ``train/…`` it is the mean over steps.
             horizon: Steps that all arms have, for escapes.
         """
         if measure == ESCAPE_TIME:
             return self.escape.restricted_time(horizon) if self.escape else None
         if measure == ESCAPE_SHARE:
             return float(self.escape.within(horizon).escaped) if self.escape else None
+        if measure.startswith("train/"):
+            return self.mean_over_steps(measure)
         values = [self.final.get(measure)] if measure.startswith("final/") else [
             line[measure] for line in self.lines if measure in line
         ]  # fmt: skip
@@ -66,7 +68,8 @@ class RecordedRun:
     def mean_over_steps(self, metric: str) -> float | None:
         """Return the mean of a metric over the steps that have it, None if none has."""
         values = [line[metric] for line in self.lines if isinstance(line.get(metric), int | float)]
-        return fmean(values) if values else None
+        finite = [value for value in values if math.isfinite(value)]
+        return fmean(finite) if finite else None
 
     def curve(self) -> AccuracyCurve | None:
         """Return the entropy over accuracy of its evaluations, None if it has none."""
@@ -85,10 +88,16 @@ def read_recorded(runs: Sequence[StudyRun], keep: Path, rule: EscapeRule | None)
     recorded = []
     for run in runs:
         lines = recorded_metrics(run, keep)
-        points = [(line["step"], line[rule.metric]) for line in lines if rule.metric in line] if rule else []
-        escape = first_escape(*zip(*points, strict=True), rule.threshold) if rule and points else None
+        escape = _escape(lines, rule) if rule else None
         recorded.append(RecordedRun(run, lines, recorded_final(run, keep), escape))
     return recorded
+
+
+def _escape(lines: Sequence[Mapping[str, Any]], rule: EscapeRule) -> Escape | None:
+    """Return when a run escaped, None if no evaluation has the metric."""
+    evaluations = [line for line in lines if line.get(rule.metric) is not None]
+    steps, values = [line["step"] for line in evaluations], [line[rule.metric] for line in evaluations]
+    return first_escape(steps, values, rule.threshold) if evaluations else None
 
 
 def measure_table(
