@@ -10,7 +10,7 @@ from saei.config.strategy import Section
 
 ESCAPE_TIME, ESCAPE_SHARE = "escape/time", "escape/share"
 
-Measure = Annotated[str, Field(pattern=rf"^((eval|probe|final)/\S+|{ESCAPE_TIME}|{ESCAPE_SHARE})$")]
+Measure = Annotated[str, Field(pattern=rf"^((eval|probe|final|train)/\S+|{ESCAPE_TIME}|{ESCAPE_SHARE})$")]
 """What is measured of a whole run."""
 
 ShownMeasure = Annotated[str, Field(pattern=rf"^((eval|probe|final|train)/\S+|{ESCAPE_TIME}|{ESCAPE_SHARE})$")]
@@ -25,7 +25,8 @@ class Contrast(Section):
         arm: The arm of which the other is subtracted.
         against: The arm that is subtracted.
         measure: ``eval/…`` or ``probe/…``, a metric of the evaluation after the last step; ``final/…``, one of the
-            final evaluation; ``escape/time`` in steps, or ``escape/share``.
+            final evaluation; ``train/…``, the mean of one over the steps that have it; ``escape/time`` in steps, or
+            ``escape/share``.
         smallest_effect: The smallest difference that would matter.
         margin: Two arms count as equal if the whole interval of their difference lies within plus and minus this.
         headline: Whether it is the study's answer to one of the questions of ``docs/studies/index.md``, whose p values

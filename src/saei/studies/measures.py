@@ -21,7 +21,9 @@ ACCURACY, ENTROPY = "eval/accuracy", "probe/entropy"
 MATCHED_ENTROPY = "matched/entropy"
 """``probe/entropy`` at equal ``eval/accuracy``, the first arm's run on the same base and seed subtracted."""
 
-SHARES = ("accuracy", "truncated", "pass@", "maj@", "gained", "lost", "all_right", "all_wrong", "zero_variance")
+SHARES = (
+    "accuracy", "truncated", "pass@", "maj@", "gained", "lost", "all_right", "all_wrong", "zero_variance", "rescues",
+)  # fmt: skip
 """How the names of measures begin, behind the last slash, that lie between 0 and 1."""
 
 
@@ -47,7 +49,7 @@ class RecordedRun:
         return RunKey(self.run.arm, self.run.base.label, self.run.repeat)
 
     def value(self, measure: str, horizon: float) -> float | None:
-        """Return a measure after the last step, None where it was not taken or is not finite.
+        """Return a measure after the last step, of training the mean over steps; None where it was not taken.
 
         Args:
             measure: See ``Contrast.measure``; of ``train/…`` it is the mean over steps.
