@@ -1,12 +1,18 @@
-"""Pages: a run, an evaluation or two of either as one HTML file that opens from disk and loads nothing."""
+"""Pages: a run, an evaluation, two of either, or a study as one HTML file that opens from disk and loads nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saei.errors import ConfigError
 from saei.runtime.files import disk_errors, write_whole
+
+if TYPE_CHECKING:
+    from saei.studies.execution import Execution
+
+VIEW = "view.html"
 
 
 def write_page(folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -28,8 +34,28 @@ def write_page(folders: Sequence[Path], output: Path | None = None) -> Path:
         )
     page = _page(paths)
     if output is None:
-        name = "view.html" if len(paths) == 1 else f"view-with-{paths[1].resolve().name}.html"
+        name = VIEW if len(paths) == 1 else f"view-with-{paths[1].resolve().name}.html"
         output = paths[0] / name
+    return _written(page, output)
+
+
+def write_study_page(execution: Execution, output: Path | None = None) -> Path:
+    """Write the page of a study, and return its file.
+
+    Args:
+        execution: The study.
+        output: The file; None for ``view.html`` where the study is kept.
+
+    Raises:
+        SaeiError: If the file cannot be written.
+    """
+    from saei.report.page.study import study_page
+
+    output = output or execution.places.keep / VIEW
+    return _written(study_page(execution, output), output)
+
+
+def _written(page: str, output: Path) -> Path:
     with disk_errors("A page is written into one file.", output, "Give another place with -o FILE."):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, page)
@@ -45,7 +71,7 @@ def _page(paths: Sequence[Path]) -> str:
             raise ConfigError(
                 "A page shows a folder that exists.",
                 reason=f"There is no folder {path}.",
-                remedy="`saei runs` lists the runs in your output folder.",
+                remedy="`saei runs` lists the runs in your output folder, `saei study list` the studies.",
             )
     runs = [is_run(path) for path in paths]
     if all(runs) and len(paths) == 1:
