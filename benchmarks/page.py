@@ -22,7 +22,8 @@ from PIL import Image
 
 from saei.config.run import validate
 from saei.runtime.run_dir import RunDir
-from saei.runtime.samples import AttackedTokens, GroupSample, ResponseSample, ViewSample, sample_files
+from saei.runtime.sample_files import sample_files
+from saei.runtime.samples import AttackedTokens, GroupSample, ResponseSample, ViewSample
 from saei.types import Distance
 
 STEPS, EVALUATIONS = 1000, 12

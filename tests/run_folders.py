@@ -13,7 +13,8 @@ from PIL import Image
 from saei.config.run import RunConfig, validate
 from saei.evaluation.store import EvaluationDir
 from saei.runtime.run_dir import RunDir
-from saei.runtime.samples import AttackedTokens, GroupSample, ResponseSample, ViewSample, write_samples
+from saei.runtime.sample_files import write_samples
+from saei.runtime.samples import AttackedTokens, GroupSample, ResponseSample, ViewSample
 from saei.types import Distance
 
 HOSTILE = (

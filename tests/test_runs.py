@@ -20,7 +20,9 @@ from saei.config.run import validate
 from saei.config.yaml import read_yaml, write_yaml
 from saei.console import screen
 from saei.report.run_disk import costs, delete
-from saei.report.run_list import RunSummary, differing, find_runs, matching, ordered, summarise
+from saei.report.run_filter import matching, ordered
+from saei.report.run_list import RunSummary, find_runs, summarise
+from saei.report.run_settings import differing
 from saei.runtime.files import lines_from_end
 from saei.runtime.lock import FolderLock, is_written
 from saei.runtime.run_dir import RunDir

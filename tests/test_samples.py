@@ -26,7 +26,8 @@ from saei.policy.load.weights import Parts
 from saei.policy.statistics.needs import Need
 from saei.report.run_tables import read_run
 from saei.runtime.run_dir import RunDir
-from saei.runtime.samples import GroupSample, ResponseSample, ViewSample, read_samples_of, sample_file, write_samples
+from saei.runtime.sample_files import read_samples_of, sample_file, write_samples
+from saei.runtime.samples import GroupSample, ResponseSample, ViewSample
 from saei.types import Distance, Grade, Group, Response, ScoredGroup
 
 

@@ -29,7 +29,7 @@ from saei.report.page.pictures import Album
 from saei.report.page.tokens import TokenPainter
 from saei.runtime.pictures import directions
 from saei.runtime.run_dir import RunDir
-from saei.runtime.samples import sample_file, write_samples
+from saei.runtime.sample_files import sample_file, write_samples
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 ALLOWED = {
@@ -460,8 +460,9 @@ def test_first_and_last_values_are_of_steps_at_which_a_number_was_taken() -> Non
 def test_what_is_compared_is_drawn_of_the_same_steps(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from saei.report.page.curves import Panel, draw_panel
+    from saei.report.page.curves import draw_panel
     from saei.report.page.folder import read_folder
+    from saei.report.page.panels import Panel
 
     lines = [{"step": 1, "before": 1.0}, {"step": 2, "before": 2.0, "after": 3.0}, {"step": 3, "before": 4.0}]
     folder = replace(read_folder(run_folder(tmp_path / "run")), lines=tuple(lines))

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 from torch.nn.functional import conv1d, interpolate, pad
 
-from saei.config.strategy import Frac, Strategy, StrategyConfig
+from saei.config.strategy import Frac, Section, Strategy, StrategyConfig
 from saei.errors import nearest, shown
 from saei.need import Need
 from saei.runtime.seeds import derive
@@ -72,6 +72,23 @@ class Blank(PictureChange):
         return torch.full_like(canvas_CHW, self.config.grey / 255)
 
 
+class PatchFields(Section):
+    """Fields of whatever looks at a picture with black patches.
+
+    Attributes:
+        patch: Side of a patch in pixels of the canvas; those at the right and lower edges may be smaller.
+        probability: That a patch turns black.
+    """
+
+    patch: int = Field(default=14, ge=1, le=4096)
+    probability: Frac = Field(default=Fraction(1, 2), gt=0, le=1)
+
+    @property
+    def patches(self) -> StrategyConfig:
+        """The view maker of these patches, for needs."""
+        return BlackPatches.Config(patch=self.patch, probability=self.probability)
+
+
 class BlackPatches(PictureChange):
     """Each square patch of a picture turns black with some probability.
 
@@ -80,17 +97,10 @@ class BlackPatches(PictureChange):
     for each view.
     """
 
-    class Config(StrategyConfig):
-        """Fields.
-
-        Attributes:
-            patch: Side of a patch in pixels of the canvas; those at the right and lower edges may be smaller.
-            probability: That a patch turns black.
-        """
+    class Config(PatchFields, StrategyConfig):
+        """The shared fields alone."""
 
         type: Literal["black-patches"] = "black-patches"
-        patch: int = Field(default=14, ge=1, le=4096)
-        probability: Frac = Field(default=Fraction(1, 2), gt=0, le=1)
 
     config: Config
 

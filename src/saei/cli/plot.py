@@ -110,8 +110,9 @@ def _methods(places: Sequence[Path], where: list[str], *, by_base: bool, by_seed
         ConfigError: If there is no run that was evaluated.
     """
     from saei.errors import ConfigError
+    from saei.report.run_filter import matching
     from saei.report.run_groups import group_runs
-    from saei.report.run_list import find_runs, matching, summarise
+    from saei.report.run_list import find_runs, summarise
 
     runs = matching([summarise(path, name) for path, name in find_runs(places)], where)
     for run in runs:

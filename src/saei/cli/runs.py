@@ -62,7 +62,8 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs: what each is, how far it got and what it reached; compare them, and tidy up."""
-    from saei.report.run_list import COLUMNS, find_runs, matching, ordered, summarise
+    from saei.report.run_filter import matching, ordered
+    from saei.report.run_list import COLUMNS, find_runs, summarise
 
     if delete is not None:
         _delete(places or [], delete, yes=yes, listing=compare or sizes or bool(where))
@@ -92,7 +93,8 @@ def runs(
 def _plain(run: RunSummary, *, compare: bool, sizes: bool, runs: Sequence[RunSummary]) -> dict[str, Any]:
     """Return a run for ``--json``."""
     from saei.report.run_disk import costs
-    from saei.report.run_list import COLUMNS, differing, setting
+    from saei.report.run_list import COLUMNS
+    from saei.report.run_settings import differing, setting
 
     row = {name: run.column(name) for name in COLUMNS} | {"steps": run.step, "of": run.steps, "path": str(run.path)}
     row["started"] = run.started.isoformat(timespec="seconds") if run.started else None
@@ -162,7 +164,7 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
     """Print the fields that differ; of fields and runs, the more numerous go down the page."""
     from rich.table import Table
 
-    from saei.report.run_list import differing, of_some_strategies, short
+    from saei.report.run_settings import differing, of_some_strategies, short
 
     paths = differing(runs)
     if not paths:
@@ -190,8 +192,8 @@ def _show_differences(runs: Sequence[RunSummary]) -> None:
 
 def _show_accuracy_difference(runs: Sequence[RunSummary]) -> None:
     """Print how far apart two runs ended, and whether that is paired by example."""
+    from saei.report.accuracy_difference import last_difference
     from saei.report.page.folder import read_folder
-    from saei.report.run_difference import last_difference
 
     difference = last_difference([read_folder(run.path) for run in runs])
     if difference is None:
@@ -209,7 +211,7 @@ def _show_accuracy_difference(runs: Sequence[RunSummary]) -> None:
 
 
 def _setting(run: RunSummary, path: str) -> str:
-    from saei.report.run_list import setting
+    from saei.report.run_settings import setting
 
     value = setting(run.config, path)
     return "" if value is None else shown(str(value), 40)

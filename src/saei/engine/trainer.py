@@ -2,6 +2,8 @@
 
 examples ─ sampler ─► groups ─ reward ─► scored groups ─ guards, advantage ─► train groups ─ loss ─► optimiser steps
                                                                     replay ─► those of earlier steps ─┘
+
+The file is long because it tells the whole run, stage by stage, on one page; what each does is in the files beside it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The intervention: from clean views and their responses to views on which the policy explores more.
 
-One class, the interface of the package: a good part of the file is what its methods promise.
+One class, the interface of the package. The file is long for what its methods promise, and because every one of them
+reads the same slots: what an attack, a measure or a control does is in the files beside it.
 """
 
 from __future__ import annotations

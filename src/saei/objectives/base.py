@@ -1,4 +1,8 @@
-"""The objective seam: from log-probabilities and advantages to a loss. Objectives never see a model."""
+"""The objective seam: from log-probabilities and advantages to a loss. Objectives never see a model.
+
+The file is long because an objective and its terms are given the same input and return the same kind of loss: whoever
+writes one of them reads all four classes, most of which is what they promise.
+"""
 
 from __future__ import annotations
 

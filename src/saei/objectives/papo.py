@@ -17,7 +17,7 @@ from saei.objectives.base import Aggregate, Loss, ObjectiveInput, Term
 from saei.objectives.kl import k3
 from saei.objectives.sampled_entropy import surprise
 from saei.objectives.view_weight import view_weight
-from saei.views import BlackPatches
+from saei.views import PatchFields
 
 
 class PAPO(Term):
@@ -47,7 +47,7 @@ class PAPO(Term):
     KL; without one it takes ``coefficient: 0.01, own_entropy: 0.03, masked_entropy: 0.03``.
     """
 
-    class Config(StrategyConfig):
+    class Config(PatchFields, StrategyConfig):
         """Fields of PAPO.
 
         Attributes:
@@ -57,8 +57,6 @@ class PAPO(Term):
             recompute: Whether the masked picture is looked at anew in each optimiser step, with gradient.
             own_entropy: Weight of the sampled entropy under the picture.
             masked_entropy: Weight of the one under the masked picture.
-            patch: Side of a patch in pixels of the canvas.
-            probability: That a patch turns black.
         """
 
         type: Literal["papo"] = "papo"
@@ -68,7 +66,6 @@ class PAPO(Term):
         recompute: bool = False
         own_entropy: float = Field(default=0.05, ge=0.0, le=1e6)
         masked_entropy: float = Field(default=0.05, ge=0.0, le=1e6)
-        patch: int = Field(default=14, ge=1, le=4096)
         probability: Frac = Field(default=Fraction(3, 5), gt=0, le=1)
 
     config: Config
@@ -76,17 +73,15 @@ class PAPO(Term):
     @cached_property
     def masked_logp(self) -> Need:
         """The log-probabilities under the masked picture."""
-        return Need("logp", self._masked, "current" if self.config.recompute else "old", grad=self.config.recompute)
+        return Need(
+            "logp", self.config.patches, "current" if self.config.recompute else "old", grad=self.config.recompute
+        )
 
     @cached_property
     def divergence(self) -> Need:
         """The full divergence."""
         recompute = self.config.recompute
-        return Need("kl", self._masked, "current" if recompute else "old", grad="both" if recompute else True)
-
-    @property
-    def _masked(self) -> StrategyConfig:
-        return BlackPatches.Config(patch=self.config.patch, probability=self.config.probability)
+        return Need("kl", self.config.patches, "current" if recompute else "old", grad="both" if recompute else True)
 
     @property
     def needs(self) -> frozenset[Need]:

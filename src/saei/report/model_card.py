@@ -13,7 +13,7 @@ from saei.config.run import RunConfig, dump
 from saei.config.yaml import write_yaml
 from saei.errors import printable
 from saei.report.compare import entropy_steered
-from saei.report.run_list import short
+from saei.report.run_settings import short
 
 PLACES = {"model.path": "MODEL", "task.path": "DATA"}
 """What stands for a path of this machine in the command."""

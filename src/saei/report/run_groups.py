@@ -15,7 +15,8 @@ from saei.errors import ConfigError
 from saei.evaluation.metrics import mean
 from saei.evaluation.statistics.intervals import Interval, mean_interval
 from saei.report.compare import BUDGET, COLOURS, Curve, read_curve
-from saei.report.run_list import RunSummary, differing, setting, short
+from saei.report.run_list import RunSummary
+from saei.report.run_settings import differing, setting, short
 from saei.runtime.files import replacing, write_whole
 
 ENTROPY, ACCURACY, ZERO_VARIANCE = "probe/entropy", "eval/accuracy", "probe/zero_variance"

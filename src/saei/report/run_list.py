@@ -5,12 +5,8 @@ Nothing here imports torch, and of a run's metrics only the last lines are read:
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import operator
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +16,7 @@ from saei.config.aliases import ALIASES
 from saei.config.flat import flat
 from saei.config.format import without_removed
 from saei.config.yaml import read_yaml
-from saei.errors import ConfigError, SaeiError, nearest, shown
+from saei.errors import ConfigError, SaeiError
 from saei.runtime.files import json_lines, lines_from_end
 from saei.runtime.lock import is_written
 
@@ -34,17 +30,6 @@ COLUMNS = (
 
 DEPTH = 3
 """Folders below the one that is searched, such as ``runs/demo/bars/saei``."""
-
-OF_NO_METHOD = ("output.root", "output.name")
-"""Fields that two runs differ in even if nothing else is different."""
-
-_CONDITION = re.compile(r"([^=<>!]+)(>=|<=|!=|=|>|<)(.*)", re.DOTALL)
-_COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
-    ">": operator.gt,
-    "<": operator.lt,
-    ">=": operator.ge,
-    "<=": operator.le,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,99 +192,3 @@ def _time(text: object) -> datetime | None:
         return datetime.fromisoformat(str(text)).astimezone()
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def matching(runs: Sequence[RunSummary], conditions: Sequence[str]) -> list[RunSummary]:
-    """Return the runs that meet all conditions.
-
-    Args:
-        runs: Any runs.
-        conditions: Such as ``state=finished``, ``task.type=b*``, ``attack.step!=2/255`` or ``accuracy>0.5``: a column
-            or a field, a sign, and a number or a pattern of text.
-
-    Raises:
-        ConfigError: If a condition has no sign, or none of the runs has such a field.
-    """
-    for condition in conditions:
-        parts = _CONDITION.fullmatch(condition)
-        if parts is None:
-            raise ConfigError(
-                "A condition is a field, a sign and a value.",
-                reason=f"Got '{shown(condition)}'.",
-                remedy="For example state=finished, attack.step=4/255 or 'accuracy>0.5'.",
-            )
-        path, sign, wanted = (part.strip() for part in parts.groups())
-        check_field(runs, path)
-        runs = [run for run in runs if _meets(run.value(path), sign, wanted)]
-    return list(runs)
-
-
-def _meets(value: Any, sign: str, wanted: str) -> bool:
-    if sign in ("=", "!="):
-        # As it is written in files: `true`, not Python's `True`.
-        text = "null" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
-        return fnmatch.fnmatchcase(text, wanted) == (sign == "=")
-    if isinstance(value, datetime):
-        return _COMPARED[sign](value.isoformat(), wanted)
-    try:
-        return value is not None and _COMPARED[sign](float(value), float(wanted))
-    except ValueError:
-        return False
-
-
-def check_field(runs: Sequence[RunSummary], path: str) -> None:
-    """Refuse a field that is no column and that no run has.
-
-    Raises:
-        ConfigError: With the nearest name.
-    """
-    if path in COLUMNS or not runs or any(run.value(path) is not None for run in runs):
-        return
-    known = {*COLUMNS, *(name for run in runs for name in run.config)}
-    raise ConfigError(f"None of the runs has a field '{shown(path)}'.", remedy=nearest(path, known))
-
-
-def ordered(runs: Sequence[RunSummary], path: str, *, reverse: bool = False) -> list[RunSummary]:
-    """Return the runs in the order of a column or a field; those without it come last."""
-    check_field(runs, path)
-    having = [run for run in runs if run.value(path) is not None]
-    numeric = all(isinstance(run.value(path), int | float) for run in having)
-
-    def key(run: RunSummary) -> tuple[Any, str]:
-        value = run.value(path)
-        return (value if numeric or isinstance(value, datetime) else str(value), run.name)
-
-    return sorted(having, key=key, reverse=reverse) + [run for run in runs if run.value(path) is None]
-
-
-def differing(runs: Sequence[RunSummary]) -> list[str]:
-    """Return the fields in which configurations differ, by dotted path; where a run writes does not count.
-
-    A field that only some of the runs have, because their strategies are others, counts if it differs among those.
-    """
-    readable = [run.config for run in runs if run.config]
-    paths = dict.fromkeys(path for config in readable for path in config if path not in OF_NO_METHOD)
-    values = {path: {json.dumps(setting(config, path)) for config in readable} - {"null"} for path in paths}
-    return [path for path, different in values.items() if len(different) > 1]
-
-
-def of_some_strategies(runs: Sequence[RunSummary]) -> int:
-    """Return how many fields ``differing`` leaves out, because they belong to strategies that only some runs have."""
-    of_all = set[str].intersection(*(set(run.config) for run in runs))
-    of_some = {path for run in runs for path in run.config} - of_all
-    return len(of_some - set(differing(runs)))
-
-
-def setting(config: Mapping[str, Any], path: str) -> Any:
-    """Return a field of a flat configuration: None where there is none, and ``…`` for a section of several fields."""
-    if path in config:
-        return config[path]
-    return "…" if any(name.startswith(f"{path}.") for name in config) else None
-
-
-def short(path: str) -> str:
-    """Return a field's path as ``--set`` takes it, such as ``attack.step``."""
-    for alias, full in sorted(ALIASES.items(), key=lambda item: -len(item[1])):
-        if path.startswith(f"{full}."):
-            return alias + path.removeprefix(full)
-    return path

@@ -18,8 +18,9 @@ from saei.runtime.files import disk_errors, read_jsonl, slug, write_whole
 from saei.runtime.lock import FolderLock
 from saei.runtime.old_samples import read_old_samples
 from saei.runtime.provenance import provenance
-from saei.runtime.samples import FOLDER as SAMPLES
-from saei.runtime.samples import GroupSample, drop_later_samples, read_samples_of, sample_files, write_samples
+from saei.runtime.sample_files import FOLDER as SAMPLES
+from saei.runtime.sample_files import drop_later_samples, read_samples_of, sample_files, write_samples
+from saei.runtime.samples import GroupSample
 from saei.runtime.step_lines import append_line, drop_later_steps, last_step
 
 HELD_OUT = "held_out.jsonl"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Literal
 
-from pydantic import Field
 from torch import Tensor
 
-from saei.config.strategy import Frac
 from saei.entropy.selectors.base import TokenStats
 from saei.entropy.selectors.ranking import TopShare
 from saei.need import Need
-from saei.views import BlackPatches
+from saei.views import PatchFields
 
 
 class VisualLogp(TopShare):
@@ -27,25 +24,17 @@ class VisualLogp(TopShare):
     each response. There patches are drawn anew in each step, here once for each view.
     """
 
-    class Config(TopShare.Config):
-        """Fields.
-
-        Attributes:
-            patch: Side of a patch in pixels of the canvas.
-            probability: That a patch turns black.
-        """
+    class Config(PatchFields, TopShare.Config):
+        """The shared fields alone."""
 
         type: Literal["visual-logp"] = "visual-logp"
-        patch: int = Field(default=14, ge=1, le=4096)
-        probability: Frac = Field(default=Fraction(1, 2), gt=0, le=1)
 
     config: Config
 
     @property
     def divergence(self) -> Need:
         """The estimate of the divergence from the view with black patches."""
-        patches = BlackPatches.Config(patch=self.config.patch, probability=self.config.probability)
-        return Need("kl-k3", view=patches)
+        return Need("kl-k3", view=self.config.patches)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -42,8 +42,8 @@ FEATURES = {
 class TRLRun:
     """A run that TRL trains.
 
-    The folder has ``config.yaml``, ``metrics.jsonl`` with TRL's names and those of saei's own engine for the same numbers,
-    ``samples/``, and TRL's checkpoints, each a model folder.
+    The folder has ``config.yaml``, ``metrics.jsonl`` with TRL's names and saei's for the same numbers, ``samples/``,
+    and TRL's checkpoints, each a model folder.
 
     Args:
         config: The run's configuration.

@@ -16,7 +16,7 @@ from saei.objectives.aggregation import per_response
 from saei.objectives.batch import UpdateBatch
 from saei.objectives.kl import k3
 from saei.objectives.weights.base import Weight
-from saei.views import BlackPatches
+from saei.views import PatchFields
 
 OLD_LOGP = Need("logp", policy="old")
 
@@ -48,31 +48,26 @@ class VPPO(Weight):
     drawn anew in each step, here once for each view.
     """
 
-    class Config(Weight.Config):
+    class Config(PatchFields, Weight.Config):
         """Fields of VPPO.
 
         Attributes:
             share: Share of a response's tokens that count.
             scale_min: Factor of the least sensitive response; 1 leaves advantages as they are.
             cap: Largest sensitivity of a token, in nats.
-            patch: Side of a patch in pixels of the canvas.
-            probability: That a patch turns black.
         """
 
         type: Literal["vppo"] = "vppo"
         share: Frac = Field(default=Fraction(2, 5), gt=0, le=1)
         scale_min: float = Field(default=0.9, ge=0.0, le=1.0)
         cap: float = Field(default=10.0, gt=0.0, le=1e6)
-        patch: int = Field(default=14, ge=1, le=4096)
-        probability: Frac = Field(default=Fraction(1, 2), gt=0, le=1)
 
     config: Config
 
     @property
     def masked_logp(self) -> Need:
         """The old policy's log-probabilities on the picture with black patches."""
-        patches = BlackPatches.Config(patch=self.config.patch, probability=self.config.probability)
-        return Need("logp", view=patches, policy="old")
+        return Need("logp", view=self.config.patches, policy="old")
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -9,16 +9,18 @@ from typing import Any
 
 from saei.config.changes import as_text
 from saei.config.flat import flat
+from saei.report.accuracy_difference import last_difference
 from saei.report.compare import BUDGET, with_budget
-from saei.report.page.curves import Panel, draw_panel, panels_of
+from saei.report.page.curves import draw_panel
 from saei.report.page.folder import RunFolder, accuracy_interval, interventions, read_folder, setting, type_name, value
 from saei.report.page.gallery import SHORT, GalleryExample, gallery_group
 from saei.report.page.html import number, render, with_interval
+from saei.report.page.panels import Panel, panels_of
 from saei.report.page.pictures import Album
 from saei.report.page.tokens import TokenPainter
-from saei.report.run_difference import last_difference
-from saei.report.run_list import RunSummary, differing, of_some_strategies, short
-from saei.report.run_list import setting as setting_of
+from saei.report.run_list import RunSummary
+from saei.report.run_settings import differing, of_some_strategies, short
+from saei.report.run_settings import setting as setting_of
 
 ZERO_VARIANCE = "probe/zero_variance"
 

@@ -10,15 +10,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from saei.report.page.curves import Drawing, draw_marks, draw_panel, origins_of, panels_of
+from saei.report.page.curves import Drawing, draw_marks, draw_panel
 from saei.report.page.folder import RunFolder, setting, value
 from saei.report.page.gallery import held_out_examples, training_examples
 from saei.report.page.html import plural, render
+from saei.report.page.panels import origins_of, panels_of
 from saei.report.page.pictures import Album
 from saei.report.page.settings import changed_settings, command
 from saei.report.page.summary import summary
 from saei.report.page.tokens import TokenPainter
-from saei.runtime.samples import sample_files
+from saei.runtime.sample_files import sample_files
 
 
 def run_page(folder: RunFolder) -> str:
