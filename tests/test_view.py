@@ -168,7 +168,7 @@ def test_long_curves_are_smoothed_and_say_so(tmp_path: Path) -> None:
     assert smooth[2:-2, 1] == pytest.approx(np.convolve(ys, np.ones(5) / 5, "valid"))
     assert smooth[[0, -1], 1] == pytest.approx(ys[[0, -1]])
     assert smooth[1, 1] == pytest.approx(ys[:3].mean())
-    said = "Smoothed: the strong line is a mean over 5 values around each step, the faint one is each."
+    said = "Smoothed, a mean over 5 values; the faint line has the values themselves."
     html, _ = page_of(run_folder(tmp_path / "long", steps=100), tmp_path=tmp_path)
     reward, accuracy = (html.partition(f'aria-label="{name}"')[2].partition("</section>")[0] for name in CURVES)
     assert said in reward

@@ -35,10 +35,11 @@ def directions(signs: Image.Image) -> Image.Image:
     Args:
         signs: Of a gradient: 0 for negative, 128 for zero, 255 for positive.
     """
-    levels = np.asarray(signs.convert("RGB"), np.float64)
-    mean_HW1 = (np.sign(levels - 128).sum(-1, keepdims=True)) / 3
-    towards = np.where(mean_HW1 > 0, BRIGHTER, DARKER)
-    return Image.fromarray((NEITHER + abs(mean_HW1) * (towards - np.array(NEITHER))).round().astype(np.uint8))
+    levels_HW3 = np.asarray(signs.convert("RGB"))
+    sum_HW = (levels_HW3 > 128).sum(-1, dtype=np.int8) - (levels_HW3 < 128).sum(-1, dtype=np.int8)
+    shares = np.arange(-3, 4)[:, None] / 3
+    palette = np.array(NEITHER) + abs(shares) * (np.where(shares > 0, BRIGHTER, DARKER) - np.array(NEITHER))
+    return Image.fromarray(palette.round().astype(np.uint8)[sum_HW + 3])
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

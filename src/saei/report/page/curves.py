@@ -92,7 +92,7 @@ def draw_panel(panel: Panel, folders: Sequence[RunFolder], names: Sequence[str] 
     )
     longest = max((len(each.points) for each in series), default=0)
     note = (
-        f"Smoothed: the strong line is a mean over {_window(longest)} values around each step, the faint one is each."
+        f"Smoothed, a mean over {_window(longest)} values; the faint line has the values themselves."
         if longest >= ZIGZAG
         else ""
     )
