@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from saei.runtime.interrupt import StopRequest
 from saei.studies.claims import Claims
 from saei.studies.ledger import ACCEPTED, REJECTED, Ledger
 from saei.studies.plan import Base
-from saei.studies.process import END_WITH_PARENT
+from saei.studies.process import ending_with_this
 from saei.studies.scheduler import EVERY_S
 
 LOG = "build.txt"
@@ -95,7 +94,7 @@ def _start(base: Base, command: Callable[[Base], list[str]]) -> subprocess.Popen
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, END_WITH_PARENT: "1"},
+                env=ending_with_this(),
                 start_new_session=True,
             )
     except OSError as error:

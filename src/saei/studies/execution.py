@@ -88,7 +88,7 @@ class Execution:
         if not self._as_frozen:
             return runs
         finished: dict[tuple[object, ...], str] = {
-            (line["arm"], lineage(line["base"]), line["repeat"], line["seed"]): line["run"]
+            (line["arm"], lineage(line["base"]), line["repeat"], line.get("seed")): line["run"]
             for line in self.ledger.lines()
             if line["event"] == FINISHED
         }

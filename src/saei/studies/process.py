@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
 END_WITH_PARENT = "SAEI_END_WITH_PARENT"
-"""Set in the environment of a process that is to end when the one that started it does, however that ends."""
+"""Set in the environment of a process that is to end when the one that started it does, however that ends: machine and
+number of the latter."""
 
 STOPPED, REFUSED = 130, 2
 """Exit codes: a checkpoint was written on a signal; what was asked for cannot work. Complete is 0."""
@@ -52,6 +54,11 @@ def main(folder: Path) -> int:
     return 0
 
 
+def ending_with_this() -> dict[str, str]:
+    """Return the environment of a process that is to end with this one."""
+    return {**os.environ, END_WITH_PARENT: f"{socket.gethostname()} {os.getpid()}"}
+
+
 def end_with_parent() -> None:
     """Where the environment says so, ask Linux to kill this process when its parent dies; elsewhere it goes on."""
     if sys.platform != "linux" or END_WITH_PARENT not in os.environ:
@@ -60,6 +67,20 @@ def end_with_parent() -> None:
 
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    # It may have died before that, and nobody would tell. On another machine a launcher stands for it.
+    machine, _, number = os.environ[END_WITH_PARENT].rpartition(" ")
+    if machine == socket.gethostname() and number.isdigit() and not _is_alive(int(number)):
+        sys.exit(STOPPED)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, so that it is there
+        return True
+    return True
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from saei.runtime.files import json_lines
 from saei.runtime.interrupt import StopRequest
-from saei.studies.process import END_WITH_PARENT, STOPPED
+from saei.studies.process import STOPPED, ending_with_this
 from saei.studies.runs import LOG, PlannedRun, command, is_complete, prepare
 
 EVERY_S = 0.2
@@ -202,7 +201,7 @@ def _ended_in_the_end(running: Mapping[int, tuple[subprocess.Popen[bytes], str]]
 
 
 def _start(folder: Path, launcher: Sequence[str], device: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, END_WITH_PARENT: "1"}
+    environment = ending_with_this()
     if device:
         environment["CUDA_VISIBLE_DEVICES"] = device
     with (folder / LOG).open("ab") as log:
