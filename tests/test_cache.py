@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from saei.data.bars import Bars
 from saei.policy import Policy, native
 from saei.policy.cache import RoomyLayer, make_room
+from saei.policy.decoding import _Branches
 
 
 def some(tokens: int, rows: int = 3) -> tuple[Tensor, Tensor]:
@@ -80,3 +81,68 @@ def test_sampling_makes_room(random_policy: Policy, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(native, "decode", watched)
     random_policy.sample([random_policy.view(Bars().example(0))], [2], generators=[torch.Generator().manual_seed(0)])
     assert {type(layer) for layer in caches[0].layers} == {RoomyLayer}
+
+
+def test_rows_are_selected_as_by_the_layer_it_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Selections and tokens in turn, so that old memory is used again, or is too small for rows or tokens."""
+    monkeypatch.setattr("saei.policy.cache._ROOM", 3)
+    plain = DynamicLayer()
+    plain.update(*some(5))
+    roomy, rows = RoomyLayer(plain), 3
+    generator = torch.Generator().manual_seed(0)
+    for turn in range(30):
+        new = (torch.randn(rows, 2, 1, 4, generator=generator), torch.randn(rows, 2, 1, 4, generator=generator))
+        for ours, theirs in zip(roomy.update(*new), plain.update(*new), strict=True):
+            assert torch.equal(ours, theirs)
+        if turn % 3 != 2:
+            count = int(torch.randint(1, 9, (), generator=generator))
+            chosen = torch.randint(0, rows, (count,), generator=generator)
+            roomy.batch_select_indices(chosen)
+            plain.batch_select_indices(chosen)
+            rows = count
+            assert torch.equal(roomy.keys, plain.keys)
+            assert torch.equal(roomy.values, plain.values)
+
+
+def test_equal_rows_are_computed_once_and_draw_what_each_would(
+    random_policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = [random_policy.view(Bars().example(number)) for number in range(3)]
+    counts, fed, decode = [40, 1, 25], [0], native.decode
+
+    def drawn() -> list[Any]:
+        generators = [torch.Generator().manual_seed(number) for number in range(3)]
+        # A low temperature, so that rows stay equal for long.
+        sampling = random_policy.sampling.model_copy(update={"temperature": 0.1})
+        sampled = random_policy.sample(views, counts, generators=generators, sampling=sampling)
+        return [response for of_view in sampled for response in of_view]
+
+    def counting(first_EV: Tensor, cache: Any, step: Any, **options: Any) -> Any:
+        def counted(ids_E: Tensor, rows_E: Tensor, cache: Any) -> Any:
+            fed[-1] += len(ids_E)
+            return step(ids_E, rows_E, cache)
+
+        return decode(first_EV, cache, counted, **options)
+
+    def one_by_one(first_EV: Tensor, cache: Any, step: Any, *, entry_R: Tensor, **options: Any) -> Any:
+        cache.batch_select_indices(entry_R)
+        return counting(first_EV[entry_R], cache, step, **options)
+
+    monkeypatch.setattr(native, "decode", counting)
+    together = drawn()
+    fed.append(0)
+    monkeypatch.setattr(native, "decode", one_by_one)
+    apart = drawn()
+    assert [response.text for response in together] == [response.text for response in apart]
+    for ours, theirs in zip(together, apart, strict=True):
+        torch.testing.assert_close(ours.behaviour_logp_T, theirs.behaviour_logp_T, atol=2e-5, rtol=0)
+        torch.testing.assert_close(ours.entropy_T, theirs.entropy_T, atol=2e-5, rtol=0)
+    assert fed[0] < 0.6 * fed[1]
+
+
+def test_branches_of_a_case_worked_by_hand() -> None:
+    branches = _Branches.of(torch.tensor([7, 5, 7, 5]), torch.tensor([0, 0, 0, 1]))
+    assert branches.ids_E.tolist() == [5, 7, 5]
+    assert branches.parent_E.tolist() == [0, 0, 1]
+    assert branches.entry_L.tolist() == [1, 0, 1, 2]
+    assert branches.row_E.tolist() in ([1, 0, 3], [1, 2, 3])

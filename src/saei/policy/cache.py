@@ -15,8 +15,8 @@ _ROOM = 64
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """Grows as its base class does; not for gradients, since it writes into tensors that it has handed out.
 
-    To other code ``keys`` and ``values`` are as before; here they are the first columns of a larger memory. When they
-    are replaced, such as by those of selected rows, the next token allocates new memory.
+    To other code ``keys`` and ``values`` are as before; here they are the first rows and columns of a larger memory.
+    When other code replaces them, the next token allocates new memory.
 
     Args:
         layer: The layer to continue from.
@@ -26,21 +26,43 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no typ
         super().__init__()
         self.__dict__.update(layer.__dict__)
         self._memory: dict[str, Tensor] = {}
+        self._spare: dict[str, Tensor] = {}
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add tokens ``[R, heads, new, d]`` and return the keys and values of all."""
         return self._grown("keys", key_states), self._grown("values", value_states)
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows, in this order; a row may be kept several times."""
+        for name in ("keys", "values"):
+            setattr(self, name, self._selected(name, indices))
+
+    def _selected(self, name: str, indices: Tensor) -> Tensor:
+        old_RHSd: Tensor = getattr(self, name)
+        rows, length = len(indices), old_RHSd.shape[2]
+        memory = self._spare.pop(name, None)
+        if memory is None or memory.shape[0] < rows or memory.shape[2] <= length:
+            on_cpu = old_RHSd.device.type == "cpu"
+            # On a CPU memory takes no space before it is written, and fresh memory is slow to write.
+            shape = ((1 + on_cpu) * rows, old_RHSd.shape[1], length + _ROOM, old_RHSd.shape[3])
+            memory = old_RHSd.new_empty(shape)
+        selected = memory[:rows, :, :length]
+        torch.index_select(old_RHSd, 0, indices, out=selected)
+        if old_RHSd.device.type == "cpu" and name in self._memory:
+            self._spare[name] = self._memory[name]
+        self._memory[name] = memory
+        return selected
+
     def _grown(self, name: str, new_RHsd: Tensor) -> Tensor:
         old_RHSd: Tensor = getattr(self, name)
         length = old_RHSd.shape[2]
         end = length + new_RHsd.shape[2]
-        memory = self._memory.get(name)
+        memory, rows = self._memory.get(name), old_RHSd.shape[0]
         if memory is None or memory.data_ptr() != old_RHSd.data_ptr() or end > memory.shape[2]:
             room = new_RHsd.new_empty(*new_RHsd.shape[:2], new_RHsd.shape[2] + _ROOM, new_RHsd.shape[3])
             memory = self._memory[name] = torch.cat([old_RHSd, room], dim=2)
-        memory[:, :, length:end] = new_RHsd
-        grown = memory[:, :, :end]
+        memory[:rows, :, length:end] = new_RHsd
+        grown = memory[:rows, :, :end]
         setattr(self, name, grown)
         return grown
 

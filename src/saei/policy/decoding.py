@@ -1,10 +1,14 @@
-"""Decoding: draw all responses of all views together from one expanded cache."""
+"""Decoding: draw all responses of all views together from one cache.
+
+As long as rows of a view have the same tokens so far, they share an entry of the cache: nothing is computed twice. Once
+that would save less than half of the work, each row gets an entry of its own, since every branching copies the cache.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +18,7 @@ from saei.entropy.token_entropy import entropy_of, token_entropy
 from saei.policy.module import Distribution, NextToken
 
 DecodingStep = Callable[[Tensor, Tensor, Any], NextToken]
-"""``step(ids_R, rows_R, cache)``: feed one token to each live row; ``rows_R`` are the rows' original numbers."""
+"""``step(ids_E, rows_E, cache)``: feed one token to each entry; ``rows_E`` are the numbers of rows that it is for."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,7 +33,7 @@ class Draw:
 
 
 def decode(
-    first_RV: Tensor,
+    first_EV: Tensor,
     cache: Any,
     step: DecodingStep,
     *,
@@ -39,6 +43,7 @@ def decode(
     uniform: Callable[[int], Tensor],
     drop_ended: bool = True,
     forced_RK: Tensor | None = None,
+    entry_R: Tensor | None = None,
 ) -> Draw:
     """Sample until every row ended or the length limit is reached.
 
@@ -46,9 +51,9 @@ def decode(
     never changes another's draws. Rows that ended leave the batch once they are a quarter of it.
 
     Args:
-        first_RV: Logits of the first token of each row.
-        cache: The rows' cache, advanced in place.
-        step: Feeds one token per live row.
+        first_EV: Logits of the first token of each entry.
+        cache: The cache, with an entry for each row or, with ``entry_R``, for each view; advanced in place.
+        step: Feeds one token per entry.
         distribution: The policy's distribution.
         sampling: Temperature, length limit and, for evaluation only, top-p, top-k and greedy decoding.
         eos_ids: The ids that end a response.
@@ -57,19 +62,23 @@ def decode(
         forced_RK: int64 ids that rows begin with, -1 where a token is drawn. A forced token is fed as a drawn one would
             be and counts towards the limit, so what follows is what would follow if it had been drawn. Its
             ``logp_RT`` is that of the distribution here, whatever it was drawn from.
+        entry_R: int64, the entry that each row begins from; None for its own.
     """
-    total, device = first_RV.shape[0], first_RV.device
+    device = first_EV.device
+    total = first_EV.shape[0] if entry_R is None else len(entry_R)
     limit = sampling.max_new_tokens
     ids_RT = torch.zeros(total, limit, dtype=torch.long, device=device)
     logp_RT = torch.zeros(total, limit, device=device)
     entropy_RT = torch.zeros(total, limit, device=device)
     length_R = torch.full((total,), limit, device=device)
     ended_R = torch.zeros(total, dtype=torch.bool, device=device)
-    rows = torch.arange(total, device=device)
-    logits = first_RV
+    rows = torch.arange(total, device=device)  # those in the cache
+    entries, logits = entry_R, first_EV  # entries: of those rows, None if each has its own
     for position in range(limit):
         uniform_R = uniform(position).to(device)
         logp_LV, p_LV, entropy_L = _probabilities(logits, distribution, sampling)
+        if entries is not None:
+            logp_LV, p_LV, entropy_L = logp_LV[entries], p_LV[entries], entropy_L[entries]
         chosen = p_LV.argmax(-1) if sampling.temperature == 0 else inverse_cdf(p_LV, uniform_R[rows])
         if forced_RK is not None and position < forced_RK.shape[1]:
             forced_L = forced_RK[rows, position]
@@ -84,13 +93,59 @@ def decode(
         n_live = int(live.sum())
         if n_live == 0:
             break
-        if position + 1 < limit:
-            if drop_ended and 4 * n_live <= 3 * live.shape[0]:
-                keep = live.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                rows, chosen = rows[keep], chosen[keep]
-            logits = step(chosen, rows, cache).logits_BV
+        if position + 1 == limit:
+            break
+        if entries is not None:
+            rows, chosen, entries = rows[live], chosen[live], entries[live]
+            branches = _Branches.of(chosen, entries)
+            if 2 * len(branches.ids_E) <= n_live:
+                cache.batch_select_indices(branches.parent_E)
+                entries = branches.entry_L
+                logits = step(branches.ids_E, rows[branches.row_E], cache).logits_BV
+                continue
+            cache.batch_select_indices(entries)
+            entries = None
+        elif drop_ended and 4 * n_live <= 3 * live.shape[0]:
+            keep = live.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            rows, chosen = rows[keep], chosen[keep]
+        logits = step(chosen, rows, cache).logits_BV
     return Draw(ids_RT, logp_RT, entropy_RT, length_R, ~ended_R)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Branches:
+    """How the entries of a cache branch when L rows draw their next token.
+
+    Attributes:
+        ids_E: The token of each new entry; rows of one entry that draw the same token stay together.
+        parent_E: The entry that it continues.
+        row_E: A row that continues from it.
+        entry_L: The new entry of each row.
+
+    Example:
+        Of three rows of entry 0, which draw 7, 5 and 7, and one of entry 1, which draws 5: ``ids_E`` is ``[5, 7, 5]``,
+        ``parent_E`` is ``[0, 0, 1]``, ``entry_L`` is ``[1, 0, 1, 2]``.
+    """
+
+    ids_E: Tensor
+    parent_E: Tensor
+    row_E: Tensor
+    entry_L: Tensor
+
+    @classmethod
+    def of(cls, chosen_L: Tensor, entry_L: Tensor) -> Self:
+        """Return them.
+
+        Args:
+            chosen_L: int64, the token that each row draws.
+            entry_L: int64, the entry of each row.
+        """
+        width = int(chosen_L.max()) + 1
+        keys_E, new_L = torch.unique(entry_L * width + chosen_L, return_inverse=True)
+        places_L = torch.arange(len(chosen_L), device=chosen_L.device)
+        row_E = torch.zeros_like(keys_E).scatter_reduce(0, new_L, places_L, "amax")
+        return cls(keys_E % width, keys_E // width, row_E, new_L)
 
 
 def uniforms(generators: Sequence[torch.Generator], counts: Sequence[int], limit: int) -> Callable[[int], Tensor]:

@@ -63,12 +63,11 @@ def _draw(policy: Policy, request: DrawRequest, numbers: Sequence[int]) -> Draw:
     rows = stack([prompt_row(view) for view in views], left=True)
     pixels = policy.pixels.inputs([view.canvases for view in views])
     first: NextToken = policy.module({**prompt_arguments(rows), "use_cache": True, **pixels})
-    logits_RV, width = first.logits_BV, rows.ids_BS.shape[1]
+    width = rows.ids_BS.shape[1]
     tokens = stack([response_row(view, view.prompt_ids_P[:1]) for view in views])  # a placeholder of each token to come
     if policy.shared_prefix:
         expand_R = expand_R.to(policy.device)
-        first.cache.batch_select_indices(expand_R)
-        logits_RV, rows, tokens = logits_RV[expand_R], rows.select(expand_R), tokens.select(expand_R)
+        rows, tokens = rows.select(expand_R), tokens.select(expand_R)
     make_room(first.cache)
     start_KR = rows.positions_KBS.amax(dim=(0, 2)).expand(rows.positions_KBS.shape[0], -1) + 1
 
@@ -87,7 +86,7 @@ def _draw(policy: Policy, request: DrawRequest, numbers: Sequence[int]) -> Draw:
         return result
 
     return decode(
-        logits_RV,
+        first.logits_BV,
         first.cache,
         step,
         distribution=request.distribution,
@@ -96,6 +95,7 @@ def _draw(policy: Policy, request: DrawRequest, numbers: Sequence[int]) -> Draw:
         uniform=uniforms([request.generators[number] for number in numbers], counts, request.sampling.max_new_tokens),
         drop_ended=policy.shared_prefix,  # a cache that cannot be shared cannot drop rows either
         forced_RK=_forced(request, numbers, policy.device),
+        entry_R=expand_R if policy.shared_prefix else None,
     )
 
 
