@@ -38,8 +38,7 @@ def floor(
     built = config.task.build()
     from saei.evaluation.floors import guess_floors
 
-    split = "eval" if "eval" in built.splits() else "train"
-    floors = guess_floors(built, ks=ks, examples=examples, training=training, split=split)
+    floors = guess_floors(built, ks=ks, examples=examples, training=training, split=built.splits()[-1])
     if as_json:
         report = {"task": config.task.model_dump(mode="json"), "floors": [asdict(each) for each in floors]}
         print(json.dumps(report, indent=2))

@@ -44,8 +44,8 @@ def guess_floors(
 ) -> list[Floor]:
     """Return the floors of a task.
 
-    Those of known answers are exact: an answer is right with a probability that is counted, not drawn. Guesses are
-    graded as they are, whatever form a reward asks for.
+    Those of known answers are exact: an answer is right with a probability that is counted, not drawn. A task without
+    training examples has none. Guesses are graded as they are, whatever form a reward asks for.
 
     Args:
         task: The task.
@@ -65,11 +65,13 @@ def guess_floors(
         known[_kind(example)][example.answer] += 1
     weighted = [known[_kind(example)] for example in asked]
     level = [Counter(dict.fromkeys(answers, 1)) for answers in weighted]
-    floors = [Floor(BLIND, _exact(asked, weighted, ks)), Floor(ANY_KNOWN, _exact(asked, level, ks))]
+    floors = [Floor(BLIND, _exact(asked, weighted, ks)), Floor(ANY_KNOWN, _exact(asked, level, ks))] if known else []
     return [*floors, *_sampled(task, asked, ks, seed)]
 
 
 def _count(task: Task, split: Split, most: int) -> int:
+    if split not in task.splits():
+        return 0
     size = task.size(split)
     return most if size is None else min(most, size)
 
