@@ -10,9 +10,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from run_folders import HOSTILE, evaluation_folder, run_folder
-from saei.report.page import write_page
+from saei.report.page import write_page, write_study_page
+from saei.studies.plan import StudyRun
+from study_records import record_runs
+from test_study import opened
 
-KINDS = ("run", "runs", "evaluation", "evaluations")
+KINDS = ("run", "runs", "evaluation", "evaluations", "study")
 TEXTS = {"plain": "it is 3", "hostile": HOSTILE}
 WIDTHS = (390, 1280)
 REACHABLE = "[...document.querySelectorAll('a[href], summary, [tabindex]')]"
@@ -31,7 +34,23 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
         folders = {"run": (run,), "runs": (run, other), "evaluation": (first,), "evaluations": (first, second)}
         for kind, paths in folders.items():
             files[kind, name] = write_page(paths, root / f"{kind}.html")
+        files["study", name] = study_page(root, text)
     return files
+
+
+def study_page(root: Path, text: str) -> Path:
+    """Return the page of a study that all runs of have ended, with a text as its question."""
+    escape = {"metric": "eval/accuracy", "threshold": 0.7}
+    folder = root / "study"
+    folder.mkdir()
+    execution = opened(folder, question=text, bases={"models": ["one", "two", "three"]}, escape=escape)
+    record_runs(execution, folder / "trained", learning, steps=(0, 2, 4))
+    return write_study_page(execution)
+
+
+def learning(run: StudyRun, step: int) -> dict[str, float]:
+    gain = 0.02 * run.repeat + (0.2 if run.arm == "SaEI" else 0.1) * (1 + int(run.base.label.split()[-1]))
+    return {"eval/accuracy": 0.2 + gain * step / 4, "probe/entropy": 1 - gain, "probe/zero_variance": 0.5}
 
 
 class Visit:

@@ -127,7 +127,11 @@ app.command(
 app.command(
     "plot",
     cls=Command,
-    epilog=examples("saei plot runs/lock-in -o curves.png -o curves.csv", "saei plot runs --where task=bars --by-base"),
+    epilog=examples(
+        "saei plot runs/lock-in -o curves.png -o curves.csv",
+        "saei plot runs --where task=bars --by-base",
+        "saei plot components-lock-in --by arm",
+    ),
 )(plot.plot)
 app.command("list", cls=Command, epilog=examples("saei list attack", "saei list --check"))(list_.list_strategies)
 app.command("show", cls=Command, epilog=examples("saei show pgd", "saei show training"))(show.show)
@@ -145,7 +149,10 @@ app.command(
     "view",
     cls=Command,
     epilog=examples(
-        "saei view runs/first", "saei view runs/plain runs/first -o both.html", "saei view runs/eval/first"
+        "saei view runs/first",
+        "saei view runs/plain runs/first -o both.html",
+        "saei view runs/eval/first",
+        "saei view components-lock-in",
     ),
 )(view.view)
 app.command("schema", cls=Command, epilog=examples("saei schema --output saei.schema.json"))(schema.schema)
