@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from saei.report.page.curves import GRID, INK, SERIES, Drawing, Panel, dress, inlined, plain
+from saei.report.page.curves import GRID, INK, SERIES, Drawing, dress, inlined, plain
 from saei.report.page.html import number
+from saei.report.page.panels import Panel
 from saei.report.run_groups import MEASURES, RunGroup
 
 if TYPE_CHECKING:
