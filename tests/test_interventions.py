@@ -302,6 +302,19 @@ def test_strength_scales_the_step(
     assert float(change.float().median()) == pytest.approx(value * STEP, abs=1e-6)
 
 
+def test_a_step_in_normalised_pixels_is_the_models_own(
+    random_policy: Policy, random_parts: Parts, views: list[View], responses: list[list[Response]]
+) -> None:
+    """A normalised pixel is as long as the processor's standard deviation; the ball holds whole grey levels of it."""
+    outcomes = apply(random_policy, views, responses, attack=PGD.Config(step="40/255", step_space="normalised"))
+    # CLIP's .2686, .2613 and .2758 make 10.7, 10.5 and 11.03 levels.
+    lengths = [int(40 * spread + 1e-4) for spread in random_parts.image_processor.image_std]
+    assert 40 not in lengths  # which it would be in the pixel range
+    for view, outcome in zip(views, outcomes, strict=True):
+        change_C = (outcome.view.canvases[0] - view.canvases[0]).abs().amax((1, 2))
+        assert (change_C * 255).tolist() == pytest.approx(lengths, abs=1e-3)
+
+
 def test_a_step_between_two_grey_levels_is_rounded(
     random_policy: Policy, views: list[View], responses: list[list[Response]]
 ) -> None:

@@ -21,7 +21,7 @@ from saei.config.overrides import load_config
 from saei.config.strategy import StrategyConfig
 from saei.interventions import Intervention, InterventionConfig
 from saei.interventions.context import StepContext
-from saei.interventions.strengths import Cosine, Linear, Ramp, Sigmoid
+from saei.interventions.strengths import Constant, Cosine, Linear, Ramp, Sigmoid
 from saei.interventions.surfaces import redrawing
 from saei.policy import Policy
 from saei.policy.pixels.space import PixelSpace
@@ -199,6 +199,11 @@ def test_linear_and_cosine() -> None:
             warnings.simplefilter("ignore")  # a schedule without optimiser steps
             schedule.step()
     assert (Linear().at(0.0), Linear().at(1.0), Cosine().at(0.0), Cosine().at(1.0)) == (1, 0, 1, 0)
+
+
+def test_a_constant_is_the_same_at_the_end() -> None:
+    assert [Constant(Constant.Config(value=0.5)).at(progress) for progress in (0.0, 0.5, 1.0)] == [0.5] * 3
+    assert [Constant().at(progress) for progress in (0.0, 1.0)] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("ramp", [Linear, Cosine])

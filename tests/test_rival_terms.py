@@ -395,6 +395,14 @@ def test_papo_does_not_drive_a_token_beyond_the_cap() -> None:
     assert float(result.metrics["touched"]) == 0.5
 
 
+@pytest.mark.parametrize("cap", [5.0, None])
+def test_a_cap_that_cuts_off_nothing_is_refused(cap: float | None) -> None:
+    PAPO.Config(cap=cap)
+    PAPO.Config(estimate="full", cap=10.0)  # the default, which a written configuration has
+    with pytest.raises(ValidationError, match="cap cuts off the k3 estimate, and estimate is full"):
+        PAPO.Config(estimate="full", cap=cap)
+
+
 def test_the_sampled_entropy_is_a_penalty() -> None:
     logp_RT = torch.tensor([[-1.0, -3.0]]).requires_grad_()
     result = value_of(SampledEntropy(), inputs_of(logp_RT, {}))

@@ -626,7 +626,8 @@ def off_view_weight(seen: Seen, token: Token) -> float:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_papo(policy, scored, recompute, estimate):
     """Not recomputed, the masked picture's side is the old policy's and has no gradient; recomputed, it has both."""
-    term = {"type": "papo", "coefficient": 0.3, "estimate": estimate, "cap": 0.6, "recompute": recompute}
+    term = {"type": "papo", "coefficient": 0.3, "estimate": estimate, "recompute": recompute}
+    term |= {"cap": 0.6} if estimate == "k3" else {}
     term |= {"own_entropy": 0.2, "masked_entropy": 0.1, "patch": 4, "probability": "1/2"}
     patches = BlackPatches(BlackPatches.Config(patch=4, probability=Fraction(1, 2)))
     cut_off = []

@@ -33,7 +33,8 @@ from saei.objectives.sapo import SAPO
 from saei.objectives.weights.base import Weight
 from saei.objectives.weights.clip_cov import ClipCov
 from saei.objectives.weights.forking_tokens import ForkingTokens
-from saei.objectives.weights.steer import Steer
+from saei.objectives.weights.selected import Selected
+from saei.objectives.weights.steer import LEAST_PROBABILITY, Steer
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.stopwatch import Stopwatch
@@ -217,8 +218,11 @@ def test_kl_cov_chooses_among_the_tokens_that_weights_leave() -> None:
     assert prepared["penalised"].tolist() == [[1, 1, 1, 1, 0]]
 
 
-def test_the_view_weight_multiplies_loss_and_penalty() -> None:
-    objective = KLCov(KLCov.Config(share=Fraction(3, 10)))
+@pytest.mark.parametrize(
+    "objective", [KLCov(KLCov.Config(share=Fraction(3, 10))), CISPO(), SAPO()], ids=lambda objective: objective.name()
+)
+def test_the_view_weight_multiplies_the_whole_loss(objective: Objective) -> None:
+    """KL-Cov's penalty, too. Drawn with twice the old probability, each token weighs a half."""
     gap = {"behaviour_logp_RT": row(OLD) + math.log(2), "beta_R": torch.ones(1), "off_view_R": torch.tensor([True])}
     whole, half = token_losses(objective, inputs_of(objective)), token_losses(objective, inputs_of(objective, **gap))
     assert half == near([value / 2 for value in whole])
@@ -291,6 +295,19 @@ def test_the_candidates_of_clip_cov_by_hand() -> None:
     }
 
 
+def test_a_covariance_above_the_upper_bound_is_no_candidate() -> None:
+    # Token 4, of 2.208, is above it; 0.848 and 0.528 are not.
+    narrow = ClipCov(ClipCov.Config(low=0.2, high=2.0, share=Fraction(1), exclude_clipped=False))
+    assert weigh(narrow, five()).tolist() == [[0, 1, 0, 1, 1]]
+
+
+def test_a_token_without_an_advantage_is_not_cut() -> None:
+    """Covariances 1, 0.5 and 0; the clip cuts the first, of ratio 1.65, and nothing of the second, of ratio 0.61."""
+    weight = ClipCov(ClipCov.Config(low=0.2, high=9.0, share=Fraction(1)))
+    batch = batch_of(row((3.0, 0.0, 0.0)), logp=row((-0.5, -1.5, -1.0)), old=row((-1.0, -1.0, -1.0)))
+    assert weigh(weight, batch).tolist() == [[1, 0, 1]]
+
+
 def test_only_a_clip_that_acts_excludes_a_candidate() -> None:
     """A ratio above the range with a negative advantage, or below it with a positive one, keeps its gradient."""
     weight = ClipCov(ClipCov.Config(low=-9.0, high=9.0, share=Fraction(1)))
@@ -355,6 +372,26 @@ def test_forking_tokens_by_hand(scope: Any, share: str, kept: list[list[int]]) -
     assert weigh(weight, batch_of(torch.zeros(2, 5), mask, entropy=entropy)).tolist() == kept
 
 
+def test_selected_by_hand() -> None:
+    """The middle three of five and the middle one of three, by rank in each response; without a forced token, two."""
+    entropy = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.7], [0.6, 0.9, 0.35, 7.0, 7.0]])
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    batch = batch_of(torch.zeros(2, 5), mask, entropy=entropy)
+    assert weigh(Selected(), batch).tolist() == [[0, 1, 1, 1, 0], [1, 0, 0, 0, 0]]
+    drawn = mask & torch.tensor([[False] + [True] * 4, [True] * 5])
+    assert weigh(Selected(), replace(batch, drawn_RT=drawn)).tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]]
+    over_both = Selected(Selected.Config.model_validate({"selector": {"type": "top-k", "count": 3, "scope": "group"}}))
+    assert weigh(over_both, batch).tolist() == [[0, 0, 0, 0, 1], [1, 1, 0, 0, 0]]
+
+
+def test_which_weights_leave_zeroed_tokens_in_the_mean() -> None:
+    """As the papers' codes do, and as `token_selector` does."""
+    counted = {
+        weight.type: weight.count_zeroed for weight in (ClipCov.Config(), ForkingTokens.Config(), Selected.Config())
+    }
+    assert counted == {"clip-cov": True, "forking-tokens": False, "selected": False}
+
+
 def test_forced_tokens_are_not_kept() -> None:
     batch = batch_of(torch.zeros(1, 4), entropy=row((9.0, 1.0, 2.0, 3.0)))
     batch = replace(batch, drawn_RT=torch.tensor([[False, True, True, True]]))
@@ -391,6 +428,21 @@ def test_steer_stays_within_its_bounds_at_impossible_and_certain_tokens() -> Non
     weights = weigh(Steer(), steer_batch(logp=sure, old=sure))
     assert weights.isfinite().all()
     assert 0.8 - 1e-6 <= float(weights.min()) < float(weights.max()) <= 1.0
+    # The first counts as of probability LEAST, now and before, so that its omega is log LEAST + 0.8.
+    omegas = [abs(math.log(LEAST_PROBABILITY) + 0.8), 0.0, (1 - math.exp(-1)) * 0.6]
+    assert weights[0].tolist() == pytest.approx([0.8 ** (omega / omegas[0]) for omega in omegas], abs=1e-5)
+
+
+def test_steer_takes_no_old_probability_for_smaller_than_the_least() -> None:
+    half, old = row((0.5, 0.5, 0.5)).log(), row((-30.0, -60.0, math.log(0.5)))
+    weights = weigh(Steer(), steer_batch(logp=half, old=old, entropy_now=row((0.8, 0.8, 0.8))))
+    assert weights[0].tolist() == near([0.8, 0.8, 1.0])
+
+
+def test_what_stands_on_padding_is_no_change_of_the_entropy() -> None:
+    batch = steer_batch(entropy_now=row((0.8, 0.3, 1e6)))
+    batch = replace(batch, mask_RT=torch.tensor([[True, True, False]]))
+    assert weigh(Steer(), batch)[0, :2].tolist() == near([0.8, 0.921922])
 
 
 @pytest.mark.parametrize("name", ["clip_low", "clip_high"])

@@ -24,6 +24,18 @@ def chain_of(advantage: Advantage) -> Mapping[str, Advantage]:
     return chain
 
 
+def has_no_other(advantage: Advantage, plan: SamplingPlan) -> str | None:
+    """Return whether each response is the only one of what it is compared within: ``group``, ``origin`` or None.
+
+    Advantages are 0 then. Those of a group that an intervention leaves alone, all of one origin, need not be.
+    """
+    own = list(chain_of(advantage).values())[-1]
+    if own.relative and plan.group_size == 1:
+        return "group"
+    within_origin = isinstance(own, GroupRelative) and own.config.baseline == "per-origin"
+    return "origin" if within_origin and all(arm.responses == 1 for arm in plan.arms) else None
+
+
 def check_advantage(objective: Objective, plan: SamplingPlan) -> None:
     """Refuse an advantage, or one that it shapes, that could not act, or not as it is meant to.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from saei.engine.update_objective import USED_TOKENS
 from saei.errors import DataError, TrainingError
 
 FEW = 64
@@ -85,6 +86,35 @@ class NothingToMove:
 
 def _lacked(reasons: Collection[str]) -> str:
     return "had none" if set(reasons) <= {"no-image"} else f"had nothing ({', '.join(sorted(reasons))})"
+
+
+class WeightsApart:
+    """Tells once of a run, and again where it is resumed, that its weights leave no token to the policy loss.
+
+    Args:
+        names: The objective's weights, by the names that they are logged under.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        self._told = False
+
+    def note(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Return a note for the user if a step had no such token, unless there was one before.
+
+        Args:
+            step: The number of the step.
+            metrics: Those of its update.
+        """
+        if self._told or metrics.get(USED_TOKENS) != 0:
+            return None
+        self._told = True
+        several = len(self._names) > 1
+        return (
+            f"Step {step} had no token for the policy loss: the {'weights' if several else 'weight'} "
+            f"{', '.join(self._names)} {'keep none in common' if several else 'keeps none'}. In such steps the policy "
+            "learns from terms alone."
+        )
 
 
 class EmptySteps:

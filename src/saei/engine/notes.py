@@ -5,6 +5,7 @@ from __future__ import annotations
 from saei.config.control_probe import steering_parts
 from saei.config.run import RunConfig
 from saei.data.base import Task
+from saei.engine.advantage_combinations import has_no_other
 from saei.engine.best import Best
 from saei.engine.combinations import idle_parts
 from saei.engine.setup import Data
@@ -35,6 +36,13 @@ def opening_notes(config: RunConfig, task: Task, policy: Policy, data: Data) -> 
         "training.updates_per_batch or training.ppo_epochs."
         for part in idle_parts(config)
     ]
+    objective, sampler = config.objective.build(), config.sampler.build()
+    lonely = has_no_other(objective.advantage, sampler.plan())
+    if lonely is not None:
+        notes.append(
+            f"The advantage '{objective.advantage.name()}' compares a response with others of its {lonely}, which has "
+            "one: advantages are 0, and the policy learns from terms alone. Let the sampler draw more responses."
+        )
     size = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
     if size > LARGE and config.optimizer.lr >= TINY_LR:
         notes.append(

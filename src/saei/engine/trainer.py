@@ -20,6 +20,7 @@ from saei.engine.callbacks import CallbackHandler, check_callbacks
 from saei.engine.components import build_components
 from saei.engine.display import Display, PlainDisplay, SilentDisplay
 from saei.engine.grader import StepGrader, rewards_of_all
+from saei.engine.limits import WeightsApart
 from saei.engine.measurements import Measurements
 from saei.engine.metrics import drop_metrics, group_metrics, view_divergence
 from saei.engine.notes import closing_notes, opening_notes
@@ -27,6 +28,7 @@ from saei.engine.objects import Model, take_objects
 from saei.engine.output import RunOutput
 from saei.engine.rescues import Rescues
 from saei.engine.samples import group_sample, training_samples
+from saei.engine.update_objective import labels
 from saei.objectives.advantages.base import train_group
 from saei.rewards.base import Reward
 from saei.rewards.in_memory import RewardFunction
@@ -94,6 +96,7 @@ class Trainer:
         self._evaluation, self._control_probe, self._data = built.evaluation, built.control_probe, built.data
         self._held_out_groups = built.held_out_groups
         self._rescues = Rescues(config, self.policy, self.reward, self.processes)
+        self._weights_apart = WeightsApart(labels(self.objective.weights).values())
 
         # --- The run's folder comes last, once everything else is known to work.
         config = self.config = config.model_copy(update={"task": self.task.pinned()})
@@ -266,6 +269,8 @@ class Trainer:
                     [*train_groups, *replayed], step=step, progress=progress, phase=self._stopwatch.phase
                 )
             metrics |= result.metrics
+            note = self._weights_apart.note(step + 1, result.metrics)
+            self._show([note] if note is not None else [])
             self._replay.keep(train_groups, result.old_logp, step)
         metrics |= self._replay.metrics(sum(len(group.advantages) for group in train_groups))
         metrics |= self._decoder_gaps.metrics(self.processes)

@@ -18,6 +18,9 @@ from saei.objectives.batch import Row, UpdateBatch, stack_rows
 from saei.objectives.weights.base import Weight
 from saei.runtime.seeds import derive
 
+USED_TOKENS = "used_tokens"
+"""The metric of how many tokens the weights together leave to the policy loss; there is none without weights."""
+
 
 @torch.no_grad()
 def weigh(
@@ -204,6 +207,11 @@ def weight_metrics(micro_batch: Sequence[GroupRows], *, mask_truncated: bool) ->
     """Return what is logged about the weights of a micro-batch, ``[R]`` by name; NaN for responses left out."""
     names = micro_batch[0].metrics
     stacked = {name: torch.cat([each.metrics[name] for each in micro_batch]) for name in names}
+    used = [each.used() for each in micro_batch if each.weight_NT is not None]
+    if used:
+        masks = [each.mask_NT for each in micro_batch]
+        stacked["used"] = torch.cat([per_response(*of_group) for of_group in zip(used, masks, strict=True)])
+        stacked[USED_TOKENS] = torch.cat([used_NT.sum(dim=1).float() for used_NT in used])
     if not mask_truncated or not stacked:
         return stacked
     truncated = [response.truncated for each in micro_batch for response in each.responses]

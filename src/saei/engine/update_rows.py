@@ -126,6 +126,10 @@ class GroupRows:
         metrics = {**self.metrics, **metrics}
         return replace(self, selected_NT=selected_NT, weight_NT=product_NT, metrics=metrics)
 
+    def used(self) -> Tensor:
+        """Return the tokens that the weights leave to the policy loss, bool ``[N, T]``."""
+        return self.mask_NT if self.weight_NT is None else self.mask_NT & (self.weight_NT != 0)
+
     def as_batch(self, statistics: Mapping[Need, Tensor]) -> UpdateBatch:
         """Return the group as objectives and weights see it before the loss.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from saei.config.strategy import Frac, StrategyConfig
@@ -67,6 +67,12 @@ class PAPO(Term):
         own_entropy: float = Field(default=0.05, ge=0.0, le=1e6)
         masked_entropy: float = Field(default=0.05, ge=0.0, le=1e6)
         probability: Frac = Field(default=Fraction(3, 5), gt=0, le=1)
+
+        @model_validator(mode="after")
+        def _cap_of_an_estimate(self) -> Self:
+            if self.estimate == "full" and self.cap != type(self).model_fields["cap"].default:
+                raise ValueError("cap cuts off the k3 estimate, and estimate is full. Leave one of them out.")
+            return self
 
     config: Config
 

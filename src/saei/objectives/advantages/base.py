@@ -30,6 +30,9 @@ class Advantage(Strategy, ABC):
     """
 
     kind: ClassVar[str] = "advantage"
+    relative: ClassVar[bool] = False
+    """Whether a response that is alone in its group always has advantage 0, since it is compared with the others. Of an
+    advantage that shapes another, the other one's counts."""
 
     @property
     def needs(self) -> frozenset[Need]:

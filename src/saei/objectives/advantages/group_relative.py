@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ class GroupRelative(Advantage):
 
     Source: https://arxiv.org/abs/2402.03300; other baselines and scales as their fields say.
     """
+
+    relative: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """How rewards become advantages.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class GRPOPassK(Advantage):
 
     Source: https://arxiv.org/abs/2503.19595, as in verl's ``compute_grpo_passk_outcome_advantage``.
     """
+
+    relative: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ class EntropyRewards(Advantage, ABC):
     or all wrong, has advantage 0: DAPO's dynamic sampling, which both are built on, leaves such groups out, and
     entropies alone would be scaled up to full size.
     """
+
+    relative: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields of both.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class PassAtK(Advantage):
 
     Source: https://arxiv.org/abs/2508.10751.
     """
+
+    relative: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,8 @@ class Quantile(Advantage):
 
     Source: https://arxiv.org/abs/2509.22611.
     """
+
+    relative: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +28,8 @@ class Trust(Advantage):
 
     Source: NoisyGRPO (https://arxiv.org/abs/2510.21122), as in its authors' code, with their numbers.
     """
+
+    relative: ClassVar[bool] = True
 
     class Config(StrategyConfig):
         """Fields.
