@@ -520,6 +520,15 @@ def test_vppo_by_hand() -> None:
     assert (view.type, view.patch, view.probability) == ("black-patches", 14, Fraction(1, 2))  # type: ignore[union-attr]
 
 
+def test_a_sensitivity_beyond_the_cap_counts_as_the_cap() -> None:
+    """exp(d) - 1 - d is 142.4 at 5 and 16.1 at 3, both beyond 10: n is 1, 1, 0, and .9 + n · .1 / (2 / 3) is 1.05."""
+    weight = VPPO()
+    zeros = torch.zeros(3, 1)
+    batch = batch_of([[1.0]] * 3, {OLD_LOGP: zeros, weight.masked_logp: torch.tensor([[5.0], [3.0], [0.0]])})
+    weight_RT = weight.weigh(batch, progress=0.0, generator=torch.Generator())
+    assert weight_RT[:, 0].tolist() == pytest.approx([1.05, 1.05, 0.9])
+
+
 def test_vppo_without_a_difference_between_responses_has_no_factor() -> None:
     weight = VPPO()
     zeros = torch.zeros(2, 3)
