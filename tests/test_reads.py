@@ -18,6 +18,7 @@ COMMANDS = {
     "ask": ("ask", *ONE_QUESTION),
     "inspect": ("inspect", *ONE_QUESTION[1:]),
     "data": ("data", "preview"),
+    "data floor": ("data", "floor"),
     "bench": ("bench",),
     "doctor": ("doctor",),
 }

@@ -79,8 +79,8 @@ def cause_of(error: BaseException) -> str:
     """
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     theirs = [(file, line) for file, line in frames if not file.startswith(("<frozen", _OWN))]
-    own = [place for place in theirs if not place[0].startswith(_INSTALLED)]
-    places = own or theirs
+    not_installed = [place for place in theirs if not place[0].startswith(_INSTALLED)]
+    places = not_installed or theirs
     if isinstance(error, SyntaxError) and error.filename:
         places = [(error.filename, error.lineno or 0)]
     said = error.msg if isinstance(error, SyntaxError) else str(error)

@@ -43,10 +43,10 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure what attack, shared prefix and whole steps cost on a model, as ratios within one run."""
-    layers: list[dict[str, Any]] = []
+    flags: list[dict[str, Any]] = []
     if objective is not None:
-        layers = [{"objective": {"type": objective}, "sampler": {"type": "clean"}}]
-    config = policy_config(model, layers, set_ or [], plugin or [], reads=BENCH, trust=trust)
+        flags = [{"objective": {"type": objective}, "sampler": {"type": "clean"}}]
+    config = policy_config(model, flags, set_ or [], plugin or [], reads=BENCH, trust=trust)
     say(f"Loading {config.model.path} ...", error=True)
     from saei.diagnostics.bench import RATIOS, Sizes
     from saei.diagnostics.bench import bench as measure

@@ -40,16 +40,16 @@ def benchmark_config(
     from saei.config.registry import load
 
     flags = task_flags(task if benchmark is None else _task_of(benchmark, plugins), data)
-    layers = [nested(path, value) for path, value in flags.items() if value is not None]
+    settings = [nested(path, value) for path, value in flags.items() if value is not None]
     left_out = NOT_EVALUATED
-    read = partial(policy_config, model, layers, assignments, plugins, reads=reads, leave_out=left_out, trust=trust)
+    read = partial(policy_config, model, settings, assignments, plugins, reads=reads, leave_out=left_out, trust=trust)
     name = read().task.type
     cls = cast("type[Task]", load("task", name))
     reporting = cls.reporting
     if split is not None:
-        layers.append(_split(cls, split))
+        settings.append(_split(cls, split))
     if reporting.max_new_tokens is not None and not belongs_to_run(model):
-        layers.append(nested("sampling.max_new_tokens", reporting.max_new_tokens))
+        settings.append(nested("sampling.max_new_tokens", reporting.max_new_tokens))
     return read()
 
 

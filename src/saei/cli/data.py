@@ -127,9 +127,9 @@ def _config(
     from saei.cli.reads import DATA
     from saei.config.overrides import nested
 
-    layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
+    flags = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
     return policy_config(
-        model, layers, assignments or [], plugins or [], reads=DATA, leave_out=NOT_EVALUATED, trust=trust
+        model, flags, assignments or [], plugins or [], reads=DATA, leave_out=NOT_EVALUATED, trust=trust
     )
 
 

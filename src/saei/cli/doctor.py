@@ -85,7 +85,7 @@ def doctor(
             reason="--families was not given.",
             remedy="Add --families, or take --json for one model.",
         )
-    layers = [
+    flags = [
         {section: {name: value}}
         for section, name, value in (
             ("training", "prompts_per_step", prompts),
@@ -93,7 +93,7 @@ def doctor(
         )
         if value is not None
     ]
-    config = policy_config(model, layers, set_ or [], plugin or [], reads=DOCTOR, trust=trust)
+    config = policy_config(model, flags, set_ or [], plugin or [], reads=DOCTOR, trust=trust)
     config = _with_responses(config, responses)
     from saei.diagnostics.doctor import diagnose
     from saei.diagnostics.sizing import GB

@@ -149,9 +149,9 @@ def evaluate(
         from saei.config.overrides import nested
         from saei.evaluation.benchmark import check_draws
 
-        layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
+        flags = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
         config = policy_config(
-            model, layers, set_ or [], plugin or [], reads=QUICK_LOOK, leave_out=NOT_EVALUATED, trust=trust
+            model, flags, set_ or [], plugin or [], reads=QUICK_LOOK, leave_out=NOT_EVALUATED, trust=trust
         )
         decoding["temperature"] = 1.0 if temperature is None else temperature
         n = responses or (8 if decoding["temperature"] else 1)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from saei.cli.options import NOT_EVALUATED, AsJson, Assignments, Plugins, Trust, policy_config, task_flags
+from saei.cli.reads import FLOOR
 from saei.console import screen
 
 
@@ -33,8 +34,10 @@ def floor(
     ks = tuple(sorted(set(whole_numbers(pass_at))))
     if not ks or ks[0] < 1:
         raise ConfigError("--pass-at takes numbers from 1 on.", reason=f"Got '{pass_at}'.", remedy="For example 1,16.")
-    layers = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
-    config = policy_config("builtin", layers, set_ or [], plugin or [], leave_out=NOT_EVALUATED, trust=trust)
+    flags = [nested(path, value) for path, value in task_flags(task, data).items() if value is not None]
+    config = policy_config(
+        "builtin", flags, set_ or [], plugin or [], reads=FLOOR, leave_out=NOT_EVALUATED, trust=trust
+    )
     built = config.task.build()
     from saei.evaluation.floors import guess_floors
 

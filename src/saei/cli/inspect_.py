@@ -50,10 +50,10 @@ def inspect(
     files = output or []
     _check(files)
     names = {"attack": attack, "selector": selector, "criterion": criterion}
-    layers = [nested(f"{slot}.type", name) for slot, name in names.items() if name is not None]
+    flags = [nested(f"{slot}.type", name) for slot, name in names.items() if name is not None]
     config = configuration(
         model,
-        layers,
+        flags,
         set_ or [],
         plugin or [],
         template=template,

@@ -32,7 +32,7 @@ Template: TypeAlias = Annotated[
 
 def configuration(
     model: str,
-    layers: list[dict[str, Any]],
+    flags: list[dict[str, Any]],
     assignments: list[str],
     plugins: list[str],
     *,
@@ -45,8 +45,8 @@ def configuration(
     from saei.config.overrides import nested
 
     unused = ("task", "reward", "decoder", "objective", "optimizer", "training", "evaluation", "control", "output")
-    layers = [*layers, *([nested("template.type", template)] if template else [])]
-    return policy_config(model, layers, assignments, plugins, reads=reads, leave_out=(*unused, *leave_out), trust=trust)
+    flags = [*flags, *([nested("template.type", template)] if template else [])]
+    return policy_config(model, flags, assignments, plugins, reads=reads, leave_out=(*unused, *leave_out), trust=trust)
 
 
 def load(config: RunConfig) -> Policy:

@@ -57,7 +57,7 @@ def task_flags(task: str | None, data: str | None) -> dict[str, str | None]:
 
 def policy_config(
     model: str,
-    layers: list[dict[str, Any]],
+    flags: list[dict[str, Any]],
     assignments: list[str],
     plugins: list[str],
     *,
@@ -71,7 +71,7 @@ def policy_config(
 
     Args:
         model: ``--model``.
-        layers: What flags set.
+        flags: What flags set.
         assignments: ``--set``.
         plugins: ``--plugin``; what is named there, the user trusts.
         reads: What the command reads; assignments of anything else are refused. None for everything.
@@ -87,7 +87,7 @@ def policy_config(
         reads.check(assignments)
     folder = Path(os.path.expanduser(model))
     if not belongs_to_run(model):
-        return load_config(flags=[*layers, nested("model.path", model)], assignments=assignments, plugins=plugins)
+        return load_config(flags=[*flags, nested("model.path", model)], assignments=assignments, plugins=plugins)
     from saei.config import consent
     from saei.config.overrides import merge
     from saei.config.registry import load_plugin
@@ -99,7 +99,7 @@ def policy_config(
     run = _run_of(folder)
     path = checkpoint.latest(run / "checkpoints") if run == folder else folder
     weights = {"path": str(path), "revision": None}  # the run's revision belongs to the model that it started from
-    above = command_line([*layers, {"model": weights}], assignments)
+    above = command_line([*flags, {"model": weights}], assignments)
     for plugin in plugins:
         load_plugin(plugin)
     opened = RunDir(run)

@@ -67,6 +67,7 @@ _EVALUATED = {**_DRAWN, "evaluation.examples": "--examples", "evaluation.respons
 QUICK_LOOK = Reads("a quick look by saei eval", (*_ASKED, "training.max_bad_share"), _EVALUATED)
 EVALUATION = Reads("saei eval", (*QUICK_LOOK.paths, "output.root"), _EVALUATED)
 ROBUSTNESS = Reads("saei eval --robust", (*EVALUATION.paths, "entropy"), _EVALUATED)
+FLOOR = Reads("saei data floor", ("task",), {"evaluation.examples": "--examples"})
 DATA = Reads("saei data", _ASKED, {})
 
 _ONE_QUESTION = ("model", "template", "sampling.temperature", "sampling.max_new_tokens", "entropy")

@@ -26,7 +26,7 @@ MAY_CHANGE = (
 
 
 def resumed_run(
-    folder: Path, layers: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
+    folder: Path, flags: Sequence[Mapping[str, Any]], assignments: Sequence[str], *, trust: bool = False
 ) -> tuple[RunDir, RunConfig]:
     """Return a run and its configuration with the requested changes, as far as they are allowed.
 
@@ -41,7 +41,7 @@ def resumed_run(
     from saei.runtime.run_dir import RunDir
 
     run, config = RunDir.open(folder, trust=trust)
-    changed_config = validate(merge(RunConfig, dump(config), command_line(layers, assignments)))
+    changed_config = validate(merge(RunConfig, dump(config), command_line(flags, assignments)))
     different = changed(dump(config), dump(changed_config))
     refused = [path for path in different if path not in MAY_CHANGE]
     if refused:

@@ -114,9 +114,9 @@ def _show(runs: Sequence[RunSummary], columns: Sequence[str]) -> None:
 
     rows = [{name: _text(run, name) for name in columns} for run in runs]
     shared = {name: rows[0][name] for name in SHARED if len(runs) > 1 and len({row[name] for row in rows}) == 1}
-    told = ", ".join(f"{name} {text}" for name, text in shared.items() if text)
+    in_common = ", ".join(f"{name} {text}" for name, text in shared.items() if text)
     console = screen()
-    _sentence(f"{len(runs)} run{'s' if len(runs) > 1 else ''}" + (f", all with {told}:" if told else ":"))
+    _sentence(f"{len(runs)} run{'s' if len(runs) > 1 else ''}" + (f", all with {in_common}:" if in_common else ":"))
     left = [name for name in columns if name not in shared]
     widths = {name: 2 + max(len(name), *(len(row[name]) for row in rows)) for name in left}
     dropped = []

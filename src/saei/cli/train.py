@@ -106,11 +106,11 @@ def train(
     }
     if trl and engine is not Engine.trl:
         raise ConfigError("--trl belongs to --engine trl.", remedy="Leave it out, or give --engine trl.")
-    layers: list[dict[str, Any]] = [nested(path, value) for path, value in flags.items() if value is not None]
+    settings: list[dict[str, Any]] = [nested(path, value) for path, value in flags.items() if value is not None]
     if trust and resume is None:
         raise ConfigError("--trust belongs to --resume.", remedy="Leave it out: what you name yourself is trusted.")
     if resume is None:
-        resolved = load_config(file=config, flags=layers, assignments=set_ or [], plugins=plugin or [])
+        resolved = load_config(file=config, flags=settings, assignments=set_ or [], plugins=plugin or [])
         if engine is Engine.trl:
             _start_trl(resolved, trl or [])
         else:
@@ -130,7 +130,7 @@ def train(
         )
     from saei.cli.resume import resumed_run
 
-    run, resolved = resumed_run(resume, layers, set_ or [], trust=trust)
+    run, resolved = resumed_run(resume, settings, set_ or [], trust=trust)
     start(resolved, run, plain=plain)
 
 

@@ -35,13 +35,13 @@ def changes(config: Mapping[str, Any]) -> list[Change]:
     values = flat(config)
     depths = range(1 + max((path.count(".") for path in values), default=0))
     defaults = [flat(_defaults(config, depth)) for depth in depths]
-    found = []
+    changed = []
     for path, value in values.items():
         # A strategy's name is one of the fields of the strategy above it.
         known = defaults[path.count(".") - 1 if path.endswith(".type") else -1]
         if path not in known or known[path] != value:
-            found.append(Change(path, as_text(value), as_text(known[path]) if path in known else ""))
-    return found
+            changed.append(Change(path, as_text(value), as_text(known[path]) if path in known else ""))
+    return changed
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -93,8 +93,8 @@ def draw_responses(policy: Policy, count: int, tokens: int) -> list[Response]:
 
 def step_config(config: RunConfig, *, side: int, prompts: int, tokens: int, folder: Path) -> RunConfig:
     """Return a configuration whose steps do nothing but train, on synthetic examples."""
-    asked = any(arm.needs_oracle for arm in config.sampler.build().plan().intervening)
-    task = AnyQuestionTask.Config(side=side) if asked else NoiseTask.Config(side=side)
+    with_oracle = any(arm.needs_oracle for arm in config.sampler.build().plan().intervening)
+    task = AnyQuestionTask.Config(side=side) if with_oracle else NoiseTask.Config(side=side)
     return config.model_copy(
         update={
             "task": task,

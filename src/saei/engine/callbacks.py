@@ -163,8 +163,8 @@ def _check(callback: Any) -> None:
             reason=f"{callback.__qualname__} is a class.",
             remedy=f"Give {callback.__qualname__}().",
         )
-    own = (cls for cls in type(callback).__mro__ if not cls.__module__.startswith("transformers."))
-    unknown = sorted({name for cls in own for name in vars(cls) if name.startswith("on_")} - set(EVENTS))
+    classes = (cls for cls in type(callback).__mro__ if not cls.__module__.startswith("transformers."))
+    unknown = sorted({name for cls in classes for name in vars(cls) if name.startswith("on_")} - set(EVENTS))
     if unknown:
         raise ConfigError(
             "A callback's methods are called by transformers' names, those that saei knows.",

@@ -114,9 +114,9 @@ class Replay:
         for entry in table[: max(0, len(table) - self._config.capacity)]:
             dropped[entry.index] = entry.number + 1
         for index, first in dropped.items():
-            kept = self._kept.pop(index, None)
-            if kept is not None and first < len(kept.train.advantages):
-                self._kept[index] = kept.keep(range(first, len(kept.train.advantages)))
+            group = self._kept.pop(index, None)
+            if group is not None and first < len(group.train.advantages):
+                self._kept[index] = group.keep(range(first, len(group.train.advantages)))
         self._kept = dict(sorted(self._kept.items()))
 
     def metrics(self, trained: int) -> dict[str, float]:

@@ -44,8 +44,8 @@ class KeptGroup:
         ]
         # What was dropped in its own step is none of later steps' responses.
         bare = replace(group, example=example, views=tuple(views), metrics={}, records=(), dropped=())
-        kept = replace(train, scored=replace(train.scored, group=bare), old_logp=tuple(old_logp))
-        return cls(step, _moved(kept, lambda tensor: tensor.detach().cpu()))
+        bare_train = replace(train, scored=replace(train.scored, group=bare), old_logp=tuple(old_logp))
+        return cls(step, _moved(bare_train, lambda tensor: tensor.detach().cpu()))
 
     @property
     def index(self) -> int:

@@ -45,8 +45,8 @@ def weigh(
             reason=f"'{weight.name()}' gave one from {float(weight_RT.min())} to {float(weight_RT.max())}.",
             remedy="Mend it; `saei.testing.check_weight` names the rule that it breaks.",
         )
-    own = {f"{label}/{name}": value_R.to(weight_RT.device) for name, value_R in weight.metrics(batch).items()}
-    return weight_RT, touched(label, weight_RT, batch.mask_RT) | own
+    metrics = {f"{label}/{name}": value_R.to(weight_RT.device) for name, value_R in weight.metrics(batch).items()}
+    return weight_RT, touched(label, weight_RT, batch.mask_RT) | metrics
 
 
 def labels(weights: Mapping[str, Weight]) -> dict[str, str]:

@@ -299,11 +299,11 @@ class Objective(Strategy, ABC):
         # A term acts on every response token, whichever of them the policy loss uses.
         everywhere = replace(inputs, selected_RT=inputs.mask_RT, n_selected=inputs.n_tokens, weight_RT=None)
         for number, term in enumerate(self.terms):
-            own = replace(everywhere, prepared=prepared_by_term(number, inputs.prepared))
+            of_term = replace(everywhere, prepared=prepared_by_term(number, inputs.prepared))
             if term.needs_picture and inputs.pictured_R is not None:
-                pictured_RT = own.mask_RT & inputs.pictured_R[:, None]
-                own = replace(own, mask_RT=pictured_RT, selected_RT=pictured_RT)
-            extra = term.loss(own, partial(self.aggregate, inputs=own))
+                pictured_RT = of_term.mask_RT & inputs.pictured_R[:, None]
+                of_term = replace(of_term, mask_RT=pictured_RT, selected_RT=pictured_RT)
+            extra = term.loss(of_term, partial(self.aggregate, inputs=of_term))
             value = value + extra.value
             metrics |= {f"{term.label}/{name}": value_R for name, value_R in extra.metrics.items()}
         return Loss(value, metrics)

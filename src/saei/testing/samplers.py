@@ -188,8 +188,8 @@ def _check_origin(name: str, policy: Policy, group: Group) -> None:
     claims = list(zip(group.sampled_from, (response.temperature for response in group.responses), strict=True))
     for number, temperature in dict.fromkeys(claims):
         claiming = [r for r, claim in zip(group.responses, claims, strict=True) if claim == (number, temperature)]
-        own = policy.distribution
-        drawn_from = own if temperature is None else replace(own, temperature=temperature)
+        distribution = policy.distribution
+        drawn_from = distribution if temperature is None else replace(distribution, temperature=temperature)
         with torch.no_grad():
             view = group.views[number]
             ((scores, _),) = score_with(policy, [view], [claiming], {}, with_entropy=False, distribution=drawn_from)

@@ -109,8 +109,8 @@ def example_of(number: int, prompt: Sequence[Mapping[str, Any]], row: Mapping[st
         parts = message["content"]
         if isinstance(parts, str):
             parts = [{"type": "text", "text": parts}]
-        kept = [{"type": "image"} if part["type"] == "image" else part for part in parts]
-        messages.append({"role": message["role"], "content": kept})
+        content = [{"type": "image"} if part["type"] == "image" else part for part in parts]
+        messages.append({"role": message["role"], "content": content})
     place = _place_of_question(messages)
     question = "" if place is None else messages[place[0]]["content"][place[1]]["text"]
     return Example(str(number), question, "", pictures_of(prompt), {"messages": messages})

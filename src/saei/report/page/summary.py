@@ -157,18 +157,18 @@ def _moved(groups: Sequence[GroupSample]) -> str:
 def _said(groups: Sequence[GroupSample]) -> str:
     if not groups or not groups[0].responses:
         return "Nothing was kept of it."
-    asked = []
+    sentences = []
     for group in groups[:2]:
         said = [
             f"{_answers(responses)} to the {view.origin} view"
             for number_of_view, view in enumerate(group.views)
             if (responses := group.from_view(number_of_view))
         ]
-        asked.append(
+        sentences.append(
             f"At step {group.step} the policy was asked “{_short(group.question)}” (the right answer: "
             f"“{_short(group.answer)}”). It answered {'; and '.join(said)}."
         )
-    return " ".join(asked)
+    return " ".join(sentences)
 
 
 def _answers(responses: Iterable[ResponseSample]) -> str:
