@@ -75,7 +75,8 @@ def decode(
     rows = torch.arange(total, device=device)  # those in the cache
     entries, logits = entry_R, first_EV  # entries: of those rows, None if each has its own
     for position in range(limit):
-        uniform_R = uniform(position).to(device)
+        # --- Draw a token for each live row; a forced one takes the place of what was drawn.
+        uniform_R = uniform(position).to(device)  # of all rows, so that a live one's number is its own
         logp_LV, p_LV, entropy_L = _probabilities(logits, distribution, sampling)
         if entries is not None:
             logp_LV, p_LV, entropy_L = logp_LV[entries], p_LV[entries], entropy_L[entries]
@@ -83,12 +84,16 @@ def decode(
         if forced_RK is not None and position < forced_RK.shape[1]:
             forced_L = forced_RK[rows, position]
             chosen = torch.where(forced_L >= 0, forced_L, chosen)
+
+        # --- Note it. `rows` are the numbers of the rows that are still in the cache.
         ids_RT[rows, position] = chosen
         logp_RT[rows, position] = logp_LV.gather(-1, chosen[:, None])[:, 0]
         entropy_RT[rows, position] = entropy_L
         ending = torch.isin(chosen, eos_ids) & ~ended_R[rows]
         length_R[rows[ending]] = position + 1
         ended_R[rows[ending]] = True
+
+        # --- Feed it. Rows that ended are fed along until enough of them have: leaving copies the cache of the others.
         live = ~ended_R[rows]
         n_live = int(live.sum())
         if n_live == 0:

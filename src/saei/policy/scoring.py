@@ -179,6 +179,8 @@ def _score_pass(
             )
             for view_ids in ids
         ]
+
+    # Lay out rows: of whole prompts and responses, or of prompts alone whose cache the responses share.
     layout = lay_out(views, ids, shared=policy.shared_prefix, left=policy.windowed)
     rows, answers = layout.rows, layout.answers
     inputs = {
@@ -190,6 +192,8 @@ def _score_pass(
     if answers is not None:
         seen_RS = torch.cat([rows.valid_BS[layout.parent_R], answers.valid_BS], dim=1)
         continuation = Continuation(layout.parent_R, answer_arguments(answers, seen_RS))
+
+    # Only tokens that count reach the output layer, whose logits are the largest tensor of the pass.
     source_M, target_M, keep_M = layout.source_M, layout.target_M, _flat(selected, ids)
     if keep_M is not None:
         source_M, target_M = source_M[keep_M], target_M[keep_M]
@@ -198,6 +202,8 @@ def _score_pass(
     targets = Targets(source_M, target_M, distribution, with_entropy, hidden_only, measures, states_M)
     scored: TokenScores = policy.module(inputs, targets, continuation)
     logp_M, entropy_M, measured = scored.logp_M, scored.entropy_M, dict(scored.measured)
+
+    # Back to one tensor per response, zeros where nothing was scored.
     if keep_M is not None:
         logp_M = _at(keep_M, logp_M)
         entropy_M = None if entropy_M is None else _at(keep_M, entropy_M)

@@ -77,9 +77,14 @@ def score_needs(
         for leaf in leaves
         if leaf.grad or (at_point and _depends_on_own_views(known, leaf))
     }
+
+    # Needs made of such leaves are put together at the end; all else is known before the pass, without gradient.
     combined = {need for need in needs if need.grad or not in_pass.keys().isdisjoint(leaves_of[need])}
     constant_leaves = {leaf for need in combined for leaf in leaves_of[need] if leaf not in in_pass}
     constants = compute_statistics([*(need for need in needs if need not in combined), *constant_leaves], subject)
+
+    # A leaf under another view comes from a pass of that view. Of a divergence the other side is computed first, so
+    # that the pass has both distributions at hand, a chunk of tokens at a time.
     elsewhere = {leaf for leaf in in_pass.values() if _under_another_view(known, leaf)}
     leaves = set(in_pass.values()) - elsewhere
     with torch.no_grad():
@@ -87,6 +92,8 @@ def score_needs(
     other_sides = {leaf: _other_side(leaf) for leaf in leaves if leaf.grad == "both"}
     values_elsewhere = _score_elsewhere(known, {*elsewhere, *other_sides.values()}, wrt=wrt, selected=selected)
     constants_of = {leaf: values_elsewhere[other] for leaf, other in other_sides.items()}
+
+    # The pass of the current policy under the own views.
     scored = score_with(
         subject.policy,
         subject.views,
@@ -100,6 +107,8 @@ def score_needs(
     known.forget_reference_states()
     if at_clean:
         known.keep(Need(STATES, view="clean"), [extras[STATES] for _, extras in scored])
+
+    # For each view its leaves, from wherever they were computed, and of them its needs.
     results = []
     for number, (scores, extras) in enumerate(scored):
         values = dict(constants[number])
