@@ -38,7 +38,7 @@ STUDY: dict[str, Any] = {
         "model": {"device": "cpu"},
         "sampling": {"max_new_tokens": 8},
         "optimizer": {"lr": 1e-3},
-        "training": {"steps": 16, "prompts_per_step": 2},
+        "training": {"steps": 12, "prompts_per_step": 2},
         "evaluation": {"every": 4, "examples": 2, "responses": 2, "probe_examples": 2, "probe_responses": 2},
         "output": {"checkpoint_every": 2},
     },
@@ -47,7 +47,7 @@ STUDY: dict[str, Any] = {
         "SaEI": {"sampler": {"type": "mixed", "n_clean": 2, "n_adversarial": 2, "intervention": {"measure": "always"}}},
     },
     "bases": {"models": ["model"]},
-    "budget": {"responses": 128},
+    "budget": {"responses": 96},
     "contrasts": [
         {"arm": "SaEI", "against": "GRPO", "measure": "final/accuracy", "smallest_effect": 0.05, "margin": 0.03}
     ],
@@ -66,7 +66,7 @@ from saei.studies.study import read
 here = Path(sys.argv[1])
 execution = Execution(read(Path("study.yaml")), StudyPlaces(here / "runs", here / "kept"))
 with execution.open(execution.runs()) as (statuses, hooks):
-    run_all(statuses, jobs=2, hooks=hooks)
+    run_all(statuses, jobs=1, hooks=hooks)
 sys.exit(any(status.state != "complete" for status in statuses))
 """
 
