@@ -13,10 +13,6 @@ ESCAPE_TIME, ESCAPE_SHARE = "escape/time", "escape/share"
 Measure = Annotated[str, Field(pattern=rf"^((eval|probe|final|train)/\S+|{ESCAPE_TIME}|{ESCAPE_SHARE})$")]
 """What is measured of a whole run."""
 
-ShownMeasure = Annotated[str, Field(pattern=rf"^((eval|probe|final|train)/\S+|{ESCAPE_TIME}|{ESCAPE_SHARE})$")]
-"""What is shown of it: also ``train/…``, the mean of a metric over training steps. Arms differ in what they train on,
-so that no contrast takes one."""
-
 
 class Contrast(Section):
     """A declared difference of two arms, taken base by base.

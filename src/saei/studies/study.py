@@ -19,7 +19,7 @@ from saei.config.yaml import read_yaml
 from saei.errors import ConfigError, nearest, shown
 from saei.runtime.files import slug
 from saei.studies.arms import check_budget, check_different, check_escape, resolved_arm
-from saei.studies.declarations import ESCAPE_SHARE, ESCAPE_TIME, Check, Contrast, EscapeRule, ShownMeasure
+from saei.studies.declarations import ESCAPE_SHARE, ESCAPE_TIME, Check, Contrast, EscapeRule, Measure
 from saei.studies.final.settings import FinalSettings
 
 MOST_CONTRASTS = 3
@@ -117,7 +117,7 @@ class Study(Section):
     seeds: PositiveInt = 1
     budget: Budget
     contrasts: tuple[Contrast, ...] = Field(max_length=MOST_CONTRASTS)
-    measures: tuple[ShownMeasure, ...] = ()
+    measures: tuple[Measure, ...] = ()
     checks: dict[str, tuple[Check, ...]] = Field(default_factory=dict)
     escape: EscapeRule | None = None
     final: FinalSettings | None = None
