@@ -19,7 +19,7 @@ from saei.engine.rescues import Rescues
 from saei.policy import Policy
 from saei.rewards.base import Reward
 from saei.runtime.processes import Processes
-from saei.runtime.seeds import globals_kept
+from saei.runtime.seeds import GroupSources, globals_kept
 from saei.types import Example, Grade, Group, Response, ScoredGroup, View
 
 
@@ -85,6 +85,8 @@ def test_groups_counted_by_hand(random_policy: Policy, views: list[View]) -> Non
     assert script.asked == [(1, "clean", 2), (2, "clean", 2), (3, "clean", 3), (4, "clean", 1)]
     assert script.on_decoded == "the training's"
     first = script.seeds
+    training = GroupSources(0, "sample", 3)
+    assert not set(first) & {training(group.group.views[0]).initial_seed() for group in groups}
     for step, seed, same in ((3, 0, True), (3, 1, False), (4, 0, False)):
         script = Script(random_policy, {index: ["1"] * 3 for index in range(1, 5)})
         rescues(script, seed=seed).metrics(step, groups, evaluated=True)

@@ -31,7 +31,7 @@ from saei.runtime.lock import FolderLock
 from saei.runtime.seeds import derive
 from saei.studies.final import evaluation
 from saei.studies.final.evaluation import BASES, FIRST, SEED, check_problems
-from saei.studies.final.measures import content_ids, distinct, measures, problem_result
+from saei.studies.final.measures import against_base, content_ids, distinct, measures, problem_result
 from saei.studies.final.settings import FINAL, FinalSettings
 from saei.studies.process import REFUSED, main
 from saei.studies.runs import PlannedRun, configuration_hash, is_complete, is_trained, prepare
@@ -123,6 +123,23 @@ def test_a_majority_of_sixteen_is_a_hypergeometric_draw(random_policy: Policy, v
     assert values["final/pass@16"] == 1  # twelve are wrong
     assert "final/pass@64" not in values
     assert "final/entropy/content" not in values
+
+
+def test_a_policy_against_its_base_worked_by_hand() -> None:
+    """Five problems: one gained, two lost."""
+    base = {"final/accuracy": 0.5, "final/pass@4": 0.75, "problems": {"right": [0, 3, 1, 0, 8]}}
+    trained = {"final/accuracy": 0.625, "final/pass@4": 0.5, "problems": {"right": [2, 0, 0, 0, 8]}}
+    distincts = {"final/distinct": 0.5}
+    assert against_base(trained | distincts, base | distincts) == {
+        "final/gained": 0.2,
+        "final/lost": 0.4,
+        "final/change/accuracy": 0.125,
+        "final/change/pass@4": -0.25,
+        "final/change/distinct": 0.0,
+        "base/accuracy": 0.5,
+        "base/pass@4": 0.75,
+        "base/distinct": 0.5,
+    }
 
 
 def test_only_tokenizers_of_whole_words_tell_what_is_content(random_policy: Policy) -> None:
@@ -308,6 +325,12 @@ def test_whoever_comes_second_waits_for_the_base(tmp_path: Path, monkeypatch: py
     waiting.join(10)
     assert seen == [True]
     assert not second.held
+    # It may also have been written after the last look, just before the lock is taken.
+    late = tmp_path / "late" / FINAL
+    lock = FolderLock(late.parent)
+    acquire = lock.acquire
+    monkeypatch.setattr(lock, "acquire", lambda: (acquire(), late.write_text("{}")))
+    assert evaluation._exists_or_locked(late, lock)
 
 
 def test_a_final_evaluation_is_part_of_what_a_run_is(model: Path, tmp_path: Path) -> None:

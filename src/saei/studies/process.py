@@ -24,6 +24,7 @@ def main(folder: Path) -> int:
     from saei.engine.display import PlainDisplay
     from saei.errors import SaeiError
     from saei.runtime.interrupt import Interrupted
+    from saei.runtime.launcher import first_process
     from saei.runtime.processes import destroy_process_group
     from saei.runtime.run_dir import RunDir
     from saei.studies.final.evaluation import check_problems, evaluate_run
@@ -42,7 +43,8 @@ def main(folder: Path) -> int:
             trainer.train()
             del trainer  # its model gives way to that of its last checkpoint
         if final is not None:
-            say(f"Final evaluation: {final.examples} problems, {final.responses} responses to each.", error=True)
+            if first_process():
+                say(f"Final evaluation: {final.examples} problems, {final.responses} responses to each.", error=True)
             evaluate_run(run, config, final)
     except Interrupted as stopped:
         say(stopped, error=True)
