@@ -293,6 +293,11 @@ def test_floors_worked_by_hand() -> None:
     assert set(floors["sure"].values()) == {1.0}
 
 
+def test_a_task_without_training_examples_has_no_known_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Letters, "splits", lambda self: ("eval",))
+    assert [floor.guesser for floor in guess_floors(Letters(), ks=(1,))] == ["coin", "sure"]
+
+
 def test_the_walk_to_the_goal_on_a_corridor() -> None:
     """Of four moves from the second cell: right right 1/4, left right right right 1/8, right left right right 1/16."""
     task, rng = make(max_distance=4), np.random.default_rng(0)
