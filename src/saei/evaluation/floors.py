@@ -63,9 +63,11 @@ def guess_floors(
     for index in range(_count(task, "train", training)):
         example = task.example(index)
         known[_kind(example)][example.answer] += 1
-    weighted = [known[_kind(example)] for example in asked]
-    level = [Counter(dict.fromkeys(answers, 1)) for answers in weighted]
-    floors = [Floor(BLIND, _exact(asked, weighted, ks)), Floor(ANY_KNOWN, _exact(asked, level, ks))] if known else []
+    floors = []
+    if known:
+        frequent = [known[_kind(example)] for example in asked]
+        equal = [Counter(dict.fromkeys(answers, 1)) for answers in frequent]
+        floors = [Floor(BLIND, _exact(asked, frequent, ks)), Floor(ANY_KNOWN, _exact(asked, equal, ks))]
     return [*floors, *_sampled(task, asked, ks, seed)]
 
 
