@@ -14,6 +14,7 @@ from saei.studies.execution import Execution, places_of
 from saei.studies.outcome import outcome_of
 from saei.studies.plan import MODEL_RECIPES, plan_runs
 from saei.studies.process import main
+from saei.studies.scheduler import State
 from saei.studies.study import RECIPES, Study, read
 
 ASKED = {
@@ -89,10 +90,10 @@ def test_a_shipped_study_runs_to_its_end(name: str, root: Path) -> None:
         for status in statuses:
             if hooks.begin(status):
                 assert main(status.folder) == 0, status.planned.label
-                status.look()
+                status.state = State.complete
                 hooks.end(status)
     outcome = outcome_of(execution)
     assert (outcome.recorded, outcome.failed) == (len(study.configs), 0)
-    for arm in outcome.arms:
-        missing = [measure for measure in study.study.all_measures if measure not in arm.means]
-        assert missing in ([], ["train/rescues"]) or "clean" in str(missing), (arm.arm, missing)
+    taken = [measure for measure in study.study.all_measures if not measure.startswith("train/")]
+    for arm in outcome.arms:  # whether a group has to be rescued within three steps is a matter of chance
+        assert [measure for measure in taken if measure not in arm.means] == [], arm.arm
