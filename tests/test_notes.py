@@ -83,18 +83,19 @@ def count(kind: str, count: int = 1) -> dict[str, Any]:
     return {"type": "selected", "selector": {"type": kind, "count": count}}
 
 
+NOTHING = {"type": "selected", "selector": {"type": "threshold", "lo": 50, "hi": None}}
+OF_GROUP = {"type": "selected", "selector": {"type": "top-k", "count": 1, "scope": "group"}}
+
+
 @pytest.mark.parametrize(
     ("weights", "used", "told"),
     [
         ([count("bottom-k"), count("top-k")], 0, "weights selected, selected-2 keep none in common"),
         ([count("bottom-k")], 8, None),  # one of each of two groups' four responses
-        (
-            [{"type": "selected", "selector": {"type": "threshold", "lo": 50, "hi": None}}],
-            0,
-            "weight selected keeps none",
-        ),
+        ([OF_GROUP], 2, None),  # one of each group, not of the batch
+        ([NOTHING], 0, "weight selected keeps none"),
     ],
-    ids=["apart", "one", "none"],
+    ids=["apart", "one", "of the group", "none"],
 )
 def test_a_run_tells_once_that_its_weights_leave_no_token(
     weights: list[Any], used: int, told: str | None, model: Path, tmp_path: Path

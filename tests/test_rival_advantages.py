@@ -314,6 +314,14 @@ def test_vogue_by_hand() -> None:
     assert per_token == [[0.5, 0.5], [-0.5, -0.5], pytest.approx([0.6, 0.7]), pytest.approx([-0.25])]
 
 
+def test_a_divergence_that_rounding_brings_below_zero_counts_as_zero() -> None:
+    """The mean of 0 and .2, where -.1 would take a half of it away."""
+    scored = diverging(group([1.0, 0.0], views=(1, 1)), [[-0.1, 0.2], [-0.1, -0.1]])
+    assert of(build("vogue", of={"scale": "none"}), scored) == pytest.approx([0.6, -0.5], abs=1e-6)
+    per_token = of(build("vogue", of={"scale": "none"}, level="token"), scored)
+    assert per_token == [pytest.approx([0.5, 0.7]), pytest.approx([-0.5, -0.5])]
+
+
 def test_vogue_compares_within_an_origin_by_default() -> None:
     scored = diverging(group([1.0, 1.0, 0.0, 0.0], views=(0, 0, 1, 1)), [[1.0, 1.0]] * 4)
     assert of(build("vogue"), scored) == [0, 0, 0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -140,6 +141,13 @@ def test_a_target_may_follow_a_schedule_and_the_coefficient_has_limits() -> None
         AdaptiveEntropy.Config(start=0.3, max=0.1)
     with pytest.raises(ValidationError, match="rises from each to the next"):
         AdaptiveEntropy.Config(target=((0.5, 0.6), (0.5, 0.2)))
+
+
+def test_an_entropy_at_the_target_is_not_below_it() -> None:
+    term = AdaptiveEntropy(AdaptiveEntropy.Config(target=0.5, delta=0.25, max=1.0, start=0.5))
+    for entropy, coefficient, applied in ((0.5, 0.25, 0.0), (0.25, 0.5, 0.5)):
+        term.begin_step(batch_of([[entropy]]), progress=0.0)
+        assert (term.state_dict()["coefficient"], term.applied) == (coefficient, applied)
 
 
 def test_its_state_goes_on() -> None:
@@ -371,6 +379,20 @@ def test_papo_by_hand() -> None:
         )
 
 
+def off_view(logp_RT: Tensor) -> dict[str, Tensor]:
+    """Rows that were drawn from another view, where each token was twice as likely: the weight of beta 1 is a half."""
+    rows = len(logp_RT)
+    return {"behaviour_logp_RT": logp_RT.detach() + math.log(2), "off_view_R": torch.ones(rows).bool()}
+
+
+def test_papo_weighs_the_estimate_of_other_views_and_not_the_entropies() -> None:
+    term = PAPO(PAPO.Config(coefficient=0.5, own_entropy=0.25, masked_entropy=0.125))
+    logp_RT, masked_RT = torch.tensor([[math.log(0.4)]]), torch.tensor([[math.log(0.2)]])
+    k3, own, masked = 0.5 - 1 + math.log(2), -math.log(0.4), -math.log(0.2)
+    result = value_of(term, inputs_of(logp_RT, {term.masked_logp: masked_RT}, **off_view(logp_RT)))
+    assert float(result.value) == pytest.approx(-0.5 * k3 / 2 + 0.25 * own + 0.125 * masked)
+
+
 def test_the_forms_of_papo_need_different_things() -> None:
     masked = load("term", "papo")().masked_logp.view  # type: ignore[attr-defined]
     assert (masked.patch, masked.probability) == (14, Fraction(3, 5))
@@ -460,6 +482,26 @@ def test_roma_by_hand(worst: Any, clean_gradient: bool) -> None:
     assert float(result.metrics["mean"][0]) == pytest.approx(divergence)
 
 
+def test_roma_holds_on_to_responses_to_clean_views_and_weighs_the_estimate_of_other_ones() -> None:
+    """Both are right, and lower by log 2 under the degraded view; the second was drawn from another view than clean."""
+    term = ROMA(ROMA.Config(views=(Blur.Config(),), coefficient=0.5, auxiliary=0.25))
+    logp_RT = torch.full((2, 1), -1.0)
+    inputs = inputs_of(
+        logp_RT,
+        {term.degraded[0]: logp_RT - math.log(2)},
+        advantage_RT=torch.tensor([[2.0], [3.0]]),
+        correct_R=torch.tensor([True, True]),
+        clean_R=torch.tensor([True, False]),
+        prepared={"view": torch.tensor([0, 0])},
+    )
+    divergence, gain = 0.5 - 1 + math.log(2), -2.0 * (1 + math.log(2))
+    result = value_of(term, inputs)
+    assert float(result.value) == pytest.approx((0.5 * divergence - 0.25 * gain) / 2)
+    assert result.metrics["touched"].tolist() == [1, 0]
+    result = value_of(term, replace(inputs, **off_view(logp_RT)))
+    assert float(result.value) == pytest.approx((0.5 * divergence / 2 - 0.25 * gain) / 2)
+
+
 def test_the_view_of_the_policy_gradient_is_drawn_for_each_response() -> None:
     term = ROMA()
     batch = batch_of([[0.1]] * 60)
@@ -520,7 +562,7 @@ def test_vppo_by_hand() -> None:
     assert (view.type, view.patch, view.probability) == ("black-patches", 14, Fraction(1, 2))  # type: ignore[union-attr]
 
 
-def test_a_sensitivity_beyond_the_cap_counts_as_the_cap() -> None:
+def test_vppo_counts_a_sensitivity_beyond_the_cap_as_the_cap() -> None:
     """exp(d) - 1 - d is 142.4 at 5 and 16.1 at 3, both beyond 10: n is 1, 1, 0, and .9 + n · .1 / (2 / 3) is 1.05."""
     weight = VPPO()
     zeros = torch.zeros(3, 1)

@@ -35,7 +35,7 @@ from saei.interventions.context import StepContext, Supply
 from saei.interventions.editable import editable_places, has_editable_word
 from saei.interventions.point import OpenViews
 from saei.interventions.single import attack as single_attack
-from saei.interventions.text_surfaces import Embeddings, Tokens
+from saei.interventions.text_surfaces import Embeddings, Tokens, Wording
 from saei.policy import Policy
 from saei.policy.decoder import Completion, Decoder, DrawRequest
 from saei.policy.load.weights import Parts
@@ -190,6 +190,15 @@ def test_a_paraphrase_is_the_view_of_another_wording(
         assert all(map(torch.equal, outcome.view.canvases, expected.canvases))
     (plain,) = apply(random_policy, [random_policy.view(Bars().example(0))], [responses[0]], attack="paraphrase")
     assert plain.untouched == "one-wording"
+
+
+def test_every_wording_has_its_number(random_policy: Policy, views: list[View]) -> None:
+    """0 is the question as it was asked, n the n-th of the others."""
+    example = replace(views[0].example, wordings=("How many are 1 + 2?", "Add 1 and 2."))
+    view = replace(views[0], example=example)
+    moved = Wording().moved(random_policy, [view] * 3, [torch.tensor([number]) for number in range(3)])
+    assert [each.example.question for each in moved] == [example.question, *example.wordings]
+    assert len({tuple(each.prompt_ids_P.tolist()) for each in moved}) == 3
 
 
 def test_protected_names_are_neither_changed_nor_written(
