@@ -208,7 +208,7 @@ def test_the_difference_is_enlarged_around_grey() -> None:
 def test_where_a_gradient_pointed_has_colours_that_no_difference_has() -> None:
     """Pixels whose three signs are all positive, all negative, all zero, and two against one."""
     signs = np.array([[[255, 255, 255], [0, 0, 0], [128, 128, 128], [255, 255, 0]]], dtype=np.uint8)
-    up, down, zero, mixed = np.asarray(directions(Image.fromarray(signs)))[0].tolist()
+    up, down, zero, mixed = np.asarray(directions(Image.fromarray(signs)).convert("RGB"))[0].tolist()
     assert up[0] > 180 > 120 > up[2]  # orange
     assert down[2] > 140 > 60 > down[0]  # blue
     assert min(zero) > 230

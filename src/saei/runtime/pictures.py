@@ -39,7 +39,9 @@ def directions(signs: Image.Image) -> Image.Image:
     sum_HW = (levels_HW3 > 128).sum(-1, dtype=np.int8) - (levels_HW3 < 128).sum(-1, dtype=np.int8)
     shares = np.arange(-3, 4)[:, None] / 3
     palette = np.array(NEITHER) + abs(shares) * (np.where(shares > 0, BRIGHTER, DARKER) - np.array(NEITHER))
-    return Image.fromarray(palette.round().astype(np.uint8)[sum_HW + 3])
+    picture = Image.fromarray((sum_HW + 3).astype(np.uint8), "P")  # a third of the bytes of three colours a pixel
+    picture.putpalette(palette.round().astype(np.uint8).tobytes())
+    return picture
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

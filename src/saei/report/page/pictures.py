@@ -92,7 +92,10 @@ class Album:
         description: str,
         resample: Image.Resampling = Image.Resampling.LANCZOS,
     ) -> list[Figure]:
-        """Return a picture in a list, which is empty if there is no room for it."""
+        """Return a picture in a list, which is empty if there is no room for it, or was none for one before it."""
+        if self.left_out:  # the page is full: no time is spent on what would not fit either
+            self.left_out += 1
+            return []
         small = max(picture.size) <= SIDE
         if not small:
             scale = SIDE / max(picture.size)
