@@ -20,7 +20,7 @@ from saei.need import Need
 from saei.policy import Policy, Scores
 from saei.policy.pixels.space import GRID
 from saei.policy.statistics.distributions import Entropy as EntropyStatistic
-from saei.policy.statistics.distributions import TopKEntropy
+from saei.policy.statistics.distributions import LogProbability, TopKEntropy
 from saei.policy.statistics.needs import check_needs
 from saei.runtime.seeds import GroupSources
 from saei.testing import check_criterion, check_statistic
@@ -62,6 +62,14 @@ def brute_kl(policy: Policy, response: Response, moved: View, clean: View, canva
 
 
 # By hand
+
+
+def test_the_entropy_and_the_log_probability_of_a_token_by_hand() -> None:
+    logp_mV = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]).log()
+    ids_m = torch.tensor([0, 2])
+    torch.testing.assert_close(EntropyStatistic().of_distribution(logp_mV, ids_m), torch.full((2,), 1.5 * math.log(2)))
+    of_tokens = LogProbability().of_distribution(logp_mV, ids_m)
+    torch.testing.assert_close(of_tokens, torch.tensor([-math.log(2), -math.log(4)]))
 
 
 def test_the_entropy_of_the_likeliest_tokens_by_hand() -> None:

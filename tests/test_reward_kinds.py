@@ -66,6 +66,7 @@ def test_forms_are_the_published_patterns() -> None:
         (R1V(), TAGGED, 1.0),
         (R1V(), "<answer>5</answer>", 0.5),
         (R1V(), TAGGED.replace("<answer>5", "<answer>4"), 0.5),
+        (R1V(), "Well. " + TAGGED, 0.5),  # nothing may stand around the form, as it may in MM-Eureka's
         (R1V(), BOXED, 0.0),
         (MMEureka(), TAGGED, 1.5),
         (MMEureka(), "Well. " + TAGGED + " So there.", 1.5),
