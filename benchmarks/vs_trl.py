@@ -78,8 +78,14 @@ class Ends:
         """Return saei's decoding with these ends."""
         halves = iter(())
 
-        def ended(first_RV: Tensor, cache: Any, step: Callable[..., NextToken], **rest: Any) -> Any:
+        def ended(
+            first_EV: Tensor, cache: Any, step: Callable[..., NextToken], *, entry_R: Tensor | None, **rest: Any
+        ) -> Any:
             nonlocal halves
+            first_RV = first_EV
+            if entry_R is not None:  # rows that end at different places share no entry
+                first_RV = first_EV[entry_R]
+                cache.batch_select_indices(entry_R)
             own = self.lengths
             if len(first_RV) < PROMPTS * RESPONSES:  # `mixed` draws twice
                 own = next(halves, None)
