@@ -16,7 +16,7 @@ VLLM_PIP := $(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c
 # trained runs, so that a file is one worker's.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-slow test-vllm test-browser chaos pairs mutants check docs
+.PHONY: install demo test test-slow test-vllm test-browser chaos pairs studies mutants check docs
 .DELETE_ON_ERROR:
 
 install: $(DEV)
@@ -46,6 +46,10 @@ chaos: $(DEV)
 # A twelfth of them runs with the slow tests.
 pairs: $(DEV)
 	$(TEST_ENV) SAEI_PAIRS=all $(BIN)/pytest tests/test_pairs.py -n 2 --timeout 600
+
+# The main ones run with the slow tests.
+studies: $(DEV)
+	$(TEST_ENV) SAEI_STUDIES=all $(BIN)/pytest tests/test_study_shipped.py -n 2 --dist loadfile --timeout 2400
 
 # Half an hour at most, and no part of continuous integration.
 mutants: $(DEV)
