@@ -20,10 +20,12 @@ from saei.config.run import RunConfig
 from saei.config.strategy import Strategy, state_of
 from saei.data.bars import Bars
 from saei.engine.update_rows import BatchCounts, GroupRows
+from saei.interventions import Intervention
 from saei.interventions.context import StepContext, Supply
 from saei.interventions.gates import AllRight, AllWrong, EntropyFloor
 from saei.interventions.guards.accuracy_gap import AccuracyGap
 from saei.interventions.guards.answer_kept import AnswerKept
+from saei.interventions.guards.none import NoGuard
 from saei.interventions.guards.random_drop import RandomDrop
 from saei.interventions.guards.view_kl import ViewKL
 from saei.objectives.dapo import DAPO
@@ -225,6 +227,15 @@ def test_the_answer_that_is_kept_by_hand(clean: str, adversarial: str, majority:
     for answer, lost in (("majority", majority), ("gold", gold)):
         guard = AnswerKept(AnswerKept.Config.model_validate({"answer": answer}))
         assert guard.drop([group], step(), NOTHING) == [dict.fromkeys(numbers, "answer-lost") if lost else {}]
+
+
+def test_without_a_guard_nothing_is_dropped() -> None:
+    """Of groups that others would drop: the answer is lost, and of forty some are dropped by chance."""
+    groups = [scored(number, clean="22", a="11") for number in range(40)]
+    assert NoGuard().drop(groups, step(), NOTHING) == [{}] * 40
+    assert AnswerKept().drop(groups, step(), NOTHING) == [{2: "answer-lost", 3: "answer-lost"}] * 40
+    assert any(RandomDrop().drop(groups, step(), NOTHING))
+    assert Intervention().config.guard == NoGuard.Config()
 
 
 def test_a_random_share_of_origins_is_dropped() -> None:
