@@ -100,7 +100,8 @@ def build_strategies(
     check_update(strategies.objective)
     check_combinations(config, strategies)
     check_data(strategies.task, splits)
-    _check_movable(config, strategies)
+    if not config.training.sift:  # which decodes each picture once, and names what cannot be moved afterwards
+        _check_movable(config, strategies)
     return strategies
 
 
