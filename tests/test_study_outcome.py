@@ -102,7 +102,8 @@ def test_contrasts_are_those_of_the_records(tmp_path: Path) -> None:
 def test_all_else_is_exploratory(tmp_path: Path) -> None:
     outcome = outcome_of(recorded(study(tmp_path), ending(VALUES)), reasons=())
     assert [(each.arm, each.against, each.verdict) for each in outcome.exploratory] == [
-        ("noise", "GRPO", "exploratory")
+        ("noise", "GRPO", "exploratory"),
+        ("SaEI", "noise", "exploratory"),
     ]
     assert outcome.exploratory[0].differences == pytest.approx(np.subtract(VALUES["noise"], VALUES["GRPO"]))
     assert outcome.means["noise"] == [pytest.approx(np.mean(VALUES["noise"]))]
@@ -152,9 +153,14 @@ def test_escapes_by_hand(tmp_path: Path) -> None:
     assert escaped(saei) == "5 of 6 runs escaped (0.359 to 0.996), after 3.000 of 4 steps on average"
     # All of the horizon is the most that two times can differ by.
     assert noise.means["escape/time"] == Interval(0, 0, 0)
-    exploratory = {(each.arm, each.measure): each for each in outcome.exploratory}
-    assert exploratory["noise", "escape/time"].interval.high == pytest.approx(-4 + 8 * (1 - 0.025 ** (1 / 6)))
-    assert set(exploratory) == {("noise", "escape/time"), ("SaEI", "escape/share"), ("noise", "escape/share")}
+    exploratory = {(each.arm, each.against, each.measure): each for each in outcome.exploratory}
+    assert exploratory["noise", "GRPO", "escape/time"].interval.high == pytest.approx(-4 + 8 * (1 - 0.025 ** (1 / 6)))
+    assert set(exploratory) == {
+        ("noise", "GRPO", "escape/time"),
+        ("SaEI", "noise", "escape/time"),
+        ("SaEI", "GRPO", "escape/share"),
+        ("noise", "GRPO", "escape/share"),
+    }
     assert grpo.bases == 6
 
 
@@ -263,6 +269,9 @@ def test_evaluations_are_shortened_before_one_is_left_out() -> None:
     whole = [line["step"] for line in kept if "train/0" in line]
     assert (whole[0], whole[-1]) == (0, 160)
     assert 2 < len(whole) < len(kept)
+    asked = [json.loads(line) for line in thinned(lines, names={"train/7"}).splitlines()]
+    assert [line["train/7"] for line in asked] == [0.123456] * len(lines)
+    assert sum("train/8" in line for line in asked) < len(asked)
 
 
 def test_entropy_is_also_compared_at_matched_accuracy(tmp_path: Path) -> None:
@@ -369,7 +378,7 @@ def test_a_page_begins_with_question_and_verdict_and_has_what_decides_it(tmp_pat
     assert "| base 3 | +0.120 |" in text
     assert "| eval/accuracy | 0.508 (0.440 to 0.577) |" in text
     assert "- SaEI: 1 of 6 runs escaped" in text
-    assert "| eval/accuracy | noise | +0.015 |" in text
+    assert "| eval/accuracy | noise | GRPO | +0.015 |" in text
     assert "The finished runs took 2.0 CPU-hours." in text
     assert "0 bases rejected by their gate before any run." in text
 

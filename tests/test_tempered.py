@@ -24,6 +24,7 @@ from saei.need import Need
 from saei.policy import Policy
 from saei.policy.load.weights import Parts
 from saei.runtime.run_dir import RunDir
+from saei.samplers.mixed import Mixed
 from saei.samplers.temperature import TemperatureDivergence
 from saei.samplers.tempered import MatchedKL, Tempered, matched_temperature
 from saei.testing import check_sampler
@@ -107,8 +108,7 @@ class Straight:
     [(0.05, 10.0, 1.5, 0.05), (0.7, 10.0, 8.0, 0.7), (3.0, 4.0, 4.0, 0.3)],
 )
 def test_halving_finds_the_temperature(target: float, largest: float, temperature: float, reached: float) -> None:
-    match = MatchedKL(target=target, max_temperature=largest)
-    found = matched_temperature(Straight(), match)  # type: ignore[arg-type]  # has what is used of it
+    found = matched_temperature(Straight(), target, largest)  # type: ignore[arg-type]  # has what is used of it
     assert found == (pytest.approx(temperature, abs=2e-3), pytest.approx(reached, abs=2e-4))
 
 
@@ -123,7 +123,7 @@ def test_one_temperature_serves_the_step_and_is_logged(policy: Policy, views: li
     of_each = [
         TemperatureDivergence(policy, [view], [own], lambda n: n) for view, own in zip(views, clean, strict=True)
     ]
-    alone = [matched_temperature(divergence, MatchedKL(target=0.05))[0] for divergence in of_each]
+    alone = [matched_temperature(divergence, 0.05, 10.0)[0] for divergence in of_each]
     assert min(alone) < temperature < max(alone)
     for view, group in zip(views, groups, strict=True):
         assert [each.origin for each in group.views] == [CLEAN, "tempered"]
@@ -131,6 +131,26 @@ def test_one_temperature_serves_the_step_and_is_logged(policy: Policy, views: li
         assert [response.temperature for response in group.responses] == [None, None, *[temperature] * 3]
         assert (group.sampled_from, group.updated_on) == ((0, 0, 1, 1, 1), (0, 0, 0, 0, 0))
         assert [(group.view_weight(n).beta, group.view_weight(n).cap) for n in (1, 2)] == [(0.0, 2.0), (0.5, 3.0)]
+
+
+def test_the_target_is_that_of_an_intervention(policy: Policy, views: list[View]) -> None:
+    """The same seeds give the same clean responses and attack, so that `mixed` shows what has to be matched."""
+    text = policy.view(Example("t", "What is 1 + 2?", "3"), 2)  # left alone: its tokens count, and add no divergence
+    attack = {"attack": {"type": "pgd", "step": "1/255"}}
+    attacked = draw_groups(Mixed(Mixed.Config.model_validate({"n_clean": 2, "intervention": attack})), policy, views)
+    nats, tokens = 0.0, 0
+    groups = draw_groups(tempered(temperature={"intervention": attack}), policy, [*views, text])
+    for group in attacked:
+        for response in group.responses[:2]:
+            clean, moved = (at(policy, view, response, policy.sampling.temperature) for view in group.views)
+            nats += float(kl_divergence(moved, clean).sum())
+    for group in groups:
+        tokens += sum(map(len, group.responses[:2]))
+    assert nats / tokens > 1e-5
+    metrics = groups[0].metrics
+    assert metrics["target_kl"] == pytest.approx(nats / tokens, rel=1e-3)
+    assert metrics["kl_ratio"] == pytest.approx(metrics["temperature_kl"] / metrics["target_kl"])
+    assert metrics["kl_ratio"] == pytest.approx(1, abs=0.02)
 
 
 def test_the_divergence_of_a_step_is_that_from_the_policy(policy: Policy, views: list[View]) -> None:
@@ -149,7 +169,7 @@ def test_the_divergence_of_a_step_is_that_from_the_policy(policy: Policy, views:
 
 def test_contract(policy: Policy, views: list[View]) -> None:
     views = [*views, policy.view(Example("t", "What is 1 + 2?", "3"))]
-    for temperature in (TARGET, 0.4, 3.0):
+    for temperature in (TARGET, {"intervention": {"attack": {"step": "32/255"}}}, 0.4, 3.0):
         check_sampler(tempered(temperature=temperature), policy, views)
 
 
@@ -184,6 +204,9 @@ def test_the_contract_catches_a_temperature_that_is_not_named(
         ({"temperature": 0}, r"from 0\.001 to 100"),
         ({"temperature": {"target": 0}}, "greater than 0"),
         ({"temperature": {"match": "tv", "target": 1}}, "'kl'"),
+        ({"temperature": {"match": "kl"}}, "Give `target` or `intervention`"),
+        ({"temperature": {"target": 1, "intervention": {}}}, "Give `target` or `intervention`"),
+        ({"temperature": {"intervention": {"guard": "view-kl"}}}, "none is drawn from the views"),
         ({"weight_cap": 3.0, "temperature": 2.0}, "where beta is 0"),
         ({}, "required"),
     ],
@@ -206,6 +229,11 @@ def test_the_policys_own_temperature_is_refused(policy: Policy, views: list[View
     with pytest.raises(ConfigError, match=rf"sampler\.temperature are both {own:g}"):
         tempered(temperature=own).check(policy, views)
     tempered(temperature=own + 0.01).check(policy, views)
+
+
+def test_an_intervention_that_changes_words_is_not_matched() -> None:
+    with pytest.raises(ConfigError, match="'hotflip' changes its words"):
+        tempered(temperature={"intervention": {"attack": "hotflip"}})
 
 
 def test_the_command_line_reaches_both_forms() -> None:

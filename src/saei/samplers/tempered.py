@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from saei.config.sections import COLDEST
-from saei.config.strategy import Section, StrategyConfig
+from saei.config.strategy import Section, Strategy, StrategyConfig
 from saei.errors import ConfigError
+from saei.interventions import Intervention, InterventionConfig
+from saei.interventions.measure import FROM_CLEAN
 from saei.policy import Policy
 from saei.samplers.base import (
     MOST_RESPONSES,
@@ -23,7 +25,7 @@ from saei.samplers.base import (
     clean_arm,
 )
 from saei.samplers.temperature import TemperatureDivergence
-from saei.types import Group, View, ViewWeight
+from saei.types import Example, Group, Response, View, ViewWeight
 
 ORIGIN = "tempered"
 
@@ -41,12 +43,29 @@ class MatchedKL(Section):
     Attributes:
         match: What is matched: ``kl``, the divergence ``KL(tempered‖plain)`` over the vocabulary.
         target: Its mean over the tokens of the step's clean responses, in nats per token.
+        intervention: In place of a target: it is the divergence ``KL(moved‖clean)`` of the views that this intervention
+            would make in the step. They are made and measured, and no response is drawn from them.
         max_temperature: Largest temperature; it is used where the target is out of reach.
     """
 
     match: Literal["kl"] = "kl"
-    target: PositiveFloat
+    target: PositiveFloat | None = None
+    intervention: InterventionConfig | None = None
     max_temperature: float = Field(default=10.0, gt=0.0, le=100.0)
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        if (self.target is None) == (self.intervention is None):
+            raise ValueError(
+                "A divergence is matched with a number or with that of an intervention. Give `target` or "
+                "`intervention`, not both"
+            )
+        if self.intervention is not None and self.intervention.guard.type != "none":
+            raise ValueError(
+                "A guard drops responses, and none is drawn from the views of the intervention that is matched. Leave "
+                "its guard out"
+            )
+        return self
 
 
 class Tempered(Sampler):
@@ -70,7 +89,8 @@ class Tempered(Sampler):
             n_tempered: Responses at the other one.
             temperature: A number, or ``{match: kl, target: 0.012}``: the temperature, not below the policy's own, at
                 which the divergence from the policy is 0.012 nats per token; ``max_temperature``, 10 by default, is
-                taken where the target is out of reach.
+                taken where the target is out of reach. Or ``{match: kl, intervention: {attack: {step: 4/255}}}``: at
+                which it is that of the attack in the same step.
             beta: Exponent of the view weight of the tempered responses; 0 ignores the gap between the distributions, 1
                 corrects it fully.
             weight_cap: Largest view weight.
@@ -95,6 +115,18 @@ class Tempered(Sampler):
             return self
 
     config: Config
+
+    def __init__(self, config: StrategyConfig | None = None) -> None:
+        super().__init__(config)
+        match = self.config.temperature
+        matched = match.intervention if isinstance(match, MatchedKL) else None
+        self._matched = Intervention(matched) if matched is not None else None
+        if self._matched is not None and (self._matched.rewords or self._matched.needs_oracle):
+            raise ConfigError(
+                "The divergence of an intervention is matched where the question stays as it is.",
+                reason=f"'{self._matched.attack.name()}' changes its words.",
+                remedy="Choose an attack on the picture or on embeddings, or give `target`.",
+            )
 
     def plan(self) -> SamplingPlan:
         """Return the clean arm and the tempered one."""
@@ -127,19 +159,40 @@ class Tempered(Sampler):
                 f"sampler.temperature.max_temperature {match.max_temperature:g}.",
                 remedy="Raise the latter.",
             )
+        if self._matched is not None:
+            self._matched.check(policy, views)
+
+    def lacks(self, view: View) -> str | None:
+        """Return why the intervention that is matched has nothing to move."""
+        return self._matched.lacks(view) if self._matched is not None else None
+
+    def example_lacks(self, example: Example) -> str | None:
+        """Return why the intervention that is matched has nothing to move in an example."""
+        return self._matched.example_lacks(example) if self._matched is not None else None
+
+    def parts(self) -> Mapping[str, Strategy]:
+        """Return the slots of the intervention that is matched."""
+        return self._matched.parts() if self._matched is not None else {}
 
     def draw(self, views: Sequence[View], step: StepContext, supply: Supply | None) -> list[Group]:
         """Return one group per view, clean responses first."""
         n_clean, n_tempered = self.config.n_clean, self.config.n_tempered
         clean = step.sample(views, [n_clean] * len(views))
-        if isinstance(self.config.temperature, MatchedKL):
+        match = self.config.temperature
+        if isinstance(match, MatchedKL):
             assert supply is not None
+            target = match.target
+            if target is None:
+                with step.phase("attack"):
+                    target = self._divergence_of_intervention(views, clean, step, supply)
             with step.phase("sample"):
                 divergence = TemperatureDivergence(step.policy, views, clean, supply.total)
-                temperature, reached = matched_temperature(divergence, self.config.temperature)
-            metrics = {"temperature": temperature, "temperature_kl": reached}
+                temperature, reached = matched_temperature(divergence, target, match.max_temperature)
+            metrics = {"temperature": temperature, "temperature_kl": reached, "target_kl": target}
+            if target > 0:
+                metrics["kl_ratio"] = reached / target
         else:
-            temperature = self.config.temperature
+            temperature = match
             metrics = {"temperature": temperature}
         tempered = step.sample(views, [n_tempered] * len(views), temperature=temperature)
         weights = (ViewWeight(),) * n_clean + (ViewWeight(self.config.beta, self.config.weight_cap),) * n_tempered
@@ -158,20 +211,44 @@ class Tempered(Sampler):
             for view, of_clean, of_tempered in zip(views, clean, tempered, strict=True)
         ]
 
+    def _divergence_of_intervention(
+        self, views: Sequence[View], clean: Sequence[Sequence[Response]], step: StepContext, supply: Supply
+    ) -> float:
+        """Return ``KL(moved‖clean)`` of the intervention, in nats, as a mean over the tokens of all clean responses.
 
-def matched_temperature(divergence: TemperatureDivergence, match: MatchedKL) -> tuple[float, float]:
+        Groups that it leaves alone add tokens and no divergence.
+        """
+        assert self._matched is not None
+        outcomes = self._matched.apply(views, clean, step, supply)
+        moved = [number for number, outcome in enumerate(outcomes) if not outcome.untouched]
+        statistics = step.policy.statistics(
+            {FROM_CLEAN},
+            [outcomes[number].view for number in moved],
+            [clean[number] for number in moved],
+            clean=[views[number] for number in moved],
+        )
+        step.policy.forget_states()
+        nats = supply.total(sum(float(known[FROM_CLEAN].double().sum()) for known in statistics))
+        tokens = supply.total(sum(len(response) for responses in clean for response in responses))
+        return nats / max(1, tokens)
+
+
+def matched_temperature(
+    divergence: TemperatureDivergence, target: float, max_temperature: float
+) -> tuple[float, float]:
     """Return the temperature whose divergence is the target, and that divergence, in nats per token.
 
     Above the policy's own temperature the divergence grows with every step of the temperature, so halving finds it.
 
     Args:
         divergence: Of the step's clean responses; every process searches with the same totals.
-        match: The target and the largest temperature.
+        target: The divergence that is looked for.
+        max_temperature: The largest temperature.
     """
-    low, high = divergence.own_temperature, match.max_temperature
-    if divergence.at(high) > match.target:
+    low, high = divergence.own_temperature, max_temperature
+    if divergence.at(high) > target:
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if divergence.at(middle) < match.target else (low, middle)
+            low, high = (middle, high) if divergence.at(middle) < target else (low, middle)
     temperature = round(high, DECIMALS)
     return temperature, divergence.at(temperature)

@@ -170,6 +170,7 @@ class Execution:
                 claims=claims,
                 ledger=self.ledger,
                 made_with=made_with,
+                names=self.read.study.metrics,
             )
             try:
                 yield statuses, hooks

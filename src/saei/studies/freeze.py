@@ -48,11 +48,14 @@ DECIDING = (
     "builtin",
     "evaluation/statistics",
     "studies/declarations.py",
+    "studies/execution.py",
     "studies/measures.py",
     "studies/outcome.py",
+    "studies/plan.py",
+    "studies/record.py",
     "studies/statistics",
 )
-"""Parts of the code that say which bases count and what follows from the runs."""
+"""Parts of the code that say which bases and runs count, what is kept of them, and what follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class StudyHooks(RunHooks):
         claims: This process's.
         ledger: The study's.
         made_with: What is noted of each start: the hash of the study's file, and the commit that froze it.
+        names: Metrics that the study asks for.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class StudyHooks(RunHooks):
         claims: Claims,
         ledger: Ledger,
         made_with: Mapping[str, Any],
+        names: Collection[str],
     ) -> None:
         self._runs, self._file, self._keep, self._claims, self._ledger = runs, file, keep, claims, ledger
-        self._study = made_with
+        self._study, self._names = made_with, names
 
     def begin(self, status: RunStatus) -> bool:
         """Return whether the run's process may start: not, if another scheduler has it, or it is recorded."""
@@ -106,7 +108,7 @@ class StudyHooks(RunHooks):
                 self.end(status)
 
     def _finish(self, status: RunStatus, run: StudyRun, *, reused: bool = False) -> None:
-        record(run, status.folder, self._keep)
+        record(run, status.folder, self._keep, self._names)
         seconds = _seconds(status.folder)
         self._ledger.add(
             FINISHED,

@@ -106,7 +106,8 @@ class Outcome:
         measures: What is shown of each arm: the declared measures first, then all of the final evaluation.
         arms: In the order of the file; empty before all runs have ended, as all that follows.
         decisions: The declared contrasts.
-        exploratory: Each other arm against the first one, in each declared measure that is no contrast of theirs.
+        exploratory: Each other arm against the first one, in each declared measure that is no contrast of theirs; and
+            the arms of contrasts against each other one, in their measures.
         variance: By measure, of a study with several seeds, if no run is missing.
     """
 
@@ -228,21 +229,33 @@ def _decisions(
     ):
         why = [f"{arm} did not do what its name says" for arm in (contrast.arm, contrast.against) if arm in failing]
         study = ["the study is exploratory"] if reasons else []
-        decisions.append(Decision(result, contrast.headline, (*study, *why)))
+        # A run may have failed because of its arm, so that the bases that are left are no fair sample.
+        missing = [f"a run is missing on {', '.join(result.unpaired)}"] if result.unpaired else []
+        decisions.append(Decision(result, contrast.headline, (*study, *why, *missing)))
     return tuple(decisions)
 
 
 def _exploratory(read: StudyFile, table: Table, largest: Mapping[str, float]) -> list[ContrastResult]:
-    """Return each other arm against the first one, where that is no declared contrast."""
+    """Return each other arm against the first one, and in a contrast's measure its arm against each other one.
+
+    Declared contrasts are left out.
+    """
     first, *others = read.study.arms
-    declared = {(contrast.measure, frozenset((contrast.arm, contrast.against))) for contrast in read.study.contrasts}
-    pairs = [
-        _undeclared(read, arm, first, measure)
-        for measure in read.study.all_measures
+    pairs = [(arm, first, measure) for measure in read.study.all_measures for arm in others]
+    pairs += [
+        (contrast.arm, arm, contrast.measure)
+        for contrast in read.study.contrasts
         for arm in others
-        if (measure, frozenset((arm, first))) not in declared
+        if arm != contrast.arm
     ]
-    return compare(table, (), pairs, largest=largest)
+    seen = {(contrast.measure, frozenset((contrast.arm, contrast.against))) for contrast in read.study.contrasts}
+    undeclared = []
+    for arm, against, measure in pairs:
+        key = (measure, frozenset((arm, against)))
+        if key not in seen:
+            seen.add(key)
+            undeclared.append(_undeclared(read, arm, against, measure))
+    return compare(table, (), undeclared, largest=largest)
 
 
 def _at_matched_accuracy(read: StudyFile, recorded: Sequence[RecordedRun]) -> list[ContrastResult]:

@@ -53,7 +53,7 @@ def page(execution: Execution, outcome: Outcome) -> str:
         *_contrasts(study, outcome),
     ]
     if outcome.complete:
-        parts += [*_measured(outcome), *_exploratory(study, outcome), *_variance(outcome)]
+        parts += [*_measured(outcome), *_exploratory(outcome), *_variance(outcome)]
     parts += _repeat(execution, command)
     return "\n\n".join(parts) + "\n"
 
@@ -167,13 +167,14 @@ def _mean(interval: Interval | None) -> str:
     return "none" if interval is None else f"{number(interval.mean)} ({span(interval, sign=False)})"
 
 
-def _exploratory(study: Study, outcome: Outcome) -> list[str]:
+def _exploratory(outcome: Outcome) -> list[str]:
     if not outcome.exploratory:
         return []
     rows = [
         [
             each.measure,
             each.arm,
+            each.against,
             number(each.interval.mean, sign=True),
             span(each.interval),
             p_value(each.p),
@@ -182,10 +183,11 @@ def _exploratory(study: Study, outcome: Outcome) -> list[str]:
         for each in outcome.exploratory
     ]
     said = (
-        f"Nobody declared these: each other arm against {next(iter(study.arms))}. Their intervals and p values are not "
-        "adjusted, so that some exclude 0 by chance. They decide nothing."
+        "Nobody declared these. Their intervals and p values are not adjusted, so that some exclude 0 by chance. They "
+        "decide nothing."
     )
-    return ["## Exploratory", said, _table(["measure", "arm", "difference", "95 % interval", "p", "bases"], rows)]
+    head = ["measure", "arm", "against", "difference", "95 % interval", "p", "bases"]
+    return ["## Exploratory", said, _table(head, rows)]
 
 
 def _variance(outcome: Outcome) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,14 @@ def is_recorded(run: StudyRun, keep: Path) -> bool:
     return (folder_of(run, keep) / "metrics.jsonl").is_file()
 
 
-def record(run: StudyRun, run_folder: Path, keep: Path) -> Path:
+def record(run: StudyRun, run_folder: Path, keep: Path, names: Collection[str] = ()) -> Path:
     """Write the record of a finished run, and return its folder.
+
+    Args:
+        run: The run.
+        run_folder: Where it was done.
+        keep: Where its study is kept.
+        names: Metrics that the study asks for; each line that is kept has them, however short it is.
 
     Raises:
         CheckpointError: If the disk refuses.
@@ -56,7 +62,7 @@ def record(run: StudyRun, run_folder: Path, keep: Path) -> Path:
         if evaluated:
             write_whole(folder / FINAL, evaluated)
         # Last: it says that the record is whole.
-        write_whole(folder / "metrics.jsonl", thinned(read_jsonl(run_folder / "metrics.jsonl"), room))
+        write_whole(folder / "metrics.jsonl", thinned(read_jsonl(run_folder / "metrics.jsonl"), room, names))
     return folder
 
 
@@ -83,7 +89,9 @@ def recorded_final(run: StudyRun, keep: Path) -> dict[str, Any]:
     return final if isinstance(final, dict) else {}
 
 
-def thinned(lines: Sequence[Mapping[str, Any]], most: int = MOST_BYTES - RESERVED_BYTES) -> str:
+def thinned(
+    lines: Sequence[Mapping[str, Any]], most: int = MOST_BYTES - RESERVED_BYTES, names: Collection[str] = ()
+) -> str:
     """Return lines of metrics as text of at most some bytes: evaluations first, then as many steps as there is room.
 
     The first and the last evaluation are always there. Every second of the others is shortened to what was evaluated,
@@ -92,7 +100,7 @@ def thinned(lines: Sequence[Mapping[str, Any]], most: int = MOST_BYTES - RESERVE
     texts = [_text(line) for line in lines]
     evaluations = [number for number, line in enumerate(lines) if "eval/accuracy" in line]
     steps = [number for number, line in enumerate(lines) if "eval/accuracy" not in line]
-    shortened = {number: _text(_short(lines[number])) for number in evaluations}
+    shortened = {number: _text(_short(lines[number], names)) for number in evaluations}
     whole = list(evaluations)
     while len(whole) > 2 and sum(len((texts if n in whole else shortened)[n]) for n in evaluations) > most:
         whole = [*whole[:-1:2], whole[-1]] if len(whole) > 3 else [whole[0], whole[-1]]
@@ -107,8 +115,8 @@ def thinned(lines: Sequence[Mapping[str, Any]], most: int = MOST_BYTES - RESERVE
     return "".join(texts[number] for number in sorted(chosen))
 
 
-def _short(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name.startswith(SHORT)}
+def _short(line: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name.startswith(SHORT) or name in names}
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -146,6 +146,12 @@ class Study(Section):
         escape = (ESCAPE_TIME, ESCAPE_SHARE) if self.escape else ()
         return tuple(dict.fromkeys((*declared, *escape))) or ("eval/accuracy",)
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The names of all that is asked of a run: measures, checks, and the metric of an escape."""
+        checked = [check.metric for checks in self.checks.values() for check in checks]
+        return frozenset((*self.all_measures, *checked, *([self.escape.metric] if self.escape else [])))
+
     @model_validator(mode="after")
     def _measures_are_taken(self) -> Self:
         if self.escape is None and any(measure.startswith("escape/") for measure in self.all_measures):
