@@ -238,7 +238,7 @@ def _decisions(
 def _exploratory(read: StudyFile, table: Table, largest: Mapping[str, float]) -> list[ContrastResult]:
     """Return each other arm against the first one, and in a contrast's measure its arm against each other one.
 
-    Declared contrasts are left out.
+    Declared contrasts are left out, and measures that only one of two arms has.
     """
     first, *others = read.study.arms
     pairs = [(arm, first, measure) for measure in read.study.all_measures for arm in others]
@@ -255,7 +255,7 @@ def _exploratory(read: StudyFile, table: Table, largest: Mapping[str, float]) ->
         if key not in seen:
             seen.add(key)
             undeclared.append(_undeclared(read, arm, against, measure))
-    return compare(table, (), undeclared, largest=largest)
+    return [result for result in compare(table, (), undeclared, largest=largest) if result.bases]
 
 
 def _at_matched_accuracy(read: StudyFile, recorded: Sequence[RecordedRun]) -> list[ContrastResult]:
